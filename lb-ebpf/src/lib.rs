@@ -1,0 +1,2 @@
+//! Empty on purpose: a build dependency needs a library target, and this one makes cargo rebuild the program.
+#![no_std]

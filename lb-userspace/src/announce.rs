@@ -1,0 +1,1 @@
+//! Gratuitous ARP: telling the network where the VIP is now.

@@ -1,0 +1,339 @@
+//! What a configuration means, after every check has passed.
+//!
+//! The types here cannot hold a wrong value: a port is not 0, a VRID is 1 to 255, a reference to a VRRP instance
+//! exists. Every default of the file is a constant of this module and is written nowhere else.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::{NonZeroU8, NonZeroU16},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Serialize, Serializer};
+
+/// Where `xvip` looks for its configuration without `--config`.
+pub const DEFAULT_CONFIG: &str = "/etc/xvip/xvip.toml";
+/// Where the daemon listens for `xvip status` without `--socket`.
+pub const DEFAULT_SOCKET: &str = "/run/xvip/control.sock";
+/// Default of `node.pin_path`.
+pub const DEFAULT_PIN_PATH: &str = "/sys/fs/bpf/xvip";
+/// Default of `service.health.path`.
+pub const DEFAULT_HEALTH_PATH: &str = "/readyz";
+/// Default of `service.health.expect_status`.
+pub const DEFAULT_EXPECT_STATUS: u16 = 200;
+/// Default of `service.health.interval`.
+pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(2);
+/// Default of `service.health.down_interval`.
+pub const DEFAULT_DOWN_INTERVAL: Duration = Duration::from_secs(1);
+/// Default of `service.health.fast_interval`.
+pub const DEFAULT_FAST_INTERVAL: Duration = Duration::from_millis(200);
+/// Default of `service.health.timeout`.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Default of `service.health.rise`.
+pub const DEFAULT_RISE: u32 = 2;
+/// Default of `service.health.fall`.
+pub const DEFAULT_FALL: u32 = 2;
+/// Default of `service.backend.weight`.
+pub const DEFAULT_WEIGHT: u16 = 100;
+/// The largest weight, as HAProxy has it.
+pub const MAX_WEIGHT: u16 = 256;
+/// Default of `vrrp.version`.
+pub const DEFAULT_VRRP_VERSION: VrrpVersion = VrrpVersion::V3;
+/// Default of `vrrp.priority` (RFC 9568 §5.2.4).
+pub const DEFAULT_PRIORITY: u8 = 100;
+/// Default of `vrrp.advert_interval` for version 3.
+pub const DEFAULT_ADVERT_INTERVAL_V3: Duration = Duration::from_millis(200);
+/// Default of `vrrp.advert_interval` for version 2, which can only say whole seconds (RFC 3768 §5.3.7).
+pub const DEFAULT_ADVERT_INTERVAL_V2: Duration = Duration::from_secs(1);
+/// Default of `flows.max`.
+pub const DEFAULT_FLOWS_MAX: u32 = 1 << 20;
+/// Default of `flows.idle_timeout`; never the 20 to 60 s that break `kubectl exec`.
+pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A whole, checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// `[node]`
+    pub node: Node,
+    /// `[[service]]`, in the file's order.
+    #[serde(rename = "service")]
+    pub services: Vec<Service>,
+    /// `[[vrrp]]`, in the file's order.
+    pub vrrp: Vec<VrrpInstance>,
+    /// `[flows]`
+    pub flows: Flows,
+}
+
+/// `[node]`: this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Node {
+    /// Name in logs and in `status`; the host name by default.
+    pub name: String,
+    /// The interface that carries the VIP and that XDP attaches to.
+    pub interface: String,
+    /// How XDP attaches.
+    pub xdp_mode: XdpMode,
+    /// The directory on a BPF file system for this instance's pinned objects.
+    pub pin_path: PathBuf,
+}
+
+/// How XDP attaches to the interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpMode {
+    /// Native where the driver can do it, else generic.
+    #[default]
+    Auto,
+    /// In the driver, or fail.
+    Native,
+    /// In the stack, after the driver has made an `sk_buff`.
+    Generic,
+}
+
+/// An address with the prefix length that `ip addr` will show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Vip {
+    /// The virtual address.
+    pub address: IpAddr,
+    /// Prefix length, 1 to 32 or 128.
+    pub prefix_len: u8,
+}
+
+impl std::fmt::Display for Vip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
+impl Serialize for Vip {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// `[[service]]`: a virtual service and its backends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// Unique name.
+    pub name: String,
+    /// The address that clients connect to.
+    pub vip: Vip,
+    /// The port that clients connect to.
+    pub port: NonZeroU16,
+    /// How packets reach the backends.
+    pub mode: Mode,
+    /// How a new flow's backend is chosen.
+    pub balance: Balance,
+    /// The VRRP instance that owns the VIP; the name of one in `Config::vrrp`. Without one, something else (a routing
+    /// daemon, an address on every node) brings the packets here, and xvip never touches the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vrrp: Option<String>,
+    /// What a new connection gets while no backend is up.
+    pub on_all_down: OnAllDown,
+    /// How backends are checked.
+    pub health: Health,
+    /// At least one, with unique names and unique addresses.
+    #[serde(rename = "backend")]
+    pub backends: Vec<Backend>,
+}
+
+/// How packets reach the backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Both ends are rewritten; the backends need nothing.
+    #[default]
+    Nat,
+}
+
+/// How a new flow's backend is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// Consistent hashing of the 5-tuple (Eisenbud et al., NSDI 2016).
+    #[default]
+    Maglev,
+}
+
+/// What a new connection gets while no backend is up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnAllDown {
+    /// A RST, so that the client retries at once.
+    #[default]
+    Reset,
+    /// The backends that were up last: fail open.
+    LastKnown,
+}
+
+/// `[service.health]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// What a check does.
+    #[serde(flatten)]
+    pub check: Check,
+    /// Pause between checks while the backend is up.
+    #[serde(serialize_with = "as_text")]
+    pub interval: Duration,
+    /// Pause between checks while it is down.
+    #[serde(serialize_with = "as_text")]
+    pub down_interval: Duration,
+    /// Pause between checks while the last result disagrees with the state.
+    #[serde(serialize_with = "as_text")]
+    pub fast_interval: Duration,
+    /// A check that has no answer by then has failed.
+    #[serde(serialize_with = "as_text")]
+    pub timeout: Duration,
+    /// Successes in a row that bring a backend up.
+    pub rise: u32,
+    /// Failures in a row that bring it down.
+    pub fall: u32,
+}
+
+/// What a check does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "check", rename_all = "kebab-case")]
+pub enum Check {
+    /// A TCP handshake.
+    Tcp,
+    /// A TLS handshake.
+    Tls {
+        /// How the certificate is verified.
+        #[serde(flatten)]
+        tls: TlsVerify,
+    },
+    /// `GET path` in clear text.
+    Http {
+        /// Absolute path, with query if any.
+        path: String,
+        /// The statuses that count as healthy.
+        expect_status: Vec<u16>,
+    },
+    /// `GET path` over TLS.
+    Https {
+        /// Absolute path, with query if any.
+        path: String,
+        /// The statuses that count as healthy.
+        expect_status: Vec<u16>,
+        /// How the certificate is verified.
+        #[serde(flatten)]
+        tls: TlsVerify,
+        /// A file with a bearer token, read again before each new connection.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        token_file: Option<PathBuf>,
+    },
+}
+
+/// How a backend's certificate is verified, and ours if it asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TlsVerify {
+    /// `none` or `ca`.
+    pub verify: Verify,
+    /// The CA bundle (PEM); present exactly when `verify` is `ca`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate (PEM), together with `client_key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_cert: Option<PathBuf>,
+    /// Our key (PEM), together with `client_cert`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_key: Option<PathBuf>,
+}
+
+/// Whether a backend's certificate is verified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verify {
+    /// Any certificate will do. Said loudly at start.
+    #[default]
+    None,
+    /// It must chain to `ca_file` and name the backend's address.
+    Ca,
+}
+
+/// `[[service.backend]]`: what LVS calls a real server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Backend {
+    /// Unique within the service.
+    pub name: String,
+    /// Where it listens. This, not the name or the position, is its identity for consistent hashing.
+    pub address: SocketAddr,
+    /// Share of new flows relative to the others, 0 to [`MAX_WEIGHT`]; 0 gets none.
+    pub weight: u16,
+}
+
+/// `[[vrrp]]`: a virtual router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VrrpInstance {
+    /// Unique name.
+    pub name: String,
+    /// Protocol version on the wire.
+    pub version: VrrpVersion,
+    /// VRID, 1 to 255, unique on the interface.
+    pub virtual_router_id: NonZeroU8,
+    /// 1 to 255; 255 is the address owner (RFC 9568 §5.2.4).
+    pub priority: NonZeroU8,
+    /// Time between advertisements: whole seconds for version 2, 10 ms to 40.95 s in steps of 10 ms for version 3.
+    #[serde(serialize_with = "as_text")]
+    pub advert_interval: Duration,
+    /// Whether a higher priority takes over from a working lower one.
+    pub preempt: bool,
+    /// How long to wait before pre-empting.
+    #[serde(serialize_with = "as_text")]
+    pub preempt_delay: Duration,
+    /// Source of our advertisements; the interface's first address of the family by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unicast_source: Option<Ipv4Addr>,
+    /// Peers; empty means multicast to 224.0.0.18.
+    pub unicast_peers: Vec<Ipv4Addr>,
+    /// Version 2 only: the simple password, at most 8 bytes (RFC 2338 §5.3.10), as keepalived still speaks it.
+    #[serde(skip_serializing)]
+    pub auth_pass: Option<String>,
+    /// Which checksum we send with version 3 over IPv4; both are accepted.
+    pub checksum: VrrpChecksum,
+}
+
+/// VRRP protocol version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "u8")]
+pub enum VrrpVersion {
+    /// RFC 3768, with the simple password of RFC 2338 as keepalived speaks it.
+    V2,
+    /// RFC 9568.
+    V3,
+}
+
+impl From<VrrpVersion> for u8 {
+    fn from(version: VrrpVersion) -> Self {
+        match version {
+            VrrpVersion::V2 => 2,
+            VrrpVersion::V3 => 3,
+        }
+    }
+}
+
+/// What the checksum of a version 3 advertisement over IPv4 covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VrrpChecksum {
+    /// A pseudo-header and the message: what keepalived sends unless told `v3_checksum_as_v2`.
+    #[default]
+    Keepalived,
+    /// The message alone (RFC 9568 §5.2.8).
+    Rfc9568,
+}
+
+/// `[flows]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Flows {
+    /// How many established flows the table holds.
+    pub max: u32,
+    /// An established flow without a packet for that long is forgotten.
+    #[serde(serialize_with = "as_text")]
+    pub idle_timeout: Duration,
+}
+
+fn as_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_duration(*duration))
+}

@@ -1,0 +1,1 @@
+//! The kernel side: load, attach, pin; maps: observe and apply.

@@ -1,0 +1,1 @@
+//! Config, health and VRRP state -> what the kernel should have.

@@ -1,0 +1,15 @@
+//! The controller of xvip, as a library, so that the tests can link its parts.
+
+pub mod announce;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod controller;
+pub mod dataplane;
+pub mod desired;
+pub mod health;
+pub mod maglev;
+pub mod netlink;
+pub mod reconcile;
+pub mod status;
+pub mod vrrp;

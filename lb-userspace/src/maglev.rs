@@ -1,0 +1,1 @@
+//! Weighted backends -> Maglev table.

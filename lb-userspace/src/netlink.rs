@@ -1,0 +1,1 @@
+//! Addresses, links, neighbours: observe and apply.

@@ -1,0 +1,1 @@
+//! Desired and observed -> ordered changes.

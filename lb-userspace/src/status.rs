@@ -1,0 +1,1 @@
+//! What `xvip status` shows.

@@ -1,0 +1,1 @@
+//! VRRP: codec, state machine, sockets.

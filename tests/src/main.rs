@@ -1,0 +1,2 @@
+//! The lab as a program: what `cargo xtask run` starts.
+fn main() {}
