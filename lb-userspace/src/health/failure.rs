@@ -228,7 +228,8 @@ fn certificate_words(error: &CertificateError) -> String {
         E::NotValidYet | E::NotValidYetContext { .. } => "not valid yet".into(),
         E::Revoked => "revoked".into(),
         E::BadEncoding => "malformed".into(),
-        E::BadSignature => "bad signature".into(),
+        // Kubernetes clusters name their CAs alike: that of another cluster is not "unknown", its signature is wrong.
+        E::BadSignature => "bad signature (another CA with the same name?)".into(),
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => "not meant for servers".into(),
         E::NotValidForName => "not valid for the backend's address".into(),
         E::NotValidForNameContext { expected, presented } => {

@@ -19,6 +19,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt;
 use serde::{Serialize, Serializer};
 use siphasher::sip::SipHasher13;
 use tokio::{
@@ -30,7 +31,7 @@ use tracing::{debug, info, warn};
 
 pub use super::probe::SetupError;
 use super::{
-    probe::{Connection, LINGER, Outcome, Probe},
+    probe::{Connection, LINGER, LONGEST, Outcome, Probe},
     rise_fall::{CheckResult, Condition, DownKind, HealthState, RiseFall},
 };
 use crate::config::model::Health;
@@ -142,6 +143,8 @@ impl Watch {
         let mut connection = Connection::Fresh;
         let mut first = true;
         loop {
+            // The check that begins now answers everything that was seen before it.
+            let _answered = wake.notified().now_or_never();
             let outcome = tokio::select! {
                 outcome = probe.check(connection) => outcome,
                 () = async { let _told = (&mut stopped).await; sleep(LINGER).await } => break,
@@ -151,7 +154,7 @@ impl Watch {
             }
             let ended = Instant::now();
             self.record(&outcome);
-            let mut pause = self.machine.next_delay();
+            let mut pause = self.machine.next_delay().min(LONGEST);
             if first {
                 pause = shortened(pause, self.backend);
                 first = false;

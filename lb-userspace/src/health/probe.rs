@@ -67,6 +67,9 @@ pub const BODY_LIMIT: usize = 64 * 1024;
 /// A longer response head fails the check.
 pub const HEAD_LIMIT: usize = 64 * 1024;
 
+/// Longer times in a configuration mean this one; it keeps sums of times in range.
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 const AGENT: &str = concat!("xvip/", env!("CARGO_PKG_VERSION"), " health");
 
 /// Why a [`Probe`] cannot be made: always something in the configuration or in a file it names.
@@ -160,7 +163,7 @@ impl Probe {
                 Method::Http(Http::new(path, expect_status, Some(tls), token_file.as_deref(), backend)?)
             }
         };
-        Ok(Self { backend, timeout, method, kept: None })
+        Ok(Self { backend, timeout: timeout.min(LONGEST), method, kept: None })
     }
 
     /// Checks once. Takes at most `timeout` and [`LINGER`]; may be dropped half-way.
@@ -467,10 +470,14 @@ impl Exchange {
             Ok(response) => Ok((self, response)),
             Err(error) => match ProbeError::from_hyper(&error) {
                 // The connection ended before it took the request, and knows more (an alert, a reset).
-                ProbeError::Closed(_) => match limit.within(Phase::Http, self.driver).await? {
-                    Ok(Err(cause)) => Err(ProbeError::from_hyper(&cause)),
-                    Ok(Ok(())) | Err(_) => Err(ProbeError::Closed(Phase::Http)),
-                },
+                ProbeError::Closed(_) => {
+                    drop(self.sender);
+                    drop(self.hangup);
+                    match self.driver.await {
+                        Ok(Err(cause)) => Err(ProbeError::from_hyper(&cause)),
+                        Ok(Ok(())) | Err(_) => Err(ProbeError::Closed(Phase::Http)),
+                    }
+                }
                 known => Err(known),
             },
         }

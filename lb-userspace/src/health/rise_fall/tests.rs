@@ -24,10 +24,13 @@ fn machine(rise: u32, fall: u32) -> RiseFall {
 const DEAD: CheckResult = Fail(Dead);
 const ANSWERED: CheckResult = Fail(ShuttingDown);
 
-/// Rise 3, fall 2. Each row: what it shows, the results, and condition and pause after each of them.
+/// What a row shows; then a result, and condition and pause after it, for each step.
+type Row = (&'static str, &'static [(CheckResult, Condition, Duration)]);
+
+/// Rise 3, fall 2.
 #[test]
 fn rows_of_results() {
-    let rows: &[(&str, &[(CheckResult, Condition, Duration)])] = &[
+    let rows: &[Row] = &[
         ("the first success decides", &[(Pass, Up, INTERVAL)]),
         (
             "the first failure decides, an answered one also the kind",
