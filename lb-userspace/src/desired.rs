@@ -394,4 +394,4 @@ impl BackendIds {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,13 +12,16 @@ use crate::{
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 10);
+const NOBODY: [u8; 0] = [];
+const NO_IDS: [BackendId; 0] = [];
 const MAC: Mac = [2, 0, 0, 0, 0, 9];
 
 fn address(host: u8) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::new(172, 16, 0, host), 6443)
 }
 
-fn service(name: &str, vip: Ipv4Addr, hosts: &[u8]) -> Service {
+/// A service with a backend per host of 172.16.0.0/24, in the instance `main`.
+pub(crate) fn service(name: &str, vip: Ipv4Addr, hosts: &[u8]) -> Service {
     Service {
         name: name.into(),
         vip: Vip { address: vip.into(), prefix_len: 24 },
@@ -42,7 +45,8 @@ fn service(name: &str, vip: Ipv4Addr, hosts: &[u8]) -> Service {
     }
 }
 
-fn config(services: Vec<Service>) -> Config {
+/// A configuration with the instance `main`.
+pub(crate) fn config(services: Vec<Service>) -> Config {
     Config {
         node: Node {
             name: "lb1".into(),
@@ -140,10 +144,10 @@ use HealthState::{Down, Unknown, Up};
 #[test]
 fn the_backends_that_are_up_form_the_table() {
     let mut world = World::new(config(vec![service("api", VIP, &[4, 5, 6])]));
-    assert_eq!(world.reconcile(), [], "nothing is checked yet");
+    assert_eq!(world.reconcile(), NOBODY, "nothing is checked yet");
     assert_eq!(world.health(Up, &[4, 6]).health(Down, &[5]).reconcile(), [4, 6]);
     assert_eq!(world.health(Up, &[5]).reconcile(), [4, 5, 6]);
-    assert_eq!(world.health(Down, &[4, 5, 6]).reconcile(), []);
+    assert_eq!(world.health(Down, &[4, 5, 6]).reconcile(), NOBODY);
     let backends: Vec<_> = world.kernel.backends.values().map(|entry| entry.address.octets()[3]).collect();
     assert_eq!(backends, [4, 5, 6], "those that are down still have flows");
 }
@@ -152,7 +156,7 @@ fn the_backends_that_are_up_form_the_table() {
 fn last_known_keeps_the_backends_that_were_up_last() {
     let mut world = World::new(config(vec![service("api", VIP, &[4, 5, 6])]));
     world.config.services[0].on_all_down = OnAllDown::LastKnown;
-    assert_eq!(world.health(Down, &[4, 5, 6]).reconcile(), [], "nothing was ever up");
+    assert_eq!(world.health(Down, &[4, 5, 6]).reconcile(), NOBODY, "nothing was ever up");
     assert_eq!(world.health(Up, &[4, 5]).reconcile(), [4, 5]);
     assert_eq!(world.health(Down, &[4]).reconcile(), [5]);
     assert_eq!(world.health(Down, &[5]).reconcile(), [5]);
@@ -233,8 +237,8 @@ fn a_removed_backend_drains_and_its_id_is_free_when_no_flow_is_on_it() {
     world.config.services[0].backends.remove(1);
     assert_eq!(world.reconcile(), [4]);
     assert!(world.kernel.backends.contains_key(&id), "its flows go on");
-    assert_eq!(world.ids.release(&BTreeMap::from([(id, 1)]), 100, 30), []);
-    assert_eq!(world.ids.release(&BTreeMap::new(), 29, 30), [], "a flow may just have been opened");
+    assert_eq!(world.ids.release(&BTreeMap::from([(id, 1)]), 100, 30), NO_IDS);
+    assert_eq!(world.ids.release(&BTreeMap::new(), 29, 30), NO_IDS, "a flow may just have been opened");
     assert_eq!(world.ids.release(&BTreeMap::new(), 30, 30), [id]);
     world.reconcile();
     assert!(!world.kernel.backends.contains_key(&id));
