@@ -42,6 +42,10 @@ pub const MAX_WEIGHT: u16 = 256;
 pub const DEFAULT_VRRP_VERSION: VrrpVersion = VrrpVersion::V3;
 /// Default of `vrrp.priority` (RFC 9568 §5.2.4).
 pub const DEFAULT_PRIORITY: u8 = 100;
+/// Default of `vrrp.preempt`.
+pub const DEFAULT_PREEMPT: bool = true;
+/// Default of `vrrp.preempt_delay`.
+pub const DEFAULT_PREEMPT_DELAY: Duration = Duration::ZERO;
 /// Default of `vrrp.advert_interval` for version 3.
 pub const DEFAULT_ADVERT_INTERVAL_V3: Duration = Duration::from_millis(200);
 /// Default of `vrrp.advert_interval` for version 2, which can only say whole seconds (RFC 3768 §5.3.7).
@@ -191,6 +195,20 @@ pub struct Health {
     pub fall: u32,
 }
 
+/// `service.health.check`, the name of what a check does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CheckKind {
+    /// [`Check::Tcp`]
+    Tcp,
+    /// [`Check::Tls`]
+    Tls,
+    /// [`Check::Http`]
+    Http,
+    /// [`Check::Https`]: what an API server answers.
+    #[default]
+    Https,
+}
+
 /// What a check does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "check", rename_all = "kebab-case")]
@@ -334,6 +352,17 @@ pub struct Flows {
     pub idle_timeout: Duration,
 }
 
+/// A duration as the file writes it: a whole number of the largest unit that fits, `24h` and `1500ms`.
+pub fn duration_text(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    let units = [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000)];
+    match units.into_iter().find(|(_, length)| nanos != 0 && nanos.is_multiple_of(*length)) {
+        Some((unit, length)) => format!("{}{unit}", nanos / length),
+        None if nanos == 0 => "0s".to_owned(),
+        None => format!("{nanos}ns"),
+    }
+}
+
 fn as_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_duration(*duration))
+    serializer.collect_str(&duration_text(*duration))
 }
