@@ -45,7 +45,10 @@ fn service_names_and_ports(reader: &Reader<'_>, services: &[ServiceDraft]) {
         Some(((vip.value.address, port.value), &port.place))
     });
     for (first, place) in repeated(listeners) {
-        let message = format!("`port` of this VIP is already the service's with the port on line {}", reader.line(first));
+        let message = format!(
+            "`port` of this VIP is already the service's with the port on line {}",
+            reader.line(first)
+        );
         reader.error(place, message, "write: port = another port, or vip = another address");
     }
 }
@@ -60,7 +63,8 @@ fn one_owner_per_vip(reader: &Reader<'_>, services: &[ServiceDraft]) {
             first.entry(vip.value.address).or_insert((vip, owner));
         let line = reader.line(&first_vip.place);
         if first_vip.value.prefix_len != vip.value.prefix_len {
-            let message = format!("`vip` has another prefix length on line {line}, where it is {}", first_vip.value);
+            let message =
+                format!("`vip` has another prefix length on line {line}, where it is {}", first_vip.value);
             reader.error(&vip.place, message, format!("write: vip = \"{}\"", first_vip.value));
         }
         let names = (first_owner.map(|name| &name.value), owner.map(|name| &name.value));
@@ -82,7 +86,8 @@ fn backends(reader: &Reader<'_>, service: &ServiceDraft, services: &[ServiceDraf
         reader.error(place, message, "write: name = a name of its own");
     }
     for (first, place) in repeated(all.iter().filter_map(|backend| used(backend.address.as_ref()))) {
-        let message = format!("`address` is already the address of the backend on line {}", reader.line(first));
+        let message =
+            format!("`address` is already the address of the backend on line {}", reader.line(first));
         reader.error(place, message, "write: address = another backend's, or remove this backend");
     }
     for address in all.iter().filter_map(|backend| backend.address.as_ref()) {
@@ -119,18 +124,24 @@ fn vrrp_references(reader: &Reader<'_>, services: &[ServiceDraft], instances: &[
         let mut references = services.iter().filter_map(|service| service.vrrp.as_ref());
         if !references.any(|reference| reference.value == name.value) {
             let message = "no service uses this VRRP instance, so it owns no address and does nothing";
-            reader.warning(&instance.place, message, format!("write: vrrp = {:?} in a [[service]]", name.value));
+            reader.warning(
+                &instance.place,
+                message,
+                format!("write: vrrp = {:?} in a [[service]]", name.value),
+            );
         }
     }
 }
 
 fn vrrp_identities(reader: &Reader<'_>, instances: &[VrrpDraft]) {
     for (first, place) in repeated(instances.iter().filter_map(|instance| used(instance.name.as_ref()))) {
-        let message = format!("`name` is already the name of the VRRP instance on line {}", reader.line(first));
+        let message =
+            format!("`name` is already the name of the VRRP instance on line {}", reader.line(first));
         reader.error(place, message, "write: name = a name of its own");
     }
     // There is one interface, on which a VRID is one virtual router whatever the version (RFC 9568 §5.2.3).
-    for (first, place) in repeated(instances.iter().filter_map(|instance| used(instance.virtual_router_id.as_ref())))
+    for (first, place) in
+        repeated(instances.iter().filter_map(|instance| used(instance.virtual_router_id.as_ref())))
     {
         let message = format!("`virtual_router_id` is already used on line {}", reader.line(first));
         reader.error(place, message, "write: virtual_router_id = a number of its own, the same on all nodes");
@@ -147,12 +158,14 @@ fn node_addresses(reader: &Reader<'_>, services: &[ServiceDraft], instances: &[V
         if let Some(source) = &instance.unicast_source
             && let Some(line) = vip_at(source.value)
         {
-            let message = format!("`unicast_source` is the VIP on line {line}, which moves between the nodes");
+            let message =
+                format!("`unicast_source` is the VIP on line {line}, which moves between the nodes");
             reader.error(&source.place, message, "write: unicast_source = this node's own address");
         }
         for peer in &instance.unicast_peers.value {
             if let Some(line) = vip_at(*peer.get_ref()) {
-                let message = format!("`unicast_peers` has the VIP on line {line}, which moves between the nodes");
+                let message =
+                    format!("`unicast_peers` has the VIP on line {line}, which moves between the nodes");
                 let place = instance.unicast_peers.place.part(peer.span());
                 reader.error(&place, message, "write: unicast_peers = the other nodes' own addresses");
             }

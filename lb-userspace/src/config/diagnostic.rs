@@ -101,7 +101,8 @@ impl fmt::Display for Problems {
         for found in &self.0 {
             writeln!(f, "{found}")?;
         }
-        let (errors, file) = (self.errors().count(), self.0.first().map_or(Path::new(""), |found| &found.file));
+        let (errors, file) =
+            (self.errors().count(), self.0.first().map_or(Path::new(""), |found| &found.file));
         write!(f, "{}: {errors} error{}", file.display(), if errors == 1 { "" } else { "s" })
     }
 }
@@ -119,7 +120,8 @@ const LONGEST_EXCERPT: usize = 200;
 
 impl<'s> Source<'s> {
     pub(super) fn new(file: &'s Path, text: &'s str) -> Self {
-        let after_newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        let after_newlines =
+            text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
         // What follows the last newline is a line only if there is something.
         let lines = std::iter::once(0).chain(after_newlines.filter(|start| *start < text.len())).collect();
         Self { file, text, lines }
@@ -159,7 +161,8 @@ impl<'s> Source<'s> {
         let text = self.line(line);
         let secret = ["auth_pass", "password"].iter().any(|word| text.contains(word));
         let marked = self.slice(span).lines().next().unwrap_or_default().chars().count();
-        let shown: String = text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+        let shown: String =
+            text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
         let room = (shown.chars().count() + 1).saturating_sub(column);
         let excerpt = (!secret && shown.len() <= LONGEST_EXCERPT && !shown.trim().is_empty())
             .then(|| Excerpt { text: shown, width: marked.min(room).max(1) });

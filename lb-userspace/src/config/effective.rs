@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::{
     model::{
-        Backend, Check, Config, Flows, Health, Node, Service, TlsVerify, VrrpInstance, VrrpVersion, duration_text,
+        Backend, Check, Config, Flows, Health, Node, Service, TlsVerify, VrrpInstance, VrrpVersion,
+        duration_text,
     },
     schema::MASK,
 };

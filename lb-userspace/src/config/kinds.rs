@@ -23,10 +23,13 @@ impl Kind for Flag {
     type Value = bool;
 
     fn read(&self, value: &Spanned<DeValue<'_>>) -> Result<bool, Vec<Wrong>> {
-        let wrong = || Wrong::new(format!("must be true or false without quotes, not {}", a(value.get_ref())));
+        let wrong =
+            || Wrong::new(format!("must be true or false without quotes, not {}", a(value.get_ref())));
         match value.get_ref() {
             DeValue::Boolean(flag) => Ok(*flag),
-            DeValue::String(text) if matches!(&**text, "true" | "false") => Err(vec![wrong().suggest(&**text)]),
+            DeValue::String(text) if matches!(&**text, "true" | "false") => {
+                Err(vec![wrong().suggest(&**text)])
+            }
             _ => Err(vec![wrong()]),
         }
     }
@@ -102,9 +105,11 @@ impl Kind for Time {
             DeValue::String(text) => match duration(text) {
                 Some(wanted) if self.nearest(wanted) == wanted => return Ok(wanted),
                 Some(wanted) => {
-                    let (shortest, longest) = (duration_text(*self.range.start()), duration_text(*self.range.end()));
+                    let (shortest, longest) =
+                        (duration_text(*self.range.start()), duration_text(*self.range.end()));
                     let steps = duration_text(self.step);
-                    let range = format!("must be {shortest} to {longest} in steps of {steps}, not {}", quoted(text));
+                    let range =
+                        format!("must be {shortest} to {longest} in steps of {steps}, not {}", quoted(text));
                     Wrong::new(range).suggest(self.show(&self.nearest(wanted)))
                 }
                 None => {
@@ -113,15 +118,20 @@ impl Kind for Time {
                         quoted(text)
                     ));
                     match text.trim().parse::<u32>() {
-                        Ok(seconds) => wrong.suggest(self.show(&self.nearest(Duration::from_secs(seconds.into())))),
+                        Ok(seconds) => {
+                            wrong.suggest(self.show(&self.nearest(Duration::from_secs(seconds.into()))))
+                        }
                         Err(_) => wrong,
                     }
                 }
             },
             DeValue::Integer(number) => {
-                let wrong = Wrong::new("must be a length of time in quotes, with its unit, not a bare number");
+                let wrong =
+                    Wrong::new("must be a length of time in quotes, with its unit, not a bare number");
                 match number.as_str().parse::<u32>() {
-                    Ok(seconds) => wrong.suggest(self.show(&self.nearest(Duration::from_secs(seconds.into())))),
+                    Ok(seconds) => {
+                        wrong.suggest(self.show(&self.nearest(Duration::from_secs(seconds.into()))))
+                    }
                     Err(_) => wrong,
                 }
             }
@@ -166,7 +176,11 @@ impl<T: Copy + PartialEq> Kind for OneOf<T> {
             return Ok(*value);
         }
         if self.later.contains(&&**text) {
-            return Err(vec![Wrong::new(format!("{} is not in this version, which has {}", quoted(text), words()))]);
+            return Err(vec![Wrong::new(format!(
+                "{} is not in this version, which has {}",
+                quoted(text),
+                words()
+            ))]);
         }
         let wrong = Wrong::new(format!("must be {}, not {}", words(), quoted(text)));
         let meant = nearest(text, self.now.iter().map(|(word, _)| *word));
@@ -263,9 +277,10 @@ pub(super) const INTERFACE: Text<String> = Text {
     what: "the name of a network interface",
     parse: |text| match text {
         "" => Err(Wrong::new("must not be empty")),
-        _ if text.len() > 15 => {
-            Err(Wrong::new(format!("must not be longer than 15 bytes, the kernel's limit; this has {}", text.len())))
-        }
+        _ if text.len() > 15 => Err(Wrong::new(format!(
+            "must not be longer than 15 bytes, the kernel's limit; this has {}",
+            text.len()
+        ))),
         "." | ".." => Err(Wrong::new(format!("must be the name of a network interface, not {text:?}"))),
         _ if text.chars().any(|c| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control()) => {
             Err(Wrong::new("must be the name of a network interface, without '/', ':' or blanks"))
@@ -280,7 +295,10 @@ pub(super) const PATH: Text<PathBuf> = Text {
     what: "a path",
     parse: |text| {
         if !text.starts_with('/') {
-            return Err(Wrong::new(format!("must be an absolute path, one that begins with '/', not {}", quoted(text))));
+            return Err(Wrong::new(format!(
+                "must be an absolute path, one that begins with '/', not {}",
+                quoted(text)
+            )));
         }
         if text.contains('\0') || text.split('/').any(|part| part == "..") {
             return Err(Wrong::new("must be a plain path, without '..'"));
@@ -310,7 +328,8 @@ pub(super) const URL_PATH: Text<String> = Text {
     parse: |text| {
         if !text.starts_with('/') {
             let wrong = Wrong::new(format!("must begin with '/', not {}", quoted(text)));
-            let plain = !text.is_empty() && text.len() < 60 && text.bytes().all(|byte| byte.is_ascii_graphic());
+            let plain =
+                !text.is_empty() && text.len() < 60 && text.bytes().all(|byte| byte.is_ascii_graphic());
             return Err(if plain { wrong.suggest(format!("{:?}", format!("/{text}"))) } else { wrong });
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'#' | b'"' | b'<' | b'>')) {
@@ -371,7 +390,9 @@ pub(super) const BACKEND_ADDRESS: Text<SocketAddr> = Text {
             }
             let port = text.rsplit_once(':').map(|(_, port)| port);
             match port.map(str::parse::<u64>) {
-                Some(Ok(port)) if port > 65_535 => Wrong::new(format!("has port {port}; ports are 1 to 65535")),
+                Some(Ok(port)) if port > 65_535 => {
+                    Wrong::new(format!("has port {port}; ports are 1 to 65535"))
+                }
                 _ => Wrong::new(format!(
                     "must be an IPv4 address with a port (names are not resolved), not {}",
                     quoted(text)
@@ -410,7 +431,8 @@ pub(super) const VIP: Text<Vip> = Text {
             }
         };
         let Ok(prefix_len @ 1..=32) = prefix.map_or(Ok(32), str::parse) else {
-            let message = format!("must have a prefix length from 1 to 32, not {}", quoted(prefix.unwrap_or("")));
+            let message =
+                format!("must have a prefix length from 1 to 32, not {}", quoted(prefix.unwrap_or("")));
             return Err(Wrong::new(message).suggest(format!("\"{address}/32\"")));
         };
         let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
@@ -423,7 +445,9 @@ pub(super) const VIP: Text<Vip> = Text {
         });
         match why {
             None => Ok(Vip { address: address.into(), prefix_len }),
-            Some(why) => Err(Wrong::new(format!("must be an address that a host can have, but {text} is {why}"))),
+            Some(why) => {
+                Err(Wrong::new(format!("must be an address that a host can have, but {text} is {why}")))
+            }
         }
     },
     show: Vip::to_string,

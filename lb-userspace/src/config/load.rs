@@ -40,7 +40,8 @@ pub fn load(file: &Path) -> Result<Checked, LoadError> {
     let bytes = File::open(file)
         .and_then(read_bounded)
         .map_err(|error| LoadError::Unreadable { file: file.to_owned(), error })?;
-    let host_name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    let host_name =
+        nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
     Ok(parse_bytes(&bytes, file, &Facts { host_name, read_file: &read_regular })?)
 }
 
@@ -94,7 +95,9 @@ mod tests {
         let named = directory.path().join("ca.crt");
         let tls = format!("check = \"https\"\nverify = \"ca\"\nca_file = {named:?}");
         std::fs::write(&file, MINIMAL.replace("check = \"tcp\"", &tls)).expect("written");
-        let LoadError::Refused(problems) = load(&file).expect_err("no CA file") else { panic!("not refused") };
+        let LoadError::Refused(problems) = load(&file).expect_err("no CA file") else {
+            panic!("not refused")
+        };
         assert!(problems.to_string().contains("No such file"), "{problems}");
         nix::unistd::mkfifo(&named, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
         let LoadError::Refused(problems) = load(&file).expect_err("a FIFO") else { panic!("not refused") };

@@ -87,7 +87,7 @@ fn syntax_problems(source: &Source<'_>, errors: &[toml::de::Error]) -> Problems 
             let span: Range<usize> = error.span().unwrap_or(0..0);
             let (line, _) = source.position(span.start);
             let remedy = syntax_remedy(error.message(), source.line(line));
-            let message = format!("not TOML: {}", error.message());
+            let message = format!("not TOML: {}", error.message().trim_end_matches(", expected nothing"));
             source.diagnostic(Severity::Error, span, ("", ""), message, remedy)
         })
         .collect();
@@ -104,13 +104,15 @@ fn syntax_remedy(message: &str, line: &str) -> String {
         return "remove one of the two: a key or table can be there only once".to_owned();
     }
     if line.starts_with('[') {
-        return "write: [node], [[service]], [service.health], [[service.backend]], [[vrrp]] or [flows]".to_owned();
+        return "write: [node], [[service]], [service.health], [[service.backend]], [[vrrp]] or [flows]"
+            .to_owned();
     }
     let Some((key, value)) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else {
         return GENERAL.to_owned();
     };
     let value = value.split(" #").next().unwrap_or_default().trim();
-    let plain_key = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    let plain_key =
+        !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
     let secret = key.contains("pass");
     if !plain_key || secret || value.len() > 60 || DeValue::parse(value).is_ok() {
         return GENERAL.to_owned();

@@ -7,7 +7,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 pub(super) fn ca_bundle(bytes: &[u8]) -> Result<(), String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(bytes)? {
-        roots.add(certificate).map_err(|error| format!("holds a certificate that cannot be used: {error}"))?;
+        roots
+            .add(certificate)
+            .map_err(|error| format!("holds a certificate that cannot be used: {error}"))?;
     }
     Ok(())
 }
@@ -29,7 +31,10 @@ pub(super) fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, String
 }
 
 /// That the key can sign and belongs to the chain's first certificate.
-pub(super) fn identity(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), String> {
+pub(super) fn identity(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<(), String> {
     match CertifiedKey::from_der(chain, key, &ring::default_provider()) {
         Ok(_) => Ok(()),
         Err(rustls::Error::InconsistentKeys(_)) => Err("is not the key of `client_cert`".to_owned()),

@@ -125,6 +125,8 @@ pub(super) struct Table<'r> {
     /// `[service.health]`, as a header in the file.
     header: String,
     known: RefCell<Vec<&'static str>>,
+    /// Required keys that are not there, each with an example; reported at the end, when misspelt ones are known.
+    missing: RefCell<Vec<(&'static str, String)>>,
     /// What is in here was refused as a whole, so its keys are nobody's concern.
     skipped: Cell<bool>,
 }
@@ -141,7 +143,17 @@ impl<'r> Table<'r> {
         span: Range<usize>,
         [path, table, header]: [String; 3],
     ) -> Self {
-        Self { reader, entries, span, path, table, header, known: RefCell::default(), skipped: Cell::new(false) }
+        Self {
+            reader,
+            entries,
+            span,
+            path,
+            table,
+            header,
+            known: RefCell::default(),
+            missing: RefCell::default(),
+            skipped: Cell::new(false),
+        }
     }
 
     /// The table itself, for a complaint about it.
@@ -162,7 +174,10 @@ impl<'r> Table<'r> {
     }
 
     fn entry(&self, key: &'static str) -> Option<(Range<usize>, &'r Spanned<DeValue<'r>>)> {
-        self.known.borrow_mut().push(key);
+        let mut known = self.known.borrow_mut();
+        if !known.contains(&key) {
+            known.push(key);
+        }
         self.reader.schema.borrow_mut().insert(join(&without_positions(&self.path), key));
         self.entries.get_key_value(key).map(|(name, value)| (name.span(), value))
     }
@@ -198,7 +213,11 @@ impl<'r> Table<'r> {
             }
             other => {
                 let message = format!("`{key}` must be a table, not {}", a(other));
-                self.reader.error(&place, message, format!("write: {header}, and its keys on lines of their own"));
+                self.reader.error(
+                    &place,
+                    message,
+                    format!("write: {header}, and its keys on lines of their own"),
+                );
                 None
             }
         }
@@ -273,24 +292,24 @@ impl<'r> Table<'r> {
         self.reader.error(&self.place(), message, remedy);
     }
 
-    /// Refuses what is left: keys that were never asked for.
+    /// Refuses what is left: keys that were never asked for, and required keys that never came.
     pub(super) fn finish(self) {
         if self.skipped.get() {
             return;
         }
         let known = self.known.borrow();
+        let mut missing = self.missing.take();
         for (name, value) in self.entries {
             let key: &str = name.get_ref();
             if known.contains(&key) {
                 continue;
             }
-            let free = known.iter().copied().filter(|known| !self.entries.contains_key(*known));
-            let place =
-                Place { span: name.span(), key: join(&self.path, key), table: self.table.clone() };
-            let remedy = match nearest(key, free) {
+            let place = Place { span: name.span(), key: join(&self.path, key), table: self.table.clone() };
+            let remedy = match self.meant(key, value) {
                 Some(meant) => {
-                    let line = self.rewritten(meant, value);
-                    format!("write: {line}   (did you mean `{meant}`?)")
+                    // Misspelt is not missing.
+                    missing.retain(|(required, _)| *required != meant);
+                    format!("write: {}   (did you mean `{meant}`?)", self.rewritten(meant, value))
                 }
                 None if self.header.is_empty() => {
                     format!("remove it; the tables of the file are {}", known.join(", "))
@@ -299,13 +318,28 @@ impl<'r> Table<'r> {
             };
             self.reader.error(&place, format!("unknown key {}", ticked(key)), remedy);
         }
+        for (key, example) in missing {
+            let remedy = format!("write: {key} = {example}   (in {})", self.header);
+            self.reader.error(&self.place_for(key), format!("`{key}` is missing"), remedy);
+        }
+    }
+
+    /// The known key that an unknown one was meant to be: one that could be added to the table.
+    fn meant(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<&'static str> {
+        let known = self.known.borrow();
+        let repeatable = is_list_of_tables(value);
+        let free = known.iter().copied().filter(|known| match self.entries.get(*known) {
+            None => true,
+            Some(present) => repeatable && is_list_of_tables(present),
+        });
+        nearest(key, free)
     }
 
     /// The entry with its key corrected to `meant`.
     fn rewritten(&self, meant: &str, value: &Spanned<DeValue<'_>>) -> String {
         match value.get_ref() {
             DeValue::Table(_) => format!("[{}]", join(&without_positions(&self.path), meant)),
-            DeValue::Array(list) if list.iter().any(|item| item.get_ref().is_table()) => {
+            DeValue::Array(_) if is_list_of_tables(value) => {
                 format!("[[{}]]", join(&without_positions(&self.path), meant))
             }
             _ => {
@@ -343,13 +377,7 @@ impl<K: Kind> Read<'_, '_, K> {
     /// The value; its absence is an error. `example` is how the file could write it.
     pub(super) fn required(self, example: &str) -> Option<At<K::Value>> {
         if let State::Absent = self.state {
-            let Self { table, key, .. } = &self;
-            let below = if table.header.is_empty() { String::new() } else { format!("   (in {})", table.header) };
-            table.reader.error(
-                &table.place_for(key),
-                format!("`{key}` is missing"),
-                format!("write: {key} = {example}{below}"),
-            );
+            self.table.missing.borrow_mut().push((self.key, example.to_owned()));
         }
         self.optional(example)
     }
@@ -371,6 +399,10 @@ impl<K: Kind> Read<'_, '_, K> {
             }
         }
     }
+}
+
+fn is_list_of_tables(value: &Spanned<DeValue<'_>>) -> bool {
+    value.get_ref().as_array().is_some_and(|list| list.iter().any(|item| item.get_ref().is_table()))
 }
 
 /// `path.key`, without a leading dot.

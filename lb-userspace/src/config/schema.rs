@@ -15,16 +15,16 @@ use toml::Spanned;
 use super::{
     agreement,
     kinds::{
-        ANY, BACKEND_ADDRESS, Flag, INTERFACE, LISTEN, List, NAME, NODE_ADDRESS, OneOf, PATH, PERCENT, PIN_PATH,
-        Time, URL_PATH, VIP, Whole,
+        ANY, BACKEND_ADDRESS, Flag, INTERFACE, LISTEN, List, NAME, NODE_ADDRESS, OneOf, PATH, PERCENT,
+        PIN_PATH, Time, URL_PATH, VIP, Whole,
     },
     model::{
         Backend, Balance, Check, CheckKind, Config, DEFAULT_ADVERT_INTERVAL_V2, DEFAULT_ADVERT_INTERVAL_V3,
         DEFAULT_DOWN_INTERVAL, DEFAULT_EXPECT_STATUS, DEFAULT_FALL, DEFAULT_FAST_INTERVAL, DEFAULT_FLOWS_MAX,
         DEFAULT_HEALTH_PATH, DEFAULT_IDLE_TIMEOUT, DEFAULT_INTERVAL, DEFAULT_PIN_PATH, DEFAULT_PREEMPT,
-        DEFAULT_PREEMPT_DELAY, DEFAULT_PRIORITY, DEFAULT_RISE, DEFAULT_TIMEOUT, DEFAULT_VRRP_VERSION, DEFAULT_WEIGHT,
-        Flows, Health, MAX_WEIGHT, Mode, Node, OnAllDown, Service, TlsVerify, Verify, Vip, VrrpChecksum, VrrpInstance,
-        VrrpVersion, XdpMode,
+        DEFAULT_PREEMPT_DELAY, DEFAULT_PRIORITY, DEFAULT_RISE, DEFAULT_TIMEOUT, DEFAULT_VRRP_VERSION,
+        DEFAULT_WEIGHT, Flows, Health, MAX_WEIGHT, Mode, Node, OnAllDown, Service, TlsVerify, Verify, Vip,
+        VrrpChecksum, VrrpInstance, VrrpVersion, XdpMode,
     },
     parse::Facts,
     pem,
@@ -43,8 +43,10 @@ const SLOW_START: Time = Time::between(Duration::ZERO, HOUR);
 const ADVERT_INTERVAL_V2: Time =
     Time { range: Duration::from_secs(1)..=Duration::from_secs(255), step: Duration::from_secs(1) };
 /// RFC 9568 §5.2.7: twelve bits of centiseconds.
-const ADVERT_INTERVAL_V3: Time =
-    Time { range: Duration::from_millis(10)..=Duration::from_millis(40_950), step: Duration::from_millis(10) };
+const ADVERT_INTERVAL_V3: Time = Time {
+    range: Duration::from_millis(10)..=Duration::from_millis(40_950),
+    step: Duration::from_millis(10),
+};
 
 const XDP_MODE: OneOf<XdpMode> = OneOf {
     now: &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)],
@@ -126,7 +128,11 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
     root.table("http").into_iter().for_each(http);
     if root.place_of("service").is_none() {
         let message = "there is no service, so there is nothing to do";
-        root.reader.error(&root.place(), message, "write: [[service]] with name, vip, port and [[service.backend]]");
+        root.reader.error(
+            &root.place(),
+            message,
+            "write: [[service]] with name, vip, port and [[service.backend]]",
+        );
     }
     agreement::check(root.reader, &services, &instances);
     root.finish();
@@ -228,7 +234,11 @@ fn health(t: Table<'_>, facts: &Facts<'_>) -> Health {
         t.read("expect_status", List(Whole(200..=599))).or(vec![Spanned::new(0..0, DEFAULT_EXPECT_STATUS)]);
     if expect_status.value.is_empty() {
         let message = "`expect_status` must have at least one status, or no backend is ever healthy";
-        t.reader.error(&expect_status.place, message, format!("write: expect_status = [{DEFAULT_EXPECT_STATUS}]"));
+        t.reader.error(
+            &expect_status.place,
+            message,
+            format!("write: expect_status = [{DEFAULT_EXPECT_STATUS}]"),
+        );
     }
     if matches!(kind.value, CheckKind::Tcp | CheckKind::Tls) {
         only_with(&t, &path, "`path` is for http and https checks only", "https");
@@ -237,7 +247,8 @@ fn health(t: Table<'_>, facts: &Facts<'_>) -> Health {
     let (tls, token_file) = tls(&t, &kind, facts);
     let slow_start = t.read("slow_start", SLOW_START).or(Duration::ZERO);
     if slow_start.value != Duration::ZERO {
-        let message = format!("`slow_start` {NO_EFFECT}: a backend that is back gets its whole share at once");
+        let message =
+            format!("`slow_start` {NO_EFFECT}: a backend that is back gets its whole share at once");
         t.reader.warning(&slow_start.place, message, "write: slow_start = \"0s\"");
     }
     let (path, expect_status) =
@@ -283,7 +294,8 @@ fn tls(t: &Table<'_>, kind: &At<CheckKind>, facts: &Facts<'_>) -> (TlsVerify, Op
         }
     } else if verify.value == Verify::None {
         let place = if verify.given { &verify.place } else { &kind.place };
-        let message = "the backends' certificates are not verified: whoever answers at their address counts as healthy";
+        let message =
+            "the backends' certificates are not verified: whoever answers at their address counts as healthy";
         t.reader.warning(place, message, format!("write: verify = \"ca\" and ca_file = {CA_FILE}"));
     }
     match (verify.value, &ca_file) {
@@ -305,7 +317,8 @@ fn tls(t: &Table<'_>, kind: &At<CheckKind>, facts: &Facts<'_>) -> (TlsVerify, Op
         if kind.value != CheckKind::Https {
             only_with(t, file, "`token_file` is for https checks only", "https");
         } else if verify.value == Verify::None {
-            let message = "the token goes to whoever answers at a backend's address: its certificate is not verified";
+            let message =
+                "the token goes to whoever answers at a backend's address: its certificate is not verified";
             t.reader.warning(&file.place, message, format!("write: verify = \"ca\" and ca_file = {CA_FILE}"));
         }
     }
@@ -342,7 +355,11 @@ fn client_identity(
                 && let Err(wrong) = pem::identity(chain, private)
             {
                 let message = format!("`client_key` {} {wrong}", key.value.display());
-                t.reader.error(&key.place, message, "write: client_key = the path of the certificate's own key");
+                t.reader.error(
+                    &key.place,
+                    message,
+                    "write: client_key = the path of the certificate's own key",
+                );
             }
         }
         _ => {}
@@ -364,7 +381,11 @@ fn contents<T>(
         Err(wrong) => {
             let what = if key == "token_file" { "a file with one bearer token" } else { "a PEM file" };
             let message = format!("`{key}` {} {wrong}", path.display());
-            t.reader.error(&file.place, message, format!("write: {key} = the path of {what} that xvip can read"));
+            t.reader.error(
+                &file.place,
+                message,
+                format!("write: {key} = the path of {what} that xvip can read"),
+            );
             None
         }
     }
@@ -372,7 +393,8 @@ fn contents<T>(
 
 /// `[service.rebalance]`, for a later version.
 fn rebalance(t: Table<'_>) {
-    const REBALANCE: OneOf<bool> = OneOf { now: &[("off", false), ("manual", true), ("auto", true)], later: &[] };
+    const REBALANCE: OneOf<bool> =
+        OneOf { now: &[("off", false), ("manual", true), ("auto", true)], later: &[] };
     let mode = t.read("mode", REBALANCE).or(false);
     t.read("rate", Whole(1..=1_000_000_u32)).or(10);
     t.read("margin", PERCENT).or(10);
@@ -446,7 +468,11 @@ fn auth_pass(t: &Table<'_>, version: VrrpVersion) -> Option<String> {
         t.reader.error(place, message, "remove it, or write: version = 2");
     }
     match auth_pass.value.len() {
-        0 => t.reader.error(place, "`auth_pass` must not be empty", "write: auth_pass = \"1111\", or remove it"),
+        0 => t.reader.error(
+            place,
+            "`auth_pass` must not be empty",
+            "write: auth_pass = \"1111\", or remove it",
+        ),
         1..=8 => {}
         length => t.reader.error(
             place,
@@ -475,12 +501,14 @@ fn unicast(t: &Table<'_>, draft: &VrrpDraft) {
     let peers = &draft.unicast_peers;
     match &draft.unicast_source {
         None if !peers.value.is_empty() && t.place_of("unicast_source").is_none() => {
-            let message = "`unicast_peers` needs `unicast_source`, the address that the peers know this node by";
+            let message =
+                "`unicast_peers` needs `unicast_source`, the address that the peers know this node by";
             t.reader.error(&peers.place, message, "write: unicast_source = \"172.16.0.2\"");
         }
         // An empty list is a clear word.
         Some(source) if t.place_of("unicast_peers").is_none() => {
-            let message = "without `unicast_peers` the advertisements are multicast, only their source is this one";
+            let message =
+                "without `unicast_peers` the advertisements are multicast, only their source is this one";
             t.reader.warning(&source.place, message, "write: unicast_peers = [\"172.16.0.3\"], or remove it");
         }
         _ => {}
@@ -522,4 +550,3 @@ fn http(t: Table<'_>) {
     t.reader.warning(&t.place(), message, "remove it, until a version that has it");
     t.finish();
 }
-
