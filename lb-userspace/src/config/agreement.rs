@@ -3,6 +3,7 @@
 use std::{collections::HashMap, hash::Hash};
 
 use super::{
+    model::DEFAULT_WEIGHT,
     nearest::nearest,
     reader::{At, Place, Reader},
     schema::{ServiceDraft, VrrpDraft},
@@ -102,7 +103,11 @@ fn backends(reader: &Reader<'_>, service: &ServiceDraft, services: &[ServiceDraf
         && all.iter().all(|backend| backend.weight.value == 0)
     {
         let message = "`weight` is 0 for every backend of the service, so none gets a connection";
-        reader.error(&first.weight.place, message, "write: weight = 100 for at least one of them");
+        reader.error(
+            &first.weight.place,
+            message,
+            format!("write: weight = {DEFAULT_WEIGHT} for at least one of them"),
+        );
     }
 }
 

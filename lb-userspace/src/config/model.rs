@@ -34,6 +34,14 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const DEFAULT_RISE: u32 = 2;
 /// Default of `service.health.fall`.
 pub const DEFAULT_FALL: u32 = 2;
+/// Default of `service.health.slow_start`: a backend that is back gets its whole share at once.
+pub const DEFAULT_SLOW_START: Duration = Duration::ZERO;
+/// Default of `service.backend.max_connections`: no limit.
+pub const DEFAULT_MAX_CONNECTIONS: u32 = 0;
+/// Default of `service.rebalance.rate`, in connections per second.
+pub const DEFAULT_REBALANCE_RATE: u32 = 10;
+/// Default of `service.rebalance.margin`, in percent of the fair share.
+pub const DEFAULT_REBALANCE_MARGIN: u8 = 10;
 /// Default of `service.backend.weight`.
 pub const DEFAULT_WEIGHT: u16 = 100;
 /// The largest weight, as HAProxy has it.

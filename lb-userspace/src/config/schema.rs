@@ -21,8 +21,9 @@ use super::{
     model::{
         Backend, Balance, Check, CheckKind, Config, DEFAULT_ADVERT_INTERVAL_V2, DEFAULT_ADVERT_INTERVAL_V3,
         DEFAULT_DOWN_INTERVAL, DEFAULT_EXPECT_STATUS, DEFAULT_FALL, DEFAULT_FAST_INTERVAL, DEFAULT_FLOWS_MAX,
-        DEFAULT_HEALTH_PATH, DEFAULT_IDLE_TIMEOUT, DEFAULT_INTERVAL, DEFAULT_PIN_PATH, DEFAULT_PREEMPT,
-        DEFAULT_PREEMPT_DELAY, DEFAULT_PRIORITY, DEFAULT_RISE, DEFAULT_TIMEOUT, DEFAULT_VRRP_VERSION,
+        DEFAULT_HEALTH_PATH, DEFAULT_IDLE_TIMEOUT, DEFAULT_INTERVAL, DEFAULT_MAX_CONNECTIONS,
+        DEFAULT_PIN_PATH, DEFAULT_PREEMPT, DEFAULT_PREEMPT_DELAY, DEFAULT_PRIORITY, DEFAULT_REBALANCE_MARGIN,
+        DEFAULT_REBALANCE_RATE, DEFAULT_RISE, DEFAULT_SLOW_START, DEFAULT_TIMEOUT, DEFAULT_VRRP_VERSION,
         DEFAULT_WEIGHT, Flows, Health, MAX_WEIGHT, Mode, Node, OnAllDown, Service, TlsVerify, Verify, Vip,
         VrrpChecksum, VrrpInstance, VrrpVersion, XdpMode,
     },
@@ -212,8 +213,8 @@ fn backend(t: Table<'_>) -> BackendDraft {
         address: t.read("address", BACKEND_ADDRESS).required("\"172.16.0.4:6443\""),
         weight: t.read("weight", Whole(0..=MAX_WEIGHT)).or(DEFAULT_WEIGHT),
     };
-    let max_connections = t.read("max_connections", Whole(0..=u32::MAX)).or(0);
-    if max_connections.value != 0 {
+    let max_connections = t.read("max_connections", Whole(0..=u32::MAX)).or(DEFAULT_MAX_CONNECTIONS);
+    if max_connections.value != DEFAULT_MAX_CONNECTIONS {
         let message = format!("`max_connections` {NO_EFFECT}: the backend gets as many as come");
         t.reader.warning(&max_connections.place, message, "write: max_connections = 0");
     }
@@ -245,8 +246,8 @@ fn health(t: Table<'_>, facts: &Facts<'_>) -> Health {
         only_with(&t, &expect_status, "`expect_status` is for http and https checks only", "https");
     }
     let (tls, token_file) = tls(&t, &kind, facts);
-    let slow_start = t.read("slow_start", SLOW_START).or(Duration::ZERO);
-    if slow_start.value != Duration::ZERO {
+    let slow_start = t.read("slow_start", SLOW_START).or(DEFAULT_SLOW_START);
+    if slow_start.value != DEFAULT_SLOW_START {
         let message =
             format!("`slow_start` {NO_EFFECT}: a backend that is back gets its whole share at once");
         t.reader.warning(&slow_start.place, message, "write: slow_start = \"0s\"");
@@ -396,8 +397,8 @@ fn rebalance(t: Table<'_>) {
     const REBALANCE: OneOf<bool> =
         OneOf { now: &[("off", false), ("manual", true), ("auto", true)], later: &[] };
     let mode = t.read("mode", REBALANCE).or(false);
-    t.read("rate", Whole(1..=1_000_000_u32)).or(10);
-    t.read("margin", PERCENT).or(10);
+    t.read("rate", Whole(1..=1_000_000)).or(DEFAULT_REBALANCE_RATE);
+    t.read("margin", PERCENT).or(DEFAULT_REBALANCE_MARGIN);
     if mode.value {
         let message = format!("`[service.rebalance]` {NO_EFFECT}: no connection is moved");
         t.reader.warning(&mode.place, message, "write: mode = \"off\"");
