@@ -88,7 +88,7 @@ pub struct Tables {
 pub enum DataplaneError {
     /// The kernel refused the program; the verifier's log is in the source.
     #[error("the kernel refused the XDP program")]
-    Load(#[source] ProgramError),
+    Load(#[source] Box<ProgramError>),
     /// The object or one of its maps could not be created.
     #[error(
         "the maps of the XDP program could not be created; is this root, with CAP_BPF and CAP_NET_ADMIN?"
@@ -105,7 +105,7 @@ pub enum DataplaneError {
         remedy: &'static str,
         /// The kernel's answer.
         #[source]
-        source: ProgramError,
+        source: Box<ProgramError>,
     },
     /// The link could not be handled.
     #[error("the XDP link could not be adopted or pinned")]
@@ -248,10 +248,10 @@ impl Dataplane {
         loader.map_max_entries("HALF_OPEN", half_open_entries(flows.max));
         let mut ebpf = loader.load(OBJECT).map_err(|error| DataplaneError::Object(Box::new(error)))?;
         for name in [SLOW_PROGRAM, PROGRAM] {
-            program(&mut ebpf, name)?.load().map_err(DataplaneError::Load)?;
+            program(&mut ebpf, name)?.load().map_err(refused)?;
         }
         let mut programs: ProgramArray<MapData> = take(&mut ebpf, "PROGRAMS")?;
-        let slow = program(&mut ebpf, SLOW_PROGRAM)?.fd().map_err(DataplaneError::Load)?;
+        let slow = program(&mut ebpf, SLOW_PROGRAM)?.fd().map_err(refused)?;
         programs.set(0, slow, 0).map_err(in_map("PROGRAMS"))?;
 
         let mut dataplane = Self {
@@ -466,7 +466,7 @@ impl Dataplane {
         let mut out = vec![0; frame.len()];
         let options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
-        let result = program(&mut self.ebpf, PROGRAM)?.test_run(options).map_err(DataplaneError::Load)?;
+        let result = program(&mut self.ebpf, PROGRAM)?.test_run(options).map_err(refused)?;
         out.truncate(result.data_size_out as usize);
         Ok((result.return_value, out))
     }
@@ -480,7 +480,7 @@ impl Dataplane {
         [PROGRAM, SLOW_PROGRAM]
             .into_iter()
             .map(|name| {
-                let info = program(&mut self.ebpf, name)?.info().map_err(DataplaneError::Load)?;
+                let info = program(&mut self.ebpf, name)?.info().map_err(refused)?;
                 Ok((name, info.size_translated().map(|bytes| bytes / 8)))
             })
             .collect()
@@ -531,20 +531,20 @@ impl Dataplane {
         }
         // No link of ours that fits: one on another interface or in another mode would be in the way.
         remove_links(pins, None)?;
-        let mut refused = None;
+        let mut last = None;
         for &mode in modes {
             let program = program(&mut self.ebpf, PROGRAM)?;
             match program.attach_to_if_index(if_index, mode.for_aya()) {
                 Ok(id) => {
-                    let link = program.take_link(id).map_err(DataplaneError::Load)?;
+                    let link = program.take_link(id).map_err(refused)?;
                     let link = FdLink::try_from(link).map_err(DataplaneError::Link)?;
                     link.pin(link_pin(pins, if_index, mode)).map_err(DataplaneError::Pin)?;
                     return Ok(attached(mode, false));
                 }
-                Err(source) => refused = Some((mode, source)),
+                Err(error) => last = Some((mode, Box::new(error))),
             }
         }
-        let Some((mode, source)) = refused else { unreachable!("every wish has at least one mode") };
+        let Some((mode, source)) = last else { unreachable!("every wish has at least one mode") };
         Err(DataplaneError::Attach {
             interface: interface.to_owned(),
             mode: mode.name(),
@@ -701,12 +701,16 @@ const fn half_open_entries(max: u32) -> u32 {
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DataplaneError> {
     let Some(program) = ebpf.program_mut(name) else { return Err(DataplaneError::NotInObject(name)) };
-    program.try_into().map_err(DataplaneError::Load)
+    program.try_into().map_err(refused)
 }
 
 fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DataplaneError> {
     let map = ebpf.take_map(name).ok_or(DataplaneError::NotInObject(name))?;
     M::try_from(map).map_err(in_map(name))
+}
+
+fn refused(error: ProgramError) -> DataplaneError {
+    DataplaneError::Load(Box::new(error))
 }
 
 fn in_map(map: &'static str) -> impl Fn(MapError) -> DataplaneError {
