@@ -399,7 +399,7 @@ impl Dataplane {
     /// See [`Dataplane::set_node`].
     pub fn set_ring(&mut self, ring: u32, slots: &Arc<MaglevSlots>) -> Result<(), DataplaneError> {
         let mut inner = Ring::create(1, 0).map_err(in_map("RINGS"))?;
-        inner.set(0, &**slots, 0).map_err(in_map("RINGS"))?;
+        inner.set(0, slots.as_ref(), 0).map_err(in_map("RINGS"))?;
         self.rings.set(ring, &inner, 0).map_err(in_map("RINGS"))?;
         self.written_rings.insert(ring, Arc::clone(slots));
         Ok(())
