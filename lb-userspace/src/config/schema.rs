@@ -497,22 +497,16 @@ fn checksum(t: &Table<'_>, version: VrrpVersion) -> VrrpChecksum {
     checksum.value
 }
 
-/// `unicast_source` and `unicast_peers`: the peers of one node know it by the source that the others list.
+/// `unicast_source` and `unicast_peers`. Without a source, the interface's first address is the one that the peers list.
 fn unicast(t: &Table<'_>, draft: &VrrpDraft) {
     let peers = &draft.unicast_peers;
-    match &draft.unicast_source {
-        None if !peers.value.is_empty() && t.place_of("unicast_source").is_none() => {
-            let message =
-                "`unicast_peers` needs `unicast_source`, the address that the peers know this node by";
-            t.reader.error(&peers.place, message, "write: unicast_source = \"172.16.0.2\"");
-        }
-        // An empty list is a clear word.
-        Some(source) if t.place_of("unicast_peers").is_none() => {
-            let message =
-                "without `unicast_peers` the advertisements are multicast, only their source is this one";
-            t.reader.warning(&source.place, message, "write: unicast_peers = [\"172.16.0.3\"], or remove it");
-        }
-        _ => {}
+    // An empty list is a clear word.
+    if let Some(source) = &draft.unicast_source
+        && t.place_of("unicast_peers").is_none()
+    {
+        let message =
+            "without `unicast_peers` the advertisements are multicast, only their source is this one";
+        t.reader.warning(&source.place, message, "write: unicast_peers = [\"172.16.0.3\"], or remove it");
     }
     for (index, peer) in peers.value.iter().enumerate() {
         let place = peers.place.part(peer.span());

@@ -110,6 +110,13 @@ fn what_only_adds_something_is_accepted_with_a_warning() {
 }
 
 #[test]
+fn peers_need_no_source_where_the_interface_has_an_address() {
+    let without = edited("unicast_source = \"172.16.0.2\"", "");
+    let instance = &parse(&without).expect("accepted").config.vrrp[0];
+    assert_eq!((instance.unicast_source, instance.unicast_peers.len()), (None, 1));
+}
+
+#[test]
 fn a_token_to_an_unverified_server_is_warned_about() {
     let text = edited("verify = \"ca\"\nca_file = \"/pki/ca.crt\"", "token_file = \"/pki/token\"");
     let keys: Vec<String> = warnings(&text).into_iter().map(|(_, key)| key).collect();

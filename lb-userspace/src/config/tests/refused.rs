@@ -145,7 +145,6 @@ const MISTAKES: &[Mistake] = &[
     m("priority = 101", "version = 2\nauth_pass = \"123456789\"", "auth_pass", "vrrp[0].auth_pass", "longer than 8 bytes", "write: auth_pass = its first 8 bytes"),
     m("priority = 101", "version = 2\nauth_pass = \"\"", "auth_pass", "vrrp[0].auth_pass", "must not be empty", "write: auth_pass = \"1111\", or remove it"),
     m("priority = 101", "version = 2\nchecksum = \"rfc9568\"", "checksum", "vrrp[0].checksum", "for version 3 only", "remove it, or write: version = 3"),
-    m("unicast_source = \"172.16.0.2\"", "", "unicast_peers", "vrrp[0].unicast_peers", "needs `unicast_source`", "write: unicast_source = \"172.16.0.2\""),
     m("[\"172.16.0.3\"]", "[\"172.16.0.2\"]", "unicast_peers", "vrrp[0].unicast_peers", "this node's own `unicast_source`", "write: unicast_peers = the addresses of the other nodes"),
     m("[\"172.16.0.3\"]", "[\"172.16.0.3\", \"172.16.0.3\"]", "unicast_peers", "vrrp[0].unicast_peers", "has 172.16.0.3 twice", "remove one of the two"),
     m("[\"172.16.0.3\"]", "[\"lb2\"]", "unicast_peers", "vrrp[0].unicast_peers", "must be an IPv4 address, not \"lb2\"", "write: unicast_peers = []"),
