@@ -11,6 +11,9 @@ use crate::wire::{Be16, Be32, Ipv4, Tcp};
 pub struct Sum(u32);
 
 impl Sum {
+    /// The sum of nothing.
+    pub const ZERO: Self = Self(0);
+
     /// Adds a 16-bit word.
     #[inline(always)]
     pub const fn word(self, word: u16) -> Self {
@@ -78,18 +81,18 @@ impl Delta {
     /// The checksum after the rewrite: `HC' = ~(~HC + ~m + m')` (RFC 1624 §3, equation 3).
     #[inline(always)]
     pub const fn apply(self, checksum: Be16) -> Be16 {
-        Sum(0).word(!checksum.word()).word(self.0).checksum()
+        Sum::ZERO.word(!checksum.word()).word(self.0).checksum()
     }
 }
 
 /// What one hop less adds to the sum of an IPv4 header. The TTL is the first byte of its word, and `~m + m'` is the
 /// same for every TTL above 0.
-pub const TTL_DECREMENT: Sum = Sum(0).minus_be16(Be16::new(0x0100));
+pub const TTL_DECREMENT: Sum = Sum::ZERO.minus_be16(Be16::new(0x0100));
 
 /// The sum over an IPv4 header without its options. A header that arrived intact folds to 0xffff.
 #[inline(always)]
 pub const fn ipv4_header(ip: &Ipv4) -> Sum {
-    Sum(0)
+    Sum::ZERO
         .word(u16::from_ne_bytes([ip.version_ihl, ip.tos]))
         .be16(ip.total_length)
         .be16(ip.id)
@@ -104,7 +107,7 @@ pub const fn ipv4_header(ip: &Ipv4) -> Sum {
 /// `length` bytes.
 #[inline(always)]
 pub const fn tcp_header(ip: &Ipv4, tcp: &Tcp, length: u16) -> Sum {
-    Sum(0)
+    Sum::ZERO
         .be32(ip.src)
         .be32(ip.dst)
         .word(u16::from_ne_bytes([0, ip.protocol]))

@@ -37,6 +37,10 @@ pub trait Frame {
     /// The header at `offset` bytes, or `None` where the frame ends before it does.
     fn header<H: Header>(&self, offset: usize) -> Option<&H>;
 
+    /// A byte, read from the frame anew. What earlier branches implied about it is forgotten: the verifier then sees
+    /// one case where it would follow one for each branch.
+    fn reread(&self, offset: usize) -> Option<u8>;
+
     /// As [`Frame::header`], to be written.
     fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H>;
 

@@ -53,12 +53,7 @@ mod tests {
     use crate::wire::{Be16, Be32};
 
     fn key(src: u32, port: u16) -> FlowKey {
-        FlowKey {
-            src: Be32::new(src),
-            dst: Be32::new(0xac10_000a),
-            src_port: Be16::new(port),
-            dst_port: Be16::new(6443),
-        }
+        FlowKey::new(Be32::new(src), Be16::new(port), Be32::new(0xac10_000a), Be16::new(6443))
     }
 
     #[test]

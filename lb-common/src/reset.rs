@@ -15,12 +15,14 @@ const RESET_LEN: usize = ETHERNET_LEN + IPV4_MIN_LEN + TCP_MIN_LEN;
 const ETHERNET_MIN: usize = 60;
 const RESET_TTL: u8 = 64;
 
-/// Turns a frame into the RST that answers it. `ip` and `tcp` are its headers, `payload` its bytes of TCP payload.
-/// False where the frame could not be resized; it is garbage then.
+/// Turns a frame into the RST that answers it. Its TCP header is at `tcp_offset`, and it has `payload` bytes of TCP
+/// payload. False where the frame could not be resized; it is garbage then.
 ///
 /// The segment must not be a RST itself: nobody answers those.
 #[inline(always)]
-pub fn answer<F: Frame>(frame: &mut F, ip: &Ipv4, tcp: &Tcp, payload: u16) -> bool {
+pub fn answer<F: Frame>(frame: &mut F, tcp_offset: usize, payload: u16) -> bool {
+    let Some(ip) = frame.header::<Ipv4>(ETHERNET_LEN).copied() else { return false };
+    let Some(tcp) = frame.header::<Tcp>(tcp_offset).copied() else { return false };
     let kept = if frame.len() >= ETHERNET_MIN { ETHERNET_MIN } else { RESET_LEN };
     if frame.len() > kept && !frame.truncate(kept) {
         return false;
@@ -45,7 +47,7 @@ pub fn answer<F: Frame>(frame: &mut F, ip: &Ipv4, tcp: &Tcp, payload: u16) -> bo
     let (seq, ack, flags) = if tcp.flags & TCP_ACK != 0 {
         (tcp.ack, Be32::new(0), TCP_RST)
     } else {
-        (Be32::new(0), Be32::new(next_seq(tcp, payload)), TCP_RST | TCP_ACK)
+        (Be32::new(0), Be32::new(next_seq(&tcp, payload)), TCP_RST | TCP_ACK)
     };
     let mut tcp_answer = Tcp {
         src_port: tcp.dst_port,

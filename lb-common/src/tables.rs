@@ -77,6 +77,13 @@ impl<T: Copy> Slot<T> {
         unsafe { self.0.as_ptr().read() }
     }
 
+    /// Shows the value in place, for what needs no copy.
+    #[inline(always)]
+    pub fn with<R>(self, look: impl FnOnce(&T) -> R) -> R {
+        // SAFETY: `new` promised a readable value; the reference does not outlive this call.
+        look(unsafe { &*self.0.as_ptr() })
+    }
+
     /// Changes the value in place.
     #[inline(always)]
     pub fn update(self, change: impl FnOnce(&mut T)) {

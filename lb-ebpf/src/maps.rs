@@ -6,9 +6,10 @@ use core::ptr::NonNull;
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, ProgramArray},
     helpers::bpf_ktime_get_ns,
     macros::btf_map,
+    programs::XdpContext,
 };
 use lb_common::{
     layout::{
@@ -64,6 +65,17 @@ static ESTABLISHED: HashMap<FlowKey, FlowEntry, 2_097_152, { BPF_F_NO_PREALLOC a
 /// One counter for each reason.
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { reason::COUNTERS as usize }> = PerCpuArray::new();
+
+/// The program that [`tail_call_slow`] goes on with.
+#[btf_map]
+static PROGRAMS: ProgramArray<1> = ProgramArray::new();
+
+/// Goes on with the second program. Returns only where the loader has not put it into its place.
+#[inline(always)]
+pub fn tail_call_slow(context: &XdpContext) {
+    // SAFETY: the context is the one that the kernel called us with; the index is in range.
+    let _ = unsafe { PROGRAMS.tail_call(context, 0) };
+}
 
 /// Counts a packet under its reason.
 #[inline(always)]

@@ -38,6 +38,13 @@ impl Frame for XdpFrame<'_> {
     }
 
     #[inline(always)]
+    fn reread(&self, offset: usize) -> Option<u8> {
+        let start = self.bytes_at(offset, 1)?;
+        // SAFETY: the byte is in the frame (just checked). Volatile, so that LLVM really reads it again.
+        Some(unsafe { (start as *const u8).read_volatile() })
+    }
+
+    #[inline(always)]
     fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H> {
         let start = self.bytes_at(offset, size_of::<H>())?;
         // SAFETY: as in `header`; the frame is borrowed mutably, and no other program sees it at the same time.
