@@ -1,1 +1,2 @@
 //! The one event loop; it owns all state.
+mod reserved_ports;

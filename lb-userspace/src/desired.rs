@@ -19,7 +19,7 @@ use std::{
 
 use lb_common::{
     layout::{
-        BackendEntry, BackendId, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, NodeEntry, ServiceEntry,
+        BackendEntry, BackendId, MAX_BACKENDS, MAX_SERVICES, MacWord, MaglevSlots, NodeEntry, ServiceEntry,
         ServiceKey, VipEntry,
     },
     wire::{Be16, Be32, Mac},
@@ -163,7 +163,7 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
         lease_ns: u64::try_from(inputs.lease.as_nanos()).unwrap_or(u64::MAX),
         idle_timeout: ticks(config.flows.idle_timeout),
         half_open_timeout: ticks(inputs.half_open_timeout),
-        mac: inputs.mac,
+        mac: MacWord::new(inputs.mac),
         ..NodeEntry::EMPTY
     };
     let mut addresses = BTreeSet::new();
@@ -204,14 +204,17 @@ fn ticks(duration: Duration) -> u32 {
 }
 
 fn backend_entry(inputs: &Inputs, id: BackendId, address: SocketAddrV4) -> BackendEntry {
-    let mut entry =
-        BackendEntry { address: Be32::from(*address.ip()), port: Be16::new(address.port()), mac: [0; 6] };
+    let mut entry = BackendEntry {
+        address: Be32::from(*address.ip()),
+        port: Be16::new(address.port()),
+        ..BackendEntry::default()
+    };
     entry.mac = match inputs.next_hops.get(address.ip()) {
-        Some(NextHop::Mac(mac)) => *mac,
-        Some(NextHop::Local | NextHop::OtherInterface) => [0; 6],
+        Some(NextHop::Mac(mac)) => MacWord::new(*mac),
+        Some(NextHop::Local | NextHop::OtherInterface) => MacWord::ZERO,
         Some(NextHop::Unresolved) | None => (inputs.observed.backends.get(&id))
             .filter(|known| known.address == entry.address && known.port == entry.port)
-            .map_or([0; 6], |known| known.mac),
+            .map_or(MacWord::ZERO, |known| known.mac),
     };
     entry
 }

@@ -151,8 +151,11 @@ impl fmt::Display for Change {
             Self::RemoveAddress((address, prefix)) => write!(f, "remove address {address}/{prefix}"),
             Self::SetBackend(id, entry) => {
                 let address = SocketAddrV4::new(entry.address.into(), entry.port.get());
-                let next_hop =
-                    if entry.is_resolved() { MacText(entry.mac).to_string() } else { "unresolved".into() };
+                let next_hop = if entry.is_resolved() {
+                    MacText(entry.mac.octets()).to_string()
+                } else {
+                    "unresolved".into()
+                };
                 write!(f, "backend {id}: {address}, next hop {next_hop}")
             }
             Self::SetRing(ring, _) => write!(f, "Maglev table {ring}"),
@@ -162,7 +165,7 @@ impl fmt::Display for Change {
             Self::SetVip(vip, entry) => {
                 write!(f, "VIP {vip}{}", if entry.fenced == 1 { ", fenced" } else { "" })
             }
-            Self::SetNode(node) => write!(f, "node: {}", MacText(node.mac)),
+            Self::SetNode(node) => write!(f, "node: {}", MacText(node.mac.octets())),
             Self::AddAddress((address, prefix)) => write!(f, "add address {address}/{prefix}"),
             Self::Announce(vip, _) => write!(f, "announce {vip}"),
             Self::RemoveVip(vip) => write!(f, "remove VIP {vip}"),

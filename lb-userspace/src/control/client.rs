@@ -79,14 +79,17 @@ async fn exchange(socket: &Path, method: Method, path: &str) -> Result<(StatusCo
 
 async fn talk(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(socket.to_owned()),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ClientError::NotRunning(socket.to_owned())
+        }
         _ => ClientError::Io { socket: socket.to_owned(), error },
     })?;
     let protocol = |error: hyper::Error| ClientError::Protocol(error.to_string());
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(protocol)?;
     let connection = tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header("host", "xvip").body(Empty::<Bytes>::new());
+    let request =
+        Request::builder().method(method).uri(path).header("host", "xvip").body(Empty::<Bytes>::new());
     let request = request.map_err(|error| ClientError::Protocol(error.to_string()))?;
     let answer = sender.send_request(request).await.map_err(protocol)?;
     let code = answer.status();

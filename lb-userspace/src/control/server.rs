@@ -111,7 +111,9 @@ impl Server {
             .route(STATUS, get(status))
             .route(RELOAD, post(reload))
             .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path"))
-            .method_not_allowed_fallback(async || refuse(StatusCode::METHOD_NOT_ALLOWED, "no such method here"))
+            .method_not_allowed_fallback(async || {
+                refuse(StatusCode::METHOD_NOT_ALLOWED, "no such method here")
+            })
             .with_state(requests);
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
@@ -226,7 +228,10 @@ mod tests {
         fs::create_dir_all(socket.parent().expect("a parent")).expect("created");
         fs::write(&socket, "precious").expect("written");
         let (sender, _receiver) = mpsc::channel(1);
-        assert!(matches!(Server::bind(&socket, sender), Err(ControlError::NotASocket(_) | ControlError::Io { .. })));
+        assert!(matches!(
+            Server::bind(&socket, sender),
+            Err(ControlError::NotASocket(_) | ControlError::Io { .. })
+        ));
         assert_eq!(fs::read_to_string(&socket).expect("still there"), "precious");
     }
 

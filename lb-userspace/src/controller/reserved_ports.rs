@@ -90,7 +90,9 @@ mod tests {
 
     #[test]
     fn garbage_is_skipped() {
-        for line in ["", "x", "0: 0:0 0:0 0A", "0: zz000000:0016 0:0 0A", "0: 00000000:FFFFF 0:0 0A", "0: é:1 x 0A"] {
+        for line in
+            ["", "x", "0: 0:0 0:0 0A", "0: zz000000:0016 0:0 0A", "0: 00000000:FFFFF 0:0 0A", "0: é:1 x 0A"]
+        {
             assert_eq!(listener(line), None, "{line:?}");
         }
     }

@@ -225,7 +225,7 @@ fn a_vip_without_an_instance_is_never_ours() {
 #[test]
 fn the_node_s_entry_says_what_the_configuration_says() {
     let node = World::new(config(vec![service("api", VIP, &[4])])).desired().node;
-    assert_eq!((node.mac, node.lease_ns), (MAC, 1_000_000_000));
+    assert_eq!((node.mac, node.lease_ns), (MacWord::new(MAC), 1_000_000_000));
     assert_eq!((node.idle_timeout, node.half_open_timeout), (3600, 30));
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use lb_common::{hash::MAGLEV_SLOTS, wire::Be16};
+use lb_common::{hash::MAGLEV_SLOTS, layout::MacWord, wire::Be16};
 use proptest::{collection, prelude::*};
 
 use super::*;
@@ -78,14 +78,15 @@ fn state() -> impl Strategy<Value = Desired> {
     (backends, services, owned, 0u8..3).prop_map(|(backends, services, owned, mac)| {
         let mut desired = Desired {
             tables: Tables::default(),
-            node: NodeEntry { mac: [mac; 6], ..NodeEntry::EMPTY },
+            node: NodeEntry { mac: MacWord::new([mac; 6]), ..NodeEntry::EMPTY },
             addresses: BTreeSet::new(),
             announce: BTreeMap::new(),
         };
         let ids: Vec<BackendId> = backends.keys().copied().collect();
         for (id, mac) in backends {
             let address = Ipv4Addr::new(192, 168, 0, id as u8).into();
-            let entry = BackendEntry { address, port: Be16::new(6443), mac: [mac; 6] };
+            let entry =
+                BackendEntry { address, port: Be16::new(6443), mac: MacWord::new([mac; 6]), _pad: [0; 2] };
             desired.tables.backends.insert(id, entry);
         }
         for (ring, (vip, port, members)) in (0u32..).zip(services) {

@@ -131,7 +131,7 @@ fn row(backend: &BackendStatus) -> [String; 10] {
 
 fn new_table(look: Look) -> Table {
     let mut table = Table::new();
-    table.load_preset(match look {
+    table.load_style(match look {
         Look::Terminal => presets::UTF8_FULL_CONDENSED,
         Look::Plain => presets::NOTHING,
     });
