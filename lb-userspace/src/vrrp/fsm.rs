@@ -233,7 +233,7 @@ enum Phase {
 /// and `Fault`, ours: entered from `Backup` and `Active` (which sends priority 0) when something tracked fails; left as
 /// if started anew. Beyond the RFC, too: an Active router that notices that it has not run for its own
 /// `Active_Down_Interval` goes to Backup without a word, since by then another has taken over; and a Backup whose timer
-/// comes as late as that listens once more.
+/// comes as late as that listens once more. An Active router that yields to a better one advertises a last time.
 ///
 /// # Contract
 /// Feed it with [`handle`](Self::handle), at the latest at [`deadline`](Self::deadline) with [`Event::Timer`]; then send
@@ -449,10 +449,14 @@ impl VirtualRouter {
             }
 
             (Phase::Initialize | Phase::Fault, Event::Acquire) => self.released = false,
-            (Phase::Backup { .. }, Event::Acquire) => {
+            (Phase::Backup { active_down_timer, listening_since }, Event::Acquire) => {
                 self.released = false;
-                if self.heard.is_none_or(|heard| self.outranks(&heard)) {
+                if self.heard.is_some_and(|heard| self.outranks(&heard)) {
                     self.become_active(now, Reason::Acquired);
+                } else {
+                    // Nobody, or somebody better: listen on, but no longer than our own rank asks for.
+                    let active_down_timer = active_down_timer.min(now + self.active_down_interval());
+                    self.phase = Phase::Backup { active_down_timer, listening_since };
                 }
             }
             (Phase::Active { .. }, Event::Acquire) => {
@@ -483,6 +487,7 @@ impl VirtualRouter {
             Phase::Backup { active_down_timer, .. } => {
                 // The silence was ours as much as the Active router's: it proves nothing.
                 if now.saturating_duration_since(active_down_timer) >= self.active_down_interval() {
+                    self.heard = None;
                     self.phase =
                         Phase::Backup { active_down_timer: now + self.active_down_interval(), listening_since: now };
                 }
@@ -508,8 +513,10 @@ impl VirtualRouter {
         self.enter(now, Phase::Backup { active_down_timer, listening_since: now }, reason);
     }
 
-    /// From Active to Backup of a better router.
+    /// From Active to Backup of a better router, with a last word: it makes the better one announce again, which has
+    /// not heard of us if it spoke first after a partition healed. (keepalived: `vrrp_higher_prio_send_advert`.)
     fn yield_to(&mut self, now: Instant, source: IpAddr, priority: Priority, interval: Interval, reason: Reason) {
+        self.outbox.push_back(self.priority());
         self.note(now, source, priority);
         self.active_adver_interval = interval;
         self.preempt_after = None;

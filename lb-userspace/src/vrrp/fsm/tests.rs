@@ -126,13 +126,13 @@ fn transition_table() {
         (Backup,     failed(),                 Fault,      &[],    None),
         (Backup,     Event::TrackingRecovered, Backup,     &[],    down_rest),
         (Backup,     Event::Release,           Backup,     &[],    lowest),
-        (Backup,     Event::Acquire,           Active,     &[100], full),
+        (Backup,     Event::Acquire,           Backup,     &[],    down_rest),
         (Active,     Event::Start,             Active,     &[],    half),
         (Active,     advert(HIGHER, 0),        Active,     &[100], full),
         (Active,     advert(HIGHER, 50),       Active,     &[100], full),
         (Active,     advert(LOWER, 100),       Active,     &[100], full),
-        (Active,     advert(HIGHER, 100),      Backup,     &[],    down),
-        (Active,     advert(LOWER, 150),       Backup,     &[],    down),
+        (Active,     advert(HIGHER, 100),      Backup,     &[100], down),
+        (Active,     advert(LOWER, 150),       Backup,     &[100], down),
         (Active,     Event::Timer,             Active,     &[],    half),
         (Active,     Event::Shutdown,          Initialize, &[0],   None),
         (Active,     failed(),                 Fault,      &[0],   None),
@@ -381,7 +381,7 @@ fn a_released_router_yields_to_anybody_but_not_to_nobody() {
     driven.until_deadline();
     assert_eq!((driven.router.state(), driven.sent()), (VrrpState::Active, vec![1]), "better than nobody");
     driven.feed(advert(LOWER, 2));
-    assert_eq!(driven.router.state(), VrrpState::Backup);
+    assert_eq!((driven.router.state(), driven.sent()), (VrrpState::Backup, vec![1]));
     driven.feed(Event::Acquire);
     assert_eq!((driven.router.state(), driven.sent()), (VrrpState::Active, vec![100]));
     assert_eq!(driven.router.reason(), &Reason::Acquired);
