@@ -301,7 +301,12 @@ impl Advertisement {
     /// # Errors
     /// [`EncodeError`] if there are no addresses or more than 255, or if the buffer is shorter than
     /// [`message_len`](Self::message_len).
-    pub fn emit(&self, source: Ipv4Addr, destination: Ipv4Addr, buffer: &mut [u8]) -> Result<usize, EncodeError> {
+    pub fn emit(
+        &self,
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        buffer: &mut [u8],
+    ) -> Result<usize, EncodeError> {
         let count = u8::try_from(self.addresses.len()).ok().filter(|count| *count > 0);
         let count = count.ok_or(EncodeError::AddressCount(self.addresses.len()))?;
         let needed = self.message_len();
@@ -312,7 +317,9 @@ impl Advertisement {
         message[field::COUNT] = count;
         message[field::CHECKSUM].fill(0);
         let addresses_end = HEADER_LEN + self.addresses.len() * ADDRESS_LEN;
-        for (slot, address) in message[HEADER_LEN..addresses_end].chunks_exact_mut(ADDRESS_LEN).zip(&self.addresses) {
+        for (slot, address) in
+            message[HEADER_LEN..addresses_end].chunks_exact_mut(ADDRESS_LEN).zip(&self.addresses)
+        {
             slot.copy_from_slice(&address.octets());
         }
         let sum = match self.dialect {
@@ -382,10 +389,13 @@ impl Advertisement {
                 }
                 other => return Err(Discard::AuthType(other)),
             };
-            let interval = Seconds::new(header[field::ADVERTISEMENT_INTERVAL]).ok_or(Discard::ZeroInterval)?;
+            let interval =
+                Seconds::new(header[field::ADVERTISEMENT_INTERVAL]).ok_or(Discard::ZeroInterval)?;
             Dialect::V2 { interval, auth }
         } else {
-            let checksum = if fold(plain + pseudo_header(envelope.source, envelope.destination, message.len())) == 0xffff
+            let checksum = if fold(
+                plain + pseudo_header(envelope.source, envelope.destination, message.len()),
+            ) == 0xffff
             {
                 VrrpChecksum::Keepalived
             } else if fold(plain) == 0xffff {
@@ -439,7 +449,8 @@ impl Advertisement {
 
     /// Whether the advertisement lists exactly `addresses`, in any order.
     pub fn lists_same_addresses(&self, addresses: &[Ipv4Addr]) -> bool {
-        self.addresses.len() == addresses.len() && addresses.iter().all(|address| self.addresses.contains(address))
+        self.addresses.len() == addresses.len()
+            && addresses.iter().all(|address| self.addresses.contains(address))
     }
 }
 

@@ -171,8 +171,12 @@ impl fmt::Display for Reason {
             Self::ActiveSilent(silence) => write!(f, "active router silent for {} ms", silence.as_millis()),
             Self::NobodyHeard(silence) => write!(f, "no active router heard for {} ms", silence.as_millis()),
             Self::PriorityZero { from } => write!(f, "priority 0 from {from}"),
-            Self::Preempting { priority, from } => write!(f, "preempting lower priority {priority} of {from}"),
-            Self::Preempted { priority, from } => write!(f, "preempted by higher priority {priority} from {from}"),
+            Self::Preempting { priority, from } => {
+                write!(f, "preempting lower priority {priority} of {from}")
+            }
+            Self::Preempted { priority, from } => {
+                write!(f, "preempted by higher priority {priority} from {from}")
+            }
             Self::HigherAddress { priority, from } => {
                 write!(f, "preempted by equal priority {priority} with the higher address {from}")
             }
@@ -321,6 +325,11 @@ impl VirtualRouter {
         self.heard.map(|heard| (heard.source, heard.priority))
     }
 
+    /// The address that we advertise from is another one now.
+    pub const fn set_primary_address(&mut self, address: IpAddr) {
+        self.settings.primary_address = address;
+    }
+
     /// What we advertise: the configured priority, or the lowest while released, so that anybody may take over.
     pub fn priority(&self) -> Priority {
         if self.released { Priority::LOWEST } else { Priority(self.settings.priority.get()) }
@@ -378,9 +387,21 @@ impl VirtualRouter {
             }
             (Phase::Active { .. }, Event::Advert { source, priority, interval }) => {
                 if priority > self.priority() {
-                    self.yield_to(now, source, priority, interval, Reason::Preempted { priority, from: source });
+                    self.yield_to(
+                        now,
+                        source,
+                        priority,
+                        interval,
+                        Reason::Preempted { priority, from: source },
+                    );
                 } else if priority == self.priority() && source > self.settings.primary_address {
-                    self.yield_to(now, source, priority, interval, Reason::HigherAddress { priority, from: source });
+                    self.yield_to(
+                        now,
+                        source,
+                        priority,
+                        interval,
+                        Reason::HigherAddress { priority, from: source },
+                    );
                 } else {
                     // It was Active, too: correct it, and whatever learned addresses from it (RFC 9568 §6.4.3).
                     self.advertise(now, now + self.settings.interval.duration());
@@ -488,8 +509,10 @@ impl VirtualRouter {
                 // The silence was ours as much as the Active router's: it proves nothing.
                 if now.saturating_duration_since(active_down_timer) >= self.active_down_interval() {
                     self.heard = None;
-                    self.phase =
-                        Phase::Backup { active_down_timer: now + self.active_down_interval(), listening_since: now };
+                    self.phase = Phase::Backup {
+                        active_down_timer: now + self.active_down_interval(),
+                        listening_since: now,
+                    };
                 }
             }
         }
@@ -515,7 +538,14 @@ impl VirtualRouter {
 
     /// From Active to Backup of a better router, with a last word: it makes the better one announce again, which has
     /// not heard of us if it spoke first after a partition healed. (keepalived: `vrrp_higher_prio_send_advert`.)
-    fn yield_to(&mut self, now: Instant, source: IpAddr, priority: Priority, interval: Interval, reason: Reason) {
+    fn yield_to(
+        &mut self,
+        now: Instant,
+        source: IpAddr,
+        priority: Priority,
+        interval: Interval,
+        reason: Reason,
+    ) {
         self.outbox.push_back(self.priority());
         self.note(now, source, priority);
         self.active_adver_interval = interval;

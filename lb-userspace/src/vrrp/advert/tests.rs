@@ -53,11 +53,21 @@ fn golden() -> Vec<(&'static str, &'static str, Ipv4Addr, Advertisement)> {
         ("v2-unicast", recorded!("v2-unicast"), PEER, advert(102, v2(Auth::None), &[VIP])),
         ("v2-unicast, leaving", recorded!("v2-unicast-priority-0"), PEER, advert(0, v2(Auth::None), &[VIP])),
         ("v2-multicast-pass", recorded!("v2-multicast-pass"), GROUP, advert(101, v2(pass), &[VIP])),
-        ("v2-multicast-pass, leaving", recorded!("v2-multicast-pass-priority-0"), GROUP, advert(0, v2(pass), &[VIP])),
+        (
+            "v2-multicast-pass, leaving",
+            recorded!("v2-multicast-pass-priority-0"),
+            GROUP,
+            advert(0, v2(pass), &[VIP]),
+        ),
         ("v3-unicast", recorded!("v3-unicast"), PEER, advert(150, v3(20, pseudo), &[VIP])),
         ("v3-unicast, leaving", recorded!("v3-unicast-priority-0"), PEER, advert(0, v3(20, pseudo), &[VIP])),
         ("v3-multicast", recorded!("v3-multicast"), GROUP, advert(100, v3(20, pseudo), &[VIP, VIP2])),
-        ("v3-multicast, leaving", recorded!("v3-multicast-priority-0"), GROUP, advert(0, v3(20, pseudo), &[VIP, VIP2])),
+        (
+            "v3-multicast, leaving",
+            recorded!("v3-multicast-priority-0"),
+            GROUP,
+            advert(0, v3(20, pseudo), &[VIP, VIP2]),
+        ),
     ]
 }
 
@@ -124,7 +134,11 @@ fn each_check_has_its_reason() {
     assert_eq!(parse(&changed(field::VERSION_TYPE, 0x32)), Err(Discard::Type(2)));
     assert_eq!(parse(&changed(field::VRID, 0)), Err(Discard::ZeroVrid));
     assert_eq!(parse(&changed(field::MAX_ADVERTISE_INTERVAL.end - 1, 0)), Err(Discard::ZeroInterval));
-    assert_eq!(parse(&changed(field::MAX_ADVERTISE_INTERVAL.start, 0xf0)), Ok(()), "reserved bits are ignored");
+    assert_eq!(
+        parse(&changed(field::MAX_ADVERTISE_INTERVAL.start, 0xf0)),
+        Ok(()),
+        "reserved bits are ignored"
+    );
     let mut wrong = good.clone();
     wrong[field::CHECKSUM.start] ^= 0xff;
     assert_eq!(parse(&wrong), Err(Discard::Checksum));
@@ -157,7 +171,11 @@ fn an_advertisement_is_for_one_router_in_one_dialect() {
         (pseudo, 60, rfc, Ok(())),
     ];
     for (theirs, id, ours, expected) in cases {
-        assert_eq!(advert(100, theirs, &[VIP]).check(vrid(id), &ours), expected, "{theirs:?} for {id} {ours:?}");
+        assert_eq!(
+            advert(100, theirs, &[VIP]).check(vrid(id), &ours),
+            expected,
+            "{theirs:?} for {id} {ours:?}"
+        );
     }
     let two = advert(100, rfc, &[VIP, VIP2]);
     assert!(two.lists_same_addresses(&[VIP2, VIP]));

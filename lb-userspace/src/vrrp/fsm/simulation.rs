@@ -168,11 +168,18 @@ impl Lan {
             assert!(event != Event::Timer || deadline > now, "{context}: the timer would spin");
             assert!(deadline <= now + Duration::from_secs(200), "{context}: it would sleep for ever");
         }
-        assert_eq!(router.deadline().is_some(), matches!(after, VrrpState::Backup | VrrpState::Active), "{context}");
+        assert_eq!(
+            router.deadline().is_some(),
+            matches!(after, VrrpState::Backup | VrrpState::Active),
+            "{context}"
+        );
         let mut adverts = Vec::new();
         while let Some(priority) = router.poll_advert() {
             if priority == Priority::RELEASE {
-                assert!(before == VrrpState::Active && after != VrrpState::Active, "{context}: a false farewell");
+                assert!(
+                    before == VrrpState::Active && after != VrrpState::Active,
+                    "{context}: a false farewell"
+                );
             } else {
                 let active = before == VrrpState::Active || after == VrrpState::Active;
                 assert!(active, "{context}: only the Active router advertises");
@@ -258,7 +265,8 @@ impl Lan {
     }
 
     fn actives(&self) -> Vec<usize> {
-        let active = |node: &Node| node.router.as_ref().is_some_and(|router| router.state() == VrrpState::Active);
+        let active =
+            |node: &Node| node.router.as_ref().is_some_and(|router| router.state() == VrrpState::Active);
         (0..self.nodes.len()).filter(|node| active(&self.nodes[*node])).collect()
     }
 
@@ -313,7 +321,8 @@ impl Lan {
 
     fn assert_best_is_active(&self) {
         let active = self.the_active();
-        let best = self.nodes.iter().filter(|node| node.router.is_some()).map(|node| node.settings.priority).max();
+        let best =
+            self.nodes.iter().filter(|node| node.router.is_some()).map(|node| node.settings.priority).max();
         assert_eq!(Some(self.nodes[active].settings.priority), best, "schedule {}", self.schedule);
     }
 }
@@ -379,7 +388,8 @@ fn a_dead_active_router_is_replaced_in_time() {
         lan.run_for(pause);
         let dead = lan.the_active();
         lan.kill(dead);
-        let best = (0..lan.nodes.len()).filter(|node| *node != dead).max_by_key(|node| lan.rank(*node)).unwrap();
+        let best =
+            (0..lan.nodes.len()).filter(|node| *node != dead).max_by_key(|node| lan.rank(*node)).unwrap();
         lan.run_for(lan.down_interval(best) + CLEAN.delay.1);
         assert!(!lan.actives().is_empty(), "schedule {schedule}: nobody took over");
         let reason = lan.router(lan.actives()[0]).reason().clone();
@@ -403,7 +413,8 @@ fn a_released_router_is_taken_over_within_skew_time() {
             _ => Event::TrackingFailed("test".to_owned()),
         };
         lan.feed(leaving, event.clone());
-        let best = (0..lan.nodes.len()).filter(|node| *node != leaving).max_by_key(|node| lan.rank(*node)).unwrap();
+        let best =
+            (0..lan.nodes.len()).filter(|node| *node != leaving).max_by_key(|node| lan.rank(*node)).unwrap();
         lan.run_for(lan.skew(best) + CLEAN.delay.1);
         let reason = lan.router(*lan.actives().first().expect("nobody took over")).reason().clone();
         assert!(matches!(reason, Reason::PriorityZero { .. }), "schedule {schedule}: {reason}");
@@ -462,7 +473,8 @@ fn a_healed_partition_leaves_one_that_announces_again() {
 #[test]
 fn after_any_chaos_one_active_is_left() {
     for schedule in 0..SCHEDULES {
-        let wires = Wires { delay: (50, 30_000), loss_percent: 20, losses_in_a_row: u32::MAX, duplicate_percent: 10 };
+        let wires =
+            Wires { delay: (50, 30_000), loss_percent: 20, losses_in_a_row: u32::MAX, duplicate_percent: 10 };
         let mut lan = Lan::random(schedule, wires, true);
         for _ in 0..lan.random.range(5, 25) {
             let node = lan.random.range(0, lan.nodes.len() as u64 - 1) as usize;

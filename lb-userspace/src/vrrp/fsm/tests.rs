@@ -94,8 +94,10 @@ impl Driven {
     }
 }
 
-/// Every state and every event, 500 ms after the state was entered: the next state, what is sent, and the time to the
-/// next deadline.
+/// State, event, next state, priorities sent, time to the next deadline.
+type Row = (VrrpState, Event, VrrpState, &'static [u8], Option<Duration>);
+
+/// Every state and every event, 500 ms after the state was entered.
 #[test]
 fn transition_table() {
     use VrrpState::{Active, Backup, Fault, Initialize};
@@ -106,7 +108,7 @@ fn transition_table() {
     let full = Some(ms(1000));
     let half = Some(ms(500));
     #[rustfmt::skip]
-    let table: &[(VrrpState, Event, VrrpState, &[u8], Option<Duration>)] = &[
+    let table: &[Row] = &[
         (Initialize, Event::Start,             Backup,     &[],    down),
         (Initialize, advert(LOWER, 50),        Initialize, &[],    None),
         (Initialize, Event::Timer,             Initialize, &[],    None),
@@ -178,7 +180,11 @@ fn timers_are_those_of_the_rfcs() {
     ];
     for (interval, priority, skew, down) in cases {
         assert_eq!(skew_time(interval, Priority(priority)).as_micros(), skew, "{interval:?} {priority}");
-        assert_eq!(active_down_interval(interval, Priority(priority)).as_micros(), down, "{interval:?} {priority}");
+        assert_eq!(
+            active_down_interval(interval, Priority(priority)).as_micros(),
+            down,
+            "{interval:?} {priority}"
+        );
     }
     // To the centisecond it is the RFC's integer formula.
     for interval in [1u16, 7, 20, 100, 333, 4095] {
@@ -204,7 +210,11 @@ fn listens_before_it_speaks_then_advertises_on_time() {
     driven.feed_after(ms(1300), Event::Timer);
     assert_eq!((driven.sent(), driven.deadline_in()), (vec![100], Some(ms(700))));
     driven.feed_after(ms(2100), Event::Timer);
-    assert_eq!((driven.sent(), driven.deadline_in()), (vec![100], Some(ms(1000))), "missed ones are not made up for");
+    assert_eq!(
+        (driven.sent(), driven.deadline_in()),
+        (vec![100], Some(ms(1000))),
+        "missed ones are not made up for"
+    );
 }
 
 #[test]
@@ -321,7 +331,8 @@ fn preempt_delay_counts_again_after_a_router_that_outranked_us() {
     driven.feed_after(ms(1), advert(LOWER, 50));
     assert_eq!(driven.deadline_in(), Some(DOWN - ms(1)), "the delay is over");
     // Silence does not wait for the delay.
-    let mut silent = Driven::in_state(Settings { preempt_delay: ms(60_000), ..settings() }, VrrpState::Backup);
+    let mut silent =
+        Driven::in_state(Settings { preempt_delay: ms(60_000), ..settings() }, VrrpState::Backup);
     silent.feed(advert(LOWER, 50));
     silent.until_deadline();
     assert_eq!(silent.router.state(), VrrpState::Active);
@@ -399,6 +410,14 @@ fn acquire_respects_rank_but_not_nopreempt() {
     driven.feed(advert(LOWER, 100));
     driven.feed(Event::Acquire);
     assert_eq!((driven.router.state(), driven.sent()), (VrrpState::Active, vec![100]));
+}
+
+#[test]
+fn acquire_ends_the_long_wait_of_a_released_backup() {
+    let mut driven = Driven::in_state(settings(), VrrpState::Backup);
+    driven.feed(Event::Release);
+    driven.feed(Event::Acquire);
+    assert_eq!((driven.router.state(), driven.deadline_in()), (VrrpState::Backup, Some(DOWN)));
 }
 
 #[test]
