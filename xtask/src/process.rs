@@ -234,6 +234,19 @@ fn signal_group(child: &Child, signal: libc::c_int) {
     unsafe { libc::kill(-group, signal) };
 }
 
+/// Ends one process at once.
+///
+/// # Errors
+/// It is not there any more, or not ours to end.
+pub fn kill(process: u32) -> anyhow::Result<()> {
+    let process = libc::pid_t::try_from(process).context("not a process id")?;
+    // SAFETY: no memory is involved.
+    match unsafe { libc::kill(process, libc::SIGKILL) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).context("killing it"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
