@@ -278,8 +278,13 @@ mod tests {
         .unwrap();
         assert_eq!(end, End::TimedOut);
         assert!(started.elapsed() < GRACE);
-        let status = std::fs::read_to_string(format!("/proc/{}/stat", child.unwrap())).unwrap_or_default();
-        assert!(status.is_empty() || status.contains(") Z "), "still running: {status}");
+        // It has its signal; being gone takes the kernel a moment more.
+        let process = format!("/proc/{}/stat", child.unwrap());
+        let gone = || std::fs::read_to_string(&process).map_or(true, |status| status.contains(") Z "));
+        while !gone() {
+            assert!(started.elapsed() < GRACE, "still running: {process}");
+            std::thread::sleep(TICK / 10);
+        }
     }
 
     #[test]

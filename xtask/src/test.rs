@@ -111,15 +111,7 @@ fn built_suites(selection: &Selection) -> anyhow::Result<(Vec<Suite>, Vec<Suite>
         ("XVIP_BIN", OsString::from(workspace::binary(&programs, "xvip")?)),
         ("XVIP_LAB_BIN", OsString::from(workspace::binary(&programs, "xvip-lab")?)),
     ];
-    let tests = workspace::build(&[
-        "test",
-        "--no-run",
-        "--workspace",
-        "--exclude=lb-ebpf",
-        "--lib",
-        "--bins",
-        "--tests",
-    ])?;
+    let tests = workspace::build(&["test", "--no-run", "--workspace", "--exclude=lb-ebpf"])?;
     let root = Root::probe();
     let mut suites = Vec::new();
     for executable in tests.iter().filter(|executable| executable.harness) {

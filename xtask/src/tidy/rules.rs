@@ -1,6 +1,6 @@
 //! The rules. Each takes the whole tree and gives its breaches; adding one is one entry in [`RULES`].
 
-use super::source::{before_tests, code_only, imports, lines_with};
+use super::source::{before_tests, code_only, imports, lines_with, test_module_names};
 use super::{Breach, File};
 
 /// A rule with its name.
@@ -93,10 +93,11 @@ fn purity(files: &[File]) -> Vec<Breach> {
             breaches.push(breach(listed, None, what));
         }
     }
+    let for_tests = test_modules(files);
     for file in files {
         let pure =
             PURE.iter().any(|listed| covers(listed, &file.path)) && !NOT_PURE.contains(&file.path.as_str());
-        if let Some(source) = file.rust().filter(|_| pure && !is_test_module(&file.path)) {
+        if let Some(source) = file.rust().filter(|_| pure && !for_tests.contains(&file.path)) {
             breaches.extend(impurities(&file.path, source));
         }
     }
@@ -230,9 +231,22 @@ fn covers(listed: &str, path: &str) -> bool {
     path == listed || path.starts_with(directory.as_deref().unwrap_or(listed))
 }
 
-/// `NAME/tests.rs` and what is below `tests/`.
-fn is_test_module(path: &str) -> bool {
-    path.ends_with("/tests.rs") || path.contains("/tests/")
+/// The files of the modules that are declared with `#[cfg(test)] mod NAME;`.
+fn test_modules(files: &[File]) -> Vec<String> {
+    let mut paths = Vec::new();
+    for file in files {
+        let Some(source) = file.rust() else { continue };
+        let (directory, name) = file.path.rsplit_once('/').unwrap_or_default();
+        let own = name.trim_end_matches(".rs");
+        let directory = match own {
+            "mod" | "lib" | "main" => directory.to_owned(),
+            _ => format!("{directory}/{own}"),
+        };
+        let code = code_only(source);
+        let modules = test_module_names(&code);
+        paths.extend(modules.iter().map(|module| format!("{directory}/{module}.rs")));
+    }
+    paths
 }
 
 fn breach(path: &str, line: Option<usize>, what: &str) -> Breach {

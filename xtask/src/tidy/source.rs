@@ -20,26 +20,27 @@ pub fn code_only(source: &str) -> String {
     code
 }
 
-/// The part before the unit tests, which stand last in a file: `#[cfg(test)]` with the module after it.
+/// The part before the unit tests, which stand last in a file: `#[cfg(test)]` with a module's body after it.
 pub fn before_tests(code: &str) -> &str {
-    let is_tests = |at: usize| {
-        let after = code[at..].trim_start_matches("#[cfg(test)]").trim_start();
-        after.starts_with("mod ") || after.starts_with("pub mod ") || after.starts_with("pub(crate) mod ")
-    };
-    let tests = code.match_indices("#[cfg(test)]").map(|(at, _)| at).find(|at| is_tests(*at));
-    // A module of its own (`mod tests;`) hides nothing after it.
-    match tests {
-        Some(at) if !ends_with_semicolon(&code[at..]) => &code[..at],
-        _ => code,
-    }
+    let body = test_modules(code).find(|(_, module)| module.contains('{'));
+    body.map_or(code, |(at, _)| &code[..at])
 }
 
-fn ends_with_semicolon(module: &str) -> bool {
-    match (module.find(';'), module.find('{')) {
-        (Some(semicolon), Some(brace)) => semicolon < brace,
-        (Some(_), None) => true,
-        (None, _) => false,
-    }
+/// The modules that only exist for the tests and have a file of their own: `#[cfg(test)] mod NAME;`.
+pub fn test_module_names(code: &str) -> Vec<&str> {
+    test_modules(code).filter_map(|(_, module)| module.strip_suffix(';')).map(str::trim).collect()
+}
+
+/// Where `#[cfg(test)]` stands before a module, and what follows `mod` up to and with the next `;` or `{`.
+fn test_modules(code: &str) -> impl Iterator<Item = (usize, &str)> {
+    const ATTRIBUTE: &str = "#[cfg(test)]";
+    code.match_indices(ATTRIBUTE).filter_map(|(at, _)| {
+        let item = code[at + ATTRIBUTE.len()..].trim_start();
+        let item = item.strip_prefix("pub(crate)").or_else(|| item.strip_prefix("pub")).unwrap_or(item);
+        let module = item.trim_start().strip_prefix("mod ")?;
+        let end = module.find([';', '{'])?;
+        Some((at, &module[..=end]))
+    })
 }
 
 /// The length of the comment that `text` begins with. Block comments nest.
@@ -220,6 +221,10 @@ mod tests {
         assert_eq!(before_tests("a\n#[cfg(test)]\nmod tests {\n use std::fs;\n}\n"), "a\n");
         let own_file = "a\n#[cfg(test)]\nmod tests;\nfn b() {}\n";
         assert_eq!(before_tests(own_file), own_file);
+        assert_eq!(
+            test_module_names("#[cfg(test)]\npub(crate) mod fake;\nmod real;\n#[cfg(test)]\nmod tests {"),
+            ["fake"]
+        );
         let not_a_module = "#[cfg(test)]\nfn a() {}\nfn b() {}";
         assert_eq!(before_tests(not_a_module), not_a_module);
     }
