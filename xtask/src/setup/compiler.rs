@@ -52,9 +52,9 @@ pub fn explain_rustup(_machine: &Machine, _progress: &Progress) -> anyhow::Resul
     )
 }
 
-/// Does the linked tool chain compile for BPF?
-pub fn probe(_machine: &Machine) -> Probe {
-    inspect_link().into()
+/// Does the linked tool chain compile for BPF, and can there be a linker for what it writes?
+pub fn probe(machine: &Machine) -> Probe {
+    inspect_link(machine).into()
 }
 
 /// Links a compiler that is there, or else installs one.
@@ -71,7 +71,7 @@ pub fn install(machine: &Machine, progress: &Progress) -> anyhow::Result<()> {
     ];
     let mut reasons = String::new();
     for (name, way) in WAYS {
-        match way(machine, progress).and_then(|()| inspect_link()) {
+        match way(machine, progress).and_then(|()| inspect_link(machine)) {
             Ok(_) => return Ok(()),
             Err(error) => {
                 progress.step(&format!("not {name}: {error:#}"));
@@ -99,7 +99,7 @@ pub fn linked_llvm() -> anyhow::Result<Version> {
     Ok(Compiler::named(LINKED_TOOLCHAIN).version()?.llvm)
 }
 
-fn inspect_link() -> anyhow::Result<String> {
+fn inspect_link(machine: &Machine) -> anyhow::Result<String> {
     ensure!(
         toolchains()?.iter().any(|name| name == LINKED_TOOLCHAIN),
         "rustup has no tool chain called {LINKED_TOOLCHAIN}"
@@ -110,8 +110,8 @@ fn inspect_link() -> anyhow::Result<String> {
     let cargo = process::output(&mut compiler.rustup_run("cargo", &["--version"]))?;
     let cargo = Version::of("cargo", &cargo).with_context(|| format!("`cargo --version` says {cargo:?}"))?;
     ensure!(cargo >= OLDEST_CARGO, "its cargo is {cargo}, which is older than {OLDEST_CARGO}");
-    compiler.bitcode()?;
     let Rustc { release, nightly, llvm } = version;
+    linker::obtainable(machine, llvm, &compiler.bitcode()?)?;
     let kind = if nightly { "nightly " } else { "" };
     Ok(format!("{LINKED_TOOLCHAIN} ({kind}rustc {release}, LLVM {})", llvm.0))
 }
@@ -184,8 +184,11 @@ impl Compiler {
         if !nightly {
             command.args(["--target", TARGET]);
         }
-        process::output(command.arg("-o").arg(&bitcode.file).arg(&bitcode.source))
-            .with_context(|| format!("it does not compile for {TARGET}"))?;
+        if let Err(error) = process::output(command.arg("-o").arg(&bitcode.file).arg(&bitcode.source)) {
+            // rustc explains at length; its first line is enough to tell one compiler from another.
+            let error = format!("{error:#}");
+            bail!("it does not compile for {TARGET}: {}", error.lines().next().unwrap_or_default());
+        }
         Ok(bitcode)
     }
 }

@@ -46,7 +46,7 @@ pub fn install(machine: &Machine, progress: &Progress) -> anyhow::Result<()> {
 /// # Errors
 /// Why not.
 pub fn obtainable(machine: &Machine, llvm: Version, bitcode: &Bitcode) -> anyhow::Result<()> {
-    if probe_version().is_ok() && links(bitcode.path()).is_ok() {
+    if fits(llvm, bitcode).is_ok() {
         return Ok(());
     }
     ensure!(
@@ -60,9 +60,36 @@ pub fn obtainable(machine: &Machine, llvm: Version, bitcode: &Bitcode) -> anyhow
 }
 
 fn inspect() -> anyhow::Result<String> {
-    let version = probe_version()?;
-    links(compiler::linked_bitcode()?.path())?;
+    let version = fits(compiler::linked_llvm()?, &compiler::linked_bitcode()?)?;
     Ok(format!("bpf-linker {version}"))
+}
+
+/// The installed linker's version, if it is one for this LLVM.
+fn fits(llvm: Version, bitcode: &Bitcode) -> anyhow::Result<Version> {
+    let version = probe_version()?;
+    let path = process::find("bpf-linker").context("bpf-linker is not installed")?;
+    // LLVM reads the bitcode of older versions. Of a newer one it happens to read small samples, so linking one does
+    // not tell. Where LLVM is linked in statically (not by us), the sample has to do.
+    let own = process::output(Command::new("ldd").arg(&path)).ok().and_then(|said| shared_llvm(&said));
+    if let Some(own) = own {
+        ensure!(
+            own >= llvm.0,
+            "{} is built for LLVM {own}, and the compiler's is {}",
+            path.display(),
+            llvm.0
+        );
+    }
+    links(bitcode.path())?;
+    Ok(version)
+}
+
+/// Reads `ldd`: `libLLVM.so.22.1 => ...`, before LLVM 18 `libLLVM-17.so.1 => ...`.
+fn shared_llvm(ldd: &str) -> Option<u32> {
+    ldd.lines().find_map(|line| {
+        let rest = line.trim().strip_prefix("libLLVM")?;
+        let number = rest.strip_prefix(".so.").or_else(|| rest.strip_prefix('-'))?;
+        Some(Version::parse(number)?.0)
+    })
 }
 
 fn probe_version() -> anyhow::Result<Version> {
@@ -73,7 +100,7 @@ fn probe_version() -> anyhow::Result<Version> {
     Ok(version)
 }
 
-/// Links a file: bitcode of a newer LLVM than its own is refused.
+/// Links a file.
 fn links(bitcode: &Path) -> anyhow::Result<()> {
     let object = bitcode.with_extension("o");
     let mut command = Command::new(process::find("bpf-linker").context("bpf-linker is not installed")?);
@@ -132,4 +159,24 @@ fn cargo_install(progress: &Progress, llvm: u32, prefix: &Path) -> anyhow::Resul
         bail!("{error:#}; is {} another one, earlier in the PATH than cargo's?", path.display());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ldd_tells_the_llvm() {
+        let ldd = "\tlinux-vdso.so.1 (0x00007f3f70c20000)\n\
+            \tlibLLVM.so.22.1 => /usr/lib/llvm-22/lib/libLLVM.so.22.1 (0x00007f3f67a00000)\n";
+        assert_eq!(shared_llvm(ldd), Some(22));
+        assert_eq!(shared_llvm("\tlibLLVM-17.so.1 => /usr/lib/libLLVM-17.so.1 (0x1)"), Some(17));
+        assert_eq!(shared_llvm("\tlibLLVM-21-rust-1.91.0-stable.so => not found"), Some(21));
+        assert_eq!(shared_llvm("\tstatically linked\n"), None);
+    }
+
+    #[test]
+    fn the_packages_are_named_after_the_version() {
+        assert_eq!(llvm_packages(22)[..2], ["llvm-22-dev", "libpolly-22-dev"]);
+    }
 }
