@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, bail};
+use anyhow::{anyhow, bail, ensure};
 
 use super::{Machine, Progress};
 use crate::process;
@@ -23,36 +23,34 @@ pub fn install(machine: &Machine, progress: &Progress, packages: &[String]) -> a
     if missing.is_empty() {
         return Ok(());
     }
-    let by_hand = format!("apt-get install --no-install-recommends {}", missing.join(" "));
-    let by_hand = || format!("to get it, as root: {by_hand}");
-    usable(machine).with_context(by_hand)?;
+    install_missing(machine, progress, &missing).map_err(|error| {
+        let packages = missing.join(" ");
+        anyhow!("{error:#}\nto get it, as root: apt-get install --no-install-recommends {packages}")
+    })
+}
 
+fn install_missing(machine: &Machine, progress: &Progress, packages: &[String]) -> anyhow::Result<()> {
+    usable(machine)?;
     let mut updated = false;
-    if !unknown(&missing)?.is_empty() {
-        update(machine, progress).with_context(by_hand)?;
+    if !unknown(packages)?.is_empty() {
+        update(machine, progress)?;
         updated = true;
-        let unknown = unknown(&missing)?;
-        if !unknown.is_empty() {
-            bail!(
-                "apt knows no package {} (Debian 12 with its security updates has them)",
-                unknown.join(", ")
-            );
-        }
+        let unknown = unknown(packages)?.join(", ");
+        ensure!(
+            unknown.is_empty(),
+            "apt knows no package {unknown} (Debian 12 with its security updates has them)"
+        );
     }
-    let removals = removals(&simulate(&missing).with_context(by_hand)?);
-    if !removals.is_empty() {
-        let removals = removals.join(", ");
-        return Err(anyhow::anyhow!("apt would have to remove {removals}; that is for you to decide"))
-            .with_context(by_hand);
-    }
+    let removals = removals(&simulate(packages)?).join(", ");
+    ensure!(removals.is_empty(), "apt would have to remove {removals}; that is for you to decide");
     let _quiet = NoServices::begin(machine);
-    let first = get_install(machine, progress, &missing);
+    let first = get_install(machine, progress, packages);
     if first.is_err() && !updated && !process::interrupted() {
         // An old index names files that the mirror has replaced since.
-        update(machine, progress).with_context(by_hand)?;
-        return get_install(machine, progress, &missing).with_context(by_hand);
+        update(machine, progress)?;
+        return get_install(machine, progress, packages);
     }
-    first.with_context(by_hand)
+    first
 }
 
 /// Whether apt could be asked to install all of these.

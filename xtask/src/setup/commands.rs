@@ -1,5 +1,7 @@
 //! The programs that the lab and the tests start.
 
+use std::path::Path;
+
 use super::{Level, Machine, Probe, Progress, apt};
 use crate::process;
 
@@ -22,6 +24,9 @@ const PROGRAMS: [Program; 7] = [
     Program { command: "kubectl", package: "kubernetes-client", level: Level::Tests },
 ];
 
+/// Packages that also bring a service of the same name.
+const DAEMONS: [&str; 1] = ["keepalived"];
+
 /// Are all programs of this level there?
 pub fn probe(machine: &Machine) -> Probe {
     let needed = needed(machine.level);
@@ -40,7 +45,20 @@ pub fn probe(machine: &Machine) -> Probe {
 pub fn install(machine: &Machine, progress: &Progress) -> anyhow::Result<()> {
     let needed = needed(machine.level);
     let packages: Vec<String> = missing(&needed).iter().map(|program| program.package.to_owned()).collect();
-    apt::install(machine, progress, &packages)
+    apt::install(machine, progress, &packages)?;
+    for package in packages.iter().filter(|package| DAEMONS.contains(&package.as_str())) {
+        disable(machine, package)?;
+    }
+    Ok(())
+}
+
+/// We want the program, not the service. It was not started, but its package has it start with the machine.
+fn disable(machine: &Machine, service: &str) -> anyhow::Result<()> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return Ok(());
+    }
+    let mut command = machine.root.command("systemctl", &[])?;
+    process::output(command.args(["disable", "--now", service])).map(drop)
 }
 
 fn needed(level: Level) -> Vec<&'static Program> {
