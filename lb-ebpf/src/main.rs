@@ -1,6 +1,7 @@
 //! The XDP programs: [`lb_common::forward`] between the kernel's frame and the kernel's maps.
 #![no_std]
 #![no_main]
+#![allow(missing_docs, reason = "`#[xdp]` adds wrappers that have none")]
 
 mod maps;
 mod xdp_frame;
@@ -14,7 +15,6 @@ use maps::Maps;
 use xdp_frame::XdpFrame;
 
 /// Entry point. Every packet that the interface receives comes through here.
-#[allow(missing_docs, reason = "the macro adds an undocumented wrapper")]
 #[xdp]
 pub fn xvip(context: XdpContext) -> u32 {
     let verdict = match forward::fast(&mut XdpFrame::new(&context), &Maps) {
@@ -28,7 +28,6 @@ pub fn xvip(context: XdpContext) -> u32 {
 }
 
 /// The second half, for packets of no established flow.
-#[allow(missing_docs, reason = "the macro adds an undocumented wrapper")]
 #[xdp]
 pub fn xvip_slow(context: XdpContext) -> u32 {
     finish(forward::slow(&mut XdpFrame::new(&context), &Maps))

@@ -74,7 +74,7 @@ static PROGRAMS: ProgramArray<1> = ProgramArray::new();
 #[inline(always)]
 pub fn tail_call_slow(context: &XdpContext) {
     // SAFETY: the context is the one that the kernel called us with; the index is in range.
-    let _ = unsafe { PROGRAMS.tail_call(context, 0) };
+    unsafe { PROGRAMS.tail_call(context, 0) };
 }
 
 /// Counts a packet under its reason.
@@ -109,7 +109,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn vip(&self, address: Be32) -> Option<VipEntry> {
         // SAFETY: the value is copied at once; only user space writes it.
-        unsafe { VIPS.get(&address) }.copied()
+        unsafe { VIPS.get(address) }.copied()
     }
 
     #[inline(always)]

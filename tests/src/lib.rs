@@ -1,1 +1,21 @@
 //! The lab, and what the tests share.
+//!
+//! [`topology::Lab`] is the entry point: it builds network namespaces joined by a bridge, starts fake API
+//! servers and real `xvip` nodes in them, and takes everything down when it is dropped.
+
+pub mod apiserver;
+pub mod certificates;
+pub mod client;
+pub mod daemon;
+pub mod interrupt;
+pub mod live;
+pub mod master;
+pub mod measure;
+pub mod netns;
+pub mod node;
+pub mod run_dir;
+pub mod screen;
+pub mod topology;
+pub mod tour;
+pub mod wait;
+pub mod xdp_stub;

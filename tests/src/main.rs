@@ -1,2 +1,118 @@
 //! The lab as a program: what `cargo xtask run` starts.
-fn main() {}
+
+use std::io::{IsTerminal, stdin, stdout};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use lb_tests::interrupt::Interrupt;
+use lb_tests::topology::Lab;
+use lb_tests::{apiserver, client, live, tour};
+
+#[derive(Parser)]
+#[command(
+    name = "xvip-lab",
+    about = "xvip in a network of its own: two LB nodes, three API servers, a client",
+    version
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Program>,
+}
+
+#[derive(Subcommand)]
+enum Program {
+    /// The live view; without a terminal the scripted tour (this is the default)
+    Run {
+        /// The scripted tour even on a terminal
+        #[arg(long)]
+        tour: bool,
+    },
+    /// Build the lab without starting the LB daemons, print how to enter its machines, and wait for Ctrl-C
+    Idle {
+        /// How many LB nodes
+        #[arg(long, default_value_t = 2)]
+        lbs: u8,
+        /// How many API servers
+        #[arg(long, default_value_t = 3)]
+        masters: u8,
+    },
+    /// A fake API server (the lab starts these itself)
+    #[command(hide = true)]
+    Apiserver(apiserver::Options),
+    /// A client (the lab starts these itself)
+    #[command(hide = true, subcommand)]
+    Client(ClientProgram),
+}
+
+#[derive(Subcommand)]
+enum ClientProgram {
+    /// New connections, one after the other
+    Load(client::LoadOptions),
+    /// Streams that stay open
+    Watch(client::WatchOptions),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command.unwrap_or(Program::Run { tour: false }) {
+        Program::Run { tour } => run(tour),
+        Program::Idle { lbs, masters } => idle(lbs, masters),
+        Program::Apiserver(options) => {
+            runtime().and_then(|runtime| runtime.block_on(apiserver::serve(options)))
+        }
+        Program::Client(ClientProgram::Load(options)) => {
+            runtime().and_then(|runtime| runtime.block_on(client::load(options)))
+        }
+        Program::Client(ClientProgram::Watch(options)) => {
+            runtime().and_then(|runtime| runtime.block_on(client::watch(options)))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xvip-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(force_tour: bool) -> anyhow::Result<()> {
+    let interrupt = Interrupt::install().context("installing signal handlers")?;
+    let terminal = stdin().is_terminal() && stdout().is_terminal() && !force_tour;
+    let lab = Lab::builder().build()?;
+    let result = if terminal {
+        eprintln!("starting two LB nodes ...");
+        lab.start_lbs().map_err(Into::into).and_then(|()| live::run(&lab, &interrupt))
+    } else {
+        tour::run(&lab, &interrupt)
+    };
+    if result.is_err() && !interrupt.asked() {
+        eprintln!("the ends of the logs:\n{}", lab.last_lines());
+    }
+    result
+}
+
+fn idle(lbs: u8, masters: u8) -> anyhow::Result<()> {
+    let interrupt = Interrupt::install().context("installing signal handlers")?;
+    let lab = Lab::builder().lbs(lbs).masters(masters).build()?;
+    let machines =
+        [("switch", "-".to_owned(), lab.switch()), ("client", "172.16.0.100".to_owned(), lab.client())];
+    let lbs = lab.lbs().iter().map(|lb| (lb.name(), lb.address().to_string(), lb.machine()));
+    let masters = lab.masters().iter().map(|m| (m.name(), m.socket_address().to_string(), m.machine()));
+    for (name, address, machine) in machines.into_iter().chain(lbs).chain(masters) {
+        println!("{name:<8} {address:<17} nsenter --all --target {}", machine.init_id());
+    }
+    println!("files    {}", lab.dir().display());
+    println!("ready");
+    while !interrupt.asked() {
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// One thread is enough for each of these processes, and leaves the other processors to the rest of the lab.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")
+}

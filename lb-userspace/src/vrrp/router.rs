@@ -233,7 +233,7 @@ impl Router {
     }
 
     /// Leaves: sends priority 0 if Active, and waits until the threads have ended (some milliseconds; from asynchronous
-    /// code, on a thread that may block).
+    /// code, on a thread that may block). The caller must not hold a borrow of the status meanwhile.
     pub fn shutdown(mut self) {
         self.end();
     }
@@ -393,6 +393,8 @@ impl Driver {
                 Ok(None) => return,
                 Err(_) => {
                     self.status.receive_errors += 1;
+                    // An error that stays must not make a thread spin that runs before all others.
+                    thread::sleep(Duration::from_millis(1));
                     return;
                 }
                 Ok(Some(Err(discard))) => Err(discard),

@@ -76,12 +76,6 @@ impl Netns {
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
-
-    /// Whether the interface has the virtual address.
-    pub fn has_vip(&self) -> bool {
-        let shown = run(&format!("ip -n {} -4 -o addr show", self.name)).stdout;
-        String::from_utf8_lossy(&shown).contains(&format!(" {VIP}/"))
-    }
 }
 
 impl Drop for Netns {
