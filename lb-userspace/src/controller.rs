@@ -18,6 +18,7 @@
 //! forwarded. `xvip cleanup` removes them.
 
 mod checks;
+pub mod claim;
 pub mod pins;
 mod reload;
 mod report;
@@ -45,7 +46,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use self::{checks::Checks, pins::PinLock, routers::Routers};
+use self::{checks::Checks, claim::Claim, pins::PinLock, routers::Routers};
 use crate::{
     announce::Announcer,
     config::model::Config,
@@ -210,6 +211,7 @@ struct Controller {
 
     dataplane: Option<Dataplane>,
     pins: Option<PinLock>,
+    _claim: Claim,
     ids: BackendIds,
     rings: RingMemo,
     /// The flow clock at `started`.
@@ -240,6 +242,7 @@ struct Controller {
 impl Controller {
     async fn start(config: Config, options: Options, wake: &Wake) -> anyhow::Result<Self> {
         let interface = config.node.interface.clone();
+        let claim = Claim::take(&interface)?;
         let pins = PinLock::take_if_there(&config.node.pin_path)?;
         let (netlink, events) = Netlink::open(&interface).await?;
         let link = netlink.link().await?;
@@ -264,6 +267,7 @@ impl Controller {
             announced: BTreeMap::new(),
             dataplane: None,
             pins,
+            _claim: claim,
             ids: BackendIds::default(),
             rings: RingMemo::default(),
             clock_base: 0,
