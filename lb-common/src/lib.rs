@@ -1,2 +1,19 @@
-//! What the XDP program and user space share.
-#![cfg_attr(not(test), no_std)]
+//! What the XDP program and user space share: the layout of the maps, and the packet functions.
+//!
+//! `no_std`, no allocation, no dependency (but for `aya::Pod` in user space), no clock, no map and no helper: what
+//! the packet functions need from the kernel they ask of a [`frame::Frame`] and of [`tables::Tables`]. So the same
+//! code runs in the kernel and in ordinary tests.
+#![no_std]
+
+pub mod checksum;
+pub mod forward;
+pub mod frame;
+pub mod hash;
+pub mod layout;
+pub mod open;
+pub mod parse;
+pub mod reason;
+pub mod reset;
+pub mod rewrite;
+pub mod tables;
+pub mod wire;

@@ -1,36 +1,57 @@
-//! The XDP program.
+//! The XDP programs: [`lb_common::forward`] between the kernel's frame and the kernel's maps.
 #![no_std]
 #![no_main]
 
-use aya_ebpf::{
-    bindings::xdp_action,
-    btf_maps::{Array, ArrayOfMaps},
-    macros::{btf_map, xdp},
-    programs::XdpContext,
+mod maps;
+mod xdp_frame;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use lb_common::{
+    forward,
+    reason::{DropReason, Verdict},
 };
+use maps::Maps;
+use xdp_frame::XdpFrame;
 
-#[btf_map]
-static RINGS: ArrayOfMaps<Array<[u16; 65537], 1>, 64> = ArrayOfMaps::new();
-
+/// Entry point. Every packet that the interface receives comes through here.
+#[allow(missing_docs, reason = "the macro adds an undocumented wrapper")]
 #[xdp]
-pub fn xvip(ctx: XdpContext) -> u32 {
-    let h = unsafe { aya_ebpf::helpers::bpf_get_prandom_u32() };
-    let slot = ((u64::from(h) * 65537) >> 32) as usize;
-    let Some(ring) = RINGS.get(0) else { return xdp_action::XDP_PASS };
-    let Some(r) = ring.get(0) else { return xdp_action::XDP_PASS };
-    if r.get(slot).copied().unwrap_or(0) == 7 {
-        return xdp_action::XDP_DROP;
-    }
-    let _ = ctx.data();
-    xdp_action::XDP_PASS
+pub fn xvip(context: XdpContext) -> u32 {
+    let verdict = match forward::fast(&mut XdpFrame::new(&context), &Maps) {
+        Some(verdict) => verdict,
+        None => {
+            maps::tail_call_slow(&context);
+            Verdict::Drop(DropReason::Internal)
+        }
+    };
+    finish(verdict)
 }
 
+/// The second half, for packets of no established flow.
+#[allow(missing_docs, reason = "the macro adds an undocumented wrapper")]
+#[xdp]
+pub fn xvip_slow(context: XdpContext) -> u32 {
+    finish(forward::slow(&mut XdpFrame::new(&context), &Maps))
+}
+
+#[inline(always)]
+fn finish(verdict: Verdict) -> u32 {
+    maps::count(verdict.counter());
+    match verdict {
+        Verdict::Pass(_) => xdp_action::XDP_PASS,
+        Verdict::Drop(_) => xdp_action::XDP_DROP,
+        Verdict::Transmit(_) => xdp_action::XDP_TX,
+    }
+}
+
+/// Never called: nothing in the program panics, and the verifier would refuse the loop.
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
+/// Some helpers are for GPL-compatible programs only. The kernel looks for exactly these words.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 4] = *b"GPL\0";

@@ -7,6 +7,7 @@ pub mod control;
 pub mod controller;
 pub mod dataplane;
 pub mod desired;
+pub mod flows;
 pub mod health;
 pub mod maglev;
 pub mod netlink;

@@ -34,6 +34,14 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const DEFAULT_RISE: u32 = 2;
 /// Default of `service.health.fall`.
 pub const DEFAULT_FALL: u32 = 2;
+/// Default of `service.health.slow_start`: a backend that is back gets its whole share at once.
+pub const DEFAULT_SLOW_START: Duration = Duration::ZERO;
+/// Default of `service.backend.max_connections`: no limit.
+pub const DEFAULT_MAX_CONNECTIONS: u32 = 0;
+/// Default of `service.rebalance.rate`, in connections per second.
+pub const DEFAULT_REBALANCE_RATE: u32 = 10;
+/// Default of `service.rebalance.margin`, in percent of the fair share.
+pub const DEFAULT_REBALANCE_MARGIN: u8 = 10;
 /// Default of `service.backend.weight`.
 pub const DEFAULT_WEIGHT: u16 = 100;
 /// The largest weight, as HAProxy has it.
@@ -42,6 +50,10 @@ pub const MAX_WEIGHT: u16 = 256;
 pub const DEFAULT_VRRP_VERSION: VrrpVersion = VrrpVersion::V3;
 /// Default of `vrrp.priority` (RFC 9568 §5.2.4).
 pub const DEFAULT_PRIORITY: u8 = 100;
+/// Default of `vrrp.preempt`.
+pub const DEFAULT_PREEMPT: bool = true;
+/// Default of `vrrp.preempt_delay`.
+pub const DEFAULT_PREEMPT_DELAY: Duration = Duration::ZERO;
 /// Default of `vrrp.advert_interval` for version 3.
 pub const DEFAULT_ADVERT_INTERVAL_V3: Duration = Duration::from_millis(200);
 /// Default of `vrrp.advert_interval` for version 2, which can only say whole seconds (RFC 3768 §5.3.7).
@@ -191,6 +203,20 @@ pub struct Health {
     pub fall: u32,
 }
 
+/// `service.health.check`, the name of what a check does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CheckKind {
+    /// [`Check::Tcp`]
+    Tcp,
+    /// [`Check::Tls`]
+    Tls,
+    /// [`Check::Http`]
+    Http,
+    /// [`Check::Https`]: what an API server answers.
+    #[default]
+    Https,
+}
+
 /// What a check does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "check", rename_all = "kebab-case")]
@@ -334,6 +360,17 @@ pub struct Flows {
     pub idle_timeout: Duration,
 }
 
+/// A duration as the file writes it: a whole number of the largest unit that fits, `24h` and `1500ms`.
+pub fn duration_text(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    let units = [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000)];
+    match units.into_iter().find(|(_, length)| nanos != 0 && nanos.is_multiple_of(*length)) {
+        Some((unit, length)) => format!("{}{unit}", nanos / length),
+        None if nanos == 0 => "0s".to_owned(),
+        None => format!("{nanos}ns"),
+    }
+}
+
 fn as_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_duration(*duration))
+    serializer.collect_str(&duration_text(*duration))
 }

@@ -1,0 +1,49 @@
+//! A frame, seen one header at a time.
+//!
+//! In XDP a frame must never become a slice: the verifier learns bounds from comparing a packet pointer with
+//! `data_end`, and a plain length loses that. So the shared code asks for a header of fixed size at an offset, and
+//! each side does its own bounds check.
+
+use crate::wire::{Arp, Ethernet, Ipv4, Tcp};
+
+/// A type that may be laid over any bytes at any address.
+///
+/// # Safety
+///
+/// Alignment 1, no padding, and every bit pattern is a value.
+pub unsafe trait Header: Copy {}
+
+// SAFETY: integers and byte arrays only; alignment and size are asserted in `wire`.
+unsafe impl Header for Ethernet {}
+// SAFETY: as above.
+unsafe impl Header for Ipv4 {}
+// SAFETY: as above.
+unsafe impl Header for Tcp {}
+// SAFETY: as above.
+unsafe impl Header for Arp {}
+// SAFETY: bytes.
+unsafe impl<const N: usize> Header for [u8; N] {}
+
+/// A received frame that may be rewritten in place and shortened.
+pub trait Frame {
+    /// Length in bytes, link-layer header included.
+    fn len(&self) -> usize;
+
+    /// Whether there is no byte at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The header at `offset` bytes, or `None` where the frame ends before it does.
+    fn header<H: Header>(&self, offset: usize) -> Option<&H>;
+
+    /// A byte, read from the frame anew. What earlier branches implied about it is forgotten: the verifier then sees
+    /// one case where it would follow one for each branch.
+    fn reread(&self, offset: usize) -> Option<u8>;
+
+    /// As [`Frame::header`], to be written.
+    fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H>;
+
+    /// Cuts the frame to `len` bytes. False, and nothing changed, where it is shorter or the driver cannot.
+    fn truncate(&mut self, len: usize) -> bool;
+}

@@ -1,0 +1,131 @@
+//! Why a packet was passed, dropped or sent: one name and one counter for each reason.
+//!
+//! The names are a contract: `status`, metrics, `trace` and the manual show them.
+
+macro_rules! reasons {
+    ($(#[$meta:meta])* $name:ident from $first:literal { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl $name {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name in `status`, metrics and logs.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The sentence that explains it to an operator.
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+)),+ }
+            }
+
+            /// Its index in the `COUNTERS` map.
+            #[inline(always)]
+            pub const fn counter(self) -> u32 {
+                $first + self as u32
+            }
+        }
+    };
+}
+
+/// Size of the `COUNTERS` map: 32 for each of the three kinds.
+pub const COUNTERS: u32 = 96;
+
+reasons! {
+    /// Why a packet was left to the host, untouched.
+    PassReason from 0 {
+        /// Not IPv4 and not ARP.
+        NotIpv4 = "not-ipv4",
+        /// ARP.
+        Arp = "arp",
+        /// The destination is not a VIP.
+        NotVip = "not-vip",
+        /// The frame is for another host's Ethernet address: a switch flooded it.
+        OtherHost = "other-host",
+        /// For a VIP, but not TCP: the host answers (ping, for one).
+        NotTcp = "not-tcp",
+        /// TCP for a VIP, but neither for a service nor of a flow: the host answers.
+        NoService = "no-service",
+        /// The frame is too short to tell whether it is for a VIP.
+        TooShort = "too-short",
+        /// The controller has not configured the data plane yet.
+        NotConfigured = "not-configured",
+    }
+}
+
+reasons! {
+    /// Why a packet was dropped. Only packets for a VIP are ever dropped.
+    DropReason from 32 {
+        /// IP version, header length or total length contradict the frame.
+        BadIpHeader = "bad-ip-header",
+        /// The checksum of the IP header is wrong.
+        BadIpChecksum = "bad-ip-checksum",
+        /// A fragment of a TCP segment.
+        Fragment = "fragment",
+        /// No hop left.
+        TtlExpired = "ttl-expired",
+        /// The TCP header is cut short or its length contradicts the datagram.
+        BadTcpHeader = "bad-tcp-header",
+        /// A combination of TCP flags that no sender makes, such as SYN with FIN.
+        BadTcpFlags = "bad-tcp-flags",
+        /// A source address or port that nobody can answer to, such as the VIP itself or a multicast group.
+        BadSource = "bad-source",
+        /// A RST of a flow that is not known.
+        UnknownFlow = "unknown-flow",
+        /// The backend's next hop is not resolved; the controller is at it.
+        NextHopUnknown = "next-hop-unknown",
+        /// Every NAT port tried towards the backend is in use.
+        NatPortsExhausted = "nat-ports-exhausted",
+        /// The table of established flows is full.
+        FlowTableFull = "flow-table-full",
+        /// ARP for a VIP while this node's controller is not running: another node may own the VIP by now.
+        Fenced = "fenced",
+        /// The maps contradict each other, or a frame could not be resized; a fault of xvip.
+        Internal = "internal",
+    }
+}
+
+reasons! {
+    /// Why a packet was sent.
+    TransmitReason from 64 {
+        /// Forwarded from a client to a backend.
+        ToBackend = "to-backend",
+        /// Forwarded from a backend to a client.
+        ToClient = "to-client",
+        /// Answered with a RST: no backend is up.
+        ResetNoBackend = "reset-no-backend",
+        /// Answered with a RST: no SYN, and of no flow that is known.
+        ResetUnknownFlow = "reset-unknown-flow",
+    }
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The host's network stack gets it, untouched.
+    Pass(PassReason),
+    /// Nobody gets it.
+    Drop(DropReason),
+    /// It goes out of the interface that it came from, rewritten.
+    Transmit(TransmitReason),
+}
+
+impl Verdict {
+    /// The index of its reason in the `COUNTERS` map.
+    #[inline(always)]
+    pub const fn counter(self) -> u32 {
+        match self {
+            Self::Pass(reason) => reason.counter(),
+            Self::Drop(reason) => reason.counter(),
+            Self::Transmit(reason) => reason.counter(),
+        }
+    }
+}
+
+const _: () = {
+    assert!(PassReason::ALL.len() <= 32 && DropReason::ALL.len() <= 32 && TransmitReason::ALL.len() <= 32);
+};

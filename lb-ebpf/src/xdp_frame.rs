@@ -1,0 +1,60 @@
+//! [`Frame`] over the XDP context: the one bounds check.
+
+use aya_ebpf::{helpers::bpf_xdp_adjust_tail, programs::XdpContext};
+use lb_common::frame::{Frame, Header};
+
+/// The frame that the program was called for.
+pub struct XdpFrame<'a> {
+    context: &'a XdpContext,
+}
+
+impl<'a> XdpFrame<'a> {
+    #[inline(always)]
+    pub const fn new(context: &'a XdpContext) -> Self {
+        Self { context }
+    }
+
+    /// A pointer to `size` readable and writable bytes at `offset`. The pointers are read again from the context at
+    /// each call, since [`Frame::truncate`] moves them; the comparison with `data_end` is what the verifier goes by.
+    #[inline(always)]
+    fn bytes_at(&self, offset: usize, size: usize) -> Option<usize> {
+        let start = self.context.data() + offset;
+        (start + size <= self.context.data_end()).then_some(start)
+    }
+}
+
+impl Frame for XdpFrame<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.context.data_end() - self.context.data()
+    }
+
+    #[inline(always)]
+    fn header<H: Header>(&self, offset: usize) -> Option<&H> {
+        let start = self.bytes_at(offset, size_of::<H>())?;
+        // SAFETY: `size_of::<H>()` bytes of the frame are there (just checked), they stay there until the frame is
+        // resized, which borrows it mutably, and any bytes at any address are an `H` (its contract).
+        Some(unsafe { &*(start as *const H) })
+    }
+
+    #[inline(always)]
+    fn reread(&self, offset: usize) -> Option<u8> {
+        let start = self.bytes_at(offset, 1)?;
+        // SAFETY: the byte is in the frame (just checked). Volatile, so that LLVM really reads it again.
+        Some(unsafe { (start as *const u8).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H> {
+        let start = self.bytes_at(offset, size_of::<H>())?;
+        // SAFETY: as in `header`; the frame is borrowed mutably, and no other program sees it at the same time.
+        Some(unsafe { &mut *(start as *mut H) })
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, len: usize) -> bool {
+        let delta = len as i32 - self.len() as i32;
+        // SAFETY: the context is the one that the kernel called us with.
+        delta <= 0 && unsafe { bpf_xdp_adjust_tail(self.context.ctx, delta) } == 0
+    }
+}

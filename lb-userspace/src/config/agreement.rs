@@ -1,0 +1,179 @@
+//! What the tables of a file say about each other.
+
+use std::{collections::HashMap, hash::Hash};
+
+use super::{
+    model::DEFAULT_WEIGHT,
+    nearest::nearest,
+    reader::{At, Place, Reader},
+    schema::{ServiceDraft, VrrpDraft},
+};
+
+/// Reports every disagreement.
+pub(super) fn check(reader: &Reader<'_>, services: &[ServiceDraft], instances: &[VrrpDraft]) {
+    service_names_and_ports(reader, services);
+    one_owner_per_vip(reader, services);
+    for service in services {
+        backends(reader, service, services);
+    }
+    vrrp_references(reader, services, instances);
+    vrrp_identities(reader, instances);
+    node_addresses(reader, services, instances);
+}
+
+/// The places of a key's second and later uses, each with the first.
+fn repeated<'p, K: Eq + Hash>(
+    uses: impl Iterator<Item = (K, &'p Place)>,
+) -> impl Iterator<Item = (&'p Place, &'p Place)> {
+    let mut first = HashMap::new();
+    uses.filter_map(move |(key, place)| {
+        let earlier = *first.entry(key).or_insert(place);
+        (!std::ptr::eq(earlier, place)).then_some((earlier, place))
+    })
+}
+
+fn used<T: Clone>(value: Option<&At<T>>) -> Option<(T, &Place)> {
+    value.map(|at| (at.value.clone(), &at.place))
+}
+
+fn service_names_and_ports(reader: &Reader<'_>, services: &[ServiceDraft]) {
+    for (first, place) in repeated(services.iter().filter_map(|service| used(service.name.as_ref()))) {
+        let message = format!("`name` is already the name of the service on line {}", reader.line(first));
+        reader.error(place, message, "write: name = a name of its own");
+    }
+    let listeners = services.iter().filter_map(|service| {
+        let (vip, port) = (service.vip.as_ref()?, service.port.as_ref()?);
+        Some(((vip.value.address, port.value), &port.place))
+    });
+    for (first, place) in repeated(listeners) {
+        let message = format!(
+            "`port` of this VIP is already the service's with the port on line {}",
+            reader.line(first)
+        );
+        reader.error(place, message, "write: port = another port, or vip = another address");
+    }
+}
+
+/// An address is on the interface once, with one prefix length, and one VRRP instance says whether.
+fn one_owner_per_vip(reader: &Reader<'_>, services: &[ServiceDraft]) {
+    let mut first = HashMap::new();
+    for service in services {
+        let Some(vip) = &service.vip else { continue };
+        let owner = service.vrrp.as_ref();
+        let (first_vip, first_owner): &mut (&At<_>, Option<&At<String>>) =
+            first.entry(vip.value.address).or_insert((vip, owner));
+        let line = reader.line(&first_vip.place);
+        if first_vip.value.prefix_len != vip.value.prefix_len {
+            let message =
+                format!("`vip` has another prefix length on line {line}, where it is {}", first_vip.value);
+            reader.error(&vip.place, message, format!("write: vip = \"{}\"", first_vip.value));
+        }
+        let names = (first_owner.map(|name| &name.value), owner.map(|name| &name.value));
+        if names.0 != names.1 {
+            let message = format!("`vrrp` differs from that of the service with the same VIP on line {line}");
+            let remedy = match names.0 {
+                Some(name) => format!("write: vrrp = {name:?}"),
+                None => "remove it, or write the same in both".to_owned(),
+            };
+            reader.error(owner.map_or(&vip.place, |name| &name.place), message, remedy);
+        }
+    }
+}
+
+fn backends(reader: &Reader<'_>, service: &ServiceDraft, services: &[ServiceDraft]) {
+    let all = &service.backends;
+    for (first, place) in repeated(all.iter().filter_map(|backend| used(backend.name.as_ref()))) {
+        let message = format!("`name` is already the name of the backend on line {}", reader.line(first));
+        reader.error(place, message, "write: name = a name of its own");
+    }
+    for (first, place) in repeated(all.iter().filter_map(|backend| used(backend.address.as_ref()))) {
+        let message =
+            format!("`address` is already the address of the backend on line {}", reader.line(first));
+        reader.error(place, message, "write: address = another backend's, or remove this backend");
+    }
+    for address in all.iter().filter_map(|backend| backend.address.as_ref()) {
+        let vips = services.iter().filter_map(|service| service.vip.as_ref());
+        if let Some(vip) = vips.into_iter().find(|vip| vip.value.address == address.value.ip()) {
+            let line = reader.line(&vip.place);
+            let message = format!("`address` is the VIP on line {line}: packets would go round in circles");
+            reader.error(&address.place, message, "write: address = the backend's own address");
+        }
+    }
+    if let Some(first) = all.first()
+        && all.iter().all(|backend| backend.weight.value == 0)
+    {
+        let message = "`weight` is 0 for every backend of the service, so none gets a connection";
+        reader.error(
+            &first.weight.place,
+            message,
+            format!("write: weight = {DEFAULT_WEIGHT} for at least one of them"),
+        );
+    }
+}
+
+fn vrrp_references(reader: &Reader<'_>, services: &[ServiceDraft], instances: &[VrrpDraft]) {
+    let names = || instances.iter().filter_map(|instance| Some(instance.name.as_ref()?.value.as_str()));
+    for reference in services.iter().filter_map(|service| service.vrrp.as_ref()) {
+        if names().any(|name| name == reference.value) {
+            continue;
+        }
+        let remedy = match nearest(&reference.value, names()).or_else(|| names().next()) {
+            Some(name) => format!("write: vrrp = {name:?}"),
+            None => format!("write: [[vrrp]] with name = {:?} and virtual_router_id = 60", reference.value),
+        };
+        let message = format!("`vrrp` names {:?}, which is no [[vrrp]] of this file", reference.value);
+        reader.error(&reference.place, message, remedy);
+    }
+    for instance in instances {
+        let Some(name) = &instance.name else { continue };
+        let mut references = services.iter().filter_map(|service| service.vrrp.as_ref());
+        if !references.any(|reference| reference.value == name.value) {
+            let message = "no service uses this VRRP instance, so it owns no address and does nothing";
+            reader.warning(
+                &instance.place,
+                message,
+                format!("write: vrrp = {:?} in a [[service]]", name.value),
+            );
+        }
+    }
+}
+
+fn vrrp_identities(reader: &Reader<'_>, instances: &[VrrpDraft]) {
+    for (first, place) in repeated(instances.iter().filter_map(|instance| used(instance.name.as_ref()))) {
+        let message =
+            format!("`name` is already the name of the VRRP instance on line {}", reader.line(first));
+        reader.error(place, message, "write: name = a name of its own");
+    }
+    // There is one interface, on which a VRID is one virtual router whatever the version (RFC 9568 §5.2.3).
+    for (first, place) in
+        repeated(instances.iter().filter_map(|instance| used(instance.virtual_router_id.as_ref())))
+    {
+        let message = format!("`virtual_router_id` is already used on line {}", reader.line(first));
+        reader.error(place, message, "write: virtual_router_id = a number of its own, the same on all nodes");
+    }
+}
+
+/// A VIP moves between nodes, so it cannot be what a node is known by.
+fn node_addresses(reader: &Reader<'_>, services: &[ServiceDraft], instances: &[VrrpDraft]) {
+    let vip_at = |address: std::net::Ipv4Addr| {
+        let mut vips = services.iter().filter_map(|service| service.vip.as_ref());
+        vips.find(|vip| vip.value.address == address).map(|vip| reader.line(&vip.place))
+    };
+    for instance in instances {
+        if let Some(source) = &instance.unicast_source
+            && let Some(line) = vip_at(source.value)
+        {
+            let message =
+                format!("`unicast_source` is the VIP on line {line}, which moves between the nodes");
+            reader.error(&source.place, message, "write: unicast_source = this node's own address");
+        }
+        for peer in &instance.unicast_peers.value {
+            if let Some(line) = vip_at(*peer.get_ref()) {
+                let message =
+                    format!("`unicast_peers` has the VIP on line {line}, which moves between the nodes");
+                let place = instance.unicast_peers.place.part(peer.span());
+                reader.error(&place, message, "write: unicast_peers = the other nodes' own addresses");
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! A configuration as a file, with every default written out.
+
+use std::{fmt::Write as _, path::Path};
+
+use serde::Serialize;
+
+use super::{
+    model::{
+        Backend, Check, Config, Flows, Health, Node, Service, TlsVerify, VrrpInstance, VrrpVersion,
+        duration_text,
+    },
+    schema::MASK,
+};
+
+/// The configuration in the syntax of the file. [`super::parse()`] makes the same configuration of it, except for
+/// `auth_pass`, which is masked.
+pub fn effective(config: &Config) -> String {
+    // Each struct is taken apart completely, so that a new field does not compile until it is written here.
+    let Config { node, services, vrrp, flows } = config;
+    let mut out = Writer(String::new());
+    out.node(node);
+    services.iter().for_each(|service| out.service(service));
+    vrrp.iter().for_each(|instance| out.vrrp(instance));
+    out.flows(flows);
+    out.0
+}
+
+struct Writer(String);
+
+impl Writer {
+    fn header(&mut self, header: &str) {
+        let blank = if self.0.is_empty() { "" } else { "\n" };
+        self.line(format_args!("{blank}{header}"));
+    }
+
+    fn key(&mut self, key: &str, value: impl Serialize) {
+        // What the model holds are texts, numbers, flags and lists of them; none of these can fail.
+        if let Ok(value) = toml::Value::try_from(value) {
+            self.line(format_args!("{key} = {value}"));
+        }
+    }
+
+    fn path(&mut self, key: &str, path: Option<&Path>) {
+        if let Some(path) = path {
+            self.key(key, path.to_string_lossy());
+        }
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{line}");
+    }
+
+    fn node(&mut self, node: &Node) {
+        let Node { name, interface, xdp_mode, pin_path } = node;
+        self.header("[node]");
+        self.key("name", name);
+        self.key("interface", interface);
+        self.key("xdp_mode", xdp_mode);
+        self.path("pin_path", Some(pin_path));
+    }
+
+    fn service(&mut self, service: &Service) {
+        let Service { name, vip, port, mode, balance, vrrp, on_all_down, health, backends } = service;
+        self.header("[[service]]");
+        self.key("name", name);
+        self.key("vip", vip);
+        self.key("port", port);
+        self.key("mode", mode);
+        self.key("balance", balance);
+        if let Some(vrrp) = vrrp {
+            self.key("vrrp", vrrp);
+        }
+        self.key("on_all_down", on_all_down);
+        self.health(health);
+        for Backend { name, address, weight } in backends {
+            self.header("[[service.backend]]");
+            self.key("name", name);
+            self.key("address", address);
+            self.key("weight", weight);
+        }
+    }
+
+    fn health(&mut self, health: &Health) {
+        let Health { check, interval, down_interval, fast_interval, timeout, rise, fall } = health;
+        self.header("[service.health]");
+        match check {
+            Check::Tcp => self.key("check", "tcp"),
+            Check::Tls { tls } => {
+                self.key("check", "tls");
+                self.tls(tls);
+            }
+            Check::Http { path, expect_status } => {
+                self.key("check", "http");
+                self.key("path", path);
+                self.key("expect_status", expect_status);
+            }
+            Check::Https { path, expect_status, tls, token_file } => {
+                self.key("check", "https");
+                self.key("path", path);
+                self.key("expect_status", expect_status);
+                self.tls(tls);
+                self.path("token_file", token_file.as_deref());
+            }
+        }
+        self.key("interval", duration_text(*interval));
+        self.key("down_interval", duration_text(*down_interval));
+        self.key("fast_interval", duration_text(*fast_interval));
+        self.key("timeout", duration_text(*timeout));
+        self.key("rise", rise);
+        self.key("fall", fall);
+    }
+
+    fn tls(&mut self, tls: &TlsVerify) {
+        let TlsVerify { verify, ca_file, client_cert, client_key } = tls;
+        self.key("verify", verify);
+        self.path("ca_file", ca_file.as_deref());
+        self.path("client_cert", client_cert.as_deref());
+        self.path("client_key", client_key.as_deref());
+    }
+
+    fn vrrp(&mut self, instance: &VrrpInstance) {
+        let VrrpInstance {
+            name,
+            version,
+            virtual_router_id,
+            priority,
+            advert_interval,
+            preempt,
+            preempt_delay,
+            unicast_source,
+            unicast_peers,
+            auth_pass,
+            checksum,
+        } = instance;
+        self.header("[[vrrp]]");
+        self.key("name", name);
+        self.key("version", version);
+        self.key("virtual_router_id", virtual_router_id);
+        self.key("priority", priority);
+        self.key("advert_interval", duration_text(*advert_interval));
+        self.key("preempt", preempt);
+        self.key("preempt_delay", duration_text(*preempt_delay));
+        if let Some(source) = unicast_source {
+            self.key("unicast_source", source);
+        }
+        self.key("unicast_peers", unicast_peers);
+        if auth_pass.is_some() {
+            self.line(format_args!("auth_pass = \"{MASK}\" # not shown"));
+        }
+        if *version == VrrpVersion::V3 {
+            self.key("checksum", checksum);
+        }
+    }
+
+    fn flows(&mut self, flows: &Flows) {
+        let Flows { max, idle_timeout } = flows;
+        self.header("[flows]");
+        self.key("max", max);
+        self.key("idle_timeout", duration_text(*idle_timeout));
+    }
+}

@@ -1,0 +1,547 @@
+//! Every table of the file and every key, one function per table and one line per key.
+//!
+//! A new key is one line here, a field in the model, a line in `effective.rs` and one in `packaging/xvip.toml`; the tests
+//! notice what was forgotten. What tables say about each other is `agreement`'s.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    num::{NonZeroU8, NonZeroU16},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use toml::Spanned;
+
+use super::{
+    agreement,
+    kinds::{
+        ANY, BACKEND_ADDRESS, Flag, INTERFACE, LISTEN, List, NAME, NODE_ADDRESS, OneOf, PATH, PERCENT,
+        PIN_PATH, Time, URL_PATH, VIP, Whole,
+    },
+    model::{
+        Backend, Balance, Check, CheckKind, Config, DEFAULT_ADVERT_INTERVAL_V2, DEFAULT_ADVERT_INTERVAL_V3,
+        DEFAULT_DOWN_INTERVAL, DEFAULT_EXPECT_STATUS, DEFAULT_FALL, DEFAULT_FAST_INTERVAL, DEFAULT_FLOWS_MAX,
+        DEFAULT_HEALTH_PATH, DEFAULT_IDLE_TIMEOUT, DEFAULT_INTERVAL, DEFAULT_MAX_CONNECTIONS,
+        DEFAULT_PIN_PATH, DEFAULT_PREEMPT, DEFAULT_PREEMPT_DELAY, DEFAULT_PRIORITY, DEFAULT_REBALANCE_MARGIN,
+        DEFAULT_REBALANCE_RATE, DEFAULT_RISE, DEFAULT_SLOW_START, DEFAULT_TIMEOUT, DEFAULT_VRRP_VERSION,
+        DEFAULT_WEIGHT, Flows, Health, MAX_WEIGHT, Mode, Node, OnAllDown, Service, TlsVerify, Verify, Vip,
+        VrrpChecksum, VrrpInstance, VrrpVersion, XdpMode,
+    },
+    parse::Facts,
+    pem,
+    reader::{At, Place, Table},
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// A pause or time-out of a health check: shorter ones would be a busy loop.
+const CHECK_TIME: Time = Time::between(Duration::from_millis(10), HOUR);
+/// Below a minute an idle `kubectl exec` or watch is cut: kubelets and clients ping every 30 s at best.
+const IDLE_TIME: Time = Time::between(Duration::from_secs(60), Duration::from_secs(365 * 24 * 3600));
+/// As keepalived's `preempt_delay`.
+const PREEMPT_DELAY: Time = Time::between(Duration::ZERO, Duration::from_secs(1000));
+const SLOW_START: Time = Time::between(Duration::ZERO, HOUR);
+/// RFC 3768 §5.3.7: one byte of seconds.
+const ADVERT_INTERVAL_V2: Time =
+    Time { range: Duration::from_secs(1)..=Duration::from_secs(255), step: Duration::from_secs(1) };
+/// RFC 9568 §5.2.7: twelve bits of centiseconds.
+const ADVERT_INTERVAL_V3: Time = Time {
+    range: Duration::from_millis(10)..=Duration::from_millis(40_950),
+    step: Duration::from_millis(10),
+};
+
+const XDP_MODE: OneOf<XdpMode> = OneOf {
+    now: &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)],
+    later: &[],
+};
+const MODE: OneOf<Mode> = OneOf { now: &[("nat", Mode::Nat)], later: &["dsr-l2", "dsr-ipip"] };
+const BALANCE: OneOf<Balance> =
+    OneOf { now: &[("maglev", Balance::Maglev)], later: &["round-robin", "least-connections"] };
+const ON_ALL_DOWN: OneOf<OnAllDown> =
+    OneOf { now: &[("reset", OnAllDown::Reset), ("last-known", OnAllDown::LastKnown)], later: &[] };
+const CHECK: OneOf<CheckKind> = OneOf {
+    now: &[
+        ("tcp", CheckKind::Tcp),
+        ("tls", CheckKind::Tls),
+        ("http", CheckKind::Http),
+        ("https", CheckKind::Https),
+    ],
+    later: &[],
+};
+const VERIFY: OneOf<Verify> = OneOf { now: &[("none", Verify::None), ("ca", Verify::Ca)], later: &[] };
+const CHECKSUM: OneOf<VrrpChecksum> = OneOf {
+    now: &[("keepalived", VrrpChecksum::Keepalived), ("rfc9568", VrrpChecksum::Rfc9568)],
+    later: &[],
+};
+
+/// A feature that a later version has; without it, the file still does what it says otherwise.
+const NO_EFFECT: &str = "has no effect in this version";
+
+/// Where kubeadm keeps the CA of the API servers.
+const CA_FILE: &str = "\"/etc/kubernetes/pki/ca.crt\"";
+
+/// What `xvip check` prints for `auth_pass`.
+pub(super) const MASK: &str = "********";
+
+/// A `[[service]]` as read; None where the file is wrong, which was said.
+pub(super) struct ServiceDraft {
+    pub(super) name: Option<At<String>>,
+    pub(super) vip: Option<At<Vip>>,
+    pub(super) port: Option<At<u16>>,
+    mode: Mode,
+    balance: Balance,
+    pub(super) vrrp: Option<At<String>>,
+    on_all_down: OnAllDown,
+    health: Health,
+    pub(super) backends: Vec<BackendDraft>,
+}
+
+/// A `[[service.backend]]` as read.
+pub(super) struct BackendDraft {
+    pub(super) name: Option<At<String>>,
+    pub(super) address: Option<At<SocketAddr>>,
+    pub(super) weight: At<u16>,
+}
+
+/// A `[[vrrp]]` as read.
+pub(super) struct VrrpDraft {
+    pub(super) place: Place,
+    pub(super) name: Option<At<String>>,
+    version: VrrpVersion,
+    pub(super) virtual_router_id: Option<At<u8>>,
+    priority: u8,
+    advert_interval: Duration,
+    preempt: bool,
+    preempt_delay: Duration,
+    pub(super) unicast_source: Option<At<Ipv4Addr>>,
+    pub(super) unicast_peers: At<Vec<Spanned<Ipv4Addr>>>,
+    auth_pass: Option<String>,
+    checksum: VrrpChecksum,
+}
+
+/// The whole file. None only when something was reported.
+pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
+    let node = node(root.table_or_empty("node"), facts);
+    let services: Vec<ServiceDraft> =
+        root.tables("service").into_iter().map(|table| service(table, facts)).collect();
+    let instances: Vec<VrrpDraft> = root.tables("vrrp").into_iter().map(vrrp).collect();
+    let flows = flows(root.table_or_empty("flows"));
+    root.table("sync").into_iter().for_each(sync);
+    root.table("http").into_iter().for_each(http);
+    if root.place_of("service").is_none() {
+        let message = "there is no service, so there is nothing to do";
+        root.reader.error(
+            &root.place(),
+            message,
+            "write: [[service]] with name, vip, port and [[service.backend]]",
+        );
+    }
+    agreement::check(root.reader, &services, &instances);
+    root.finish();
+    Some(Config {
+        node: node?,
+        services: services.into_iter().map(ServiceDraft::finished).collect::<Option<_>>()?,
+        vrrp: instances.into_iter().map(VrrpDraft::finished).collect::<Option<_>>()?,
+        flows,
+    })
+}
+
+fn node(t: Table<'_>, facts: &Facts<'_>) -> Option<Node> {
+    let name = match facts.host_name.as_str() {
+        "" => t.read("name", NAME).required("\"lb1\""),
+        host_name => Some(t.read("name", NAME).or(host_name.to_owned())),
+    };
+    let interface = t.read("interface", INTERFACE).required("\"eth0\"");
+    let xdp_mode = t.read("xdp_mode", XDP_MODE).or(XdpMode::default()).value;
+    let pin_path = t.read("pin_path", PIN_PATH).or(PathBuf::from(DEFAULT_PIN_PATH)).value;
+    t.finish();
+    Some(Node { name: name?.value, interface: interface?.value, xdp_mode, pin_path })
+}
+
+fn flows(t: Table<'_>) -> Flows {
+    let max = t.read("max", Whole(1024..=1 << 24)).or(DEFAULT_FLOWS_MAX).value;
+    let idle_timeout = t.read("idle_timeout", IDLE_TIME).or(DEFAULT_IDLE_TIMEOUT).value;
+    t.finish();
+    Flows { max, idle_timeout }
+}
+
+fn service(t: Table<'_>, facts: &Facts<'_>) -> ServiceDraft {
+    let draft = ServiceDraft {
+        name: t.read("name", NAME).required("\"kube-apiserver\""),
+        vip: t.read("vip", VIP).required("\"172.16.0.10/24\""),
+        port: t.read("port", Whole(1..=65_535)).required("6443"),
+        mode: t.read("mode", MODE).or(Mode::default()).value,
+        balance: t.read("balance", BALANCE).or(Balance::default()).value,
+        vrrp: t.read("vrrp", NAME).optional("\"main\""),
+        on_all_down: t.read("on_all_down", ON_ALL_DOWN).or(OnAllDown::default()).value,
+        health: health(t.table_or_empty("health"), facts),
+        backends: t.tables("backend").into_iter().map(backend).collect(),
+    };
+    t.table("rebalance").into_iter().for_each(rebalance);
+    t.refuse(
+        "snat",
+        "`snat` is not in this version: the source address towards the backends is always the VIP",
+        "remove it",
+    );
+    if t.place_of("backend").is_none() {
+        let message = "there is no backend to forward to";
+        let remedy = "write: [[service.backend]] with name = \"master1\" and address = \"172.16.0.4:6443\"";
+        t.reader.error(&t.place(), message, remedy);
+    }
+    t.finish();
+    draft
+}
+
+impl ServiceDraft {
+    fn finished(self) -> Option<Service> {
+        Some(Service {
+            name: self.name?.value,
+            vip: self.vip?.value,
+            port: NonZeroU16::new(self.port?.value)?,
+            mode: self.mode,
+            balance: self.balance,
+            vrrp: self.vrrp.map(|name| name.value),
+            on_all_down: self.on_all_down,
+            health: self.health,
+            backends: self.backends.into_iter().map(BackendDraft::finished).collect::<Option<_>>()?,
+        })
+    }
+}
+
+fn backend(t: Table<'_>) -> BackendDraft {
+    let draft = BackendDraft {
+        name: t.read("name", NAME).required("\"master1\""),
+        address: t.read("address", BACKEND_ADDRESS).required("\"172.16.0.4:6443\""),
+        weight: t.read("weight", Whole(0..=MAX_WEIGHT)).or(DEFAULT_WEIGHT),
+    };
+    let max_connections = t.read("max_connections", Whole(0..=u32::MAX)).or(DEFAULT_MAX_CONNECTIONS);
+    if max_connections.value != DEFAULT_MAX_CONNECTIONS {
+        let message = format!("`max_connections` {NO_EFFECT}: the backend gets as many as come");
+        t.reader.warning(&max_connections.place, message, "write: max_connections = 0");
+    }
+    t.finish();
+    draft
+}
+
+impl BackendDraft {
+    fn finished(self) -> Option<Backend> {
+        Some(Backend { name: self.name?.value, address: self.address?.value, weight: self.weight.value })
+    }
+}
+
+fn health(t: Table<'_>, facts: &Facts<'_>) -> Health {
+    let kind = t.read("check", CHECK).or(CheckKind::default());
+    let path = t.read("path", URL_PATH).or(DEFAULT_HEALTH_PATH.to_owned());
+    let expect_status =
+        t.read("expect_status", List(Whole(200..=599))).or(vec![Spanned::new(0..0, DEFAULT_EXPECT_STATUS)]);
+    if expect_status.value.is_empty() {
+        let message = "`expect_status` must have at least one status, or no backend is ever healthy";
+        t.reader.error(
+            &expect_status.place,
+            message,
+            format!("write: expect_status = [{DEFAULT_EXPECT_STATUS}]"),
+        );
+    }
+    if matches!(kind.value, CheckKind::Tcp | CheckKind::Tls) {
+        only_with(&t, &path, "`path` is for http and https checks only", "https");
+        only_with(&t, &expect_status, "`expect_status` is for http and https checks only", "https");
+    }
+    let (tls, token_file) = tls(&t, &kind, facts);
+    let slow_start = t.read("slow_start", SLOW_START).or(DEFAULT_SLOW_START);
+    if slow_start.value != DEFAULT_SLOW_START {
+        let message =
+            format!("`slow_start` {NO_EFFECT}: a backend that is back gets its whole share at once");
+        t.reader.warning(&slow_start.place, message, "write: slow_start = \"0s\"");
+    }
+    let (path, expect_status) =
+        (path.value, expect_status.value.into_iter().map(Spanned::into_inner).collect());
+    let health = Health {
+        check: match kind.value {
+            CheckKind::Tcp => Check::Tcp,
+            CheckKind::Tls => Check::Tls { tls },
+            CheckKind::Http => Check::Http { path, expect_status },
+            CheckKind::Https => Check::Https { path, expect_status, tls, token_file },
+        },
+        interval: t.read("interval", CHECK_TIME).or(DEFAULT_INTERVAL).value,
+        down_interval: t.read("down_interval", CHECK_TIME).or(DEFAULT_DOWN_INTERVAL).value,
+        fast_interval: t.read("fast_interval", CHECK_TIME).or(DEFAULT_FAST_INTERVAL).value,
+        timeout: t.read("timeout", CHECK_TIME).or(DEFAULT_TIMEOUT).value,
+        rise: t.read("rise", Whole(1..=1000)).or(DEFAULT_RISE).value,
+        fall: t.read("fall", Whole(1..=1000)).or(DEFAULT_FALL).value,
+    };
+    t.finish();
+    health
+}
+
+/// Refuses a key that `check` has no use for.
+fn only_with<T>(t: &Table<'_>, key: &At<T>, message: &str, check: &str) {
+    if key.given {
+        t.reader.error(&key.place, message, format!("remove it, or write: check = \"{check}\""));
+    }
+}
+
+/// The keys of `[service.health]` about TLS: how a certificate is verified, and a token's file.
+fn tls(t: &Table<'_>, kind: &At<CheckKind>, facts: &Facts<'_>) -> (TlsVerify, Option<PathBuf>) {
+    let verify = t.read("verify", VERIFY).or(Verify::default());
+    let ca_file = t.read("ca_file", PATH).optional(CA_FILE);
+    let client_cert = t.read("client_cert", PATH).optional("\"/etc/xvip/client.crt\"");
+    let client_key = t.read("client_key", PATH).optional("\"/etc/xvip/client.key\"");
+    let token_file = t.read("token_file", PATH).optional("\"/etc/xvip/token\"");
+
+    if matches!(kind.value, CheckKind::Tcp | CheckKind::Http) {
+        only_with(t, &verify, "`verify` is for tls and https checks only", "https");
+        let files = [("ca_file", &ca_file), ("client_cert", &client_cert), ("client_key", &client_key)];
+        for (key, file) in files.into_iter().filter_map(|(key, file)| Some((key, file.as_ref()?))) {
+            only_with(t, file, &format!("`{key}` is for tls and https checks only"), "https");
+        }
+    } else if verify.value == Verify::None {
+        let place = if verify.given { &verify.place } else { &kind.place };
+        let message =
+            "the backends' certificates are not verified: whoever answers at their address counts as healthy";
+        t.reader.warning(place, message, format!("write: verify = \"ca\" and ca_file = {CA_FILE}"));
+    }
+    match (verify.value, &ca_file) {
+        (Verify::None, Some(file)) => {
+            t.reader.error(&file.place, "`ca_file` needs verify = \"ca\"", "write: verify = \"ca\"");
+        }
+        (Verify::Ca, None) if t.place_of("ca_file").is_none() => {
+            let message = "`verify = \"ca\"` needs `ca_file`";
+            t.reader.error(&verify.place, message, format!("write: ca_file = {CA_FILE}"));
+        }
+        _ => {}
+    }
+    if let Some(file) = &ca_file {
+        contents(t, "ca_file", file, facts, pem::ca_bundle);
+    }
+    client_identity(t, client_cert.as_ref(), client_key.as_ref(), facts);
+    if let Some(file) = &token_file {
+        contents(t, "token_file", file, facts, pem::token);
+        if kind.value != CheckKind::Https {
+            only_with(t, file, "`token_file` is for https checks only", "https");
+        } else if verify.value == Verify::None {
+            let message =
+                "the token goes to whoever answers at a backend's address: its certificate is not verified";
+            t.reader.warning(&file.place, message, format!("write: verify = \"ca\" and ca_file = {CA_FILE}"));
+        }
+    }
+    let path = |file: Option<At<PathBuf>>| file.map(|file| file.value);
+    let tls = TlsVerify {
+        verify: verify.value,
+        ca_file: path(ca_file),
+        client_cert: path(client_cert),
+        client_key: path(client_key),
+    };
+    (tls, path(token_file))
+}
+
+/// `client_cert` and `client_key`: both or neither, and one belongs to the other.
+fn client_identity(
+    t: &Table<'_>,
+    certificate: Option<&At<PathBuf>>,
+    key: Option<&At<PathBuf>>,
+    facts: &Facts<'_>,
+) {
+    let chain = certificate.and_then(|file| contents(t, "client_cert", file, facts, pem::certificates));
+    let private = key.and_then(|file| contents(t, "client_key", file, facts, pem::private_key));
+    match (certificate, key) {
+        (Some(certificate), None) if t.place_of("client_key").is_none() => {
+            let message = "`client_cert` needs `client_key`";
+            t.reader.error(&certificate.place, message, "write: client_key = \"/etc/xvip/client.key\"");
+        }
+        (None, Some(key)) if t.place_of("client_cert").is_none() => {
+            let message = "`client_key` needs `client_cert`";
+            t.reader.error(&key.place, message, "write: client_cert = \"/etc/xvip/client.crt\"");
+        }
+        (Some(_), Some(key)) => {
+            if let (Some(chain), Some(private)) = (chain, private)
+                && let Err(wrong) = pem::identity(chain, private)
+            {
+                let message = format!("`client_key` {} {wrong}", key.value.display());
+                t.reader.error(
+                    &key.place,
+                    message,
+                    "write: client_key = the path of the certificate's own key",
+                );
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What a file that the configuration names holds; None if that was complained about.
+fn contents<T>(
+    t: &Table<'_>,
+    key: &str,
+    file: &At<PathBuf>,
+    facts: &Facts<'_>,
+    meaning: fn(&[u8]) -> Result<T, String>,
+) -> Option<T> {
+    let path: &Path = &file.value;
+    let read = (facts.read_file)(path).map_err(|error| format!("cannot be read: {error}"));
+    match read.and_then(|bytes| meaning(&bytes)) {
+        Ok(meaning) => Some(meaning),
+        Err(wrong) => {
+            let what = if key == "token_file" { "a file with one bearer token" } else { "a PEM file" };
+            let message = format!("`{key}` {} {wrong}", path.display());
+            t.reader.error(
+                &file.place,
+                message,
+                format!("write: {key} = the path of {what} that xvip can read"),
+            );
+            None
+        }
+    }
+}
+
+/// `[service.rebalance]`, for a later version.
+fn rebalance(t: Table<'_>) {
+    const REBALANCE: OneOf<bool> =
+        OneOf { now: &[("off", false), ("manual", true), ("auto", true)], later: &[] };
+    let mode = t.read("mode", REBALANCE).or(false);
+    t.read("rate", Whole(1..=1_000_000)).or(DEFAULT_REBALANCE_RATE);
+    t.read("margin", PERCENT).or(DEFAULT_REBALANCE_MARGIN);
+    if mode.value {
+        let message = format!("`[service.rebalance]` {NO_EFFECT}: no connection is moved");
+        t.reader.warning(&mode.place, message, "write: mode = \"off\"");
+    }
+    t.finish();
+}
+
+fn vrrp(t: Table<'_>) -> VrrpDraft {
+    let version = t.read("version", Whole(2..=3)).or(DEFAULT_VRRP_VERSION.into()).value;
+    let version = if version == 2 { VrrpVersion::V2 } else { VrrpVersion::V3 };
+    let (advert_interval, default_interval) = match version {
+        VrrpVersion::V2 => (ADVERT_INTERVAL_V2, DEFAULT_ADVERT_INTERVAL_V2),
+        VrrpVersion::V3 => (ADVERT_INTERVAL_V3, DEFAULT_ADVERT_INTERVAL_V3),
+    };
+    let draft = VrrpDraft {
+        place: t.place(),
+        name: t.read("name", NAME).required("\"main\""),
+        version,
+        virtual_router_id: t.read("virtual_router_id", Whole(1..=255)).required("60"),
+        priority: t.read("priority", Whole(1..=255)).or(DEFAULT_PRIORITY).value,
+        advert_interval: t.read("advert_interval", advert_interval).or(default_interval).value,
+        preempt: t.read("preempt", Flag).or(DEFAULT_PREEMPT).value,
+        preempt_delay: preempt_delay(&t),
+        unicast_source: t.read("unicast_source", NODE_ADDRESS).optional("\"172.16.0.2\""),
+        unicast_peers: t.read("unicast_peers", List(NODE_ADDRESS)).or(Vec::new()),
+        auth_pass: auth_pass(&t, version),
+        checksum: checksum(&t, version),
+    };
+    unicast(&t, &draft);
+    for track in t.tables("track") {
+        track.refuse_whole(
+            "`[[vrrp.track]]` is not in this version, which tracks its own data plane only",
+            "remove it, or keep keepalived on this node until a version that has it",
+        );
+        track.finish();
+    }
+    t.finish();
+    draft
+}
+
+impl VrrpDraft {
+    fn finished(self) -> Option<VrrpInstance> {
+        Some(VrrpInstance {
+            name: self.name?.value,
+            version: self.version,
+            virtual_router_id: NonZeroU8::new(self.virtual_router_id?.value)?,
+            priority: NonZeroU8::new(self.priority)?,
+            advert_interval: self.advert_interval,
+            preempt: self.preempt,
+            preempt_delay: self.preempt_delay,
+            unicast_source: self.unicast_source.map(|source| source.value),
+            unicast_peers: self.unicast_peers.value.into_iter().map(Spanned::into_inner).collect(),
+            auth_pass: self.auth_pass,
+            checksum: self.checksum,
+        })
+    }
+}
+
+fn preempt_delay(t: &Table<'_>) -> Duration {
+    t.read("preempt_delay", PREEMPT_DELAY).or(DEFAULT_PREEMPT_DELAY).value
+}
+
+fn auth_pass(t: &Table<'_>, version: VrrpVersion) -> Option<String> {
+    let auth_pass = t.read("auth_pass", ANY).optional("\"1111\"")?;
+    let place = &auth_pass.place;
+    if version == VrrpVersion::V3 {
+        let message = "`auth_pass` is for version 2 only: version 3 has no authentication (RFC 9568 §9)";
+        t.reader.error(place, message, "remove it, or write: version = 2");
+    }
+    match auth_pass.value.len() {
+        0 => t.reader.error(
+            place,
+            "`auth_pass` must not be empty",
+            "write: auth_pass = \"1111\", or remove it",
+        ),
+        1..=8 => {}
+        length => t.reader.error(
+            place,
+            format!("`auth_pass` must not be longer than 8 bytes (RFC 2338 §5.3.10); this has {length}"),
+            "write: auth_pass = its first 8 bytes, which is what keepalived sends",
+        ),
+    }
+    if auth_pass.value == MASK {
+        let message = "`auth_pass` is what `xvip check` prints in place of a password";
+        t.reader.warning(place, message, "write: auth_pass = the password itself");
+    }
+    Some(auth_pass.value)
+}
+
+fn checksum(t: &Table<'_>, version: VrrpVersion) -> VrrpChecksum {
+    let checksum = t.read("checksum", CHECKSUM).or(VrrpChecksum::default());
+    if version == VrrpVersion::V2 && checksum.given {
+        let message = "`checksum` is for version 3 only: version 2 has one way";
+        t.reader.error(&checksum.place, message, "remove it, or write: version = 3");
+    }
+    checksum.value
+}
+
+/// `unicast_source` and `unicast_peers`. Without a source, the interface's first address is the one that the peers list.
+fn unicast(t: &Table<'_>, draft: &VrrpDraft) {
+    let peers = &draft.unicast_peers;
+    // An empty list is a clear word.
+    if let Some(source) = &draft.unicast_source
+        && t.place_of("unicast_peers").is_none()
+    {
+        let message =
+            "without `unicast_peers` the advertisements are multicast, only their source is this one";
+        t.reader.warning(&source.place, message, "write: unicast_peers = [\"172.16.0.3\"], or remove it");
+    }
+    for (index, peer) in peers.value.iter().enumerate() {
+        let place = peers.place.part(peer.span());
+        let address = peer.get_ref();
+        if draft.unicast_source.as_ref().is_some_and(|source| source.value == *address) {
+            let message = format!("`unicast_peers` has {address}, which is this node's own `unicast_source`");
+            t.reader.error(&place, message, "write: unicast_peers = the addresses of the other nodes");
+        }
+        if peers.value.iter().take(index).any(|earlier| earlier.get_ref() == address) {
+            t.reader.error(&place, format!("`unicast_peers` has {address} twice"), "remove one of the two");
+        }
+    }
+}
+
+/// `[sync]`, for a later version.
+fn sync(t: Table<'_>) {
+    t.read("listen", LISTEN).required("\"172.16.0.2:7946\"");
+    t.read("peers", List(LISTEN)).required("[\"172.16.0.3:7946\"]");
+    t.read("key_file", PATH).required("\"/etc/xvip/sync.key\"");
+    let message = format!("`[sync]` {NO_EFFECT}: connections do not survive the loss of this node");
+    t.reader.warning(&t.place(), message, "remove it, until a version that has it");
+    t.finish();
+}
+
+/// `[http]`, for a later version.
+fn http(t: Table<'_>) {
+    const ROLE: OneOf<()> = OneOf { now: &[("viewer", ()), ("admin", ())], later: &[] };
+    t.read("listen", LISTEN).required("\"172.16.0.2:9188\"");
+    for user in t.tables("user") {
+        user.read("name", NAME).required("\"admin\"");
+        user.read("password_hash", ANY).required("\"$argon2id$...\"");
+        user.read("role", ROLE).required("\"viewer\"");
+        user.finish();
+    }
+    let message = format!("`[http]` {NO_EFFECT}: nothing listens on the network");
+    t.reader.warning(&t.place(), message, "remove it, until a version that has it");
+    t.finish();
+}

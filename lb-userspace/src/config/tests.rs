@@ -1,0 +1,88 @@
+//! What is accepted, what is refused and with which words, and that nothing drifts apart.
+
+mod accepted;
+mod drift;
+mod properties;
+mod refused;
+
+use std::{collections::HashMap, io, path::Path, sync::LazyLock};
+
+use super::{Checked, Facts, Problems, parse::parse_with_schema};
+
+/// A file without a mistake or a warning.
+const BASE: &str = r#"
+[node]
+name = "lb1"
+interface = "eth0"
+
+[[service]]
+name = "kube-apiserver"
+vip = "172.16.0.10/24"
+port = 6443
+vrrp = "main"
+
+[service.health]
+check = "https"
+verify = "ca"
+ca_file = "/pki/ca.crt"
+interval = "2s"
+
+[[service.backend]]
+name = "master1"
+address = "172.16.0.4:6443"
+weight = 100
+
+[[service.backend]]
+name = "master2"
+address = "172.16.0.5:6443"
+
+[[vrrp]]
+name = "main"
+virtual_router_id = 60
+priority = 101
+unicast_source = "172.16.0.2"
+unicast_peers = ["172.16.0.3"]
+
+[flows]
+idle_timeout = "24h"
+"#;
+
+/// The files on the disk of the tests.
+static DISK: LazyLock<HashMap<&str, Vec<u8>>> = LazyLock::new(|| {
+    let identity = || rcgen::generate_simple_self_signed(["lb1".to_owned()]).expect("a certificate");
+    let (one, other) = (identity(), identity());
+    HashMap::from([
+        ("/pki/ca.crt", one.cert.pem().into_bytes()),
+        ("/etc/kubernetes/pki/ca.crt", one.cert.pem().into_bytes()),
+        ("/pki/client.crt", one.cert.pem().into_bytes()),
+        ("/pki/client.key", one.signing_key.serialize_pem().into_bytes()),
+        ("/pki/other.key", other.signing_key.serialize_pem().into_bytes()),
+        ("/etc/xvip/client.crt", one.cert.pem().into_bytes()),
+        ("/etc/xvip/client.key", one.signing_key.serialize_pem().into_bytes()),
+        ("/pki/not.pem", b"\x30\x82 binary".to_vec()),
+        ("/pki/broken.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec()),
+        ("/pki/token", b"eyJhbGciOi.J9\n".to_vec()),
+        ("/etc/xvip/token", b"eyJhbGciOi.J9\n".to_vec()),
+        ("/pki/empty", b"\n".to_vec()),
+        ("/pki/two-tokens", b"one\ntwo\n".to_vec()),
+    ])
+});
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let found = path.to_str().and_then(|path| DISK.get(path));
+    found.cloned().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "No such file or directory"))
+}
+
+fn facts() -> Facts<'static> {
+    Facts { host_name: "lb1".to_owned(), read_file: &read_file }
+}
+
+fn parse(text: &str) -> Result<Checked, Problems> {
+    parse_with_schema(text, Path::new("/etc/xvip/xvip.toml"), &facts()).0
+}
+
+/// The base with one piece replaced, which must be in it once.
+fn edited(from: &str, to: &str) -> String {
+    assert_eq!(BASE.matches(from).count(), 1, "{from:?} is in the base once");
+    BASE.replace(from, to)
+}

@@ -1,0 +1,287 @@
+//! Each mistake with the line, the key and the remedy that are reported for it.
+
+use super::{BASE, edited, parse};
+use crate::config::{Diagnostic, Severity};
+
+/// A mistake: what it replaces in the base, and what is said about it.
+struct Mistake {
+    from: &'static str,
+    to: &'static str,
+    /// A text that the reported line is the first to contain.
+    line: &'static str,
+    key: &'static str,
+    message: &'static str,
+    remedy: &'static str,
+}
+
+#[rustfmt::skip]
+const MISTAKES: &[Mistake] = &[
+    // Unknown keys, anywhere.
+    m("port = 6443\n", "prot = 6443\n", "prot", "service[0].prot", "unknown key `prot`", "write: port = 6443   (did you mean `port`?)"),
+    m("interval = \"2s\"", "intervall = \"2s\"", "intervall", "service[0].health.intervall", "unknown key `intervall`", "write: interval = \"2s\"   (did you mean `interval`?)"),
+    m("weight = 100", "wieght = 100", "wieght", "service[0].backend[0].wieght", "unknown key", "write: weight = 100   (did you mean `weight`?)"),
+    m("priority = 101", "nopreempt = true", "nopreempt", "vrrp[0].nopreempt", "unknown key `nopreempt`", "write: preempt = true   (did you mean `preempt`?)"),
+    m("priority = 101", "state = \"MASTER\"", "MASTER", "vrrp[0].state", "unknown key `state`", "remove it; the keys of [[vrrp]] are version, name, virtual_router_id"),
+    m("interface =", "iface = \"x\"\ninterface =", "iface = ", "node.iface", "unknown key", "remove it; the keys of [node] are name, interface"),
+    m("idle_timeout", "idle-timeout", "idle-timeout", "flows.idle-timeout", "unknown key", "write: idle_timeout = \"24h\""),
+    m("[flows]", "[flow]", "[flow]", "flow", "unknown key `flow`", "write: [flows]   (did you mean `flows`?)"),
+    m("[[service.backend]]\nname = \"master2\"", "[[service.bakend]]\nname = \"master2\"", "bakend", "service[0].bakend", "unknown key", "write: [[service.backend]]   (did you mean `backend`?)"),
+    m("[flows]", "[haproxy]\n[flows]", "[haproxy]", "haproxy", "unknown key", "remove it; the tables of the file are node, service, vrrp, flows, sync, http"),
+    m("[[vrrp]]", "[sync]\nlisten = \"172.16.0.2:7946\"\npeers = []\nkey_file = \"/k\"\nkey = 1\n[[vrrp]]", "key = 1", "sync.key", "unknown key", "remove it; the keys of [sync] are listen, peers, key_file"),
+    m("[[vrrp]]", "[http]\nlisten = \"172.16.0.2:1\"\n[[http.user]]\nname = \"a\"\npassword_hash = \"h\"\nrole = \"admin\"\nrights = 1\n[[vrrp]]", "rights = 1", "http.user[0].rights", "unknown key", "remove it; the keys of [[http.user]] are name, password_hash, role"),
+    m("[[vrrp]]", "[service.rebalance]\nmod = \"off\"\n[[vrrp]]", "mod = ", "service[0].rebalance.mod", "unknown key", "write: mode = \"off\""),
+    m("interval = \"2s\"", "inter = \"2s\"", "inter =", "service[0].health.inter", "unknown key", "remove it; the keys of [service.health] are check, path, expect_status, verify, ca_file, client_cert, client_key, token_file, slow_start, interval, down_interval, fast_interval, timeout, rise, fall"),
+    // Types.
+    m("interval = \"2s\"", "interval = \"2\"", "interval", "service[0].health.interval", "`interval` must be a number with a unit (ms, s, m, h), not \"2\"", "write: interval = \"2s\""),
+    m("interval = \"2s\"", "interval = 2", "interval", "service[0].health.interval", "not a bare number", "write: interval = \"2s\""),
+    m("interval = \"2s\"", "interval = true", "interval", "service[0].health.interval", "not true or false", "write: interval = \"2s\""),
+    m("interval = \"2s\"", "interval = \"18446744073709551615s 1000000000ns\"", "interval", "service[0].health.interval", "must be a number with a unit", "write: interval = \"2s\""),
+    m("port = 6443\n", "port = \"6443\"\n", "port", "service[0].port", "`port` must be a whole number without quotes", "write: port = 6443"),
+    m("port = 6443\n", "port = 64.43\n", "port", "service[0].port", "not a number with a point", "write: port = 6443"),
+    m("port = 6443\n", "port = [6443]\n", "port", "service[0].port", "not a list", "write: port = 6443"),
+    m("name = \"kube-apiserver\"", "name = 7", "name = 7", "service[0].name", "must be a name in quotes, not a whole number", "write: name = \"kube-apiserver\""),
+    m("priority = 101", "preempt = \"true\"", "preempt", "vrrp[0].preempt", "must be true or false without quotes", "write: preempt = true"),
+    m("unicast_peers = [\"172.16.0.3\"]", "unicast_peers = \"172.16.0.3\"", "unicast_peers", "vrrp[0].unicast_peers", "must be a list in brackets", "write: unicast_peers = [\"172.16.0.3\"]"),
+    m("interval = \"2s\"", "expect_status = 200", "expect_status", "service[0].health.expect_status", "must be a list in brackets", "write: expect_status = [200]"),
+    m("[flows]\nidle_timeout = \"24h\"", "flows = 1", "flows", "vrrp[0].flows", "unknown key", "remove it"),
+    m("[flows]", "[[flows]]", "[[flows]]", "flows", "has single brackets", "write: [flows]"),
+    m("[[vrrp]]", "[vrrp]", "[vrrp]", "vrrp", "has double brackets", "write: [[vrrp]]"),
+    // Missing keys.
+    m("interface = \"eth0\"", "", "[node]", "node.interface", "`interface` is missing", "write: interface = \"eth0\"   (in [node])"),
+    m("[node]\nname = \"lb1\"\ninterface = \"eth0\"", "[sync]\nlisten = \"1.1.1.1:1\"\npeers = []\nkey_file = \"/k\"", "", "node.interface", "`interface` is missing", "write: interface = \"eth0\"   (in [node])"),
+    m("vip = \"172.16.0.10/24\"", "", "[[service]]", "service[0].vip", "`vip` is missing", "write: vip = \"172.16.0.10/24\"   (in [[service]])"),
+    m("name = \"master1\"", "", "# first", "service[0].backend[0].name", "`name` is missing", "write: name = \"master1\"   (in [[service.backend]])"),
+    m("virtual_router_id = 60", "", "[[vrrp]]", "vrrp[0].virtual_router_id", "is missing", "write: virtual_router_id = 60   (in [[vrrp]])"),
+    // Node.
+    m("\"eth0\"", "\"\"", "interface", "node.interface", "must not be empty", "write: interface = \"eth0\""),
+    m("\"eth0\"", "\"a-very-long-name\"", "interface", "node.interface", "longer than 15 bytes", "write: interface = \"eth0\""),
+    m("\"eth0\"", "\"eth/0\"", "interface", "node.interface", "without '/'", "write: interface = \"eth0\""),
+    m("interface =", "xdp_mode = \"natve\"\ninterface =", "xdp_mode", "node.xdp_mode", "must be \"auto\" or \"native\" or \"generic\", not \"natve\"", "write: xdp_mode = \"native\""),
+    m("interface =", "pin_path = \"sys/fs/bpf/xvip\"\ninterface =", "pin_path", "node.pin_path", "must be an absolute path", "write: pin_path = \"/sys/fs/bpf/xvip\""),
+    m("interface =", "pin_path = \"/sys/fs/bpf/xvip.1\"\ninterface =", "pin_path", "node.pin_path", "must not contain '.'", "write: pin_path = \"/sys/fs/bpf/xvip-1\""),
+    // VIPs.
+    m("172.16.0.10/24", "172.16.0.300/24", "vip", "service[0].vip", "must be an address and a prefix length", "write: vip = \"172.16.0.10/24\""),
+    m("172.16.0.10/24", "172.16.0.10/33", "vip", "service[0].vip", "prefix length from 1 to 32, not \"33\"", "write: vip = \"172.16.0.10/32\""),
+    m("172.16.0.10/24", "172.16.0.10/0", "vip", "service[0].vip", "prefix length from 1 to 32", "write: vip = \"172.16.0.10/32\""),
+    m("172.16.0.10/24", "172.16.0.10/", "vip", "service[0].vip", "prefix length from 1 to 32", "write: vip = \"172.16.0.10/32\""),
+    m("172.16.0.10/24", "172.16.0.0/24", "vip", "service[0].vip", "the network's own address", "write: vip = \"172.16.0.10/24\""),
+    m("172.16.0.10/24", "172.16.0.255/24", "vip", "service[0].vip", "the network's broadcast address", "write: vip = \"172.16.0.10/24\""),
+    m("172.16.0.10/24", "255.255.255.255", "vip", "service[0].vip", "the broadcast address", "write: vip = \"172.16.0.10/24\""),
+    m("172.16.0.10/24", "224.0.0.18/24", "vip", "service[0].vip", "a multicast address", "write: vip = \"172.16.0.10/24\""),
+    m("172.16.0.10/24", "127.0.0.1/8", "vip", "service[0].vip", "a loopback address", "write: vip = \"172.16.0.10/24\""),
+    m("172.16.0.10/24", "0.0.0.0", "vip", "service[0].vip", "the unspecified address", "write: vip = \"172.16.0.10/24\""),
+    m("172.16.0.10/24", "2001:db8::10/64", "vip", "service[0].vip", "IPv6 is not in this version", "write: vip = \"172.16.0.10/24\""),
+    m("172.16.0.10/24", "172.16.0.4/24", "address = \"172.16.0.4:6443\"", "service[0].backend[0].address", "is the VIP on line 8", "write: address = the backend's own address"),
+    m("172.16.0.10/24", "172.16.0.2/24", "unicast_source", "vrrp[0].unicast_source", "is the VIP on line 8", "write: unicast_source = this node's own address"),
+    m("172.16.0.10/24", "172.16.0.3/24", "unicast_peers", "vrrp[0].unicast_peers", "has the VIP on line 8", "write: unicast_peers = the other nodes' own addresses"),
+    m("port = 6443\n", "port = 0\n", "port = 0", "service[0].port", "must be 1 to 65535, not 0", "write: port = 6443"),
+    m("port = 6443\n", "port = 65536\n", "port = 65536", "service[0].port", "must be 1 to 65535", "write: port = 6443"),
+    m("port = 6443\n", "port = -1\n", "port = -1", "service[0].port", "not -1", "write: port = 6443"),
+    // Services against each other.
+    m("[[vrrp]]", "[[service]]\nname = \"kube-apiserver\" # second\nvip = \"172.16.0.11\"\nport = 1\nhealth.check = \"tcp\"\n[[service.backend]]\nname = \"m\"\naddress = \"10.0.0.1:1\"\n[[vrrp]]", "# second", "service[1].name", "already the name of the service on line 7", "write: name = a name of its own"),
+    m("[[vrrp]]", "[[service]]\nname = \"b\"\nvip = \"172.16.0.10/24\"\nport = 6443 # second\nvrrp = \"main\"\nhealth.check = \"tcp\"\n[[service.backend]]\nname = \"m\"\naddress = \"10.0.0.1:1\"\n[[vrrp]]", "# second", "service[1].port", "on line 9", "write: port = another port"),
+    m("[[vrrp]]", "[[service]]\nname = \"b\"\nvip = \"172.16.0.10/25\"\nport = 1\nvrrp = \"main\"\nhealth.check = \"tcp\"\n[[service.backend]]\nname = \"m\"\naddress = \"10.0.0.1:1\"\n[[vrrp]]", "/25", "service[1].vip", "another prefix length on line 8", "write: vip = \"172.16.0.10/24\""),
+    m("[[vrrp]]", "[[service]]\nname = \"b\"\nvip = \"172.16.0.10/24\" # second\nport = 1\nhealth.check = \"tcp\"\n[[service.backend]]\nname = \"m\"\naddress = \"10.0.0.1:1\"\n[[vrrp]]", "# second", "service[1].vip", "`vrrp` differs", "write: vrrp = \"main\""),
+    m("vrrp = \"main\"", "vrrp = \"mian\"", "mian", "service[0].vrrp", "no [[vrrp]] of this file", "write: vrrp = \"main\""),
+    // Backends.
+    m("\"master2\"", "\"master1\" # again", "# again", "service[0].backend[1].name", "already the name of the backend on line 19", "write: name = a name of its own"),
+    m("172.16.0.5:6443", "172.16.0.4:06443", "06443", "service[0].backend[1].address", "already the address of the backend on line 20", "write: address = another backend's"),
+    m("172.16.0.4:6443", "172.16.0.4:0", "172.16.0.4:0", "service[0].backend[0].address", "has port 0", "write: address = \"172.16.0.4:6443\""),
+    m("172.16.0.4:6443", "172.16.0.4", "172.16.0.4", "service[0].backend[0].address", "has no port", "write: address = \"172.16.0.4:6443\""),
+    m("172.16.0.4:6443", "172.16.0.4:66443", "66443", "service[0].backend[0].address", "has port 66443; ports are 1 to 65535", "write: address = \"172.16.0.4:6443\""),
+    m("172.16.0.4:6443", "master1.example:6443", "master1.example", "service[0].backend[0].address", "names are not resolved", "write: address = \"172.16.0.4:6443\""),
+    m("172.16.0.4:6443", "[2001:db8::4]:6443", "2001:db8", "service[0].backend[0].address", "IPv6 is not in this version", "write: address = \"172.16.0.4:6443\""),
+    m("172.16.0.4:6443", "127.0.0.1:6443", "127.0.0.1", "service[0].backend[0].address", "a loopback address", "write: address = \"172.16.0.4:6443\""),
+    m("weight = 100", "weight = 257", "weight", "service[0].backend[0].weight", "must be 0 to 256, not 257", "write: weight = 100"),
+    m("weight = 100\n\n[[service.backend]]\nname = \"master2\"\naddress = \"172.16.0.5:6443\"", "weight = 0", "weight = 0", "service[0].backend[0].weight", "is 0 for every backend", "write: weight = 100 for at least one"),
+    m("[[service.backend]]\nname = \"master1\"\naddress = \"172.16.0.4:6443\"\nweight = 100\n\n[[service.backend]]\nname = \"master2\"\naddress = \"172.16.0.5:6443\"\n", "", "[[service]]", "service[0]", "no backend", "write: [[service.backend]] with name = \"master1\" and address"),
+    // Health.
+    m("check = \"https\"", "check = \"htps\"", "htps", "service[0].health.check", "must be \"tcp\" or \"tls\"", "write: check = \"https\""),
+    m("interval = \"2s\"", "path = \"readyz\"", "path", "service[0].health.path", "must begin with '/'", "write: path = \"/readyz\""),
+    m("interval = \"2s\"", "path = \"/readyz HTTP/1.1\\r\\nX: y\"", "path", "service[0].health.path", "must be a URL's path", "write: path = \"/readyz\""),
+    m("check = \"https\"\nverify = \"ca\"\nca_file = \"/pki/ca.crt\"", "check = \"tcp\"\npath = \"/readyz\"", "path", "service[0].health.path", "for http and https checks only", "remove it, or write: check = \"https\""),
+    m("check = \"https\"", "check = \"tls\"\nexpect_status = [200]", "expect_status", "service[0].health.expect_status", "for http and https checks only", "remove it, or write: check = \"https\""),
+    m("check = \"https\"\nverify = \"ca\"\nca_file = \"/pki/ca.crt\"", "check = \"http\"\nverify = \"none\"", "verify", "service[0].health.verify", "for tls and https checks only", "remove it, or write: check = \"https\""),
+    m("check = \"https\"", "check = \"tls\"\ntoken_file = \"/pki/token\"", "token_file", "service[0].health.token_file", "for https checks only", "remove it, or write: check = \"https\""),
+    m("interval = \"2s\"", "expect_status = []", "expect_status", "service[0].health.expect_status", "at least one status", "write: expect_status = [200]"),
+    m("interval = \"2s\"", "expect_status = [200, 600]", "expect_status", "service[0].health.expect_status", "has an item that must be 200 to 599, not 600", "write: expect_status = [200]"),
+    m("interval = \"2s\"", "expect_status = [99]", "expect_status", "service[0].health.expect_status", "must be 200 to 599, not 99", "write: expect_status = [200]"),
+    m("interval = \"2s\"", "interval = \"0s\"", "interval", "service[0].health.interval", "must be 10ms to 1h", "write: interval = \"10ms\""),
+    m("interval = \"2s\"", "down_interval = \"0ms\"", "interval", "service[0].health.down_interval", "must be 10ms to 1h", "write: down_interval = \"10ms\""),
+    m("interval = \"2s\"", "fast_interval = \"0s\"", "interval", "service[0].health.fast_interval", "must be 10ms to 1h", "write: fast_interval = \"10ms\""),
+    m("interval = \"2s\"", "timeout = \"0s\"", "timeout = \"0s\"", "service[0].health.timeout", "must be 10ms to 1h", "write: timeout = \"10ms\""),
+    m("interval = \"2s\"", "rise = 0", "rise", "service[0].health.rise", "must be 1 to 1000, not 0", "write: rise = 2"),
+    m("interval = \"2s\"", "fall = 0", "fall", "service[0].health.fall", "must be 1 to 1000, not 0", "write: fall = 2"),
+    m("interval = \"2s\"", "slow_start = 60", "slow_start", "service[0].health.slow_start", "not a bare number", "write: slow_start = \"1m\""),
+    // Files.
+    m("ca_file = \"/pki/ca.crt\"", "", "verify", "service[0].health.verify", "needs `ca_file`", "write: ca_file = \"/etc/kubernetes/pki/ca.crt\""),
+    m("verify = \"ca\"", "", "ca_file", "service[0].health.ca_file", "`ca_file` needs verify = \"ca\"", "write: verify = \"ca\""),
+    m("/pki/ca.crt", "/nowhere/ca.crt", "ca_file", "service[0].health.ca_file", "/nowhere/ca.crt cannot be read: No such file", "write: ca_file = the path of a PEM file"),
+    m("/pki/ca.crt", "pki/ca.crt", "ca_file", "service[0].health.ca_file", "must be an absolute path", "write: ca_file = \"/etc/kubernetes/pki/ca.crt\""),
+    m("/pki/ca.crt", "/pki/not.pem", "ca_file", "service[0].health.ca_file", "holds no certificate in PEM form", "write: ca_file = the path of a PEM file"),
+    m("/pki/ca.crt", "/pki/broken.pem", "ca_file", "service[0].health.ca_file", "cannot be used", "write: ca_file = the path of a PEM file"),
+    m("interval = \"2s\"", "client_cert = \"/pki/client.crt\"", "client_cert", "service[0].health.client_cert", "needs `client_key`", "write: client_key = "),
+    m("interval = \"2s\"", "client_key = \"/pki/client.key\"", "client_key", "service[0].health.client_key", "needs `client_cert`", "write: client_cert = "),
+    m("interval = \"2s\"", "client_cert = \"/pki/client.crt\"\nclient_key = \"/pki/other.key\"", "client_key", "service[0].health.client_key", "is not the key of `client_cert`", "write: client_key = the path of the certificate's own key"),
+    m("interval = \"2s\"", "client_cert = \"/pki/not.pem\"\nclient_key = \"/pki/client.key\"", "client_cert", "service[0].health.client_cert", "no certificate in PEM form", "write: client_cert = the path of a PEM file"),
+    m("interval = \"2s\"", "client_cert = \"/pki/client.crt\"\nclient_key = \"/pki/client.crt\"", "client_key", "service[0].health.client_key", "holds no private key", "write: client_key = the path of a PEM file"),
+    m("interval = \"2s\"", "token_file = \"/nowhere\"", "token_file", "service[0].health.token_file", "cannot be read", "write: token_file = the path of a file with one bearer token"),
+    m("interval = \"2s\"", "token_file = \"/pki/empty\"", "token_file", "service[0].health.token_file", "is empty", "write: token_file ="),
+    m("interval = \"2s\"", "token_file = \"/pki/two-tokens\"", "token_file", "service[0].health.token_file", "not a single token", "write: token_file ="),
+    // VRRP.
+    m("virtual_router_id = 60", "virtual_router_id = 0", "virtual_router_id", "vrrp[0].virtual_router_id", "must be 1 to 255, not 0", "write: virtual_router_id = 60"),
+    m("virtual_router_id = 60", "virtual_router_id = 256", "virtual_router_id", "vrrp[0].virtual_router_id", "must be 1 to 255, not 256", "write: virtual_router_id = 60"),
+    m("priority = 101", "priority = 0", "priority", "vrrp[0].priority", "must be 1 to 255, not 0", "write: priority = 100"),
+    m("priority = 101", "priority = 256", "priority", "vrrp[0].priority", "must be 1 to 255, not 256", "write: priority = 100"),
+    m("priority = 101", "version = 4", "version", "vrrp[0].version", "must be 2 to 3, not 4", "write: version = 3"),
+    m("priority = 101", "version = 2\nadvert_interval = \"200ms\"", "advert_interval", "vrrp[0].advert_interval", "must be 1s to 255s in steps of 1s", "write: advert_interval = \"1s\""),
+    m("priority = 101", "version = 2\nadvert_interval = \"2500ms\"", "advert_interval", "vrrp[0].advert_interval", "in steps of 1s", "write: advert_interval = \"3s\""),
+    m("priority = 101", "version = 2\nadvert_interval = \"256s\"", "advert_interval", "vrrp[0].advert_interval", "must be 1s to 255s", "write: advert_interval = \"255s\""),
+    m("priority = 101", "advert_interval = \"205ms\"", "advert_interval", "vrrp[0].advert_interval", "must be 10ms to 40950ms in steps of 10ms", "write: advert_interval = \"210ms\""),
+    m("priority = 101", "advert_interval = \"5ms\"", "advert_interval", "vrrp[0].advert_interval", "must be 10ms to 40950ms", "write: advert_interval = \"10ms\""),
+    m("priority = 101", "advert_interval = \"41s\"", "advert_interval", "vrrp[0].advert_interval", "must be 10ms to 40950ms", "write: advert_interval = \"40950ms\""),
+    m("priority = 101", "preempt_delay = \"1001s\"", "preempt_delay", "vrrp[0].preempt_delay", "must be 0s to 1000s", "write: preempt_delay = \"1000s\""),
+    m("priority = 101", "auth_pass = \"1111\"", "auth_pass", "vrrp[0].auth_pass", "for version 2 only", "remove it, or write: version = 2"),
+    m("priority = 101", "version = 2\nauth_pass = \"123456789\"", "auth_pass", "vrrp[0].auth_pass", "longer than 8 bytes", "write: auth_pass = its first 8 bytes"),
+    m("priority = 101", "version = 2\nauth_pass = \"\"", "auth_pass", "vrrp[0].auth_pass", "must not be empty", "write: auth_pass = \"1111\", or remove it"),
+    m("priority = 101", "version = 2\nchecksum = \"rfc9568\"", "checksum", "vrrp[0].checksum", "for version 3 only", "remove it, or write: version = 3"),
+    m("[\"172.16.0.3\"]", "[\"172.16.0.2\"]", "unicast_peers", "vrrp[0].unicast_peers", "this node's own `unicast_source`", "write: unicast_peers = the addresses of the other nodes"),
+    m("[\"172.16.0.3\"]", "[\"172.16.0.3\", \"172.16.0.3\"]", "unicast_peers", "vrrp[0].unicast_peers", "has 172.16.0.3 twice", "remove one of the two"),
+    m("[\"172.16.0.3\"]", "[\"lb2\"]", "unicast_peers", "vrrp[0].unicast_peers", "must be an IPv4 address, not \"lb2\"", "write: unicast_peers = []"),
+    m("\"172.16.0.2\"", "\"fe80::1\"", "unicast_source", "vrrp[0].unicast_source", "VRRP over IPv6 is not in this version", "write: unicast_source = \"172.16.0.2\""),
+    m("\"172.16.0.2\"", "\"224.0.0.18\"", "unicast_source", "vrrp[0].unicast_source", "is a multicast address", "write: unicast_source = \"172.16.0.2\""),
+    m("[flows]", "[[vrrp]]\nname = \"main\" # second\nvirtual_router_id = 61\n[flows]", "# second", "vrrp[1].name", "already the name of the VRRP instance on line 28", "write: name = a name of its own"),
+    m("[flows]", "[[vrrp]]\nname = \"other\"\nvirtual_router_id = 60 # second\n[flows]", "# second", "vrrp[1].virtual_router_id", "already used on line 29", "write: virtual_router_id = a number of its own"),
+    // Flows.
+    m("idle_timeout = \"24h\"", "max = 1023", "max", "flows.max", "must be 1024 to 16777216, not 1023", "write: max = 1048576"),
+    m("idle_timeout = \"24h\"", "max = 16777217", "max", "flows.max", "must be 1024 to 16777216", "write: max = 1048576"),
+    m("\"24h\"", "\"59s\"", "idle_timeout", "flows.idle_timeout", "must be 1m to 8760h", "write: idle_timeout = \"1m\""),
+    // Of a later version: what would change who owns the VIP or where packets go.
+    m("port = 6443\n", "port = 6443\nmode = \"dsr-l2\"\n", "mode", "service[0].mode", "\"dsr-l2\" is not in this version", "write: mode = \"nat\""),
+    m("port = 6443\n", "port = 6443\nmode = \"dsr-ipip\"\n", "mode", "service[0].mode", "\"dsr-ipip\" is not in this version", "write: mode = \"nat\""),
+    m("port = 6443\n", "port = 6443\nbalance = \"round-robin\"\n", "balance", "service[0].balance", "\"round-robin\" is not in this version", "write: balance = \"maglev\""),
+    m("port = 6443\n", "port = 6443\nbalance = \"least-connections\"\n", "balance", "service[0].balance", "not in this version", "write: balance = \"maglev\""),
+    m("port = 6443\n", "port = 6443\nsnat = \"node\"\n", "snat", "service[0].snat", "`snat` is not in this version", "remove it"),
+    m("[flows]", "[[vrrp.track]]\nkind = \"script\"\n[flows]", "[[vrrp.track]]", "vrrp[0].track[0]", "`[[vrrp.track]]` is not in this version", "remove it"),
+];
+
+const fn m(
+    from: &'static str,
+    to: &'static str,
+    line: &'static str,
+    key: &'static str,
+    message: &'static str,
+    remedy: &'static str,
+) -> Mistake {
+    Mistake { from, to, line, key, message, remedy }
+}
+
+fn errors(text: &str) -> Vec<Diagnostic> {
+    let problems = parse(text).expect_err("refused");
+    problems.errors().cloned().collect()
+}
+
+/// The number of the first line that contains a text; the first of the file for none.
+fn line_of(text: &str, part: &str) -> usize {
+    if part.is_empty() {
+        return 1;
+    }
+    1 + text.lines().position(|line| line.contains(part)).expect("the line is there")
+}
+
+#[test]
+fn each_mistake_is_one_error_with_its_line_key_and_remedy() {
+    for mistake in MISTAKES {
+        let text = edited(mistake.from, mistake.to).replacen(
+            "[[service.backend]]\n",
+            "[[service.backend]] # first\n",
+            1,
+        );
+        let found = errors(&text);
+        let [found] = found.as_slice() else { panic!("{:?}: {found:#?}", mistake.to) };
+        assert_eq!(found.line, line_of(&text, mistake.line), "{:?}: {found}", mistake.to);
+        assert_eq!(found.key, mistake.key, "{found}");
+        assert!(found.message.contains(mistake.message), "{found}");
+        assert!(found.remedy.starts_with(mistake.remedy), "{found}");
+        assert_eq!(found.severity, Severity::Error);
+    }
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_and_in_order() {
+    let text = BASE
+        .replace("\"eth0\"", "\"\"")
+        .replace("172.16.0.10/24", "172.16.0.10/40")
+        .replace("port = 6443\n", "prot = 6443\n")
+        .replace("interval = \"2s\"", "interval = 2\nrise = 0\npath = 1")
+        .replace("\"master2\"", "\"master1\"")
+        .replace("virtual_router_id = 60", "virtual_router_id = 0")
+        .replace("\"24h\"", "\"20s\"");
+    let keys: Vec<String> = errors(&text).into_iter().map(|found| found.key).collect();
+    let expected = [
+        "node.interface",
+        "service[0].vip",
+        "service[0].prot",
+        "service[0].health.interval",
+        "service[0].health.rise",
+        "service[0].health.path",
+        "service[0].backend[1].name",
+        "vrrp[0].virtual_router_id",
+        "flows.idle_timeout",
+    ];
+    assert_eq!(keys, expected);
+}
+
+#[test]
+fn an_empty_file_says_what_a_file_needs() {
+    let found = errors("");
+    let said: Vec<(usize, &str, &str)> =
+        found.iter().map(|found| (found.line, found.key.as_str(), found.remedy.as_str())).collect();
+    assert_eq!(
+        said,
+        [
+            (1, "node.interface", "write: interface = \"eth0\"   (in [node])"),
+            (1, "", "write: [[service]] with name, vip, port and [[service.backend]]"),
+        ]
+    );
+}
+
+#[test]
+fn what_is_not_toml_has_its_line_column_and_remedy() {
+    for (from, to, line, column, remedy) in [
+        ("vip = \"172.16.0.10/24\"", "vip = 172.16.0.10/24", 8, 13, "write: vip = \"172.16.0.10/24\""),
+        ("interval = \"2s\"", "interval = 2s", 16, 12, "write: interval = \"2s\""),
+        ("name = \"kube-apiserver\"", "name = \"kube-apiserver", 7, 23, "write: name = \"kube-apiserver\""),
+        ("priority = 101", "preempt = yes", 30, 11, "write: preempt = true"),
+        ("priority = 101", "priority =", 30, 11, "write: a value after priority ="),
+        ("priority = 101", "priority 101", 30, 10, "write: key = value on a line of its own"),
+        ("priority = 101", "name = \"twice\"", 30, 1, "remove one of the two"),
+        ("[flows]", "[flows", 34, 7, "write: [node], [[service]]"),
+        ("[flows]", "[node]", 34, 2, "remove one of the two"),
+    ] {
+        let found = errors(&edited(from, to));
+        let [found] = found.as_slice() else { panic!("{to:?}: {found:#?}") };
+        assert_eq!((found.line, found.column), (line, column), "{found}");
+        assert!(found.remedy.starts_with(remedy), "{found}");
+        assert!(found.message.starts_with("not TOML: ") && !found.message.contains("nothing"), "{found}");
+    }
+}
+
+#[test]
+fn two_syntax_errors_are_both_reported() {
+    let text =
+        BASE.replace("\"172.16.0.10/24\"", "172.16.0.10/24").replace("interval = \"2s\"", "interval = 2s");
+    let lines: Vec<usize> = errors(&text).iter().map(|found| found.line).collect();
+    assert_eq!(lines, [8, 16]);
+}
+
+#[test]
+fn a_password_is_in_no_complaint() {
+    for line in
+        ["auth_pass = \"hunter2hunter2\"", "auth_pass = hunter2hunter2", "auth_pass = [\"hunter2hunter2\"]"]
+    {
+        let problems = parse(&edited("priority = 101", line)).expect_err("refused");
+        assert!(!format!("{problems} {problems:?}").contains("hunter2"), "{problems}");
+        assert!(!serde_json::to_string(&problems.0).expect("JSON").contains("hunter2"), "{problems}");
+    }
+}

@@ -1,0 +1,568 @@
+//! VRRP advertisements: bytes to meaning and back, for version 3 (RFC 9568) and version 2 (RFC 3768, with the simple
+//! password of RFC 2338 as keepalived still speaks it), over IPv4.
+//!
+//! Parsing checks everything that the bytes alone can be wrong about; [`Advertisement::check`] then compares the result
+//! with the virtual router it is meant for. Both say why they refuse, and the driver counts the reasons.
+//!
+//! Over IPv6 only the width of an address and the pseudo-header differ: [`ADDRESS_LEN`] and [`pseudo_header`].
+
+use std::{
+    fmt,
+    net::Ipv4Addr,
+    num::{NonZeroU8, NonZeroU16},
+    time::Duration,
+};
+
+use crate::config::model::VrrpChecksum;
+
+#[cfg(test)]
+mod tests;
+
+/// IP protocol number of VRRP (RFC 9568 §5.1.1.4).
+pub const PROTOCOL: u8 = 112;
+/// The only TTL that an advertisement may arrive with: it proves that no router forwarded it (RFC 9568 §5.1.1.3).
+pub const TTL: u8 = 255;
+/// Where advertisements go without unicast peers (RFC 9568 §5.1.1.2).
+pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
+
+/// `Type` of an advertisement, the only one there is (RFC 9568 §5.2.2).
+const ADVERTISEMENT: u8 = 1;
+/// Bytes before the addresses, in both versions.
+const HEADER_LEN: usize = 8;
+/// Bytes of one IPv4 address.
+const ADDRESS_LEN: usize = 4;
+/// Bytes of authentication data that close every version 2 message (RFC 3768 §5.3.10).
+const AUTH_LEN: usize = 8;
+/// `Auth Type` 0 and 1 (RFC 2338 §5.3.6).
+const AUTH_NONE: u8 = 0;
+const AUTH_SIMPLE: u8 = 1;
+
+/// Offsets in the message.
+mod field {
+    use std::ops::Range;
+
+    pub const VERSION_TYPE: usize = 0;
+    pub const VRID: usize = 1;
+    pub const PRIORITY: usize = 2;
+    pub const COUNT: usize = 3;
+    /// Version 3: four reserved bits, then the interval in centiseconds.
+    pub const MAX_ADVERTISE_INTERVAL: Range<usize> = 4..6;
+    /// Version 2.
+    pub const AUTH_TYPE: usize = 4;
+    /// Version 2: seconds.
+    pub const ADVERTISEMENT_INTERVAL: usize = 5;
+    pub const CHECKSUM: Range<usize> = 6..8;
+}
+
+/// Virtual router identifier, 1 to 255.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Vrid(pub NonZeroU8);
+
+impl fmt::Display for Vrid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Priority: the higher one is Active. 0 releases, 255 owns the addresses (RFC 9568 §5.2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Priority(pub u8);
+
+impl Priority {
+    /// The Active router stops: a Backup takes over without waiting for its down timer.
+    pub const RELEASE: Self = Self(0);
+    /// The least that still takes part.
+    pub const LOWEST: Self = Self(1);
+    /// The router whose own addresses the virtual ones are.
+    pub const OWNER: Self = Self(255);
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A version 3 interval: 1 to 4095 hundredths of a second, the 12 bits on the wire (RFC 9568 §5.2.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Centiseconds(NonZeroU16);
+
+impl Centiseconds {
+    /// The longest interval that fits: 40.95 s.
+    pub const MAX: u16 = 0x0fff;
+
+    /// `None` for 0 and for more than 12 bits.
+    pub const fn new(centiseconds: u16) -> Option<Self> {
+        match NonZeroU16::new(centiseconds) {
+            Some(value) if centiseconds <= Self::MAX => Some(Self(value)),
+            Some(_) | None => None,
+        }
+    }
+
+    /// `None` unless the duration is 10 ms to 40.95 s in whole steps of 10 ms.
+    pub fn from_duration(duration: Duration) -> Option<Self> {
+        let micros = duration.as_micros();
+        let exact = duration.subsec_nanos().is_multiple_of(10_000_000);
+        exact.then(|| u16::try_from(micros / 10_000).ok().and_then(Self::new)).flatten()
+    }
+
+    /// Hundredths of a second.
+    pub const fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+/// A version 2 interval: 1 to 255 whole seconds (RFC 3768 §5.3.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seconds(NonZeroU8);
+
+impl Seconds {
+    /// `None` for 0.
+    pub fn new(seconds: u8) -> Option<Self> {
+        NonZeroU8::new(seconds).map(Self)
+    }
+
+    /// `None` unless the duration is 1 to 255 whole seconds.
+    pub fn from_duration(duration: Duration) -> Option<Self> {
+        let whole = duration.subsec_nanos() == 0;
+        whole.then(|| u8::try_from(duration.as_secs()).ok().and_then(Self::new)).flatten()
+    }
+
+    /// Seconds.
+    pub const fn get(self) -> u8 {
+        self.0.get()
+    }
+}
+
+/// An advertisement interval in the unit of its version. The unit decides the skew formula, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interval {
+    /// Version 2.
+    V2(Seconds),
+    /// Version 3.
+    V3(Centiseconds),
+}
+
+impl Interval {
+    /// The interval as a time span.
+    pub fn duration(self) -> Duration {
+        match self {
+            Self::V2(seconds) => Duration::from_secs(seconds.get().into()),
+            Self::V3(centiseconds) => Duration::from_millis(u64::from(centiseconds.get()) * 10),
+        }
+    }
+}
+
+/// The simple password of version 2: 1 to 8 bytes, padded with zeros. Not a secret on the wire; still not for logs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Password([u8; AUTH_LEN]);
+
+impl Password {
+    /// `None` if the text is empty or longer than 8 bytes.
+    pub fn new(text: &str) -> Option<Self> {
+        let mut padded = [0; AUTH_LEN];
+        padded.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        (!text.is_empty()).then_some(Self(padded))
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
+}
+
+/// Version 2 authentication. Every later RFC removed it; keepalived did not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Type 0.
+    None,
+    /// Type 1: a password in clear text.
+    Simple(Password),
+}
+
+/// A protocol version with what only that version says. Of a configured router: what it speaks. Of a received
+/// advertisement: what it was written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// RFC 3768 and RFC 2338.
+    V2 {
+        /// `Adver Int`; every router of a VRID must have the same.
+        interval: Seconds,
+        /// `Auth Type` and `Authentication Data`.
+        auth: Auth,
+    },
+    /// RFC 9568.
+    V3 {
+        /// `Max Advertise Interval` of the sender; Backups adopt it.
+        interval: Centiseconds,
+        /// What the checksum covers.
+        checksum: VrrpChecksum,
+    },
+}
+
+impl Dialect {
+    /// The version number on the wire.
+    pub const fn version(&self) -> u8 {
+        match self {
+            Self::V2 { .. } => 2,
+            Self::V3 { .. } => 3,
+        }
+    }
+
+    /// The advertisement interval.
+    pub const fn interval(&self) -> Interval {
+        match self {
+            Self::V2 { interval, .. } => Interval::V2(*interval),
+            Self::V3 { interval, .. } => Interval::V3(*interval),
+        }
+    }
+}
+
+/// What the IP header says about an advertisement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Primary address of the sender.
+    pub source: Ipv4Addr,
+    /// The group or, with unicast peers, the receiver.
+    pub destination: Ipv4Addr,
+    /// Time to live as it arrived.
+    pub ttl: u8,
+}
+
+impl Envelope {
+    /// Splits an IPv4 packet, as a raw socket delivers it, into header fields and message. Options are skipped; bytes
+    /// after the total length (padding of short Ethernet frames) are cut off.
+    pub fn open(packet: &[u8]) -> Result<(Self, &[u8]), Discard> {
+        let header: &[u8; 20] = packet.first_chunk().ok_or(Discard::IpHeader)?;
+        let header_len = usize::from(header[0] & 0x0f) * 4;
+        let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        if header[0] >> 4 != 4 || header_len < header.len() || header[9] != PROTOCOL {
+            return Err(Discard::IpHeader);
+        }
+        let message = packet.get(header_len..total_len).ok_or(Discard::IpHeader)?;
+        let envelope = Self {
+            source: Ipv4Addr::new(header[12], header[13], header[14], header[15]),
+            destination: Ipv4Addr::new(header[16], header[17], header[18], header[19]),
+            ttl: header[8],
+        };
+        Ok((envelope, message))
+    }
+}
+
+/// An advertisement.
+///
+/// Version 3 (RFC 9568 §5.2):
+///
+/// ```text
+///  0                   1                   2                   3
+///  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// |Version| Type  | Virtual Rtr ID|   Priority    |IPvX Addr Count|
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// |Reserve| Max Advertise Interval|          Checksum             |
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// |                       IPvX Address(es) ...                    |
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// ```
+///
+/// Version 2 (RFC 3768 §5.1) has another second word, and authentication data at the end:
+///
+/// ```text
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// |   Auth Type   |   Adver Int   |          Checksum             |
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// |                       IP Address(es) ...                      |
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// |                  Authentication Data (8 bytes)                |
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertisement {
+    /// The virtual router it is about.
+    pub vrid: Vrid,
+    /// The sender's priority, or 0 when it leaves.
+    pub priority: Priority,
+    /// Version, interval, and how it is protected.
+    pub dialect: Dialect,
+    /// The virtual addresses, 1 to 255, in the sender's order.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+impl Advertisement {
+    /// Length of the message in bytes, without an IP header.
+    pub fn message_len(&self) -> usize {
+        message_len(self.dialect.version(), self.addresses.len())
+    }
+
+    /// Writes the whole message, checksum included, to the start of `buffer`, and says how long it is. The envelope
+    /// matters to the checksum of version 3 only.
+    ///
+    /// # Errors
+    /// [`EncodeError`] if there are no addresses or more than 255, or if the buffer is shorter than
+    /// [`message_len`](Self::message_len).
+    pub fn emit(
+        &self,
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        buffer: &mut [u8],
+    ) -> Result<usize, EncodeError> {
+        let count = u8::try_from(self.addresses.len()).ok().filter(|count| *count > 0);
+        let count = count.ok_or(EncodeError::AddressCount(self.addresses.len()))?;
+        let needed = self.message_len();
+        let message = buffer.get_mut(..needed).ok_or(EncodeError::BufferTooShort { needed })?;
+        message[field::VERSION_TYPE] = self.dialect.version() << 4 | ADVERTISEMENT;
+        message[field::VRID] = self.vrid.0.get();
+        message[field::PRIORITY] = self.priority.0;
+        message[field::COUNT] = count;
+        message[field::CHECKSUM].fill(0);
+        let addresses_end = HEADER_LEN + self.addresses.len() * ADDRESS_LEN;
+        for (slot, address) in
+            message[HEADER_LEN..addresses_end].chunks_exact_mut(ADDRESS_LEN).zip(&self.addresses)
+        {
+            slot.copy_from_slice(&address.octets());
+        }
+        let sum = match self.dialect {
+            Dialect::V2 { interval, auth } => {
+                let (auth_type, data) = match auth {
+                    Auth::None => (AUTH_NONE, [0; AUTH_LEN]),
+                    Auth::Simple(Password(data)) => (AUTH_SIMPLE, data),
+                };
+                message[field::AUTH_TYPE] = auth_type;
+                message[field::ADVERTISEMENT_INTERVAL] = interval.get();
+                message[addresses_end..].copy_from_slice(&data);
+                0
+            }
+            Dialect::V3 { interval, checksum } => {
+                message[field::MAX_ADVERTISE_INTERVAL].copy_from_slice(&interval.get().to_be_bytes());
+                match checksum {
+                    VrrpChecksum::Keepalived => pseudo_header(source, destination, needed),
+                    VrrpChecksum::Rfc9568 => 0,
+                }
+            }
+        };
+        let checksum = !fold(sum + ones_complement_sum(message));
+        message[field::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+        Ok(needed)
+    }
+
+    /// Reads a message that arrived in `envelope`.
+    ///
+    /// Version 3 over IPv4 is accepted with either checksum: RFC 9568 §5.2.8 sums the message alone, RFC 5798 was read
+    /// by keepalived and others as including a pseudo-header. Which one it was is in the result's
+    /// [`dialect`](Self::dialect).
+    ///
+    /// # Errors
+    /// The first of the checks of RFC 9568 §7.1 that fails.
+    pub fn parse(envelope: &Envelope, message: &[u8]) -> Result<Self, Discard> {
+        if envelope.ttl != TTL {
+            return Err(Discard::Ttl(envelope.ttl));
+        }
+        let header: &[u8; HEADER_LEN] = message.first_chunk().ok_or(Discard::Length)?;
+        let version = header[field::VERSION_TYPE] >> 4;
+        if !matches!(version, 2 | 3) {
+            return Err(Discard::Version(version));
+        }
+        let kind = header[field::VERSION_TYPE] & 0x0f;
+        if kind != ADVERTISEMENT {
+            return Err(Discard::Type(kind));
+        }
+        let count = usize::from(header[field::COUNT]);
+        if count == 0 {
+            return Err(Discard::NoAddresses);
+        }
+        if message.len() != message_len(version, count) {
+            return Err(Discard::Length);
+        }
+        let plain = ones_complement_sum(message);
+        let (addresses, data) = message[HEADER_LEN..].split_at(count * ADDRESS_LEN);
+        let dialect = if version == 2 {
+            if fold(plain) != 0xffff {
+                return Err(Discard::Checksum);
+            }
+            let auth = match header[field::AUTH_TYPE] {
+                AUTH_NONE => Auth::None,
+                AUTH_SIMPLE => {
+                    let mut password = [0; AUTH_LEN];
+                    password.copy_from_slice(data);
+                    Auth::Simple(Password(password))
+                }
+                other => return Err(Discard::AuthType(other)),
+            };
+            let interval =
+                Seconds::new(header[field::ADVERTISEMENT_INTERVAL]).ok_or(Discard::ZeroInterval)?;
+            Dialect::V2 { interval, auth }
+        } else {
+            let checksum = if fold(
+                plain + pseudo_header(envelope.source, envelope.destination, message.len()),
+            ) == 0xffff
+            {
+                VrrpChecksum::Keepalived
+            } else if fold(plain) == 0xffff {
+                VrrpChecksum::Rfc9568
+            } else {
+                return Err(Discard::Checksum);
+            };
+            // The four reserved bits are ignored (RFC 9568 §5.2.6).
+            let interval = u16::from_be_bytes([header[4], header[5]]) & Centiseconds::MAX;
+            Dialect::V3 { interval: Centiseconds::new(interval).ok_or(Discard::ZeroInterval)?, checksum }
+        };
+        Ok(Self {
+            vrid: Vrid(NonZeroU8::new(header[field::VRID]).ok_or(Discard::ZeroVrid)?),
+            priority: Priority(header[field::PRIORITY]),
+            dialect,
+            addresses: addresses
+                .chunks_exact(ADDRESS_LEN)
+                .map(|octets| Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3]))
+                .collect(),
+        })
+    }
+
+    /// Whether the advertisement is for the virtual router `vrid` that speaks `local`.
+    ///
+    /// The addresses are compared by [`lists_same_addresses`](Self::lists_same_addresses), and a difference is not a
+    /// reason to discard: while a list is being changed on one node after the other, two nodes that ignore each other
+    /// would both become Active.
+    ///
+    /// # Errors
+    /// Another VRID, another version, another password, or (version 2 only, RFC 3768 §7.1) another interval.
+    pub fn check(&self, vrid: Vrid, local: &Dialect) -> Result<(), Discard> {
+        if self.vrid != vrid {
+            return Err(Discard::OtherVrid(self.vrid));
+        }
+        match (&self.dialect, local) {
+            (Dialect::V3 { .. }, Dialect::V3 { .. }) => Ok(()),
+            (Dialect::V2 { interval, auth }, Dialect::V2 { interval: local_interval, auth: local_auth }) => {
+                if auth != local_auth {
+                    Err(Discard::Auth)
+                } else if interval != local_interval {
+                    Err(Discard::Interval(*interval))
+                } else {
+                    Ok(())
+                }
+            }
+            (Dialect::V2 { .. }, Dialect::V3 { .. }) | (Dialect::V3 { .. }, Dialect::V2 { .. }) => {
+                Err(Discard::Version(self.dialect.version()))
+            }
+        }
+    }
+
+    /// Whether the advertisement lists exactly `addresses`, in any order.
+    pub fn lists_same_addresses(&self, addresses: &[Ipv4Addr]) -> bool {
+        self.addresses.len() == addresses.len()
+            && addresses.iter().all(|address| self.addresses.contains(address))
+    }
+}
+
+/// Why a received packet was not used. The driver counts them by [`name`](Self::name).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Discard {
+    /// The packet is not a whole IPv4 packet of protocol 112.
+    #[error("malformed IPv4 header")]
+    IpHeader,
+    /// Not from this link.
+    #[error("TTL {0} instead of 255")]
+    Ttl(u8),
+    /// Shorter or longer than its own address count says.
+    #[error("the length does not fit the address count")]
+    Length,
+    /// A version that nobody speaks, or one that this router does not.
+    #[error("version {0}")]
+    Version(u8),
+    /// Not an advertisement.
+    #[error("type {0} instead of 1")]
+    Type(u8),
+    /// `IPvX Addr Count` is 0.
+    #[error("no addresses")]
+    NoAddresses,
+    /// Neither checksum is right.
+    #[error("wrong checksum")]
+    Checksum,
+    /// Neither no authentication nor a simple password.
+    #[error("authentication type {0}")]
+    AuthType(u8),
+    /// No password, an unexpected one, or a wrong one.
+    #[error("wrong authentication")]
+    Auth,
+    /// An interval of 0.
+    #[error("advertisement interval 0")]
+    ZeroInterval,
+    /// Version 2 with another interval than ours.
+    #[error("advertisement interval {} s differs from ours", .0.get())]
+    Interval(Seconds),
+    /// VRID 0.
+    #[error("VRID 0")]
+    ZeroVrid,
+    /// Somebody else's virtual router; normal with multicast.
+    #[error("VRID {0} is not ours")]
+    OtherVrid(Vrid),
+    /// The source is not one of the unicast peers.
+    #[error("{0} is not a unicast peer")]
+    NotAPeer(Ipv4Addr),
+    /// We hear ourselves.
+    #[error("our own advertisement")]
+    Own,
+}
+
+impl Discard {
+    /// The reason as one word, for counters.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::IpHeader => "ip-header",
+            Self::Ttl(_) => "ttl",
+            Self::Length => "length",
+            Self::Version(_) => "version",
+            Self::Type(_) => "type",
+            Self::NoAddresses => "no-addresses",
+            Self::Checksum => "checksum",
+            Self::AuthType(_) => "auth-type",
+            Self::Auth => "auth",
+            Self::ZeroInterval => "zero-interval",
+            Self::Interval(_) => "interval",
+            Self::ZeroVrid => "zero-vrid",
+            Self::OtherVrid(_) => "other-vrid",
+            Self::NotAPeer(_) => "not-a-peer",
+            Self::Own => "own",
+        }
+    }
+}
+
+/// Why an advertisement could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// The count is one byte, and an advertisement about nothing is not legal.
+    #[error("{0} virtual addresses; an advertisement lists 1 to 255")]
+    AddressCount(usize),
+    /// The message does not fit.
+    #[error("the message needs {needed} bytes")]
+    BufferTooShort {
+        /// Length of the message in bytes.
+        needed: usize,
+    },
+}
+
+const fn message_len(version: u8, addresses: usize) -> usize {
+    HEADER_LEN + addresses * ADDRESS_LEN + if version == 2 { AUTH_LEN } else { 0 }
+}
+
+/// Sum of the 16-bit big-endian words, not yet folded (RFC 1071). A message is at most 1,036 bytes: no overflow.
+fn ones_complement_sum(bytes: &[u8]) -> u32 {
+    let (words, rest) = bytes.as_chunks::<2>();
+    let sum: u32 = words.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();
+    sum + rest.first().map_or(0, |last| u32::from(*last) << 8)
+}
+
+/// Sum of the pseudo-header: source, destination, protocol, length of the message (RFC 5798 §5.2.8).
+fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, message_len: usize) -> u32 {
+    let addresses = ones_complement_sum(&source.octets()) + ones_complement_sum(&destination.octets());
+    // At most 1,036 (255 addresses), so that nothing is cut off.
+    addresses + u32::from(PROTOCOL) + message_len as u32
+}
+
+/// Folds the carries back in (RFC 1071). A right message, its checksum included, gives 0xffff.
+fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    // Two folds leave no more than 16 bits.
+    sum as u16
+}

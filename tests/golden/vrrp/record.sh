@@ -1,0 +1,89 @@
+#!/bin/bash
+# Records what keepalived sends; see README.md. Needs root, iproute2, keepalived and tcpdump.
+set -euo pipefail
+cd "$(dirname "$0")"
+run=$$
+work=$(mktemp -d -t xvip-golden.XXXXXX)
+trap 'for ns in $(ip netns list | cut -d" " -f1 | grep -e "-$run\$"); do ip netns pids "$ns" | xargs -r kill -9; ip netns del "$ns"; done; rm -rf "$work"' EXIT
+
+# record NAME SECONDS: keepalived with the vrrp_instance lines on stdin, for SECONDS and then its farewell.
+record() {
+    local name=$1 seconds=$2 a=a-$1-$run b=b-$1-$run
+    { echo 'global_defs {'; echo '  vrrp_skip_check_adv_addr'; echo '}'; echo 'vrrp_instance main {'; cat; echo '}'; } >"$work/$name.conf"
+    ip netns add "$a"
+    ip netns add "$b"
+    ip link add eth0 netns "$a" type veth peer name eth0 netns "$b"
+    ip -n "$a" link set lo up
+    ip -n "$a" link set eth0 up address 02:00:00:00:00:02
+    ip -n "$b" link set eth0 up address 02:00:00:00:00:03
+    ip -n "$a" addr add 172.16.0.2/24 dev eth0
+    ip -n "$b" addr add 172.16.0.3/24 dev eth0
+    ip netns exec "$a" tcpdump -Z root -q -U -n -i eth0 -w "$work/$name.pcap" 'ip proto 112 or arp' 2>/dev/null &
+    local tcpdump=$!
+    sleep 0.5
+    ip netns exec "$a" keepalived -n -l -f "$work/$name.conf" -p "$work/$name.pid" -r "$work/$name.vrrp.pid" \
+        -c "$work/$name.check.pid" --vrrp >"$work/$name.log" 2>&1 &
+    local keepalived=$!
+    sleep "$seconds"
+    kill "$keepalived" || { cat "$work/$name.log"; exit 1; }
+    wait "$keepalived" || true
+    sleep 0.3
+    kill "$tcpdump"
+    wait "$tcpdump" || true
+}
+
+# hex FILE: one packet a line, without the link-layer header, from a filtered capture.
+hex() {
+    tcpdump -Z root -n -r "$1" -x "$2" 2>/dev/null |
+        awk '/^[0-9]/ { if (line) print line; line = "" } /^\t0x/ { sub(/^\t0x[0-9a-f]+:/, ""); gsub(/ /, ""); line = line $0 } END { if (line) print line }'
+}
+
+# The first advertisement of each kind: IPv4 header and VRRP message.
+keep() {
+    hex "$work/$1.pcap" 'ip proto 112' >"$work/$1.adverts"
+    sed -n 1p "$work/$1.adverts" >"$1.hex"
+    sed -n '$p' "$work/$1.adverts" >"$1-priority-0.hex"
+}
+
+common='interface eth0
+  state BACKUP
+  virtual_router_id 60
+  virtual_ipaddress {
+    172.16.0.10/24
+  }'
+unicast='unicast_src_ip 172.16.0.2
+  unicast_peer {
+    172.16.0.3
+  }'
+
+record v2-unicast 10 <<<"version 2
+  priority 102
+  advert_int 1
+  $unicast
+  $common" &
+record v2-multicast-pass 6 <<<"version 2
+  priority 101
+  advert_int 1
+  authentication {
+    auth_type PASS
+    auth_pass 1111
+  }
+  $common" &
+record v3-unicast 3 <<<"version 3
+  priority 150
+  advert_int 0.2
+  $unicast
+  $common" &
+record v3-multicast 3 <<<"version 3
+  priority 100
+  advert_int 0.2
+  ${common/172.16.0.10\/24/172.16.0.10/24
+    172.16.0.11/24}" &
+wait
+for name in v2-unicast v2-multicast-pass v3-unicast v3-multicast; do keep "$name"; done
+# Whole frames, with their times: the gratuitous ARP of one take-over.
+tcpdump -Z root -n -r "$work/v2-unicast.pcap" -tt -e "arp and ether src 02:00:00:00:00:02" 2>/dev/null >"$work/arp.txt" || true
+tcpdump -Z root -n -r "$work/v2-unicast.pcap" -xx 'arp and arp[14:4] = 0xac10000a' 2>/dev/null |
+    awk '/^[0-9]/ { if (line) print line; line = "" } /^\t0x/ { sub(/^\t0x[0-9a-f]+:/, ""); gsub(/ /, ""); line = line $0 } END { if (line) print line }' |
+    sort -u >garp.hex
+[ -z "${SHOW:-}" ] || { tail -n 30 "$work"/*.log; tcpdump -Z root -n -r "$work/v2-unicast.pcap" -tt -e -v 2>/dev/null; }
