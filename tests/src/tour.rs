@@ -75,15 +75,19 @@ impl Tour<'_> {
 
     fn distribution(&self, load: &ClientProcess, watch: &ClientProcess) -> anyhow::Result<()> {
         let mark = load.mark();
-        self.until("150 answers", || load.tally().answered(mark) >= 150)?;
-        let servers = load.tally().by_server(mark);
+        self.until("150 answers", || load.answered(mark) >= 150)?;
+        let servers = load.by_server(mark);
         self.say("requests", &format!("new connections at the VIP: {}", shares(load, mark)));
         ensure!(servers.len() == self.lab.masters().len(), "only {servers:?} answered");
-        let failed = load.tally().failed(mark);
-        ensure!(failed == 0, "{failed} requests failed: {:?}", load.tally().last_failure());
+        let failed = load.failed(mark);
+        ensure!(
+            failed == 0,
+            "{failed} requests failed: {:?}",
+            load.read(|t| t.last_failure().map(|(_, why)| why.to_owned()))
+        );
         self.until("lines on every watch stream", || {
-            let tally = watch.tally();
-            tally.streams().len() == 3 && tally.streams().values().all(|stream| stream.lines > 0)
+            let streams = watch.streams();
+            streams.len() == 3 && streams.values().all(|stream| stream.lines > 0)
         })?;
         let sent = self.owner()?.status()?.transmitted();
         ensure!(sent > 0, "the status tells of no packet that XDP has forwarded");
@@ -97,7 +101,7 @@ impl Tour<'_> {
         self.lb(owner)?.kill();
         let outage = self.moved_from(owner, load, mark)?;
         let heir = self.owner()?.name();
-        let broken = watch.tally().breaks(mark);
+        let broken = watch.breaks(mark);
         self.say(
             "kill -9",
             &format!(
@@ -130,7 +134,7 @@ impl Tour<'_> {
     fn hand_over(&self, load: &ClientProcess) -> anyhow::Result<()> {
         // What this machine's own jitter looks like to the same measurement, with nothing going on.
         let quiet = load.mark();
-        self.until("50 answers", || load.tally().answered(quiet) >= 50)?;
+        self.until("50 answers", || load.answered(quiet) >= 50)?;
         let noise = load.longest_gap(quiet);
 
         let owner = self.owner()?.name();
@@ -167,13 +171,13 @@ impl Tour<'_> {
         self.until(&format!("{} to be down on both LBs", master.name()), || is("down"))?;
         let took = begin.elapsed();
         let mark = load.mark();
-        self.until("100 answers", || load.tally().answered(mark) >= 100)?;
+        self.until("100 answers", || load.answered(mark) >= 100)?;
         self.say(
             "/readyz",
             &format!("{} fails it and is out after {}: {}", master.name(), ms(took), shares(load, mark)),
         );
         // Requests that were on their way when the mark was set may still have been answered by it.
-        let late = load.tally().by_server(mark).get(master.name()).copied().unwrap_or(0);
+        let late = load.by_server(mark).get(master.name()).copied().unwrap_or(0);
         ensure!(late <= 2, "{} still answered {late} new connections", master.name());
         master.set_ready(true)?;
         self.until(&format!("{} to be up again", master.name()), || is("up"))?;
@@ -206,10 +210,7 @@ impl Tour<'_> {
     /// Waits until 25 requests in a row have been answered since now; the longest time without one since `mark`.
     fn steady(&self, load: &ClientProcess, mark: u64) -> anyhow::Result<Duration> {
         let now = load.mark();
-        self.until("25 answers in a row", || {
-            let tally = load.tally();
-            tally.since(now).rev().take_while(|outcome| outcome.result.is_ok()).count() >= 25
-        })?;
+        self.until("25 answers in a row", || load.read(|t| t.steady(now)) >= 25)?;
         Ok(load.longest_gap(mark))
     }
 
@@ -236,7 +237,7 @@ impl Tour<'_> {
 }
 
 fn shares(load: &ClientProcess, mark: u64) -> String {
-    let servers = load.tally().by_server(mark);
+    let servers = load.by_server(mark);
     let all: usize = servers.values().sum();
     let each = |(name, count): (&String, &usize)| format!("{name} {} %", count * 100 / all.max(1));
     servers.iter().map(each).collect::<Vec<_>>().join(", ")
