@@ -193,10 +193,7 @@ impl Tour<'_> {
         }
         self.say(
             "stop",
-            &format!(
-                "all down after {:.0} s; nothing is left on the machine",
-                self.begin.elapsed().as_secs_f64()
-            ),
+            &format!("all down after {:.0} s; taking the lab away", self.begin.elapsed().as_secs_f64()),
         );
         Ok(())
     }
