@@ -205,12 +205,7 @@ impl<'a> Script<'a> {
     /// Any frame that opens a connection.
     fn open(&mut self, connection: &mut Connection, frame: &[u8]) {
         let outcome = self.frame(frame);
-        assert_eq!(
-            outcome.verdict,
-            Verdict::Transmit(TransmitReason::ToBackend),
-            "SYN: {}",
-            describe(frame)
-        );
+        assert_eq!(outcome.verdict, Verdict::Transmit(TransmitReason::ToBackend), "SYN: {}", describe(frame));
         let sent = Packet::read(&outcome.frame).expect("a SYN goes out");
         connection.nat_port = sent.src().port();
         connection.backend =

@@ -86,11 +86,9 @@ impl Segment {
         ip.identification = 0x1234;
         ip.dont_fragment = true;
         ip.options = self.ip_options.as_slice().try_into().expect("IPv4 options");
-        let ethernet = Ethernet2Header {
-            source: self.src_mac,
-            destination: self.dst_mac,
-            ether_type: EtherType::IPV4,
-        };
+        ip.set_payload_len(length.into()).expect("a datagram's length");
+        let ethernet =
+            Ethernet2Header { source: self.src_mac, destination: self.dst_mac, ether_type: EtherType::IPV4 };
         let mut packet =
             Packet { ethernet, ip, tcp, payload: self.payload.clone(), padding: self.padding.clone() };
         packet.set_checksums();

@@ -28,7 +28,7 @@ use nix::{
     unistd::geteuid,
 };
 
-use crate::plane::{FlowState, Heartbeat, IDLE_TIMEOUT, LEASE_NS, Outcome, Plane, World};
+use crate::plane::{BACKENDS, FlowState, Heartbeat, IDLE_TIMEOUT, LEASE_NS, Outcome, Plane, World};
 
 /// `enum xdp_action` of the kernel's `include/uapi/linux/bpf.h`.
 const XDP_DROP: u32 = 1;
@@ -50,6 +50,7 @@ pub struct KernelPlane {
     half_open: HashMap<MapData, FlowKey, FlowEntry>,
     established: HashMap<MapData, FlowKey, FlowEntry>,
     applied: Option<World>,
+    /// As of the last frame; empty where they are not known.
     counters: Vec<u64>,
     backend_counters: BTreeMap<BackendId, BackendCounters>,
     /// Last, so that it is removed after the maps are closed.
@@ -109,6 +110,7 @@ impl KernelPlane {
     ///
     /// Where the kernel refuses the run, for a frame that is too short or too long for it.
     pub fn run_uncounted(&mut self, frame: &[u8]) -> anyhow::Result<u32> {
+        self.counters.clear();
         Ok(self.dataplane.test_run(frame)?.0)
     }
 
@@ -166,11 +168,8 @@ impl Plane for KernelPlane {
         }
         self.apply(world);
         self.counters = self.counters();
-        self.backend_counters = world
-            .tables
-            .backends
-            .keys()
-            .map(|&id| (id, self.dataplane.backend_counters(id).expect("the counters can be read")))
+        self.backend_counters = (0..BACKENDS)
+            .map(|id| (id, self.dataplane.backend_counters(id).expect("the counters can be read")))
             .collect();
     }
 
@@ -179,6 +178,9 @@ impl Plane for KernelPlane {
     }
 
     fn run(&mut self, frame: &[u8]) -> Outcome {
+        if self.counters.is_empty() {
+            self.counters = self.counters();
+        }
         let (action, frame) = self.dataplane.test_run(frame).expect("the kernel runs the program");
         let counters = self.counters();
         let moved: Vec<u32> = (0..)

@@ -121,10 +121,7 @@ impl World {
         let mut world = Self {
             node,
             tables: Tables {
-                vips: BTreeMap::from([
-                    (VIP, VipEntry { fenced: 1 }),
-                    (OTHER_VIP, VipEntry { fenced: 0 }),
-                ]),
+                vips: BTreeMap::from([(VIP, VipEntry { fenced: 1 }), (OTHER_VIP, VipEntry { fenced: 0 })]),
                 services: BTreeMap::from([(service_key(SERVICE), entry), (service_key(TRANSLATED), entry)]),
                 backends: (0..backends)
                     .map(|id| {

@@ -17,8 +17,7 @@ use lb_tests::{
 fn every_case_on_the_host() {
     let mut failed = vec![];
     for case in cases::all() {
-        let played =
-            catch_unwind(AssertUnwindSafe(|| case.play(&mut HostPlane::new(&World::one_backend()))));
+        let played = catch_unwind(AssertUnwindSafe(|| case.play(&mut HostPlane::new(&World::one_backend()))));
         if played.is_err() {
             failed.push(format!("{}: {}", case.name, case.sentence));
         }

@@ -17,14 +17,24 @@ fn stale() -> World {
 }
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("fresh", "While the controller runs, the host answers for the VIP", World::one_backend, |script| {
-        script.passes(&arp_request(ROUTER_MAC, ASKER, VIP), PassReason::Arp);
-    }),
-    Case::new("stale", "When it does not, another node may own the VIP: nobody answers here", stale, |script| {
-        script.drops(&arp_request(ROUTER_MAC, ASKER, VIP), DropReason::Fenced);
-        script.change(|world| world.heartbeat = Heartbeat::Fresh);
-        script.passes(&arp_request(ROUTER_MAC, ASKER, VIP), PassReason::Arp);
-    }),
+    Case::new(
+        "fresh",
+        "While the controller runs, the host answers for the VIP",
+        World::one_backend,
+        |script| {
+            script.passes(&arp_request(ROUTER_MAC, ASKER, VIP), PassReason::Arp);
+        },
+    ),
+    Case::new(
+        "stale",
+        "When it does not, another node may own the VIP: nobody answers here",
+        stale,
+        |script| {
+            script.drops(&arp_request(ROUTER_MAC, ASKER, VIP), DropReason::Fenced);
+            script.change(|world| world.heartbeat = Heartbeat::Fresh);
+            script.passes(&arp_request(ROUTER_MAC, ASKER, VIP), PassReason::Arp);
+        },
+    ),
     Case::new("not fenced", "A VIP without fencing answers all the same", stale, |script| {
         script.passes(&arp_request(ROUTER_MAC, ASKER, OTHER_VIP), PassReason::Arp);
     }),

@@ -14,7 +14,9 @@ use lb_common::{
 use super::{Case, Connection};
 use crate::{
     frames::{ACK, FIN, PSH, RST, SYN},
-    plane::{BACKENDS, OTHER_ROUTER_MAC, ROUTER_MAC, SERVICE, START, TRANSLATED, World, backend, backend_mac},
+    plane::{
+        BACKENDS, OTHER_ROUTER_MAC, ROUTER_MAC, SERVICE, START, TRANSLATED, World, backend, backend_mac,
+    },
 };
 
 pub(super) const CASES: &[Case] = &[
@@ -101,8 +103,7 @@ pub(super) const CASES: &[Case] = &[
             let mut connection = Connection::new(40_000);
             let mut syn = connection.from_client(SYN, b"early data");
             // MSS 1460, SACK permitted, time stamps, window scale 7.
-            syn.tcp_options =
-                vec![2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
+            syn.tcp_options = vec![2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
             script.open(&mut connection, &syn.bytes());
             connection.client_seq = connection.client_seq.wrapping_add(11);
             script.server(&mut connection, SYN | ACK, b"");
@@ -110,16 +111,11 @@ pub(super) const CASES: &[Case] = &[
             script.expect_level(&connection, Level::Established);
         },
     ),
-    Case::new(
-        "ecn",
-        "A SYN that offers ECN (ECE and CWR) is a SYN",
-        World::one_backend,
-        |script| {
-            let mut connection = Connection::new(40_000);
-            let syn = connection.from_client(SYN | 0xc0, b"").bytes();
-            script.open(&mut connection, &syn);
-        },
-    ),
+    Case::new("ecn", "A SYN that offers ECN (ECE and CWR) is a SYN", World::one_backend, |script| {
+        let mut connection = Connection::new(40_000);
+        let syn = connection.from_client(SYN | 0xc0, b"").bytes();
+        script.open(&mut connection, &syn);
+    }),
     Case::new(
         "ack too early",
         "An ACK before the backend has answered is forwarded, and completes nothing",
@@ -252,7 +248,11 @@ pub(super) const CASES: &[Case] = &[
                 let syn = Connection::new(40_000).from_client(SYN, b"").bytes();
                 script.up(&connection, &syn);
             }
-            script.server(&mut Connection { backend_seq: u32::MAX - 2, ..connection.clone() }, SYN | ACK, b"");
+            script.server(
+                &mut Connection { backend_seq: u32::MAX - 2, ..connection.clone() },
+                SYN | ACK,
+                b"",
+            );
             script.client(&mut connection, ACK, b"");
             script.expect_flows(0, 1);
         },

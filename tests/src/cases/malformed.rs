@@ -252,26 +252,31 @@ pub(super) const CASES: &[Case] = &[
         let frame = Connection::new(40_001).from_client(SYN, b"").bytes();
         script.open(&mut Connection::new(40_001), &with(&frame, 20, &[0x40, 0]));
     }),
-    Case::new("ttl", "With no hop left a frame is not forwarded, SYN or data", World::one_backend, |script| {
-        let mut connection = Connection::new(40_000);
-        script.handshake(&mut connection);
-        for ttl in [0, 1] {
-            let mut syn = Connection::new(50_000).from_client(SYN, b"");
-            syn.ttl = ttl;
-            script.drops(&syn.bytes(), DropReason::TtlExpired);
-            let mut data = connection.from_client(ACK, b"data");
-            data.ttl = ttl;
-            script.drops(&data.bytes(), DropReason::TtlExpired);
-            let mut reply = connection.from_backend(ACK, b"data");
-            reply.ttl = ttl;
-            script.drops(&reply.bytes(), DropReason::TtlExpired);
-        }
-        for ttl in [2, 255] {
-            let mut data = connection.from_client(ACK, b"data");
-            data.ttl = ttl;
-            script.up(&connection, &data.bytes());
-        }
-    }),
+    Case::new(
+        "ttl",
+        "With no hop left a frame is not forwarded, SYN or data",
+        World::one_backend,
+        |script| {
+            let mut connection = Connection::new(40_000);
+            script.handshake(&mut connection);
+            for ttl in [0, 1] {
+                let mut syn = Connection::new(50_000).from_client(SYN, b"");
+                syn.ttl = ttl;
+                script.drops(&syn.bytes(), DropReason::TtlExpired);
+                let mut data = connection.from_client(ACK, b"data");
+                data.ttl = ttl;
+                script.drops(&data.bytes(), DropReason::TtlExpired);
+                let mut reply = connection.from_backend(ACK, b"data");
+                reply.ttl = ttl;
+                script.drops(&reply.bytes(), DropReason::TtlExpired);
+            }
+            for ttl in [2, 255] {
+                let mut data = connection.from_client(ACK, b"data");
+                data.ttl = ttl;
+                script.up(&connection, &data.bytes());
+            }
+        },
+    ),
     Case::new(
         "ttl of a refusal",
         "A dropped RST does not end a handshake: the client will not hear of it",
@@ -382,7 +387,8 @@ pub(super) const CASES: &[Case] = &[
                 }
             }
             script.drops(&Connection::new(0).from_client(SYN, b"").bytes(), DropReason::BadSource);
-            for source in [Ipv4Addr::new(1, 0, 0, 1), Ipv4Addr::new(126, 1, 1, 1), Ipv4Addr::new(223, 1, 1, 1)]
+            for source in
+                [Ipv4Addr::new(1, 0, 0, 1), Ipv4Addr::new(126, 1, 1, 1), Ipv4Addr::new(223, 1, 1, 1)]
             {
                 script.syn(&mut Connection::from(SocketAddrV4::new(source, 40_000), SERVICE));
             }

@@ -67,15 +67,20 @@ pub(super) const CASES: &[Case] = &[
             script.passes(&segment.bytes(), PassReason::OtherHost);
         },
     ),
-    Case::new("not a vip", "TCP for another address, SYN or not, is untouched", World::one_backend, |script| {
-        for flags in [SYN, ACK, SYN | ACK] {
-            let connection = Connection::from(
-                SocketAddrV4::new(CLIENT, 40_000),
-                SocketAddrV4::new(OUTSIDE, SERVICE.port()),
-            );
-            script.passes(&connection.from_client(flags, b"data").bytes(), PassReason::NotVip);
-        }
-    }),
+    Case::new(
+        "not a vip",
+        "TCP for another address, SYN or not, is untouched",
+        World::one_backend,
+        |script| {
+            for flags in [SYN, ACK, SYN | ACK] {
+                let connection = Connection::from(
+                    SocketAddrV4::new(CLIENT, 40_000),
+                    SocketAddrV4::new(OUTSIDE, SERVICE.port()),
+                );
+                script.passes(&connection.from_client(flags, b"data").bytes(), PassReason::NotVip);
+            }
+        },
+    ),
     Case::new(
         "malformed, not a vip",
         "Nonsense for another address is the host's to judge",
@@ -153,10 +158,8 @@ pub(super) const CASES: &[Case] = &[
         "Without a service not even a source that nobody can answer is judged",
         World::one_backend,
         |script| {
-            let connection = Connection::from(
-                SocketAddrV4::new(Ipv4Addr::LOCALHOST, 40_000),
-                SocketAddrV4::new(VIP, 22),
-            );
+            let connection =
+                Connection::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 40_000), SocketAddrV4::new(VIP, 22));
             script.passes(&connection.from_client(SYN, b"").bytes(), PassReason::NoService);
         },
     ),
