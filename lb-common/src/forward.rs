@@ -156,7 +156,7 @@ fn handshake<F: Frame, T: Tables>(
         }
     }
     let verdict = send(frame, tables, node, segment, slot, clock);
-    if segment.has(TCP_RST) {
+    if segment.has(TCP_RST) && matches!(verdict, Verdict::Transmit(_)) {
         forget(tables, Level::HalfOpen, &segment.key, &entry.rewritten);
     }
     Handshake::Decided(verdict)
