@@ -76,7 +76,7 @@ pub fn slow<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             forget(tables, Level::Established, &segment.key, &entry.rewritten);
         } else {
             if entry.direction == TO_BACKEND {
-                client_moved(frame, tables, slot);
+                client_moved(frame, tables, Level::Established, slot);
             }
             return send(frame, tables, node, &segment, slot, clock);
         }
@@ -140,6 +140,7 @@ fn handshake<F: Frame, T: Tables>(
             // The backend has not answered: a retransmitted SYN tries another one.
             forget(tables, Level::HalfOpen, &segment.key, &entry.rewritten);
             return Handshake::Restart { attempt: u32::from(entry.attempt) + 1 };
+        client_moved(frame, tables, Level::HalfOpen, slot);
         }
         let completes = segment.flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_ACK
             && answered
@@ -193,16 +194,26 @@ fn promote<T: Tables>(
 
 /// Where the client's packets come from another Ethernet address now (its router failed over), replies follow.
 #[inline(always)]
-fn client_moved<F: Frame, T: Tables>(frame: &F, tables: &T, slot: Slot<FlowEntry>) {
+fn client_moved<F: Frame, T: Tables>(frame: &F, tables: &T, level: Level, slot: Slot<FlowEntry>) {
     let Some(mac) = source_mac(frame) else { return };
     if slot.read().client_mac == mac {
         return;
     }
     slot.update(|entry| entry.client_mac = mac);
-    if let Some(reply) = tables.flow(Level::Established, &slot.read().rewritten.reversed()) {
+    if let Some(reply) = tables.flow(level, &slot.read().rewritten.reversed()) {
         reply.update(|reply| reply.client_mac = mac);
     }
 }
+/// Whether an established flow has had no packet in either direction for longer than its time-out: one side may only
+/// listen.
+#[inline(always)]
+fn is_idle<T: Tables>(tables: &T, node: &NodeEntry, entry: &FlowEntry, clock: u32) -> bool {
+    entry.seen.silence(clock) > node.idle_timeout
+        && tables
+            .flow(Level::Established, &entry.rewritten.reversed())
+            .is_none_or(|other| other.read().seen.silence(clock) > node.idle_timeout)
+}
+
 
 /// The Ethernet address that the frame comes from.
 #[inline(always)]
