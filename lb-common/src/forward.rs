@@ -49,7 +49,7 @@ pub fn fast<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Option<Verdict> {
     let slot = tables.flow(Level::Established, &segment.key)?;
     let entry = slot.read();
     let clock = flow_clock(tables);
-    if clock.wrapping_sub(entry.seen.at) > node.idle_timeout
+    if entry.seen.silence(clock) > node.idle_timeout
         || (entry.direction == TO_BACKEND && source_mac(frame) != Some(entry.client_mac))
     {
         return None;
@@ -70,8 +70,7 @@ pub fn slow<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
 
     if let Some(slot) = tables.flow(Level::Established, &segment.key) {
         let entry = slot.read();
-        let over = clock.wrapping_sub(entry.seen.at) > node.idle_timeout
-            || (segment.opens() && is_closed(tables, &entry));
+        let over = is_idle(tables, node, &entry, clock) || (segment.opens() && is_closed(tables, &entry));
         if over {
             forget(tables, Level::Established, &segment.key, &entry.rewritten);
         } else {
@@ -124,7 +123,7 @@ fn handshake<F: Frame, T: Tables>(
     clock: u32,
 ) -> Handshake {
     let entry = slot.read();
-    if clock.wrapping_sub(entry.seen.at) > node.half_open_timeout {
+    if entry.seen.silence(clock) > node.half_open_timeout {
         forget(tables, Level::HalfOpen, &segment.key, &entry.rewritten);
         return Handshake::Restart { attempt: 0 };
     }
@@ -140,8 +139,8 @@ fn handshake<F: Frame, T: Tables>(
             // The backend has not answered: a retransmitted SYN tries another one.
             forget(tables, Level::HalfOpen, &segment.key, &entry.rewritten);
             return Handshake::Restart { attempt: u32::from(entry.attempt) + 1 };
-        client_moved(frame, tables, Level::HalfOpen, slot);
         }
+        client_moved(frame, tables, Level::HalfOpen, slot);
         let completes = segment.flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_ACK
             && answered
             && acknowledges(frame, segment, reply.read().seen.next_seq);
@@ -204,6 +203,7 @@ fn client_moved<F: Frame, T: Tables>(frame: &F, tables: &T, level: Level, slot: 
         reply.update(|reply| reply.client_mac = mac);
     }
 }
+
 /// Whether an established flow has had no packet in either direction for longer than its time-out: one side may only
 /// listen.
 #[inline(always)]
@@ -213,7 +213,6 @@ fn is_idle<T: Tables>(tables: &T, node: &NodeEntry, entry: &FlowEntry, clock: u3
             .flow(Level::Established, &entry.rewritten.reversed())
             .is_none_or(|other| other.read().seen.silence(clock) > node.idle_timeout)
 }
-
 
 /// The Ethernet address that the frame comes from.
 #[inline(always)]
