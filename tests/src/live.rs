@@ -285,7 +285,7 @@ impl Live<'_> {
         });
         for (mark, what) in due {
             let gap = self.load.longest_gap(mark).as_millis();
-            let failed = self.load.tally().failed(mark);
+            let failed = self.load.failed(mark);
             self.log(format!("  after \"{what}\": no answer for {gap} ms at most, {failed} requests failed"));
         }
     }
@@ -294,10 +294,9 @@ impl Live<'_> {
         let now = self.load.mark();
         let window = WINDOW.min(self.begin.elapsed()).max(Duration::from_millis(1));
         let since = now.saturating_sub(window.as_micros() as u64);
-        let tally = self.load.tally();
-        let servers = tally.by_server(since);
+        let servers = self.load.by_server(since);
         let all: usize = servers.values().sum();
-        let requests = Requests {
+        let requests = self.load.read(|tally| Requests {
             rate: all as f64 / window.as_secs_f64(),
             failed: tally.failed(since),
             median: tally.median_latency(since),
@@ -307,8 +306,7 @@ impl Live<'_> {
             last_failure: tally
                 .last_failure()
                 .map(|(at, why)| (Duration::from_micros(now.saturating_sub(at)), why.to_owned())),
-        };
-        drop(tally);
+        });
         let shared = self.shared();
         let server_row = |master: &crate::master::Master| {
             let answered = servers.get(master.name()).copied().unwrap_or(0) as f64;
@@ -321,17 +319,16 @@ impl Live<'_> {
                 share: answered / (all.max(1) as f64),
             }
         };
-        let watch = self.watch.tally();
+        let streams = self.watch.streams();
         let fresh = now.saturating_sub(1_000_000);
-        let delivering =
-            watch.streams().values().filter(|s| s.last_line_us.is_some_and(|at| at > fresh)).count();
+        let delivering = streams.values().filter(|s| s.last_line_us.is_some_and(|at| at > fresh)).count();
         Snapshot {
             vip: format!("{VIP}:{API_PORT}"),
             uptime: self.begin.elapsed(),
             nodes: shared.nodes.clone(),
             servers: self.lab.masters().iter().map(server_row).collect(),
             requests,
-            watches: (delivering, watch.breaks(0)),
+            watches: (delivering, self.watch.breaks(0)),
             events: shared.events.clone(),
             busy: shared.busy.clone(),
         }

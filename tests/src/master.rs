@@ -18,12 +18,13 @@ use crate::netns::Netns;
 /// A machine with a fake API server.
 #[derive(Debug)]
 pub struct Master {
+    // Before its machine, which waits for its processes when it is dropped.
+    server: Mutex<Option<Daemon>>,
     machine: Netns,
     address: SocketAddr,
     certificate: ServerCertificate,
     run_dir: PathBuf,
     program: PathBuf,
-    server: Mutex<Option<Daemon>>,
 }
 
 impl Master {

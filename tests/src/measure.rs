@@ -104,6 +104,12 @@ impl Tally {
         self.since(since_us).filter(|outcome| outcome.result.is_err()).count()
     }
 
+    /// How many requests have been answered in a row since then, without a failure after them.
+    #[must_use]
+    pub fn steady(&self, since_us: u64) -> usize {
+        self.since(since_us).rev().take_while(|outcome| outcome.result.is_ok()).count()
+    }
+
     /// How many requests each server answered since then.
     #[must_use]
     pub fn by_server(&self, since_us: u64) -> BTreeMap<String, usize> {
@@ -197,9 +203,40 @@ impl ClientProcess {
         Ok(Self { child, tally, reader })
     }
 
-    /// What it has reported so far; do not hold this for long, the reports wait.
-    pub fn tally(&self) -> MutexGuard<'_, Tally> {
-        lock(&self.tally)
+    /// Asks `question` about what it has reported so far; the reports wait for the answer.
+    pub fn read<T>(&self, question: impl FnOnce(&Tally) -> T) -> T {
+        // Not a guard: two of them in one statement would wait for each other.
+        question(&lock(&self.tally))
+    }
+
+    /// How many requests were answered since `mark`.
+    #[must_use]
+    pub fn answered(&self, mark: u64) -> usize {
+        self.read(|tally| tally.answered(mark))
+    }
+
+    /// How many requests failed since `mark`.
+    #[must_use]
+    pub fn failed(&self, mark: u64) -> usize {
+        self.read(|tally| tally.failed(mark))
+    }
+
+    /// How many requests each server answered since `mark`.
+    #[must_use]
+    pub fn by_server(&self, mark: u64) -> BTreeMap<String, usize> {
+        self.read(|tally| tally.by_server(mark))
+    }
+
+    /// How often a watch stream broke since `mark`, all streams together.
+    #[must_use]
+    pub fn breaks(&self, mark: u64) -> usize {
+        self.read(|tally| tally.breaks(mark))
+    }
+
+    /// The watch streams by number.
+    #[must_use]
+    pub fn streams(&self) -> BTreeMap<u32, StreamState> {
+        self.read(|tally| tally.streams().clone())
     }
 
     /// A moment to measure from.
@@ -212,8 +249,7 @@ impl ClientProcess {
     #[must_use]
     pub fn longest_gap(&self, mark: u64) -> Duration {
         // Locked first: answers that are still in the pipe must not count as missing for longer than they are.
-        let tally = self.tally();
-        tally.longest_gap(mark, monotonic_us())
+        self.read(|tally| tally.longest_gap(mark, monotonic_us()))
     }
 
     /// Waits until `count` requests have been answered since `mark`, and returns how long nothing was answered
@@ -227,7 +263,7 @@ impl ClientProcess {
         count: usize,
         limit: Duration,
     ) -> Result<Duration, wait::TimedOut> {
-        wait::until(&format!("{count} answers"), limit, || self.tally().answered(mark) >= count)?;
+        wait::until(&format!("{count} answers"), limit, || self.answered(mark) >= count)?;
         Ok(self.longest_gap(mark))
     }
 
@@ -236,12 +272,7 @@ impl ClientProcess {
     /// # Errors
     /// When that takes longer than `limit`.
     pub fn wait_steady(&self, mark: u64, count: usize, limit: Duration) -> Result<(), wait::TimedOut> {
-        wait::until(&format!("{count} answers in a row"), limit, || {
-            let tally = self.tally();
-            let steady =
-                tally.since(mark).rev().take_while(|outcome| outcome.result.is_ok()).take(count).count();
-            steady == count
-        })
+        wait::until(&format!("{count} answers in a row"), limit, || self.read(|t| t.steady(mark)) >= count)
     }
 
     /// Waits until a client with a limited number of requests is done.
@@ -249,7 +280,7 @@ impl ClientProcess {
     /// # Errors
     /// When that takes longer than `limit`.
     pub fn wait_done(&self, limit: Duration) -> Result<(), wait::TimedOut> {
-        wait::until("the client's last answer", limit, || self.tally().is_done())
+        wait::until("the client's last answer", limit, || self.read(Tally::is_done))
     }
 }
 
@@ -300,6 +331,7 @@ mod tests {
         assert_eq!(tally.by_server(0), BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)]));
         assert_eq!(tally.by_server(200), BTreeMap::from([("b".to_owned(), 2)]));
         assert_eq!((tally.answered(150), tally.failed(150)), (2, 1));
+        assert_eq!((tally.steady(0), tally.steady(901)), (1, 0));
         assert_eq!(tally.last_failure(), Some((300, "refused")));
         assert_eq!(tally.median_latency(0), Some(Duration::from_micros(5)));
         assert_eq!(tally.median_latency(901), None);

@@ -291,13 +291,14 @@ pub enum StatusError {
 /// A machine with a real `xvip`.
 #[derive(Debug)]
 pub struct LbNode {
+    // Before its machine, which waits for its processes when it is dropped.
+    daemon: Mutex<Option<Daemon>>,
     machine: Netns,
     address: IpAddr,
     vip: IpAddr,
     run_dir: PathBuf,
     program: PathBuf,
     config: Mutex<NodeConfig>,
-    daemon: Mutex<Option<Daemon>>,
 }
 
 impl LbNode {

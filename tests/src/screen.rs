@@ -94,9 +94,8 @@ pub struct Requests {
     pub last_failure: Option<(Duration, String)>,
 }
 
-/// What the keys do.
-pub const HELP: &str = "1 2 kill/restart LB   c cut/heal lb1's cable   b black-hole/heal a server   \
-                        r fail/heal a /readyz   h hand over   q quit";
+/// What the keys do, on a line of 80. Each key mends what it has broken.
+pub const HELP: &str = "1 2 kill LB  c cut lb1  b black-hole  r fail /readyz  h hand over  q quit";
 
 const GOOD: Option<Color> = Some(Color::Green);
 const BAD: Option<Color> = Some(Color::Red);
@@ -263,7 +262,7 @@ mod tests {
             assert!(lines.len() <= height, "{} lines on {width}x{height}", lines.len());
             assert!(lines.iter().all(|line| line.chars().count() <= width));
         }
-        let lines = plain(&lines(&snapshot(), 120, 24));
+        let lines = plain(&lines(&snapshot(), 80, 24));
         assert!(lines.last().is_some_and(|line| line.contains("q quit")), "{lines:#?}");
         assert!(lines.iter().any(|line| line.contains("event 49")), "{lines:#?}");
     }
