@@ -50,7 +50,7 @@ use tracing::{debug, error, info, warn};
 use self::{checks::Checks, claim::Claim, pins::PinLock, routers::Routers, transmit_watch::TransmitWatch};
 use crate::{
     announce::Announcer,
-    config::model::{Config, XdpMode},
+    config::model::{Config, Health, XdpMode},
     control::{protocol::Request, server::Server},
     dataplane::{AttachedMode, Census, Dataplane, DataplaneError, FlowTables, Tables},
     desired::{BackendIds, Desired, Inputs, InterfaceAddress, RingMemo, desired, pool_entries},
@@ -133,6 +133,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = transmit.tick() => controller.watch_transmit(),
             _ = resync.tick() => controller.resync().await,
             () = at(controller.join_at) => controller.join_vrrp().await,
+            () = at(controller.recheck_by) => controller.rechecked(),
+        }
+        if controller.recheck_by.is_some() && controller.checks.all_up() {
+            controller.rechecked();
         }
         if controller.join_at.is_some() && controller.checks.all_known() {
             controller.join_vrrp().await;
@@ -177,11 +181,29 @@ fn lease(config: &Config) -> Duration {
     shortest.map_or(LEASE.1, |interval| (interval * 3).clamp(LEASE.0, LEASE.1))
 }
 
+/// How long a backend that works again takes to be up at most: a check that hangs, and then `rise` that pass.
+fn recovery_time(config: &Config) -> Duration {
+    let of = |health: &Health| 2 * health.timeout + health.fast_interval * health.rise;
+    let longest = config.services.iter().map(|service| of(&service.health)).max();
+    longest.unwrap_or_default().min(FIRST_ROUND_AT_MOST)
+}
+
+/// Why nothing can be sent or received, if so.
+fn carrier_problem(interface: &str, link: &Link) -> Option<String> {
+    match (link.up, link.running) {
+        (true, true) => None,
+        (true, false) => Some(format!("interface {interface} has no carrier")),
+        (false, _) => Some(format!("interface {interface} is switched off")),
+    }
+}
+
 /// What is wrong at the moment, each from one source that also takes it back.
 #[derive(Debug, Default)]
 struct Problems {
     interface: Option<String>,
+    link: Option<String>,
     dataplane: Option<String>,
+    maps: Option<String>,
     reconcile: Option<String>,
     heartbeat: Option<String>,
 }
@@ -234,6 +256,8 @@ struct Controller {
     routers: Routers,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
+    /// When VRRP goes on at the latest after the link came back.
+    recheck_by: Option<Instant>,
 
     problems: Problems,
     due: Option<Instant>,
@@ -285,9 +309,10 @@ impl Controller {
             census: Census::default(),
             checks,
             join_at: Some(now + (slowest + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
+            recheck_by: None,
             problems: Problems::default(),
             due: None,
-            look_at_link: false,
+            look_at_link: true,
             look_at_neighbours: true,
             watchdog: sd_notify::watchdog_enabled(),
             watchdog_fed: now,
@@ -303,7 +328,6 @@ impl Controller {
         match self.try_open_dataplane() {
             Ok(()) => {
                 set_problem(&mut self.problems.dataplane, None);
-                self.routers.set_tracking(Ok(()));
                 // Two daemons on one pin path would undo each other's work.
                 if self.pins.is_none() {
                     self.pins = PinLock::take_if_there(&self.config.node.pin_path)?;
@@ -311,11 +335,20 @@ impl Controller {
             }
             Err(error) => {
                 let problem = format!("{:#}", anyhow::Error::from(error));
-                self.routers.set_tracking(Err(problem.clone()));
                 set_problem(&mut self.problems.dataplane, Some(problem));
             }
         }
+        self.track();
         Ok(())
+    }
+
+    /// Tells VRRP what it tracks: our own data plane and the interface, never the backends.
+    fn track(&mut self) {
+        let Problems { dataplane, maps, link, .. } = &self.problems;
+        let rechecking =
+            self.recheck_by.map(|_| "the interface is back: checking the backends first".to_owned());
+        let failed = dataplane.as_ref().or(maps.as_ref()).or(link.as_ref()).cloned().or(rechecking);
+        self.routers.set_tracking(failed.map_or(Ok(()), Err));
     }
 
     fn try_open_dataplane(&mut self) -> Result<(), DataplaneError> {
@@ -396,8 +429,8 @@ impl Controller {
             error!("the driver does not send what XDP transmits in native mode: going on in generic mode");
             if let Err(error) = dataplane.fall_back_to_generic() {
                 let problem = format!("{:#}", anyhow::Error::from(error));
-                self.routers.set_tracking(Err(problem.clone()));
                 set_problem(&mut self.problems.dataplane, Some(problem));
+                self.track();
                 // Opened anew at the next look at everything.
                 self.dataplane = None;
             }
@@ -487,11 +520,14 @@ impl Controller {
             Ok(observed) => observed,
             Err(error) => {
                 if self.dataplane.is_some() && error.is::<DataplaneError>() {
-                    self.routers.set_tracking(Err(format!("the maps cannot be read: {error:#}")));
+                    set_problem(&mut self.problems.maps, Some(format!("the maps cannot be read: {error:#}")));
+                    self.track();
                 }
                 return Err(error);
             }
         };
+        set_problem(&mut self.problems.maps, None);
+        self.track();
         let desired = self.desired(&observed);
         let changes = diff(&desired, &observed);
         self.apply(changes, &observed).await
@@ -535,7 +571,7 @@ impl Controller {
         let mut addresses: BTreeSet<InterfaceAddress> = match self.netlink.addresses().await {
             Ok(addresses) => addresses,
             // An interface that is gone has none.
-            Err(_) if self.problems.interface.is_some() => BTreeSet::new(),
+            Err(_) if self.problems.link.is_some() => BTreeSet::new(),
             Err(error) => return Err(error.into()),
         };
         addresses.retain(|(address, _)| ours.contains(address));
@@ -609,7 +645,7 @@ impl Controller {
         match self.netlink.link().await {
             Ok(link) if link.index == self.netlink.index() => {
                 self.link = link;
-                set_problem(&mut self.problems.interface, None);
+                self.link_problem(carrier_problem(&self.config.node.interface, &self.link));
             }
             Ok(_) => {
                 info!(
@@ -622,11 +658,30 @@ impl Controller {
                 let gone = matches!(error, NetlinkError::NoInterface(_));
                 let problem = format!("{:#}", anyhow::Error::from(error));
                 if gone {
-                    self.routers.set_tracking(Err(problem.clone()));
+                    self.link_problem(Some(problem));
+                } else {
+                    set_problem(&mut self.problems.interface, Some(problem));
                 }
-                set_problem(&mut self.problems.interface, Some(problem));
             }
         }
+    }
+
+    /// What the link says. When it comes back, what the checks know is out of date: VRRP stays away until they have
+    /// looked again, so that a node that sees no backend does not take the VIP from one that does.
+    fn link_problem(&mut self, problem: Option<String>) {
+        if self.problems.link.is_some() && problem.is_none() && !self.checks.all_up() {
+            self.checks.probe_now();
+            self.recheck_by = Some(Instant::now() + recovery_time(&self.config));
+        }
+        set_problem(&mut self.problems.interface, None);
+        set_problem(&mut self.problems.link, problem);
+        self.track();
+    }
+
+    /// The checks have looked again after the link came back, or have had their time.
+    fn rechecked(&mut self) {
+        self.recheck_by = None;
+        self.track();
     }
 
     async fn reopen(&mut self) {
@@ -640,7 +695,7 @@ impl Controller {
         if let Ok(link) = self.netlink.link().await {
             self.link = link;
         }
-        set_problem(&mut self.problems.interface, None);
+        self.link_problem(carrier_problem(&self.config.node.interface, &self.link));
         self.announced.clear();
         self.dataplane = None;
         if let Err(error) = self.open_dataplane() {
