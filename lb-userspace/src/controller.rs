@@ -52,9 +52,10 @@ use crate::{
     config::model::Config,
     control::{protocol::Request, server::Server},
     dataplane::{Census, Dataplane, DataplaneError, FlowTables, Tables},
-    desired::{BackendIds, Desired, Inputs, InterfaceAddress, RingMemo, desired, pool_entries},
+    desired::{BackendIds, Desired, Inputs, InterfaceAddress, NextHop, RingMemo, desired, pool_entries},
     flows::Timeouts,
-    netlink::{Link, Netlink, NetlinkError, NetlinkEvent, NextHops},
+    health::rise_fall::HealthState,
+    netlink::{Link, Netlink, NetlinkEvent, NextHops},
     reconcile::{Change, Observed, Stage, diff},
 };
 
@@ -106,12 +107,9 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = interrupt.recv() => break,
             _ = pulse.tick() => controller.pulse(),
             () = wake.vrrp.notified() => controller.reconcile().await,
-            () = wake.health.notified() => {
-                controller.look_at_neighbours = true;
-                controller.reconcile().await;
-            }
+            () = wake.health.notified() => controller.health_changed().await,
             () = at(controller.due) => controller.reconcile().await,
-            event = controller.events.recv() => controller.netlink_event(event),
+            event = next_event(&mut controller.events) => controller.netlink_event(event),
             _ = hangup.recv() => {
                 // Whoever sent the signal looks into the log.
                 let _ = controller.reload().await;
@@ -156,6 +154,14 @@ async fn at(time: Option<Instant>) {
     }
 }
 
+/// The next notification; `None`, once, when there will be none any more.
+async fn next_event(events: &mut Option<mpsc::Receiver<NetlinkEvent>>) -> Option<NetlinkEvent> {
+    match events {
+        Some(events) => events.recv().await,
+        None => pending().await,
+    }
+}
+
 type Sweep = JoinHandle<(FlowTables, Result<Census, DataplaneError>, Duration)>;
 type Swept = (FlowTables, Result<Census, DataplaneError>, Duration);
 
@@ -178,8 +184,19 @@ fn lease(config: &Config) -> Duration {
 struct Problems {
     interface: Option<String>,
     dataplane: Option<String>,
+    maps: Option<String>,
     reconcile: Option<String>,
     heartbeat: Option<String>,
+}
+
+impl Problems {
+    /// What VRRP tracks: whether this node could forward anything if it had the VIP.
+    fn tracked(&self) -> Result<(), String> {
+        match [&self.interface, &self.dataplane, &self.maps].into_iter().flatten().next() {
+            Some(problem) => Err(problem.clone()),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Notes or takes back a problem, and logs when that changes something.
@@ -203,7 +220,8 @@ struct Controller {
     last_reload_error: Option<String>,
 
     netlink: Netlink,
-    events: mpsc::Receiver<NetlinkEvent>,
+    /// `None` after the connection broke, until it is made anew.
+    events: Option<mpsc::Receiver<NetlinkEvent>>,
     link: Link,
     next_hops: NextHops,
     announcer: Announcer,
@@ -260,7 +278,7 @@ impl Controller {
             loaded_at: SystemTime::now(),
             last_reload_error: None,
             netlink,
-            events,
+            events: Some(events),
             link,
             next_hops: NextHops::default(),
             announcer,
@@ -297,7 +315,6 @@ impl Controller {
         match self.try_open_dataplane() {
             Ok(()) => {
                 set_problem(&mut self.problems.dataplane, None);
-                self.routers.set_tracking(Ok(()));
                 // Two daemons on one pin path would undo each other's work.
                 if self.pins.is_none() {
                     self.pins = PinLock::take_if_there(&self.config.node.pin_path)?;
@@ -305,10 +322,10 @@ impl Controller {
             }
             Err(error) => {
                 let problem = format!("{:#}", anyhow::Error::from(error));
-                self.routers.set_tracking(Err(problem.clone()));
                 set_problem(&mut self.problems.dataplane, Some(problem));
             }
         }
+        self.routers.set_tracking(self.problems.tracked());
         Ok(())
     }
 
@@ -387,14 +404,20 @@ impl Controller {
             Some(NetlinkEvent::Route) => self.look_at_neighbours = true,
             Some(NetlinkEvent::Lost) | None => (self.look_at_link, self.look_at_neighbours) = (true, true),
         }
-        self.schedule(DEBOUNCE);
         if event.is_none() {
-            // The connection is gone. Looking at the link, which now fails or not, decides what happens.
-            let (sender, receiver) = mpsc::channel(1);
-            // Kept open for ever, so that this is the only time.
-            std::mem::forget(sender);
-            self.events = receiver;
+            self.events = None;
+            warn!("the netlink connection broke; opening another one");
         }
+        self.schedule(DEBOUNCE);
+    }
+
+    async fn health_changed(&mut self) {
+        // Whoever has just answered a check has a neighbour entry by now.
+        let up = self.checks.states().into_iter().filter(|(_, state)| *state == HealthState::Up);
+        self.look_at_neighbours |= up.map(|(entry, _)| *entry.address.ip()).any(|backend| {
+            matches!(self.next_hops.by_backend.get(&backend), None | Some(NextHop::Unresolved))
+        });
+        self.reconcile().await;
     }
 
     fn schedule(&mut self, after: Duration) {
@@ -441,6 +464,7 @@ impl Controller {
         self.due = None;
         if std::mem::take(&mut self.look_at_link) {
             self.refresh_link().await;
+            self.routers.set_tracking(self.problems.tracked());
         }
         if std::mem::take(&mut self.look_at_neighbours) {
             self.refresh_next_hops().await;
@@ -451,6 +475,7 @@ impl Controller {
             self.schedule(RETRY);
         }
         set_problem(&mut self.problems.reconcile, problem);
+        self.routers.set_tracking(self.problems.tracked());
         self.tell_service_manager();
     }
 
@@ -458,12 +483,14 @@ impl Controller {
         let observed = match self.observe().await {
             Ok(observed) => observed,
             Err(error) => {
-                if self.dataplane.is_some() && error.is::<DataplaneError>() {
-                    self.routers.set_tracking(Err(format!("the maps cannot be read: {error:#}")));
+                if error.is::<DataplaneError>() {
+                    let problem = format!("the maps cannot be read: {error:#}");
+                    set_problem(&mut self.problems.maps, Some(problem));
                 }
                 return Err(error);
             }
         };
+        set_problem(&mut self.problems.maps, None);
         let desired = self.desired(&observed);
         let changes = diff(&desired, &observed);
         self.apply(changes, &observed).await
@@ -578,6 +605,9 @@ impl Controller {
     }
 
     async fn refresh_link(&mut self) {
+        if self.events.is_none() {
+            self.reopen_netlink().await;
+        }
         match self.netlink.link().await {
             Ok(link) if link.index == self.netlink.index() => {
                 self.link = link;
@@ -588,26 +618,32 @@ impl Controller {
                     interface = self.config.node.interface,
                     "the interface was made anew; starting over on it"
                 );
-                self.reopen().await;
+                self.start_over().await;
             }
             Err(error) => {
-                let gone = matches!(error, NetlinkError::NoInterface(_));
                 let problem = format!("{:#}", anyhow::Error::from(error));
-                if gone {
-                    self.routers.set_tracking(Err(problem.clone()));
-                }
                 set_problem(&mut self.problems.interface, Some(problem));
             }
         }
     }
 
-    async fn reopen(&mut self) {
+    async fn reopen_netlink(&mut self) -> bool {
         match Netlink::open(&self.config.node.interface).await {
-            Ok((netlink, events)) => (self.netlink, self.events) = (netlink, events),
+            Ok((netlink, events)) => {
+                (self.netlink, self.events) = (netlink, Some(events));
+                true
+            }
             Err(error) => {
                 set_problem(&mut self.problems.interface, Some(format!("{:#}", anyhow::Error::from(error))));
-                return;
+                false
             }
+        }
+    }
+
+    /// The interface has another index: everything that was on the old one is gone with it.
+    async fn start_over(&mut self) {
+        if !self.reopen_netlink().await {
+            return;
         }
         if let Ok(link) = self.netlink.link().await {
             self.link = link;
@@ -746,5 +782,31 @@ fn apply_to_maps(dataplane: &mut Dataplane, change: Change) -> Result<(), Datapl
 fn notify(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         debug!(%error, "the service manager was not told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::tests::{config, service};
+
+    #[test]
+    fn the_lease_ends_before_another_node_can_have_taken_over() {
+        let mut config = config(vec![service("api", [172, 16, 0, 10].into(), &[4])]);
+        for (interval, expected) in [(50, 300), (200, 600), (500, 1500), (1000, 3000), (40_000, 3000)] {
+            config.vrrp[0].advert_interval = Duration::from_millis(interval);
+            assert_eq!(lease(&config), Duration::from_millis(expected), "at {interval} ms");
+        }
+        config.vrrp.clear();
+        assert_eq!(lease(&config), LEASE.1);
+    }
+
+    #[test]
+    fn a_problem_is_noted_and_taken_back() {
+        let mut slot = None;
+        set_problem(&mut slot, Some("no carrier".into()));
+        assert_eq!(slot.as_deref(), Some("no carrier"));
+        set_problem(&mut slot, None);
+        assert_eq!(slot, None);
     }
 }
