@@ -24,6 +24,7 @@ mod reload;
 mod report;
 mod reserved_ports;
 mod routers;
+mod transmit_watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,7 +36,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use lb_common::layout::PulseEntry;
+use lb_common::{layout::PulseEntry, reason::TransmitReason};
 use nix::time::{ClockId, clock_gettime};
 use sd_notify::NotifyState;
 use tokio::{
@@ -46,12 +47,12 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use self::{checks::Checks, claim::Claim, pins::PinLock, routers::Routers};
+use self::{checks::Checks, claim::Claim, pins::PinLock, routers::Routers, transmit_watch::TransmitWatch};
 use crate::{
     announce::Announcer,
-    config::model::Config,
+    config::model::{Config, XdpMode},
     control::{protocol::Request, server::Server},
-    dataplane::{Census, Dataplane, DataplaneError, FlowTables, Tables},
+    dataplane::{AttachedMode, Census, Dataplane, DataplaneError, FlowTables, Tables},
     desired::{BackendIds, Desired, Inputs, InterfaceAddress, NextHop, RingMemo, desired, pool_entries},
     flows::Timeouts,
     health::rise_fall::HealthState,
@@ -97,6 +98,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let mut pulse = controller.pulse_timer();
     let mut resync = interval(RESYNC);
     let mut sweep = interval(SWEEP);
+    let mut transmit = interval(transmit_watch::PERIOD);
+    transmit.set_missed_tick_behavior(MissedTickBehavior::Delay);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -125,6 +128,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             },
             swept = finished(&mut controller.sweeping) => controller.swept(swept),
             _ = sweep.tick() => controller.sweep(),
+            _ = transmit.tick() => controller.watch_transmit(),
             _ = resync.tick() => controller.resync().await,
             () = at(controller.join_at) => controller.join_vrrp().await,
         }
@@ -228,6 +232,7 @@ struct Controller {
     announced: BTreeMap<Ipv4Addr, u64>,
 
     dataplane: Option<Dataplane>,
+    transmit_watch: TransmitWatch,
     pins: Option<PinLock>,
     _claim: Claim,
     ids: BackendIds,
@@ -284,6 +289,7 @@ impl Controller {
             announcer,
             announced: BTreeMap::new(),
             dataplane: None,
+            transmit_watch: TransmitWatch::default(),
             pins,
             _claim: claim,
             ids: BackendIds::default(),
@@ -391,6 +397,28 @@ impl Controller {
         });
         let problem = written.err().map(|error| format!("the heartbeat cannot be written: {error:#}"));
         set_problem(&mut self.problems.heartbeat, problem);
+    }
+
+    /// Where native XDP was our own choice and the driver does not send, chooses generic.
+    fn watch_transmit(&mut self) {
+        let Some(dataplane) = &mut self.dataplane else { return };
+        let native = dataplane.attachment().is_some_and(|attachment| attachment.mode == AttachedMode::Native);
+        if !native || self.config.node.xdp_mode != XdpMode::Auto {
+            return;
+        }
+        let Some(failures) = dataplane.transmit_failures() else { return };
+        let Ok(counters) = dataplane.counters() else { return };
+        let transmitted = TransmitReason::ALL.iter().map(|reason| counters[reason.counter() as usize]).sum();
+        if self.transmit_watch.is_losing(transmitted, failures) {
+            error!("the driver does not send what XDP transmits in native mode: going on in generic mode");
+            if let Err(error) = dataplane.fall_back_to_generic() {
+                let problem = format!("{:#}", anyhow::Error::from(error));
+                set_problem(&mut self.problems.dataplane, Some(problem));
+                self.routers.set_tracking(self.problems.tracked());
+                // Opened anew at the next look at everything.
+                self.dataplane = None;
+            }
+        }
     }
 
     fn netlink_event(&mut self, event: Option<NetlinkEvent>) {
