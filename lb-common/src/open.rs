@@ -136,7 +136,7 @@ fn nat_port_candidate(key: &FlowKey, hash: u32, attempt: u32) -> Be16 {
     }
     // The golden ratio visits the range evenly (Knuth, TAOCP 3, §6.4); the top half of the product chooses within it.
     let mixed = hash::again(hash).wrapping_add(attempt.wrapping_mul(0x9e37_79b1));
-    let span = (u16::MAX - FIRST_NAT_PORT) as u32 + 1;
+    let span = u32::from(u16::MAX - FIRST_NAT_PORT) + 1;
     Be16::new(FIRST_NAT_PORT + (((mixed >> 16) * span) >> 16) as u16)
 }
 

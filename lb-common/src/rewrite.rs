@@ -106,7 +106,7 @@ pub fn send<F: Frame, T: Tables>(
 #[inline(always)]
 fn note(seen: &mut Seen, tcp: &Tcp, segment: &Segment, length: Be16, clock: u32) {
     seen.packets += 1;
-    seen.bytes += length.get() as u64;
+    seen.bytes += u64::from(length.get());
     seen.at = clock;
     seen.next_seq = next_seq(tcp, segment.payload);
     if segment.has(TCP_ACK) {
