@@ -226,11 +226,12 @@ pub(super) const CASES: &[Case] = &[
         |script| {
             let mut first = Connection::new(40_000);
             script.syn(&mut first);
-            let mut second = Connection::new(40_000);
-            while second.backend == first.backend || second.nat_port == 0 {
-                second = Connection::new(40_000);
+            let second = (0..16).find_map(|_| {
+                let mut second = Connection::new(40_000);
                 script.syn(&mut second);
-            }
+                (second.backend != first.backend).then_some(second)
+            });
+            let mut second = second.expect("another backend is tried");
             let late = first.from_backend(SYN | ACK, b"").bytes();
             script.passes(&late, lb_common::reason::PassReason::NoService);
             script.server(&mut second, SYN | ACK, b"");
