@@ -1,1 +1,746 @@
 //! The one event loop; it owns all state.
+//!
+//! ```text
+//! config, health, VRRP, netlink, timers, requests -> Controller -> desired -> diff -> maps, addresses, announcements
+//!                                                       ^                              | (a failure: look again, retry)
+//!                                                       +------------------------------+
+//! ```
+//!
+//! Inputs are levels, not edges: each wakes the loop, which then computes everything anew from what is so now. Nothing
+//! that fails ends the process once it is up; it is shown in `status` as a problem and tried again.
+//!
+//! **Start.** First the maps are put right and addresses that a predecessor left are taken off, then the heartbeat
+//! begins: it is the heartbeat that lets the host answer ARP for a VIP again, and by now another node may own it. Then
+//! the backends are checked; when each has a result, or the slowest check has had its time, VRRP joins. So a VIP is
+//! never claimed by a node that has no backend to forward to.
+//!
+//! **Stop.** VRRP hands over, addresses are taken off, and the program and its maps stay: what still arrives is
+//! forwarded. `xvip cleanup` removes them.
+
+mod checks;
+pub mod pins;
+mod reload;
+mod report;
+mod reserved_ports;
+mod routers;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::pending,
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+use lb_common::layout::PulseEntry;
+use nix::time::{ClockId, clock_gettime};
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tracing::{debug, error, info, warn};
+
+use self::{checks::Checks, pins::PinLock, routers::Routers};
+use crate::{
+    announce::Announcer,
+    config::model::Config,
+    control::{protocol::Request, server::Server},
+    dataplane::{Census, Dataplane, DataplaneError, FlowTables, Tables},
+    desired::{BackendIds, Desired, Inputs, InterfaceAddress, RingMemo, desired, pool_entries},
+    flows::Timeouts,
+    netlink::{Link, Netlink, NetlinkError, NetlinkEvent, NextHops},
+    reconcile::{Change, Observed, Stage, diff},
+};
+
+/// What happened in the kernel within that time is looked at together.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// After a failure, and for what nobody notifies us of.
+const RETRY: Duration = Duration::from_secs(1);
+/// Everything is looked at that often, notifications or not.
+const RESYNC: Duration = Duration::from_secs(5);
+/// Flows are counted and ended ones removed that often, if that takes no longer than 5 % of the time.
+const SWEEP: Duration = Duration::from_secs(2);
+/// VRRP waits no longer than that for the first results of the checks.
+const FIRST_ROUND_AT_MOST: Duration = Duration::from_secs(10);
+/// Bounds of the lease; see [`lease`].
+const LEASE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(3));
+
+/// How `xvip run` was called.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The file that `config` is from; read again on reload.
+    pub config_path: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+}
+
+/// Runs until SIGTERM or SIGINT. Needs a Tokio runtime with timers and I/O.
+///
+/// # Errors
+/// Only while starting: another instance is running, the interface does not exist, or the system refuses sockets.
+pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("signal handler")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("signal handler")?;
+    let mut hangup = signal(SignalKind::hangup()).context("signal handler")?;
+    let (requests_sender, mut requests) = mpsc::channel(16);
+    let server = Server::bind(&options.socket, requests_sender)?;
+
+    let wake = Wake::default();
+    let mut controller = Controller::start(config, options, &wake).await?;
+    let mut pulse = controller.pulse_timer();
+    let mut resync = interval(RESYNC);
+    let mut sweep = interval(SWEEP);
+    resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = pulse.tick() => controller.pulse(),
+            () = wake.vrrp.notified() => controller.reconcile().await,
+            () = wake.health.notified() => {
+                controller.look_at_neighbours = true;
+                controller.reconcile().await;
+            }
+            () = at(controller.due) => controller.reconcile().await,
+            event = controller.events.recv() => controller.netlink_event(event),
+            _ = hangup.recv() => {
+                // Whoever sent the signal looks into the log.
+                let _ = controller.reload().await;
+                pulse = controller.pulse_timer();
+            }
+            Some(request) = requests.recv() => match request {
+                // The client may have gone away.
+                Request::Status(reply) => drop(reply.send(Box::new(controller.status()))),
+                Request::Reload(reply) => {
+                    drop(reply.send(controller.reload().await));
+                    pulse = controller.pulse_timer();
+                }
+            },
+            swept = finished(&mut controller.sweeping) => controller.swept(swept),
+            _ = sweep.tick() => controller.sweep(),
+            _ = resync.tick() => controller.resync().await,
+            () = at(controller.join_at) => controller.join_vrrp().await,
+        }
+        if controller.join_at.is_some() && controller.checks.all_known() {
+            controller.join_vrrp().await;
+        }
+    }
+
+    notify(&[NotifyState::Stopping]);
+    info!("stopping: handing over the VIPs, leaving the data plane in place");
+    drop(server);
+    controller.stop().await;
+    Ok(())
+}
+
+/// What other tasks wake the loop with.
+#[derive(Default)]
+struct Wake {
+    health: Arc<Notify>,
+    vrrp: Arc<Notify>,
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+type Sweep = JoinHandle<(FlowTables, Result<Census, DataplaneError>, Duration)>;
+type Swept = (FlowTables, Result<Census, DataplaneError>, Duration);
+
+async fn finished(sweeping: &mut Option<Sweep>) -> Option<Swept> {
+    match sweeping {
+        Some(task) => task.await.ok(),
+        None => pending().await,
+    }
+}
+
+/// How old the heartbeat may be before XDP silences ARP for our VIPs: other nodes take over after three intervals of
+/// advertisements and some (RFC 9568 §6.1, `Active_Down_Interval`), and must not find us answering then.
+fn lease(config: &Config) -> Duration {
+    let shortest = config.vrrp.iter().map(|instance| instance.advert_interval).min();
+    shortest.map_or(LEASE.1, |interval| (interval * 3).clamp(LEASE.0, LEASE.1))
+}
+
+/// What is wrong at the moment, each from one source that also takes it back.
+#[derive(Debug, Default)]
+struct Problems {
+    interface: Option<String>,
+    dataplane: Option<String>,
+    reconcile: Option<String>,
+    heartbeat: Option<String>,
+}
+
+/// Notes or takes back a problem, and logs when that changes something.
+fn set_problem(slot: &mut Option<String>, now: Option<String>) {
+    if *slot == now {
+        return;
+    }
+    match (&now, &slot) {
+        (Some(problem), _) => error!("{problem}"),
+        (None, Some(problem)) => info!(was = problem, "recovered"),
+        (None, None) => {}
+    }
+    *slot = now;
+}
+
+struct Controller {
+    config: Config,
+    options: Options,
+    started: Instant,
+    loaded_at: SystemTime,
+    last_reload_error: Option<String>,
+
+    netlink: Netlink,
+    events: mpsc::Receiver<NetlinkEvent>,
+    link: Link,
+    next_hops: NextHops,
+    announcer: Announcer,
+    announced: BTreeMap<Ipv4Addr, u64>,
+
+    dataplane: Option<Dataplane>,
+    pins: Option<PinLock>,
+    ids: BackendIds,
+    rings: RingMemo,
+    /// The flow clock at `started`.
+    clock_base: u32,
+    /// Whether the maps and addresses have been put right, so that the heartbeat may say so.
+    settled: bool,
+    reserved_ports: Box<reserved_ports::PortBits>,
+
+    flow_tables: Option<FlowTables>,
+    sweeping: Option<Sweep>,
+    sweep_not_before: Instant,
+    census: Census,
+
+    checks: Checks,
+    routers: Routers,
+    /// When VRRP joins at the latest; `None` once it has.
+    join_at: Option<Instant>,
+
+    problems: Problems,
+    due: Option<Instant>,
+    look_at_link: bool,
+    look_at_neighbours: bool,
+    watchdog: Option<Duration>,
+    watchdog_fed: Instant,
+    status_text: String,
+}
+
+impl Controller {
+    async fn start(config: Config, options: Options, wake: &Wake) -> anyhow::Result<Self> {
+        let interface = config.node.interface.clone();
+        let pins = PinLock::take_if_there(&config.node.pin_path)?;
+        let (netlink, events) = Netlink::open(&interface).await?;
+        let link = netlink.link().await?;
+        let announcer = Announcer::spawn(&interface).context("no thread for announcements")?;
+        let mut checks = Checks::new(Arc::clone(&wake.health));
+        let plan = checks.plan(&config)?;
+        checks.commit(plan);
+        let slowest = config.services.iter().map(|service| service.health.timeout).max().unwrap_or_default();
+        let now = Instant::now();
+        let mut controller = Self {
+            routers: Routers::new(&interface, Arc::clone(&wake.vrrp)),
+            config,
+            options,
+            started: now,
+            loaded_at: SystemTime::now(),
+            last_reload_error: None,
+            netlink,
+            events,
+            link,
+            next_hops: NextHops::default(),
+            announcer,
+            announced: BTreeMap::new(),
+            dataplane: None,
+            pins,
+            ids: BackendIds::default(),
+            rings: RingMemo::default(),
+            clock_base: 0,
+            settled: false,
+            reserved_ports: Box::new([0; crate::dataplane::RESERVED_PORT_WORDS]),
+            flow_tables: None,
+            sweeping: None,
+            sweep_not_before: now,
+            census: Census::default(),
+            checks,
+            join_at: Some(now + (slowest + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
+            problems: Problems::default(),
+            due: None,
+            look_at_link: false,
+            look_at_neighbours: true,
+            watchdog: sd_notify::watchdog_enabled(),
+            watchdog_fed: now,
+            status_text: String::new(),
+        };
+        controller.open_dataplane()?;
+        controller.reconcile().await;
+        Ok(controller)
+    }
+
+    /// Opens the data plane. Failing is a problem, which VRRP tracks, unless another instance has the pins.
+    fn open_dataplane(&mut self) -> anyhow::Result<()> {
+        match self.try_open_dataplane() {
+            Ok(()) => {
+                set_problem(&mut self.problems.dataplane, None);
+                self.routers.set_tracking(Ok(()));
+                // Two daemons on one pin path would undo each other's work.
+                if self.pins.is_none() {
+                    self.pins = PinLock::take_if_there(&self.config.node.pin_path)?;
+                }
+            }
+            Err(error) => {
+                let problem = format!("{:#}", anyhow::Error::from(error));
+                self.routers.set_tracking(Err(problem.clone()));
+                set_problem(&mut self.problems.dataplane, Some(problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn try_open_dataplane(&mut self) -> Result<(), DataplaneError> {
+        let dataplane = Dataplane::open(&self.config.node, &self.config.flows)?;
+        if let Some(attachment) = dataplane.attachment() {
+            info!(
+                interface = attachment.interface,
+                mode = attachment.mode.name(),
+                adopted = attachment.adopted,
+                "XDP is attached"
+            );
+        }
+        let elapsed = self.ticks_since_start();
+        self.clock_base = dataplane.pulse()?.flow_clock.wrapping_sub(elapsed);
+        self.ids = BackendIds::adopt(&dataplane.observe()?, self.flow_clock());
+        self.flow_tables = Some(dataplane.flow_tables()?);
+        self.assign_ids();
+        self.dataplane = Some(dataplane);
+        self.refresh_reserved_ports();
+        Ok(())
+    }
+
+    fn assign_ids(&mut self) {
+        let now = self.flow_clock();
+        for entry in self.ids.assign(&pool_entries(&self.config), now) {
+            error!(backend = %entry.address, "no backend id is left: this backend is not used");
+        }
+    }
+
+    fn ticks_since_start(&self) -> u32 {
+        // Wraps after a century and more.
+        self.started.elapsed().as_secs() as u32
+    }
+
+    fn flow_clock(&self) -> u32 {
+        self.clock_base.wrapping_add(self.ticks_since_start())
+    }
+
+    /// Well inside the lease: a late wake-up or two must not silence us.
+    fn pulse_timer(&self) -> tokio::time::Interval {
+        let period = (lease(&self.config) / 5).min(Duration::from_millis(250));
+        let mut timer = interval(period);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        timer
+    }
+
+    fn pulse(&mut self) {
+        if let Some(period) = self.watchdog
+            && self.watchdog_fed.elapsed() >= period / 4
+        {
+            notify(&[NotifyState::Watchdog]);
+            self.watchdog_fed = Instant::now();
+        }
+        if !self.settled {
+            return;
+        }
+        let flow_clock = self.flow_clock();
+        let Some(dataplane) = &mut self.dataplane else { return };
+        let written = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(anyhow::Error::from).and_then(|now| {
+            let heartbeat_ns = Duration::from(now).as_nanos() as u64;
+            Ok(dataplane.set_pulse(PulseEntry { heartbeat_ns, flow_clock, _pad: 0 })?)
+        });
+        let problem = written.err().map(|error| format!("the heartbeat cannot be written: {error:#}"));
+        set_problem(&mut self.problems.heartbeat, problem);
+    }
+
+    fn netlink_event(&mut self, event: Option<NetlinkEvent>) {
+        match event {
+            Some(NetlinkEvent::Link) => (self.look_at_link, self.look_at_neighbours) = (true, true),
+            Some(NetlinkEvent::Address) => {}
+            Some(NetlinkEvent::Neighbour(address)) if self.next_hops.neighbours.contains(&address) => {
+                self.look_at_neighbours = true;
+            }
+            Some(NetlinkEvent::Neighbour(_)) => return,
+            Some(NetlinkEvent::Route) => self.look_at_neighbours = true,
+            Some(NetlinkEvent::Lost) | None => (self.look_at_link, self.look_at_neighbours) = (true, true),
+        }
+        self.schedule(DEBOUNCE);
+        if event.is_none() {
+            // The connection is gone. Looking at the link, which now fails or not, decides what happens.
+            let (sender, receiver) = mpsc::channel(1);
+            // Kept open for ever, so that this is the only time.
+            std::mem::forget(sender);
+            self.events = receiver;
+        }
+    }
+
+    fn schedule(&mut self, after: Duration) {
+        let time = Instant::now() + after;
+        self.due = Some(self.due.map_or(time, |due| due.min(time)));
+    }
+
+    async fn resync(&mut self) {
+        (self.look_at_link, self.look_at_neighbours) = (true, true);
+        if self.dataplane.is_none()
+            && let Err(error) = self.open_dataplane()
+        {
+            set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
+        }
+        self.refresh_reserved_ports();
+        if self.join_at.is_none() {
+            self.routers.retry().await;
+        }
+        self.reconcile().await;
+    }
+
+    fn refresh_reserved_ports(&mut self) {
+        let Some(dataplane) = &mut self.dataplane else { return };
+        let vips: Vec<Ipv4Addr> = our_vips(&self.config).into_iter().collect();
+        // Without IPv6 there is no tcp6.
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let ports = reserved_ports::reserved_ports(
+            &self.config,
+            &vips,
+            &read("/proc/self/net/tcp"),
+            &read("/proc/self/net/tcp6"),
+        );
+        if ports == self.reserved_ports {
+            return;
+        }
+        match dataplane.set_reserved_ports(&ports) {
+            Ok(()) => self.reserved_ports = ports,
+            Err(error) => warn!("{:#}", anyhow::Error::from(error)),
+        }
+    }
+
+    /// Looks, computes what should be, and does what is missing.
+    async fn reconcile(&mut self) {
+        self.due = None;
+        if std::mem::take(&mut self.look_at_link) {
+            self.refresh_link().await;
+        }
+        if std::mem::take(&mut self.look_at_neighbours) {
+            self.refresh_next_hops().await;
+        }
+        let outcome = self.try_reconcile().await;
+        let problem = outcome.err().map(|error| format!("{error:#}"));
+        if problem.is_some() {
+            self.schedule(RETRY);
+        }
+        set_problem(&mut self.problems.reconcile, problem);
+        self.tell_service_manager();
+    }
+
+    async fn try_reconcile(&mut self) -> anyhow::Result<()> {
+        let observed = match self.observe().await {
+            Ok(observed) => observed,
+            Err(error) => {
+                if self.dataplane.is_some() && error.is::<DataplaneError>() {
+                    self.routers.set_tracking(Err(format!("the maps cannot be read: {error:#}")));
+                }
+                return Err(error);
+            }
+        };
+        let desired = self.desired(&observed);
+        let changes = diff(&desired, &observed);
+        self.apply(changes, &observed).await
+    }
+
+    fn desired(&mut self, observed: &Observed) -> Desired {
+        let active = self.routers.active();
+        if self.dataplane.is_none() {
+            // Nothing can be forwarded, so nothing is ours; the maps are left as they are.
+            return Desired {
+                tables: observed.tables.clone(),
+                node: observed.node,
+                addresses: BTreeSet::new(),
+                announce: BTreeMap::new(),
+            };
+        }
+        let health = self.checks.states();
+        let attachment = self.dataplane.as_ref().and_then(Dataplane::attachment);
+        let inputs = Inputs {
+            config: &self.config,
+            mac: self.link.mac.or(attachment.map(|attachment| attachment.mac)).unwrap_or_default(),
+            lease: lease(&self.config),
+            half_open_timeout: Duration::from_secs(self.timeouts().half_open.into()),
+            health: &health,
+            active: &active,
+            next_hops: &self.next_hops.by_backend,
+            ids: &self.ids,
+            observed: &observed.tables,
+        };
+        desired(&inputs, &mut self.rings)
+    }
+
+    async fn observe(&self) -> anyhow::Result<Observed> {
+        let (tables, node) = match &self.dataplane {
+            Some(dataplane) => (dataplane.observe()?, dataplane.node()?),
+            None => (Tables::default(), lb_common::layout::NodeEntry::EMPTY),
+        };
+        // Those of the configuration, and those that a former one had: the maps still know them.
+        let mut ours = our_vips(&self.config);
+        ours.extend(tables.vips.iter().filter(|(_, entry)| entry.fenced == 1).map(|(vip, _)| *vip));
+        let mut addresses: BTreeSet<InterfaceAddress> = match self.netlink.addresses().await {
+            Ok(addresses) => addresses,
+            // An interface that is gone has none.
+            Err(_) if self.problems.interface.is_some() => BTreeSet::new(),
+            Err(error) => return Err(error.into()),
+        };
+        addresses.retain(|(address, _)| ours.contains(address));
+        Ok(Observed { tables, node, addresses, announced: self.announced.clone() })
+    }
+
+    /// Applies changes in order. After a failure, what depends on the failed one is left out.
+    async fn apply(&mut self, changes: Vec<Change>, observed: &Observed) -> anyhow::Result<()> {
+        let mut failed: Option<(Stage, anyhow::Error)> = None;
+        for change in changes {
+            let wait = match (&failed, change.stage()) {
+                (None, _) | (_, Stage::Disown) => false,
+                (Some((stage, _)), Stage::Build) => *stage == Stage::Build,
+                (Some(_), Stage::Remove) => true,
+            };
+            if wait {
+                continue;
+            }
+            match &change {
+                Change::AddAddress(_) | Change::RemoveAddress(_) | Change::Announce(..) => info!("{change}"),
+                Change::SetService(key, entry) => {
+                    let was = observed.tables.services.get(key).map_or(0, |old| old.usable);
+                    info!(was, usable = entry.usable, "{change}");
+                }
+                _ => debug!("{change}"),
+            }
+            let stage = change.stage();
+            let text = change.to_string();
+            if let Err(error) = self.apply_one(change).await {
+                let error = error.context(format!("applying `{text}`"));
+                failed = failed.or(Some((stage, error)));
+            }
+            // Many changes take time, and the heartbeat is due all the same.
+            self.pulse();
+        }
+        match failed {
+            // Addresses that are not ours any more are still here: answering for them would be a lie.
+            Some((Stage::Disown, error)) => Err(error),
+            Some((_, error)) => {
+                self.settled |= self.dataplane.is_some();
+                Err(error)
+            }
+            None => {
+                self.settled |= self.dataplane.is_some();
+                Ok(())
+            }
+        }
+    }
+
+    async fn apply_one(&mut self, change: Change) -> anyhow::Result<()> {
+        match change {
+            Change::StopAnnouncing(vip) => {
+                self.announcer.stop(vip);
+                self.announced.remove(&vip);
+            }
+            Change::RemoveAddress(address) => self.netlink.remove_address(address).await?,
+            Change::AddAddress(address) => self.netlink.add_address(address).await?,
+            Change::Announce(vip, generation) => {
+                self.announcer.announce(vip);
+                self.announced.insert(vip, generation);
+            }
+            change => {
+                let Some(dataplane) = &mut self.dataplane else { return Ok(()) };
+                apply_to_maps(dataplane, change)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn refresh_link(&mut self) {
+        match self.netlink.link().await {
+            Ok(link) if link.index == self.netlink.index() => {
+                self.link = link;
+                set_problem(&mut self.problems.interface, None);
+            }
+            Ok(_) => {
+                info!(
+                    interface = self.config.node.interface,
+                    "the interface was made anew; starting over on it"
+                );
+                self.reopen().await;
+            }
+            Err(error) => {
+                let gone = matches!(error, NetlinkError::NoInterface(_));
+                let problem = format!("{:#}", anyhow::Error::from(error));
+                if gone {
+                    self.routers.set_tracking(Err(problem.clone()));
+                }
+                set_problem(&mut self.problems.interface, Some(problem));
+            }
+        }
+    }
+
+    async fn reopen(&mut self) {
+        match Netlink::open(&self.config.node.interface).await {
+            Ok((netlink, events)) => (self.netlink, self.events) = (netlink, events),
+            Err(error) => {
+                set_problem(&mut self.problems.interface, Some(format!("{:#}", anyhow::Error::from(error))));
+                return;
+            }
+        }
+        if let Ok(link) = self.netlink.link().await {
+            self.link = link;
+        }
+        set_problem(&mut self.problems.interface, None);
+        self.announced.clear();
+        self.dataplane = None;
+        if let Err(error) = self.open_dataplane() {
+            set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
+        }
+    }
+
+    async fn refresh_next_hops(&mut self) {
+        let backends: BTreeSet<Ipv4Addr> = self.ids.all().map(|(_, address)| *address.ip()).collect();
+        match self.netlink.next_hops(&backends).await {
+            Ok(next_hops) => {
+                for (backend, next_hop) in &next_hops.by_backend {
+                    if next_hop.is_unusable() && self.next_hops.by_backend.get(backend) != Some(next_hop) {
+                        warn!(%backend, ?next_hop, "XDP cannot reach this backend: it gets no new connections");
+                    }
+                }
+                self.next_hops = next_hops;
+            }
+            // The next resync tries again; the maps keep what they have.
+            Err(error) => warn!("next hops are not known: {:#}", anyhow::Error::from(error)),
+        }
+    }
+
+    async fn join_vrrp(&mut self) {
+        if self.join_at.take().is_none() {
+            return;
+        }
+        if !self.checks.all_known() {
+            warn!("joining VRRP although some backends have not answered their first check");
+        }
+        // What the checks found goes into the maps before anything is claimed.
+        self.reconcile().await;
+        self.routers.configure(&self.config).await;
+        notify(&[NotifyState::Ready]);
+        info!(node = self.config.node.name, "xvip is up");
+        self.tell_service_manager();
+    }
+
+    fn timeouts(&self) -> Timeouts {
+        let idle = self.config.flows.idle_timeout.as_secs();
+        Timeouts::new(u32::try_from(idle).unwrap_or(u32::MAX))
+    }
+
+    /// Starts a sweep on another thread, where a million flows may take their time.
+    fn sweep(&mut self) {
+        if self.sweeping.is_some() || !self.settled || Instant::now() < self.sweep_not_before {
+            return;
+        }
+        let Some(mut tables) = self.flow_tables.take() else { return };
+        let (now, timeouts) = (self.flow_clock(), self.timeouts());
+        self.sweeping = Some(tokio::task::spawn_blocking(move || {
+            let begin = std::time::Instant::now();
+            let census = tables.sweep(now, &timeouts);
+            (tables, census, begin.elapsed())
+        }));
+    }
+
+    fn swept(&mut self, swept: Option<Swept>) {
+        self.sweeping = None;
+        let Some((tables, census, took)) = swept else {
+            error!("the flow sweep ended without a result");
+            self.flow_tables = self.dataplane.as_ref().and_then(|dataplane| dataplane.flow_tables().ok());
+            return;
+        };
+        self.sweep_not_before = Instant::now() + took * 20;
+        self.flow_tables = Some(tables);
+        match census {
+            Ok(census) => {
+                let flows = census.by_backend.iter().map(|(&id, flows)| (id, flows.active + flows.other));
+                let flows = flows.collect();
+                let grace = self.timeouts().half_open.saturating_add(1);
+                let free = self.ids.release(&flows, self.flow_clock(), grace);
+                if !free.is_empty() {
+                    info!(?free, "backends that had left the configuration have no flow any more");
+                    self.schedule(Duration::ZERO);
+                }
+                self.census = census;
+            }
+            Err(error) => warn!("flows are not counted: {:#}", anyhow::Error::from(error)),
+        }
+    }
+
+    fn tell_service_manager(&mut self) {
+        let text = self.summary();
+        if text != self.status_text {
+            notify(&[NotifyState::Status(&text)]);
+            self.status_text = text;
+        }
+    }
+
+    async fn stop(mut self) {
+        self.routers.shutdown().await;
+        // Without a router, nothing is ours: this takes the addresses off.
+        if let Err(error) = self.try_reconcile().await {
+            error!("an address may still be here: {error:#}");
+        }
+        self.checks.stop().await;
+        if let Some(sweeping) = self.sweeping.take() {
+            let _ended = sweeping.await;
+        }
+        info!("stopped");
+    }
+}
+
+/// The VIPs that a VRRP instance owns: those whose addresses are ours to add and remove.
+fn our_vips(config: &Config) -> BTreeSet<Ipv4Addr> {
+    (config.vrrp.iter())
+        .flat_map(|instance| crate::desired::vips_of(config, &instance.name))
+        .map(|(vip, _)| vip)
+        .collect()
+}
+
+fn apply_to_maps(dataplane: &mut Dataplane, change: Change) -> Result<(), DataplaneError> {
+    match change {
+        Change::SetBackend(id, entry) => dataplane.set_backend(id, entry),
+        Change::SetRing(ring, slots) => dataplane.set_ring(ring, &slots),
+        Change::SetService(key, entry) => dataplane.set_service(key, entry),
+        Change::SetVip(vip, entry) => dataplane.set_vip(vip, entry),
+        Change::SetNode(node) => dataplane.set_node(&node),
+        Change::RemoveVip(vip) => dataplane.remove_vip(vip),
+        Change::RemoveService(key) => dataplane.remove_service(key),
+        Change::RemoveBackend(id) => dataplane.remove_backend(id),
+        Change::StopAnnouncing(_)
+        | Change::RemoveAddress(_)
+        | Change::AddAddress(_)
+        | Change::Announce(..) => Ok(()),
+    }
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        debug!(%error, "the service manager was not told");
+    }
+}

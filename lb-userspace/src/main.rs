@@ -1,2 +1,7 @@
 //! The `xvip` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lb_userspace::cli::command::main()
+}

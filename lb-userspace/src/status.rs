@@ -1,1 +1,186 @@
-//! What `xvip status` shows.
+//! What `xvip status` shows: the types are the contract of `--json`, [`table`] is for people.
+//!
+//! Times are RFC 3339 in UTC with milliseconds (`2026-01-02T03:04:05.678Z`), durations have their unit in the field's
+//! name. Fields are only ever added.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub mod table;
+
+/// Everything that a running daemon tells about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// `node.name`
+    pub node: String,
+    /// Version of the running daemon.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// How long it has been running.
+    pub uptime_seconds: u64,
+    /// What is wrong right now, in words; empty when all is well.
+    pub problems: Vec<String>,
+    /// The configuration in force.
+    pub config: ConfigStatus,
+    /// The interface.
+    pub interface: InterfaceStatus,
+    /// `[[vrrp]]`, in the file's order.
+    pub vrrp: Vec<VrrpStatus>,
+    /// `[[service]]`, in the file's order.
+    pub services: Vec<ServiceStatus>,
+    /// What became of the packets, since the maps were made.
+    pub packets: Packets,
+    /// The flow table.
+    pub flows: FlowsStatus,
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// Its file.
+    pub path: PathBuf,
+    /// When it was read.
+    pub loaded_at: String,
+    /// Why the last attempt to read it again changed nothing; absent after a success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_reload_error: Option<String>,
+}
+
+/// The interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// `native`, `generic`, or `none` while XDP is not attached.
+    pub xdp_mode: String,
+    /// Its Ethernet address.
+    pub mac: String,
+}
+
+/// A virtual router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VrrpStatus {
+    /// Its name.
+    pub name: String,
+    /// `initialize`, `backup`, `active` or `fault`.
+    pub state: String,
+    /// When it was entered.
+    pub since: String,
+    /// Why it was entered.
+    pub reason: String,
+    /// What we advertise.
+    pub priority: u8,
+    /// `virtual_router_id`
+    pub virtual_router_id: u8,
+    /// 2 or 3.
+    pub version: u8,
+    /// The VIPs with their prefix lengths.
+    pub vips: Vec<String>,
+    /// Who owns them, as far as we have heard; ourselves while active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_router: Option<ActiveRouterStatus>,
+    /// Advertisements sent.
+    pub adverts_sent: u64,
+    /// Advertisements received and accepted as well-formed.
+    pub adverts_received: u64,
+    /// Packets that were not used, by reason.
+    pub discarded: BTreeMap<String, u64>,
+}
+
+/// The router whose advertisements count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveRouterStatus {
+    /// Its address.
+    pub address: String,
+    /// Its priority.
+    pub priority: u8,
+}
+
+/// A virtual service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its VIP, without prefix length.
+    pub vip: String,
+    /// Its port.
+    pub port: u16,
+    /// `nat`
+    pub mode: String,
+    /// `maglev`
+    pub balance: String,
+    /// How many backends get new flows. 0: new connections get a RST.
+    pub usable: u32,
+    /// In the file's order.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// A backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Its name.
+    pub name: String,
+    /// Address and port.
+    pub address: String,
+    /// Its weight.
+    pub weight: u16,
+    /// `unknown`, `up` or `down`.
+    pub state: String,
+    /// While it is down: `dead` or `shutting-down`; absent as long as that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down: Option<String>,
+    /// Since when.
+    pub since: String,
+    /// Why: the check that decided.
+    pub reason: String,
+    /// Its part of the Maglev table, 0 to 1: what part of new flows it gets.
+    pub share: f64,
+    /// Ethernet address that its packets are sent to; null while it is not known, or XDP cannot reach it.
+    pub next_hop: Option<String>,
+    /// Its flows.
+    pub flows: BackendFlowsStatus,
+}
+
+/// Flows of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendFlowsStatus {
+    /// Opened to it since the maps were made.
+    pub opened: u64,
+    /// Established now, as of the last count.
+    pub active: u64,
+}
+
+/// Packets by what became of them and why; every reason is there, also with 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packets {
+    /// Left to the host.
+    pub passed: BTreeMap<String, u64>,
+    /// Dropped.
+    pub dropped: BTreeMap<String, u64>,
+    /// Sent by XDP.
+    pub transmitted: BTreeMap<String, u64>,
+}
+
+/// The flow table, as of the last count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowsStatus {
+    /// `flows.max`
+    pub max: u32,
+    /// Flows whose handshake has completed.
+    pub established: u64,
+    /// Flows that wait for it.
+    pub half_open: u64,
+}
+
+impl Status {
+    /// Whether this node is active for the instance that owns a VIP.
+    pub fn owns(&self, vip: Ipv4Addr) -> bool {
+        let address = vip.to_string();
+        self.vrrp.iter().any(|vrrp| {
+            vrrp.state == "active"
+                && vrrp.vips.iter().any(|vip| vip.split('/').next() == Some(address.as_str()))
+        })
+    }
+}

@@ -1,2 +1,7 @@
 //! The command line: one file per subcommand.
 pub mod check;
+pub mod cleanup;
+pub mod command;
+pub mod reload;
+pub mod run;
+pub mod status;

@@ -1,0 +1,133 @@
+//! `xvip cleanup`: removes what a stopped or killed daemon left, since nothing of it ends by itself.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, bail};
+use aya::maps::{HashMap, Map, MapData};
+use lb_common::layout::VipEntry;
+
+use super::command::{EXIT_USAGE, SocketArgs, block_on, failed};
+use crate::{
+    config::{
+        self, LoadError,
+        model::{Config, DEFAULT_CONFIG, DEFAULT_PIN_PATH},
+    },
+    control::server,
+    dataplane,
+    netlink::{Netlink, NetlinkError},
+};
+
+/// The arguments of `xvip cleanup`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CleanupArgs {
+    /// The configuration file, for the interface, the VIPs and the pin path; without it the pins at the default path go
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Where the daemon would listen
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// Removes and prints each thing that it removed. Refuses while a daemon is running.
+pub fn run(args: &CleanupArgs) -> ExitCode {
+    let config = match config::load(&args.config) {
+        Ok(checked) => Some(checked.config),
+        Err(LoadError::Unreadable { .. }) if args.config == Path::new(DEFAULT_CONFIG) => None,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match block_on(clean(config.as_ref(), &args.socket.socket)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
+    if let Some(pid) = server::running(socket)? {
+        bail!("xvip is running (pid {pid}); stop it first");
+    }
+    let pin_path = config.map_or(Path::new(DEFAULT_PIN_PATH), |config| &config.node.pin_path);
+    let lock = crate::controller::pins::PinLock::take_if_there(pin_path)?;
+
+    let mut vips = pinned_vips(pin_path)?;
+    let mut removed = 0;
+    match config {
+        Some(config) => {
+            vips.extend(config.services.iter().filter(|service| service.vrrp.is_some()).filter_map(
+                |service| match service.vip.address {
+                    IpAddr::V4(vip) => Some(vip),
+                    IpAddr::V6(_) => None,
+                },
+            ));
+            removed += remove_addresses(&config.node.interface, &vips).await?;
+        }
+        None => {
+            for vip in vips {
+                eprintln!(
+                    "without a configuration the interface is not known: if {vip} is there, `ip addr del` it"
+                );
+            }
+        }
+    }
+
+    let pins = dataplane::cleanup(pin_path).context("removing the program and its maps")?;
+    for pin in &pins {
+        println!("removed {}", pin.display());
+    }
+    removed += pins.len();
+    drop(lock);
+    if removed == 0 {
+        println!("nothing to remove");
+    }
+    Ok(())
+}
+
+async fn remove_addresses(interface: &str, vips: &BTreeSet<Ipv4Addr>) -> anyhow::Result<usize> {
+    let netlink = match Netlink::open(interface).await {
+        Ok((netlink, _)) => netlink,
+        Err(NetlinkError::NoInterface(_)) => return Ok(0),
+        Err(error) => return Err(error.into()),
+    };
+    let mut removed = 0;
+    for address in netlink.addresses().await? {
+        if vips.contains(&address.0) {
+            netlink.remove_address(address).await?;
+            println!("removed address {}/{} from {interface}", address.0, address.1);
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// The VIPs that a VRRP instance owned, as the pinned maps of whatever layout have them.
+fn pinned_vips(pin_path: &Path) -> anyhow::Result<BTreeSet<Ipv4Addr>> {
+    let mut vips = BTreeSet::new();
+    let directories = match std::fs::read_dir(pin_path) {
+        Ok(directories) => directories,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vips),
+        Err(error) => return Err(error).context(pin_path.display().to_string()),
+    };
+    for directory in directories {
+        let pin = directory?.path().join("VIPS");
+        if !pin.exists() {
+            continue;
+        }
+        let map: Result<HashMap<MapData, [u8; 4], VipEntry>, _> =
+            MapData::from_pin(&pin).and_then(|data| HashMap::try_from(Map::HashMap(data)));
+        let Ok(map) = map else {
+            eprintln!("{} is of another layout and was not read", pin.display());
+            continue;
+        };
+        vips.extend(
+            map.iter().flatten().filter(|(_, entry)| entry.fenced == 1).map(|(vip, _)| Ipv4Addr::from(vip)),
+        );
+    }
+    Ok(vips)
+}

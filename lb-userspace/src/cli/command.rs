@@ -1,0 +1,97 @@
+//! The commands of `xvip`, and what its exit codes mean.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use super::{check, cleanup, reload, run, status};
+use crate::config::model::DEFAULT_SOCKET;
+
+/// Exit code for a wrong command line or a wrong configuration. 0 is done, 1 is failed at run time.
+pub const EXIT_USAGE: u8 = 2;
+
+/// A virtual IP and a TCP load balancer for Kubernetes API servers, in XDP.
+#[derive(Debug, Parser)]
+#[command(name = "xvip", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon, in the foreground
+    Run(run::RunArgs),
+    /// Validate a configuration and print what it means
+    Check(check::CheckArgs),
+    /// Show who owns the VIP and why, each backend, and what becomes of the packets
+    Status(status::StatusArgs),
+    /// Let the daemon read its configuration again
+    Reload(reload::ReloadArgs),
+    /// Remove the program, pins and addresses that a stopped or killed daemon left
+    Cleanup(cleanup::CleanupArgs),
+}
+
+/// Where the daemon listens.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SocketArgs {
+    /// The control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+/// Parses the command line and carries it out. A wrong one ends the process with code 2.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Status(args) => status::run(&args),
+        Command::Reload(args) => reload::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
+    }
+}
+
+/// Runs a future to its end on this thread.
+pub(super) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+/// Says what went wrong and gives the code for it.
+pub(super) fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_takes_what_the_design_says() {
+        for line in [
+            "xvip run",
+            "xvip run --config /tmp/x.toml --socket /tmp/x.sock",
+            "xvip check --config /tmp/x.toml --json",
+            "xvip status --json --socket /tmp/x.sock",
+            "xvip reload --socket /tmp/x.sock",
+            "xvip cleanup --config /tmp/x.toml",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_code_2() {
+        for line in ["xvip", "xvip walk", "xvip run --confg x"] {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+            assert_eq!(error.exit_code(), i32::from(EXIT_USAGE), "{line}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! `xvip run`: the daemon.
+
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use tracing::{error, warn};
+use tracing_subscriber::{EnvFilter, fmt::time::SystemTime};
+
+use super::command::{EXIT_USAGE, SocketArgs, block_on};
+use crate::{
+    config::{self, Checked, model::DEFAULT_CONFIG},
+    controller::{self, Options},
+};
+
+/// Which log lines are written: a level, or a filter as `tracing_subscriber::EnvFilter` reads it.
+const LOG_VARIABLE: &str = "XVIP_LOG";
+const DEFAULT_LOG: &str = "info";
+
+/// The arguments of `xvip run`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Where to listen for `xvip status` and the like
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// Runs until it is told to stop.
+pub fn run(args: RunArgs) -> ExitCode {
+    let Checked { config, warnings } = match config::load(&args.config) {
+        Ok(checked) => checked,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    log_to_stderr();
+    warnings.iter().for_each(|warning| warn!("{warning}"));
+    // What a check or the control socket needs is little; VRRP and announcements have threads of their own.
+    let options = Options { config_path: args.config, socket: args.socket.socket };
+    match block_on(controller::run(config, options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
+    // The journal has its own clock.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().init();
+    } else {
+        log.with_timer(SystemTime).init();
+    }
+}

@@ -1,0 +1,243 @@
+//! The daemon's end of the control socket.
+
+use std::{
+    fs, io,
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde_json::json;
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::protocol::{RELOAD, Request, STATUS};
+
+/// Root and its group; the group may be changed on the directory to let others look.
+const MODE: u32 = 0o660;
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Another daemon answers there.
+    #[error("xvip is already running (pid {pid}) with the control socket {}", socket.display())]
+    AlreadyRunning {
+        /// Its process.
+        pid: i32,
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// Something else is in the way.
+    #[error("{} exists and is not a socket", .0.display())]
+    NotASocket(PathBuf),
+    /// The system refused.
+    #[error("control socket {}: {error}", socket.display())]
+    Io {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// The process that answers on a socket, if one does.
+pub fn running(socket: &Path) -> Result<Option<i32>, ControlError> {
+    match UnixStream::connect(socket) {
+        Ok(stream) => {
+            let credentials = getsockopt(&stream, PeerCredentials).map_err(io::Error::from);
+            credentials.map(|credentials| Some(credentials.pid())).map_err(|error| failed(socket, error))
+        }
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+            _ => Err(failed(socket, error)),
+        },
+    }
+}
+
+fn failed(socket: &Path, error: io::Error) -> ControlError {
+    ControlError::Io { socket: socket.to_owned(), error }
+}
+
+/// The open socket; removed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    socket: PathBuf,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+        // Whoever comes next replaces it anyway.
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+impl Server {
+    /// Listens, and hands each request on. The socket of a daemon that is gone is replaced; that of one that answers is
+    /// an error.
+    pub fn bind(socket: &Path, requests: mpsc::Sender<Request>) -> Result<Self, ControlError> {
+        if let Some(pid) = running(socket)? {
+            return Err(ControlError::AlreadyRunning { pid, socket: socket.to_owned() });
+        }
+        let io = |error| failed(socket, error);
+        match fs::symlink_metadata(socket) {
+            Ok(found) if found.file_type().is_socket() => fs::remove_file(socket).map_err(io)?,
+            Ok(_) => return Err(ControlError::NotASocket(socket.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io(error)),
+        }
+        if let Some(directory) = socket.parent() {
+            fs::create_dir_all(directory).map_err(io)?;
+        }
+        let listener = UnixListener::bind(socket).map_err(io)?;
+        fs::set_permissions(socket, fs::Permissions::from_mode(MODE)).map_err(io)?;
+
+        let router = Router::new()
+            .route(STATUS, get(status))
+            .route(RELOAD, post(reload))
+            .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path"))
+            .method_not_allowed_fallback(async || {
+                refuse(StatusCode::METHOD_NOT_ALLOWED, "no such method here")
+            })
+            .with_state(requests);
+        let task = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "the control socket is gone");
+            }
+        });
+        Ok(Self { socket: socket.to_owned(), task })
+    }
+}
+
+async fn status(State(requests): State<mpsc::Sender<Request>>) -> Response {
+    match ask(&requests, Request::Status).await {
+        Some(status) => Json(*status).into_response(),
+        None => stopping(),
+    }
+}
+
+async fn reload(State(requests): State<mpsc::Sender<Request>>) -> Response {
+    match ask(&requests, Request::Reload).await {
+        Some(answer) if answer.applied => Json(answer).into_response(),
+        Some(answer) => (StatusCode::UNPROCESSABLE_ENTITY, Json(answer)).into_response(),
+        None => stopping(),
+    }
+}
+
+async fn ask<T>(
+    requests: &mpsc::Sender<Request>,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Option<T> {
+    let (answer, answered) = oneshot::channel();
+    requests.send(request(answer)).await.ok()?;
+    answered.await.ok()
+}
+
+fn stopping() -> Response {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping")
+}
+
+fn refuse(code: StatusCode, error: &str) -> Response {
+    (code, Json(json!({ "error": error }))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{
+        client::{self, ClientError},
+        protocol::ReloadAnswer,
+    };
+
+    /// A daemon whose reloads answer as given.
+    fn daemon(socket: &Path, answer: ReloadAnswer) -> Server {
+        let (sender, mut receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while let Some(request) = receiver.recv().await {
+                match request {
+                    Request::Reload(reply) => drop(reply.send(answer.clone())),
+                    Request::Status(reply) => drop(reply),
+                }
+            }
+        });
+        Server::bind(socket, sender).expect("bound")
+    }
+
+    fn socket() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("run/control.sock");
+        (directory, socket)
+    }
+
+    fn accepted() -> ReloadAnswer {
+        ReloadAnswer { applied: true, error: None, findings: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn a_question_is_answered_and_only_root_and_its_group_may_ask() {
+        let (_directory, socket) = socket();
+        let refused = ReloadAnswer {
+            applied: false,
+            error: Some("xvip.toml: 1 error".into()),
+            findings: vec!["line 3".into()],
+        };
+        let _server = daemon(&socket, refused.clone());
+        assert_eq!(client::reload(&socket).await.expect("answered"), refused);
+        assert_eq!(fs::metadata(&socket).expect("there").permissions().mode() & 0o777, MODE);
+        let error = client::status(&socket).await.expect_err("the reply was dropped");
+        assert!(matches!(&error, ClientError::Refused(text) if text.contains("stopping")), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_live_socket_is_not_taken_and_a_dead_one_is() {
+        let (_directory, socket) = socket();
+        let server = daemon(&socket, accepted());
+        let (sender, _receiver) = mpsc::channel(1);
+        let error = Server::bind(&socket, sender).expect_err("taken");
+        let pid = std::process::id() as i32;
+        assert!(matches!(error, ControlError::AlreadyRunning { pid: found, .. } if found == pid), "{error}");
+        assert_eq!(running(&socket).expect("asked"), Some(pid));
+        drop(server);
+        assert!(!socket.exists());
+
+        // What a killed daemon leaves: a file that nobody listens on.
+        drop(std::os::unix::net::UnixListener::bind(&socket).expect("bound"));
+        assert_eq!(running(&socket).expect("asked"), None);
+        let _server = daemon(&socket, accepted());
+        assert!(client::reload(&socket).await.expect("answered").applied);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_left_alone() {
+        let (_directory, socket) = socket();
+        fs::create_dir_all(socket.parent().expect("a parent")).expect("created");
+        fs::write(&socket, "precious").expect("written");
+        let (sender, _receiver) = mpsc::channel(1);
+        assert!(matches!(
+            Server::bind(&socket, sender),
+            Err(ControlError::NotASocket(_) | ControlError::Io { .. })
+        ));
+        assert_eq!(fs::read_to_string(&socket).expect("still there"), "precious");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_is_not_there_is_named_so() {
+        let (_directory, socket) = socket();
+        assert!(matches!(client::status(&socket).await, Err(ClientError::NotRunning(_))));
+    }
+}

@@ -1,0 +1,116 @@
+//! The health checks that run: one monitor for each pool entry.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::Context as _;
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    config::model::{Config, Health},
+    desired::{PoolEntry, pool},
+    health::{
+        monitor::{BackendHealth, Monitor},
+        rise_fall::HealthState,
+    },
+};
+
+/// The running monitors. Wakes the controller when a backend's state, or kind of being down, changes.
+#[derive(Debug)]
+pub struct Checks {
+    running: BTreeMap<PoolEntry, Running>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Running {
+    settings: Health,
+    monitor: Monitor,
+    health: watch::Receiver<BackendHealth>,
+}
+
+/// Monitors that a configuration needs and that do not run yet, started; and which entries it has.
+#[derive(Debug)]
+pub struct Plan {
+    wanted: Vec<PoolEntry>,
+    new: BTreeMap<PoolEntry, Running>,
+}
+
+impl Checks {
+    /// None yet.
+    pub fn new(changed: Arc<Notify>) -> Self {
+        Self { running: BTreeMap::new(), changed }
+    }
+
+    /// Starts what a configuration needs beyond what runs. Nothing of what runs is touched.
+    ///
+    /// # Errors
+    /// A file that a check needs cannot be used.
+    pub fn plan(&self, config: &Config) -> anyhow::Result<Plan> {
+        let mut plan = Plan { wanted: Vec::new(), new: BTreeMap::new() };
+        for service in &config.services {
+            for entry in pool(service) {
+                plan.wanted.push(entry);
+                if self.running.get(&entry).is_some_and(|running| running.settings == service.health) {
+                    continue;
+                }
+                let monitor = Monitor::spawn(&service.health, entry.address.into())
+                    .with_context(|| format!("service {:?}: checks of {}", service.name, entry.address))?;
+                let health = monitor.health();
+                tokio::spawn(follow(health.clone(), Arc::clone(&self.changed)));
+                plan.new.insert(entry, Running { settings: service.health.clone(), monitor, health });
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Puts a plan in force: what is unchanged goes on with all that it knows.
+    pub fn commit(&mut self, plan: Plan) {
+        let Plan { wanted, new } = plan;
+        let replaced: Vec<PoolEntry> = (self.running.keys().copied())
+            .filter(|entry| !wanted.contains(entry) || new.contains_key(entry))
+            .collect();
+        for entry in replaced {
+            // Dropping ends it; nobody waits for its connection to close.
+            self.running.remove(&entry);
+        }
+        self.running.extend(new);
+    }
+
+    /// The states, for the reconciler.
+    pub fn states(&self) -> BTreeMap<PoolEntry, HealthState> {
+        self.running.iter().map(|(&entry, running)| (entry, running.health.borrow().state)).collect()
+    }
+
+    /// All that is known about one.
+    pub fn health(&self, entry: &PoolEntry) -> Option<BackendHealth> {
+        self.running.get(entry).map(|running| running.health.borrow().clone())
+    }
+
+    /// Whether every backend has been checked.
+    pub fn all_known(&self) -> bool {
+        self.running.values().all(|running| running.health.borrow().state != HealthState::Unknown)
+    }
+
+    /// Ends all of them, and waits until their connections are closed properly.
+    pub async fn stop(&mut self) {
+        let running = std::mem::take(&mut self.running);
+        let stopping: Vec<_> =
+            running.into_values().map(|running| tokio::spawn(running.monitor.stop())).collect();
+        for task in stopping {
+            let _ended = task.await;
+        }
+    }
+}
+
+/// Ends with the monitor.
+async fn follow(mut health: watch::Receiver<BackendHealth>, changed: Arc<Notify>) {
+    let condition = |health: &BackendHealth| (health.state, health.down);
+    let mut known = condition(&health.borrow_and_update());
+    while health.changed().await.is_ok() {
+        let now = condition(&health.borrow_and_update());
+        if now != known {
+            known = now;
+            changed.notify_one();
+        }
+    }
+}

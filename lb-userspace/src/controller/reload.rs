@@ -1,0 +1,120 @@
+//! Reading the configuration again: all of it is checked before anything is touched.
+
+use std::time::SystemTime;
+
+use sd_notify::NotifyState;
+use tracing::{error, info, warn};
+
+use super::{Controller, notify};
+use crate::{
+    config::{self, Checked, LoadError, model::Config},
+    control::protocol::ReloadAnswer,
+};
+
+impl Controller {
+    /// Puts the file's present content in force, or changes nothing and says why.
+    pub(super) async fn reload(&mut self) -> ReloadAnswer {
+        let reloading = NotifyState::monotonic_usec_now();
+        if let Ok(now) = reloading {
+            notify(&[NotifyState::Reloading, now]);
+        }
+        let answer = self.try_reload().await;
+        match &answer.error {
+            None => info!(file = %self.options.config_path.display(), "reloaded"),
+            Some(error) => {
+                error!("the reload changed nothing: {error}");
+                answer.findings.iter().for_each(|finding| error!("{finding}"));
+            }
+        }
+        self.last_reload_error = answer.error.clone();
+        notify(&[NotifyState::Ready]);
+        answer
+    }
+
+    async fn try_reload(&mut self) -> ReloadAnswer {
+        let path = self.options.config_path.clone();
+        let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
+        let Checked { config, warnings } = match loaded {
+            Ok(Ok(checked)) => checked,
+            Ok(Err(LoadError::Refused(problems))) => {
+                let findings: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
+                let text = problems.to_string();
+                return refused(text.lines().last().unwrap_or_default().to_owned(), findings);
+            }
+            Ok(Err(error)) => return refused(error.to_string(), Vec::new()),
+            Err(error) => return refused(format!("reading the file failed: {error}"), Vec::new()),
+        };
+        let fixed = needs_restart(&self.config, &config);
+        if !fixed.is_empty() {
+            let error = format!("{} cannot change while xvip runs", fixed.join(", "));
+            return refused(error, vec!["restart instead: systemctl restart xvip".to_owned()]);
+        }
+        // Files may be fine for `config::load` and not for TLS.
+        let plan = match self.checks.plan(&config) {
+            Ok(plan) => plan,
+            Err(error) => return refused(format!("{error:#}"), Vec::new()),
+        };
+
+        let findings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        findings.iter().for_each(|finding| warn!("{finding}"));
+        self.checks.commit(plan);
+        self.config = config;
+        self.loaded_at = SystemTime::now();
+        self.assign_ids();
+        self.refresh_reserved_ports();
+        if self.join_at.is_none() {
+            self.routers.configure(&self.config).await;
+        }
+        self.look_at_neighbours = true;
+        self.reconcile().await;
+        ReloadAnswer { applied: true, error: None, findings }
+    }
+}
+
+fn refused(error: String, findings: Vec<String>) -> ReloadAnswer {
+    ReloadAnswer { applied: false, error: Some(error), findings }
+}
+
+/// The keys that differ and are in force from start to end: the program is attached, and the maps are made, with them.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    let mut compare = |key, same: bool| {
+        if !same {
+            keys.push(key);
+        }
+    };
+    compare("node.interface", old.node.interface == new.node.interface);
+    compare("node.xdp_mode", old.node.xdp_mode == new.node.xdp_mode);
+    compare("node.pin_path", old.node.pin_path == new.node.pin_path);
+    compare("flows.max", old.flows.max == new.flows.max);
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        config::model::XdpMode,
+        desired::tests::{config, service},
+    };
+
+    #[test]
+    fn what_was_made_at_start_needs_a_restart_and_nothing_else_does() {
+        let old = config(vec![service("api", [172, 16, 0, 10].into(), &[4])]);
+        let mut new = config(vec![service("other", [172, 16, 0, 11].into(), &[5])]);
+        new.node.name = "lb2".into();
+        new.flows.idle_timeout = Duration::from_secs(1);
+        new.vrrp.clear();
+        assert!(needs_restart(&old, &new).is_empty());
+        new.node.interface = "eth1".into();
+        new.node.xdp_mode = XdpMode::Generic;
+        new.node.pin_path = "/sys/fs/bpf/other".into();
+        new.flows.max += 1;
+        assert_eq!(
+            needs_restart(&old, &new),
+            ["node.interface", "node.xdp_mode", "node.pin_path", "flows.max"]
+        );
+    }
+}

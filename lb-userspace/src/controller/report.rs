@@ -1,0 +1,218 @@
+//! What the controller tells about itself.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use lb_common::{
+    layout::{BackendId, MacWord},
+    reason::{DropReason, PassReason, TransmitReason},
+};
+use serde::Serialize;
+
+use super::Controller;
+use crate::{
+    config::model::{Backend, Service, VrrpInstance},
+    dataplane::{Dataplane, Tables},
+    desired::{PoolEntry, service_key, vips_of},
+    reconcile::MacText,
+    status::{
+        ActiveRouterStatus, BackendFlowsStatus, BackendStatus, ConfigStatus, FlowsStatus, InterfaceStatus,
+        Packets, ServiceStatus, Status, VrrpStatus,
+    },
+};
+
+impl Controller {
+    /// Everything, as of now; flows as of the last count.
+    pub(super) fn status(&self) -> Status {
+        let tables =
+            self.dataplane.as_ref().and_then(|dataplane| dataplane.observe().ok()).unwrap_or_default();
+        let attachment = self.dataplane.as_ref().and_then(Dataplane::attachment);
+        let mac = self.link.mac.or(attachment.map(|attachment| attachment.mac)).unwrap_or_default();
+        Status {
+            node: self.config.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            problems: self.problems(),
+            config: ConfigStatus {
+                path: self.options.config_path.clone(),
+                loaded_at: rfc3339(self.loaded_at),
+                last_reload_error: self.last_reload_error.clone(),
+            },
+            interface: InterfaceStatus {
+                name: self.config.node.interface.clone(),
+                xdp_mode: attachment.map_or("none", |attachment| attachment.mode.name()).to_owned(),
+                mac: MacText(mac).to_string(),
+            },
+            vrrp: self.config.vrrp.iter().map(|instance| self.vrrp_status(instance)).collect(),
+            services: self
+                .config
+                .services
+                .iter()
+                .map(|service| self.service_status(service, &tables))
+                .collect(),
+            packets: self.packets(),
+            flows: FlowsStatus {
+                max: self.config.flows.max,
+                established: self.census.established,
+                half_open: self.census.half_open,
+            },
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let problems = &self.problems;
+        let own = [&problems.interface, &problems.dataplane, &problems.reconcile, &problems.heartbeat];
+        own.into_iter().flatten().chain(self.routers.problems()).cloned().collect()
+    }
+
+    fn vrrp_status(&self, instance: &VrrpInstance) -> VrrpStatus {
+        let vips = vips_of(&self.config, &instance.name);
+        let mut status = VrrpStatus {
+            name: instance.name.clone(),
+            state: "initialize".to_owned(),
+            since: rfc3339(self.loaded_at),
+            reason: String::new(),
+            priority: instance.priority.get(),
+            virtual_router_id: instance.virtual_router_id.get(),
+            version: instance.version.into(),
+            vips: vips.iter().map(|(vip, prefix)| format!("{vip}/{prefix}")).collect(),
+            active_router: None,
+            adverts_sent: 0,
+            adverts_received: 0,
+            discarded: BTreeMap::new(),
+        };
+        match self.routers.status(&instance.name) {
+            Some(router) => {
+                status.state = router.state.to_string();
+                status.since = rfc3339(router.since);
+                status.reason = router.reason;
+                status.priority = router.priority;
+                status.active_router = router.active_router.map(|active| ActiveRouterStatus {
+                    address: active.address.to_string(),
+                    priority: active.priority,
+                });
+                status.adverts_sent = router.adverts_sent;
+                status.adverts_received = router.adverts_received;
+                status.discarded =
+                    router.discards.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect();
+            }
+            None => {
+                status.reason = match self.routers.problem(&instance.name) {
+                    Some(problem) => problem.clone(),
+                    None if vips.is_empty() => "no service uses this instance".to_owned(),
+                    None => "waiting for the first results of the health checks".to_owned(),
+                };
+            }
+        }
+        status
+    }
+
+    fn service_status(&self, service: &Service, tables: &Tables) -> ServiceStatus {
+        let entry = service_key(service).and_then(|key| tables.services.get(&key));
+        let mut slots: BTreeMap<BackendId, usize> = BTreeMap::new();
+        let ring = entry.filter(|entry| entry.usable > 0).and_then(|entry| tables.rings.get(&entry.ring));
+        if let Some(ring) = ring {
+            for &id in ring.iter() {
+                *slots.entry(id).or_default() += 1;
+            }
+        }
+        let total: usize = slots.values().sum::<usize>().max(1);
+        let share = |id: BackendId| slots.get(&id).copied().unwrap_or(0) as f64 / total as f64;
+        ServiceStatus {
+            name: service.name.clone(),
+            vip: service.vip.address.to_string(),
+            port: service.port.get(),
+            mode: word(&service.mode),
+            balance: word(&service.balance),
+            usable: entry.map_or(0, |entry| entry.usable),
+            backends: (service.backends.iter())
+                .map(|backend| self.backend_status(service, backend, tables, &share))
+                .collect(),
+        }
+    }
+
+    fn backend_status(
+        &self,
+        service: &Service,
+        backend: &Backend,
+        tables: &Tables,
+        share: &dyn Fn(BackendId) -> f64,
+    ) -> BackendStatus {
+        let mut status = BackendStatus {
+            name: backend.name.clone(),
+            address: backend.address.to_string(),
+            weight: backend.weight,
+            state: "unknown".to_owned(),
+            down: None,
+            since: rfc3339(self.loaded_at),
+            reason: "not checked".to_owned(),
+            share: 0.0,
+            next_hop: None,
+            flows: BackendFlowsStatus::default(),
+        };
+        let (Some(key), std::net::SocketAddr::V4(address)) = (service_key(service), backend.address) else {
+            return status;
+        };
+        let entry = PoolEntry { service: key, address };
+        if let Some(health) = self.checks.health(&entry) {
+            status.state = word(&health.state);
+            status.down = health.down.map(|kind| word(&kind));
+            status.since = rfc3339(health.since);
+            status.reason = health.reason;
+        }
+        let Some(id) = self.ids.id(&entry) else { return status };
+        status.share = share(id);
+        let mac = tables.backends.get(&id).map_or(MacWord::ZERO, |entry| entry.mac);
+        status.next_hop = (mac != MacWord::ZERO).then(|| MacText(mac.octets()).to_string());
+        let counters = self.dataplane.as_ref().and_then(|dataplane| dataplane.backend_counters(id).ok());
+        status.flows = BackendFlowsStatus {
+            opened: counters.map_or(0, |counters| counters.opened),
+            active: self.census.by_backend.get(&id).map_or(0, |flows| flows.active),
+        };
+        status
+    }
+
+    fn packets(&self) -> Packets {
+        let counters =
+            self.dataplane.as_ref().and_then(|dataplane| dataplane.counters().ok()).unwrap_or_default();
+        let count = |index: u32| counters.get(index as usize).copied().unwrap_or(0);
+        Packets {
+            passed: (PassReason::ALL.iter())
+                .map(|reason| (reason.name().to_owned(), count(reason.counter())))
+                .collect(),
+            dropped: (DropReason::ALL.iter())
+                .map(|reason| (reason.name().to_owned(), count(reason.counter())))
+                .collect(),
+            transmitted: (TransmitReason::ALL.iter())
+                .map(|reason| (reason.name().to_owned(), count(reason.counter())))
+                .collect(),
+        }
+    }
+
+    /// One line for the service manager.
+    pub(super) fn summary(&self) -> String {
+        let routers = self.config.vrrp.iter().map(|instance| {
+            let state =
+                self.routers.status(&instance.name).map_or("initialize".to_owned(), |s| s.state.to_string());
+            format!("{}: {state}", instance.name)
+        });
+        let states = self.checks.states();
+        let up = states.values().filter(|state| **state == crate::health::rise_fall::HealthState::Up).count();
+        let backends = format!("{up} of {} backends up", states.len());
+        let problems = self.problems().len();
+        let problems = (problems > 0).then(|| format!("{problems} problems, see `xvip status`"));
+        routers.chain([backends]).chain(problems).collect::<Vec<_>>().join("; ")
+    }
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// The word that a value without fields has in JSON.
+fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}

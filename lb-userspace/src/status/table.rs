@@ -1,0 +1,265 @@
+//! The status as text: who owns the VIPs and why first, then the backends, then what became of the packets.
+
+use std::{fmt::Write as _, time::Duration};
+
+use comfy_table::{Table, presets};
+
+use super::{BackendStatus, ServiceStatus, Status, VrrpStatus};
+
+/// How the tables look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Lines around the cells.
+    Terminal,
+    /// Columns only, for pipes.
+    Plain,
+}
+
+/// The text, with a line end after the last line.
+pub fn render(status: &Status, look: Look) -> String {
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _ = write(&mut out, status, look);
+    out
+}
+
+fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
+    for vrrp in &status.vrrp {
+        writeln!(out, "{}", ownership(vrrp))?;
+    }
+    for problem in &status.problems {
+        writeln!(out, "problem: {problem}")?;
+    }
+    if let Some(error) = &status.config.last_reload_error {
+        writeln!(out, "problem: the last reload changed nothing: {error}")?;
+    }
+    let uptime = humantime::format_duration(Duration::from_secs(status.uptime_seconds));
+    writeln!(
+        out,
+        "node {}, xvip {}, up {uptime}, {} (XDP {}, {}), {} loaded {}",
+        status.node,
+        status.version,
+        status.interface.name,
+        status.interface.xdp_mode,
+        status.interface.mac,
+        status.config.path.display(),
+        status.config.loaded_at,
+    )?;
+    for service in &status.services {
+        writeln!(out)?;
+        write_service(out, service, look)?;
+    }
+
+    writeln!(out)?;
+    let flows = &status.flows;
+    writeln!(
+        out,
+        "flows: {} established, {} half-open, at most {}",
+        flows.established, flows.half_open, flows.max
+    )?;
+    let mut packets = new_table(look);
+    packets.set_header(["packets", "reason", "count"]);
+    let kinds = [
+        ("transmitted", &status.packets.transmitted),
+        ("dropped", &status.packets.dropped),
+        ("passed", &status.packets.passed),
+    ];
+    for (kind, reasons) in kinds {
+        for (reason, count) in reasons.iter().filter(|(_, count)| **count > 0) {
+            packets.add_row([kind, reason, &count.to_string()]);
+        }
+    }
+    if packets.row_count() > 0 {
+        writeln!(out, "{}", trimmed(&packets))?;
+    }
+    Ok(())
+}
+
+fn ownership(vrrp: &VrrpStatus) -> String {
+    let vips = vrrp.vips.join(", ");
+    let owner = match (vrrp.state.as_str(), &vrrp.active_router) {
+        ("active", _) => format!("this node owns {vips}"),
+        (_, Some(active)) => format!("{} (priority {}) owns {vips}", active.address, active.priority),
+        (_, None) => format!("no owner of {vips} is known"),
+    };
+    format!(
+        "vrrp {}: {} since {}: {}; {owner} [VRID {}, version {}, priority {}]",
+        vrrp.name, vrrp.state, vrrp.since, vrrp.reason, vrrp.virtual_router_id, vrrp.version, vrrp.priority
+    )
+}
+
+fn write_service(out: &mut String, service: &ServiceStatus, look: Look) -> std::fmt::Result {
+    writeln!(
+        out,
+        "service {}: {}:{} ({}, {}), {} of {} backends usable",
+        service.name,
+        service.vip,
+        service.port,
+        service.mode,
+        service.balance,
+        service.usable,
+        service.backends.len(),
+    )?;
+    let mut table = new_table(look);
+    table.set_header([
+        "backend", "address", "weight", "state", "since", "reason", "share", "next hop", "opened", "active",
+    ]);
+    for backend in &service.backends {
+        table.add_row(row(backend));
+    }
+    writeln!(out, "{}", trimmed(&table))
+}
+
+fn row(backend: &BackendStatus) -> [String; 10] {
+    let state = match &backend.down {
+        Some(kind) => format!("{} ({kind})", backend.state),
+        None => backend.state.clone(),
+    };
+    [
+        backend.name.clone(),
+        backend.address.clone(),
+        backend.weight.to_string(),
+        state,
+        backend.since.clone(),
+        backend.reason.clone(),
+        format!("{:.1} %", backend.share * 100.0),
+        backend.next_hop.clone().unwrap_or_else(|| "-".to_owned()),
+        backend.flows.opened.to_string(),
+        backend.flows.active.to_string(),
+    ]
+}
+
+fn new_table(look: Look) -> Table {
+    let mut table = Table::new();
+    table.load_style(match look {
+        Look::Terminal => presets::UTF8_FULL_CONDENSED,
+        Look::Plain => presets::NOTHING,
+    });
+    table
+}
+
+/// The table without blanks at the ends of its lines.
+fn trimmed(table: &Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{
+        ActiveRouterStatus, BackendFlowsStatus, ConfigStatus, FlowsStatus, InterfaceStatus, Packets,
+    };
+
+    fn status() -> Status {
+        let since = "2026-01-02T03:04:05.678Z".to_owned();
+        let backend = |name: &str, down: Option<&str>| BackendStatus {
+            name: name.into(),
+            address: "172.16.0.4:6443".into(),
+            weight: 100,
+            state: if down.is_some() { "down" } else { "up" }.into(),
+            down: down.map(str::to_owned),
+            since: since.clone(),
+            reason: "status 200".into(),
+            share: if down.is_some() { 0.0 } else { 1.0 },
+            next_hop: down.is_none().then(|| "02:00:00:00:00:04".into()),
+            flows: BackendFlowsStatus { opened: 12, active: 3 },
+        };
+        Status {
+            node: "lb1".into(),
+            version: "0.1.0".into(),
+            pid: 1,
+            uptime_seconds: 61,
+            problems: Vec::new(),
+            config: ConfigStatus {
+                path: "/etc/xvip/xvip.toml".into(),
+                loaded_at: since.clone(),
+                last_reload_error: None,
+            },
+            interface: InterfaceStatus {
+                name: "eth0".into(),
+                xdp_mode: "native".into(),
+                mac: "02:00:00:00:00:02".into(),
+            },
+            vrrp: vec![VrrpStatus {
+                name: "main".into(),
+                state: "active".into(),
+                since: since.clone(),
+                reason: "active router silent for 700 ms".into(),
+                priority: 100,
+                virtual_router_id: 60,
+                version: 3,
+                vips: vec!["172.16.0.10/24".into()],
+                active_router: Some(ActiveRouterStatus { address: "172.16.0.2".into(), priority: 100 }),
+                adverts_sent: 1,
+                adverts_received: 0,
+                discarded: [].into(),
+            }],
+            services: vec![ServiceStatus {
+                name: "api".into(),
+                vip: "172.16.0.10".into(),
+                port: 6443,
+                mode: "nat".into(),
+                balance: "maglev".into(),
+                usable: 1,
+                backends: vec![backend("m1", None), backend("m2", Some("dead"))],
+            }],
+            packets: Packets {
+                passed: [("arp".to_owned(), 0)].into(),
+                dropped: [("fragment".to_owned(), 7)].into(),
+                transmitted: [("to-backend".to_owned(), 42)].into(),
+            },
+            flows: FlowsStatus { max: 1024, established: 3, half_open: 0 },
+        }
+    }
+
+    #[test]
+    fn the_owner_and_the_reason_come_first() {
+        let text = render(&status(), Look::Plain);
+        let first = text.lines().next().expect("a line");
+        assert!(first.contains("active since") && first.contains("this node owns 172.16.0.10/24"), "{first}");
+        assert!(first.contains("active router silent for 700 ms"), "{first}");
+    }
+
+    #[test]
+    fn a_backup_names_the_owner() {
+        let mut status = status();
+        status.vrrp[0].state = "backup".into();
+        assert!(render(&status, Look::Plain).starts_with("vrrp main: backup"));
+        assert!(render(&status, Look::Plain).contains("172.16.0.2 (priority 100) owns 172.16.0.10/24"));
+        status.vrrp[0].active_router = None;
+        assert!(render(&status, Look::Plain).contains("no owner of 172.16.0.10/24 is known"));
+    }
+
+    #[test]
+    fn counters_that_are_zero_are_not_shown() {
+        let text = render(&status(), Look::Plain);
+        assert!(text.contains("fragment") && text.contains("to-backend") && !text.contains("arp"), "{text}");
+    }
+
+    #[test]
+    fn plain_text_has_no_lines_around_cells() {
+        let text = render(&status(), Look::Plain);
+        assert!(text.is_ascii(), "{text}");
+        assert!(text.lines().any(|line| line.contains("m2") && line.contains("down (dead)")), "{text}");
+        assert!(!render(&status(), Look::Terminal).is_ascii());
+    }
+
+    #[test]
+    fn problems_are_said_before_anything_else_but_ownership() {
+        let mut status = status();
+        status.problems.push("XDP is not attached".into());
+        status.config.last_reload_error = Some("xvip.toml: 2 errors".into());
+        let text = render(&status, Look::Plain);
+        assert!(text.lines().nth(1).is_some_and(|line| line == "problem: XDP is not attached"), "{text}");
+        assert!(text.contains("the last reload changed nothing: xvip.toml: 2 errors"), "{text}");
+    }
+
+    #[test]
+    fn json_reads_back_as_it_was_written() {
+        let status = status();
+        let text = serde_json::to_string(&status).expect("serializable");
+        assert_eq!(serde_json::from_str::<Status>(&text).expect("its own form"), status);
+        assert!(!text.contains("last_reload_error") && text.contains(r#""next_hop":null"#), "{text}");
+        assert!(status.owns([172, 16, 0, 10].into()) && !status.owns([172, 16, 0, 1].into()));
+    }
+}
