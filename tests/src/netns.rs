@@ -16,12 +16,12 @@
 //! process itself (there is no `nsenter` in between), so it can be killed by its own id.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::Mutex;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -111,39 +111,54 @@ impl Netns {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
             .map_err(|e| step("making mounts private", e.into()))?;
 
-        let mut process = Command::new("cat")
+        // procfs shows the process namespace of whoever mounts it, so process 1 has to do that itself; it waits
+        // for a line because until then this thread needs the host's `/proc`, which it shares mounts with.
+        let mut process = Command::new("sh")
+            .args(["-c", "read -r _ && mount -n -t proc proc /proc && echo mounted && exec cat"])
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
             .process_group(0)
             .current_dir("/")
             .spawn()
-            .map_err(|e| step("starting process 1 (cat)", e))?;
+            .map_err(|e| step("starting process 1", e))?;
         let init_id = process.id();
+        let stdout = process.stdout.take();
         let init = Mutex::new(Init { lifeline: process.stdin.take(), process });
         let open = |kind: &str| {
-            // The thread's `/proc` is still the host's here, which is where process 1 has this id.
             File::open(format!("/proc/{init_id}/ns/{kind}"))
                 .map(OwnedFd::from)
                 .map_err(|e| step(&format!("opening its {kind} namespace"), e))
         };
-        // From here on a failure drops `machine`, which ends process 1.
-        let machine = Self {
+        // A failure before this is complete closes the pipe, which ends process 1; after it, dropping it does.
+        let mut machine = Self {
             name: name.to_owned(),
-            init,
             init_id,
             net: open("net")?,
             mnt: open("mnt")?,
             pid: open("pid")?,
             uts: open("uts")?,
+            init,
         };
-        for (kind, target) in
-            [("proc", "/proc"), ("sysfs", "/sys"), ("bpf", "/sys/fs/bpf"), ("tmpfs", "/run")]
-        {
+        // Before `/run` is replaced: mount(8) keeps notes there.
+        machine.mount_proc(stdout).map_err(|e| step("mounting proc on /proc", e))?;
+        for (kind, target) in [("sysfs", "/sys"), ("bpf", "/sys/fs/bpf"), ("tmpfs", "/run")] {
             mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>)
                 .map_err(|e| step(&format!("mounting {kind} on {target}"), e.into()))?;
         }
         Ok(machine)
+    }
+
+    fn mount_proc(&mut self, stdout: Option<ChildStdout>) -> io::Result<()> {
+        let init = self.init.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lifeline) = &mut init.lifeline {
+            lifeline.write_all(b"go\n")?;
+        }
+        let mut answer = String::new();
+        if let Some(stdout) = stdout {
+            BufReader::new(stdout).read_line(&mut answer)?;
+        }
+        if answer == "mounted\n" { Ok(()) } else { Err(io::Error::other("mount(8) failed in process 1")) }
     }
 
     /// The name it was made with, which is also its host name.
@@ -294,7 +309,7 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        let init = self.init.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let init = self.init.get_mut().unwrap_or_else(PoisonError::into_inner);
         drop(init.lifeline.take());
         let _ = init.process.kill();
         // Process 1 is only gone when everything in its namespace has been reaped. A child that somebody spawned

@@ -62,12 +62,22 @@ fn two_labs_at_once_have_the_same_addresses_and_do_not_meet() -> TestResult {
 
 #[test]
 fn a_machine_has_its_own_name_processes_run_and_bpf_file_system() -> TestResult {
+    // Making the directory would fail in the second one if the file system were not its own.
+    for _ in 0..2 {
+        alone()?;
+    }
+    assert!(!Path::new("/sys/fs/bpf/lab-test").exists(), "seen by the host");
+    Ok(())
+}
+
+fn alone() -> TestResult {
     let machine = Netns::create("alone", false)?;
     let output = machine.output(Command::new("sh").args([
         "-c",
-        "hostname; ls /run; ls /sys/fs/bpf; ls /sys/class/net; cat /proc/1/comm; echo /proc/[0-9]*; \
+        "hostname; ls /run; mkdir /sys/fs/bpf/lab-test; ls /sys/class/net; cat /proc/1/comm; echo /proc/[0-9]*; \
          cat /proc/sys/net/ipv6/conf/all/disable_ipv6 2>/dev/null || echo 1",
     ]))?;
+    assert!(output.stderr.is_empty(), "{output:?}");
     let got = text(&output);
     let lines: Vec<&str> = got.lines().collect();
     assert_eq!(lines[..3], ["alone", "lo", "cat"]);
