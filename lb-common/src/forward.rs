@@ -49,7 +49,7 @@ pub fn fast<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Option<Verdict> {
     let slot = tables.flow(Level::Established, &segment.key)?;
     let entry = slot.read();
     let clock = flow_clock(tables);
-    if clock.wrapping_sub(entry.seen.at) > node.idle_timeout
+    if entry.seen.silence(clock) > node.idle_timeout
         || (entry.direction == TO_BACKEND && source_mac(frame) != Some(entry.client_mac))
     {
         return None;
@@ -70,13 +70,12 @@ pub fn slow<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
 
     if let Some(slot) = tables.flow(Level::Established, &segment.key) {
         let entry = slot.read();
-        let over = clock.wrapping_sub(entry.seen.at) > node.idle_timeout
-            || (segment.opens() && is_closed(tables, &entry));
+        let over = is_idle(tables, node, &entry, clock) || (segment.opens() && is_closed(tables, &entry));
         if over {
             forget(tables, Level::Established, &segment.key, &entry.rewritten);
         } else {
             if entry.direction == TO_BACKEND {
-                client_moved(frame, tables, slot);
+                client_moved(frame, tables, Level::Established, slot);
             }
             return send(frame, tables, node, &segment, slot, clock);
         }
@@ -124,7 +123,7 @@ fn handshake<F: Frame, T: Tables>(
     clock: u32,
 ) -> Handshake {
     let entry = slot.read();
-    if clock.wrapping_sub(entry.seen.at) > node.half_open_timeout {
+    if entry.seen.silence(clock) > node.half_open_timeout {
         forget(tables, Level::HalfOpen, &segment.key, &entry.rewritten);
         return Handshake::Restart { attempt: 0 };
     }
@@ -141,6 +140,7 @@ fn handshake<F: Frame, T: Tables>(
             forget(tables, Level::HalfOpen, &segment.key, &entry.rewritten);
             return Handshake::Restart { attempt: u32::from(entry.attempt) + 1 };
         }
+        client_moved(frame, tables, Level::HalfOpen, slot);
         let completes = segment.flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_ACK
             && answered
             && acknowledges(frame, segment, reply.read().seen.next_seq);
@@ -156,7 +156,7 @@ fn handshake<F: Frame, T: Tables>(
         }
     }
     let verdict = send(frame, tables, node, segment, slot, clock);
-    if segment.has(TCP_RST) {
+    if segment.has(TCP_RST) && matches!(verdict, Verdict::Transmit(_)) {
         forget(tables, Level::HalfOpen, &segment.key, &entry.rewritten);
     }
     Handshake::Decided(verdict)
@@ -193,15 +193,25 @@ fn promote<T: Tables>(
 
 /// Where the client's packets come from another Ethernet address now (its router failed over), replies follow.
 #[inline(always)]
-fn client_moved<F: Frame, T: Tables>(frame: &F, tables: &T, slot: Slot<FlowEntry>) {
+fn client_moved<F: Frame, T: Tables>(frame: &F, tables: &T, level: Level, slot: Slot<FlowEntry>) {
     let Some(mac) = source_mac(frame) else { return };
     if slot.read().client_mac == mac {
         return;
     }
     slot.update(|entry| entry.client_mac = mac);
-    if let Some(reply) = tables.flow(Level::Established, &slot.read().rewritten.reversed()) {
+    if let Some(reply) = tables.flow(level, &slot.read().rewritten.reversed()) {
         reply.update(|reply| reply.client_mac = mac);
     }
+}
+
+/// Whether an established flow has had no packet in either direction for longer than its time-out: one side may only
+/// listen.
+#[inline(always)]
+fn is_idle<T: Tables>(tables: &T, node: &NodeEntry, entry: &FlowEntry, clock: u32) -> bool {
+    entry.seen.silence(clock) > node.idle_timeout
+        && tables
+            .flow(Level::Established, &entry.rewritten.reversed())
+            .is_none_or(|other| other.read().seen.silence(clock) > node.idle_timeout)
 }
 
 /// The Ethernet address that the frame comes from.

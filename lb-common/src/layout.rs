@@ -267,6 +267,16 @@ pub struct Seen {
     pub at: u32,
 }
 
+impl Seen {
+    /// Seconds without a packet, at `clock` of the flow clock. None where the last packet seems to come later: another
+    /// CPU, or whoever reads the table while packets go on, has read the clock a moment before or after.
+    #[inline(always)]
+    pub const fn silence(&self, clock: u32) -> u32 {
+        let silence = clock.wrapping_sub(self.at);
+        if silence > i32::MAX as u32 { 0 } else { silence }
+    }
+}
+
 /// [`Seen::flags`]: a SYN, or a SYN-ACK.
 pub const SEEN_SYN: u32 = 1;
 /// [`Seen::flags`]: a FIN.
@@ -328,6 +338,15 @@ mod tests {
         // The neighbours of a VIP in its /24 are the traffic that the filter is for.
         let false_hits = (0xac10_0000..0xac10_0100).filter(|&a| node.may_be_vip(Be32::new(a))).count();
         assert!(false_hits <= 4, "{false_hits}");
+    }
+
+    #[test]
+    fn silence_is_never_negative_and_survives_the_clocks_wrap() {
+        for (at, clock, silence) in
+            [(100, 100, 0), (100, 160, 60), (u32::MAX - 1, 5, 7), (100, 99, 0), (5, u32::MAX, 0)]
+        {
+            assert_eq!(Seen { at, ..Seen::default() }.silence(clock), silence, "{at} {clock}");
+        }
     }
 
     #[test]

@@ -109,18 +109,15 @@ fn claim_nat_port<T: Tables>(
         }
         let Some(taken) = tables.flow(Level::Established, &reply_key) else { return Some(port) };
         tables.remove_flow(Level::HalfOpen, &reply_key);
-        let seen = taken.read().seen;
-        let silent_for = clock.wrapping_sub(seen.at);
-        if seen.flags & (SEEN_FIN | SEEN_RST) != 0 && silent_for >= closed_for {
+        let taken = taken.read();
+        let silent_for = taken.seen.silence(clock);
+        if silent_for >= closed_for && is_closed(tables, &taken) {
             (closed, closed_for) = (port, silent_for);
         }
     }
 
     set_nat_port(&mut reply_key, &mut reply, without_nat_port, closed);
     let taken = tables.flow(Level::Established, &reply_key)?.read();
-    if !is_closed(tables, &taken) {
-        return None;
-    }
     forget(tables, Level::Established, &reply_key, &taken.rewritten);
     (tables.insert_flow(Level::HalfOpen, &reply_key, &reply) == Inserted::Yes).then_some(closed)
 }

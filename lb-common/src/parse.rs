@@ -33,10 +33,10 @@ impl Segment {
         self.flags & flags != 0
     }
 
-    /// Whether it opens a connection, rather than answers.
+    /// Whether it opens a connection, rather than answers. A SYN with a FIN or a RST does neither.
     #[inline(always)]
     pub const fn opens(&self) -> bool {
-        self.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+        self.flags & (TCP_SYN | TCP_ACK | TCP_FIN | TCP_RST) == TCP_SYN
     }
 
     /// Whether a sender can have meant these flags: SYN, FIN and RST exclude each other, and what has none of them, or

@@ -655,7 +655,7 @@ impl FlowTables {
         let mut over = Vec::new();
         for item in self.half_open.iter() {
             let (key, entry) = item.map_err(in_map("HALF_OPEN"))?;
-            if now.wrapping_sub(entry.seen.at) > timeouts.half_open {
+            if entry.seen.silence(now) > timeouts.half_open {
                 over.push(key);
             } else if entry.direction == TO_BACKEND {
                 census.half_open += 1;

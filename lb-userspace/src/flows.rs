@@ -58,8 +58,8 @@ pub fn phase(forward: &FlowEntry, reply: Option<&FlowEntry>) -> Phase {
 
 /// Whether a flow is to be forgotten at `now`.
 pub fn is_over(forward: &FlowEntry, reply: Option<&FlowEntry>, now: u32, timeouts: &Timeouts) -> bool {
-    let silence = |entry: &FlowEntry| now.wrapping_sub(entry.seen.at);
-    let silence = reply.map_or_else(|| silence(forward), |reply| silence(forward).min(silence(reply)));
+    let silence = forward.seen.silence(now);
+    let silence = reply.map_or(silence, |reply| silence.min(reply.seen.silence(now)));
     silence
         > match phase(forward, reply) {
             Phase::Open => timeouts.idle,
@@ -126,6 +126,14 @@ mod tests {
     fn half_a_flow_goes_soon() {
         assert!(!is_over(&entry(0, 100), None, 110, &TIMEOUTS));
         assert!(is_over(&entry(0, 100), None, 111, &TIMEOUTS));
+    }
+
+    #[test]
+    fn packets_after_the_sweep_began_do_not_make_a_flow_old() {
+        // `now` is read once, and walking a large table takes seconds in which flows go on.
+        let busy = entry(0, 103);
+        assert!(!is_over(&busy, Some(&busy), 100, &TIMEOUTS));
+        assert!(!is_over(&entry(SEEN_RST, 103), Some(&busy), 100, &TIMEOUTS));
     }
 
     #[test]

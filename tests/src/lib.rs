@@ -4,15 +4,20 @@
 //! servers and real `xvip` nodes in them, and takes everything down when it is dropped.
 
 pub mod apiserver;
+pub mod cases;
 pub mod certificates;
 pub mod client;
 pub mod daemon;
+pub mod frames;
+pub mod host_tables;
 pub mod interrupt;
+pub mod kernel_tables;
 pub mod live;
 pub mod master;
 pub mod measure;
 pub mod netns;
 pub mod node;
+pub mod plane;
 pub mod run_dir;
 pub mod screen;
 pub mod topology;

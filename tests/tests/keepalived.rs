@@ -2,6 +2,8 @@
 //!
 //! keepalived's state is read off its interface: it has the virtual address exactly while it is MASTER. Needs root,
 //! iproute2 and keepalived 2.2.7 or later. Every run has its own namespaces and pid files.
+//!
+//! Runner: threads 4
 
 #[path = "keepalived/lan.rs"]
 mod lan;
