@@ -185,13 +185,15 @@ fn a_graceful_stop_hands_over_and_a_higher_priority_preempts() -> TestResult {
     const REPEATS: usize = 5;
     let lab = running_lab(2)?;
     let load = load(&lab)?;
-    let (mut stops, mut returns) = (vec![], vec![]);
+    let (mut stops, mut heirs, mut returns) = (vec![], vec![], vec![]);
     for _ in 0..REPEATS {
-        let mark = load.mark();
+        let (mark, begin) = (load.mark(), Instant::now());
         let (status, took) = lab.lb(0).stop()?;
         assert!(status.success(), "lb1 ended with {status}");
         assert!(!lab.lb(0).holds_vip(), "lb1 has left the VIP behind");
         assert!(took < Duration::from_secs(2), "it took lb1 {took:?} to end");
+        lab.wait_owner(Some("lb2"), SOON)?;
+        heirs.push(begin.elapsed());
         stops.push(outage(&lab, &load, mark, "lb2")?);
         let mark = load.mark();
         lab.lb(0).start()?;
@@ -202,11 +204,15 @@ fn a_graceful_stop_hands_over_and_a_higher_priority_preempts() -> TestResult {
         gaps.sort();
         gaps[REPEATS / 2]
     };
-    let (stop, back) = (median(&mut stops), median(&mut returns));
+    let (stop, heir, back) = (median(&mut stops), median(&mut heirs), median(&mut returns));
     println!("graceful stop: no answer for {stop:?} (median of {stops:?})");
+    println!("the other one had the VIP after {heir:?} (median of {heirs:?})");
     println!("preempted by the higher priority: no answer for {back:?} (median of {returns:?})");
     assert!(stops.iter().chain(&returns).all(|gap| *gap < Duration::from_secs(1)), "{stops:?}, {returns:?}");
     assert!(stop < Duration::from_millis(200), "the median is {stop:?}");
+    // lb2's skew time is 130 ms. Without a farewell it would wait 730 ms, which nobody would notice as long as the
+    // stopped node forwards.
+    assert!(heir < Duration::from_millis(500), "the hand-over was not understood: {heir:?}");
     Ok(())
 }
 
