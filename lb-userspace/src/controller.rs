@@ -18,11 +18,13 @@
 //! forwarded. `xvip cleanup` removes them.
 
 mod checks;
+pub mod claim;
 pub mod pins;
 mod reload;
 mod report;
 mod reserved_ports;
 mod routers;
+mod transmit_watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,7 +36,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use lb_common::layout::PulseEntry;
+use lb_common::{layout::PulseEntry, reason::TransmitReason};
 use nix::time::{ClockId, clock_gettime};
 use sd_notify::NotifyState;
 use tokio::{
@@ -45,12 +47,12 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use self::{checks::Checks, pins::PinLock, routers::Routers};
+use self::{checks::Checks, claim::Claim, pins::PinLock, routers::Routers, transmit_watch::TransmitWatch};
 use crate::{
     announce::Announcer,
-    config::model::Config,
+    config::model::{Config, Health, XdpMode},
     control::{protocol::Request, server::Server},
-    dataplane::{Census, Dataplane, DataplaneError, FlowTables, Tables},
+    dataplane::{AttachedMode, Census, Dataplane, DataplaneError, FlowTables, Tables},
     desired::{BackendIds, Desired, Inputs, InterfaceAddress, RingMemo, desired, pool_entries},
     flows::Timeouts,
     netlink::{Link, Netlink, NetlinkError, NetlinkEvent, NextHops},
@@ -95,6 +97,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let mut pulse = controller.pulse_timer();
     let mut resync = interval(RESYNC);
     let mut sweep = interval(SWEEP);
+    let mut transmit = interval(transmit_watch::PERIOD);
+    transmit.set_missed_tick_behavior(MissedTickBehavior::Delay);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -126,8 +130,13 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             },
             swept = finished(&mut controller.sweeping) => controller.swept(swept),
             _ = sweep.tick() => controller.sweep(),
+            _ = transmit.tick() => controller.watch_transmit(),
             _ = resync.tick() => controller.resync().await,
             () = at(controller.join_at) => controller.join_vrrp().await,
+            () = at(controller.recheck_by) => controller.rechecked(),
+        }
+        if controller.recheck_by.is_some() && controller.checks.all_up() {
+            controller.rechecked();
         }
         if controller.join_at.is_some() && controller.checks.all_known() {
             controller.join_vrrp().await;
@@ -172,11 +181,29 @@ fn lease(config: &Config) -> Duration {
     shortest.map_or(LEASE.1, |interval| (interval * 3).clamp(LEASE.0, LEASE.1))
 }
 
+/// How long a backend that works again takes to be up at most: a check that hangs, and then `rise` that pass.
+fn recovery_time(config: &Config) -> Duration {
+    let of = |health: &Health| 2 * health.timeout + health.fast_interval * health.rise;
+    let longest = config.services.iter().map(|service| of(&service.health)).max();
+    longest.unwrap_or_default().min(FIRST_ROUND_AT_MOST)
+}
+
+/// Why nothing can be sent or received, if so.
+fn carrier_problem(interface: &str, link: &Link) -> Option<String> {
+    match (link.up, link.running) {
+        (true, true) => None,
+        (true, false) => Some(format!("interface {interface} has no carrier")),
+        (false, _) => Some(format!("interface {interface} is switched off")),
+    }
+}
+
 /// What is wrong at the moment, each from one source that also takes it back.
 #[derive(Debug, Default)]
 struct Problems {
     interface: Option<String>,
+    link: Option<String>,
     dataplane: Option<String>,
+    maps: Option<String>,
     reconcile: Option<String>,
     heartbeat: Option<String>,
 }
@@ -209,7 +236,9 @@ struct Controller {
     announced: BTreeMap<Ipv4Addr, u64>,
 
     dataplane: Option<Dataplane>,
+    transmit_watch: TransmitWatch,
     pins: Option<PinLock>,
+    _claim: Claim,
     ids: BackendIds,
     rings: RingMemo,
     /// The flow clock at `started`.
@@ -227,6 +256,8 @@ struct Controller {
     routers: Routers,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
+    /// When VRRP goes on at the latest after the link came back.
+    recheck_by: Option<Instant>,
 
     problems: Problems,
     due: Option<Instant>,
@@ -240,6 +271,7 @@ struct Controller {
 impl Controller {
     async fn start(config: Config, options: Options, wake: &Wake) -> anyhow::Result<Self> {
         let interface = config.node.interface.clone();
+        let claim = Claim::take(&interface)?;
         let pins = PinLock::take_if_there(&config.node.pin_path)?;
         let (netlink, events) = Netlink::open(&interface).await?;
         let link = netlink.link().await?;
@@ -263,7 +295,9 @@ impl Controller {
             announcer,
             announced: BTreeMap::new(),
             dataplane: None,
+            transmit_watch: TransmitWatch::default(),
             pins,
+            _claim: claim,
             ids: BackendIds::default(),
             rings: RingMemo::default(),
             clock_base: 0,
@@ -275,9 +309,10 @@ impl Controller {
             census: Census::default(),
             checks,
             join_at: Some(now + (slowest + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
+            recheck_by: None,
             problems: Problems::default(),
             due: None,
-            look_at_link: false,
+            look_at_link: true,
             look_at_neighbours: true,
             watchdog: sd_notify::watchdog_enabled(),
             watchdog_fed: now,
@@ -293,7 +328,6 @@ impl Controller {
         match self.try_open_dataplane() {
             Ok(()) => {
                 set_problem(&mut self.problems.dataplane, None);
-                self.routers.set_tracking(Ok(()));
                 // Two daemons on one pin path would undo each other's work.
                 if self.pins.is_none() {
                     self.pins = PinLock::take_if_there(&self.config.node.pin_path)?;
@@ -301,11 +335,20 @@ impl Controller {
             }
             Err(error) => {
                 let problem = format!("{:#}", anyhow::Error::from(error));
-                self.routers.set_tracking(Err(problem.clone()));
                 set_problem(&mut self.problems.dataplane, Some(problem));
             }
         }
+        self.track();
         Ok(())
+    }
+
+    /// Tells VRRP what it tracks: our own data plane and the interface, never the backends.
+    fn track(&mut self) {
+        let Problems { dataplane, maps, link, .. } = &self.problems;
+        let rechecking =
+            self.recheck_by.map(|_| "the interface is back: checking the backends first".to_owned());
+        let failed = dataplane.as_ref().or(maps.as_ref()).or(link.as_ref()).cloned().or(rechecking);
+        self.routers.set_tracking(failed.map_or(Ok(()), Err));
     }
 
     fn try_open_dataplane(&mut self) -> Result<(), DataplaneError> {
@@ -370,6 +413,28 @@ impl Controller {
         });
         let problem = written.err().map(|error| format!("the heartbeat cannot be written: {error:#}"));
         set_problem(&mut self.problems.heartbeat, problem);
+    }
+
+    /// Where native XDP was our own choice and the driver does not send, chooses generic.
+    fn watch_transmit(&mut self) {
+        let Some(dataplane) = &mut self.dataplane else { return };
+        let native = dataplane.attachment().is_some_and(|attachment| attachment.mode == AttachedMode::Native);
+        if !native || self.config.node.xdp_mode != XdpMode::Auto {
+            return;
+        }
+        let Some(failures) = dataplane.transmit_failures() else { return };
+        let Ok(counters) = dataplane.counters() else { return };
+        let transmitted = TransmitReason::ALL.iter().map(|reason| counters[reason.counter() as usize]).sum();
+        if self.transmit_watch.is_losing(transmitted, failures) {
+            error!("the driver does not send what XDP transmits in native mode: going on in generic mode");
+            if let Err(error) = dataplane.fall_back_to_generic() {
+                let problem = format!("{:#}", anyhow::Error::from(error));
+                set_problem(&mut self.problems.dataplane, Some(problem));
+                self.track();
+                // Opened anew at the next look at everything.
+                self.dataplane = None;
+            }
+        }
     }
 
     fn netlink_event(&mut self, event: Option<NetlinkEvent>) {
@@ -455,11 +520,14 @@ impl Controller {
             Ok(observed) => observed,
             Err(error) => {
                 if self.dataplane.is_some() && error.is::<DataplaneError>() {
-                    self.routers.set_tracking(Err(format!("the maps cannot be read: {error:#}")));
+                    set_problem(&mut self.problems.maps, Some(format!("the maps cannot be read: {error:#}")));
+                    self.track();
                 }
                 return Err(error);
             }
         };
+        set_problem(&mut self.problems.maps, None);
+        self.track();
         let desired = self.desired(&observed);
         let changes = diff(&desired, &observed);
         self.apply(changes, &observed).await
@@ -503,7 +571,7 @@ impl Controller {
         let mut addresses: BTreeSet<InterfaceAddress> = match self.netlink.addresses().await {
             Ok(addresses) => addresses,
             // An interface that is gone has none.
-            Err(_) if self.problems.interface.is_some() => BTreeSet::new(),
+            Err(_) if self.problems.link.is_some() => BTreeSet::new(),
             Err(error) => return Err(error.into()),
         };
         addresses.retain(|(address, _)| ours.contains(address));
@@ -577,7 +645,7 @@ impl Controller {
         match self.netlink.link().await {
             Ok(link) if link.index == self.netlink.index() => {
                 self.link = link;
-                set_problem(&mut self.problems.interface, None);
+                self.link_problem(carrier_problem(&self.config.node.interface, &self.link));
             }
             Ok(_) => {
                 info!(
@@ -590,11 +658,30 @@ impl Controller {
                 let gone = matches!(error, NetlinkError::NoInterface(_));
                 let problem = format!("{:#}", anyhow::Error::from(error));
                 if gone {
-                    self.routers.set_tracking(Err(problem.clone()));
+                    self.link_problem(Some(problem));
+                } else {
+                    set_problem(&mut self.problems.interface, Some(problem));
                 }
-                set_problem(&mut self.problems.interface, Some(problem));
             }
         }
+    }
+
+    /// What the link says. When it comes back, what the checks know is out of date: VRRP stays away until they have
+    /// looked again, so that a node that sees no backend does not take the VIP from one that does.
+    fn link_problem(&mut self, problem: Option<String>) {
+        if self.problems.link.is_some() && problem.is_none() && !self.checks.all_up() {
+            self.checks.probe_now();
+            self.recheck_by = Some(Instant::now() + recovery_time(&self.config));
+        }
+        set_problem(&mut self.problems.interface, None);
+        set_problem(&mut self.problems.link, problem);
+        self.track();
+    }
+
+    /// The checks have looked again after the link came back, or have had their time.
+    fn rechecked(&mut self) {
+        self.recheck_by = None;
+        self.track();
     }
 
     async fn reopen(&mut self) {
@@ -608,7 +695,7 @@ impl Controller {
         if let Ok(link) = self.netlink.link().await {
             self.link = link;
         }
-        set_problem(&mut self.problems.interface, None);
+        self.link_problem(carrier_problem(&self.config.node.interface, &self.link));
         self.announced.clear();
         self.dataplane = None;
         if let Err(error) = self.open_dataplane() {

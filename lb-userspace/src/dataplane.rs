@@ -5,12 +5,18 @@
 //! controller adopts what it finds: it puts its own program into the link in one step and keeps the maps, flows
 //! included.
 
+mod flow_tables;
+mod interface;
+mod pins;
+
 use std::{
     collections::BTreeMap,
     fs, io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -25,22 +31,19 @@ use aya::{
 };
 use lb_common::{
     layout::{
-        BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey, LAYOUT_VERSION, MAX_BACKENDS,
-        MAX_SERVICES, MaglevSlots, NodeEntry, PulseEntry, ServiceEntry, ServiceKey, TO_BACKEND, VipEntry,
+        BackendCounters, BackendEntry, BackendId, LAYOUT_VERSION, MAX_BACKENDS, MAX_SERVICES, MaglevSlots,
+        NodeEntry, PulseEntry, ServiceEntry, ServiceKey, VipEntry,
     },
     reason,
     wire::Mac,
 };
 
-use nix::{
-    mount::{MsFlags, mount},
-    sys::statfs::{FsType, statfs},
+use self::pins::{BPFFS, link_pin, mount_bpffs, remove_links, remove_other_layouts};
+pub use self::{
+    flow_tables::{BackendFlows, Census, FlowTables},
+    pins::cleanup,
 };
-
-use crate::{
-    config::model::{Flows, Node, XdpMode},
-    flows::{self, Timeouts},
-};
+use crate::config::model::{Flows, Node, XdpMode};
 
 /// The XDP program, built from source by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xvip-xdp"));
@@ -63,10 +66,8 @@ const MAPS: [&str; 12] = [
     "COUNTERS",
     "PROGRAMS",
 ];
-/// Where the BPF file system is mounted by convention.
-const BPFFS: &str = "/sys/fs/bpf";
-/// `BPF_FS_MAGIC` of the kernel's `include/uapi/linux/magic.h`.
-const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
+/// A link without a pin is gone by then; what is in the way still is another's.
+const LINK_GOES_WITHIN: Duration = Duration::from_millis(200);
 /// Words of the `RESERVED_PORTS` map: one bit for each port.
 pub const RESERVED_PORT_WORDS: usize = 1024;
 
@@ -193,6 +194,7 @@ pub struct Attachment {
 pub struct Dataplane {
     ebpf: Ebpf,
     attachment: Option<Attachment>,
+    pins: PathBuf,
     maps_path: PathBuf,
     node: Array<MapData, NodeEntry>,
     pulse: Array<MapData, PulseEntry>,
@@ -267,6 +269,7 @@ impl Dataplane {
             written_rings: BTreeMap::new(),
             written_backends: BTreeMap::new(),
             attachment: None,
+            pins: pin_path.to_owned(),
             maps_path,
             ebpf,
         };
@@ -277,6 +280,26 @@ impl Dataplane {
     /// Where the program is attached; `None` after [`Dataplane::load`] alone.
     pub const fn attachment(&self) -> Option<&Attachment> {
         self.attachment.as_ref()
+    }
+
+    /// How many frames XDP has said to send and the driver has not, since the interface exists; `None` where the driver
+    /// does not count them.
+    pub fn transmit_failures(&self) -> Option<u64> {
+        interface::transmit_failures(&self.attachment.as_ref()?.interface)
+    }
+
+    /// Attaches in generic mode instead, for a driver that takes a program but does not send for it.
+    ///
+    /// # Errors
+    ///
+    /// Where that is refused, too; nothing is attached then.
+    pub fn fall_back_to_generic(&mut self) -> Result<(), DataplaneError> {
+        let Some(attachment) = self.attachment.take() else { return Ok(()) };
+        remove_links(&self.pins, None)?;
+        let mode = AttachedMode::Generic;
+        self.create_link(attachment.if_index, mode, &link_pin(&self.pins, attachment.if_index, mode))?;
+        self.attachment = Some(Attachment { mode, adopted: false, ..attachment });
+        Ok(())
     }
 
     /// What the maps say.
@@ -513,8 +536,9 @@ impl Dataplane {
         wanted: XdpMode,
         pins: &Path,
     ) -> Result<Attachment, DataplaneError> {
-        let if_index = read_interface(interface, "ifindex")?;
-        let mac = read_mac(interface)?;
+        let unusable = |source| DataplaneError::Interface { interface: interface.to_owned(), source };
+        let if_index = interface::index(interface).map_err(unusable)?;
+        let mac = interface::mac(interface).map_err(unusable)?;
         let modes: &[AttachedMode] = match wanted {
             XdpMode::Auto => &[AttachedMode::Native, AttachedMode::Generic],
             XdpMode::Native => &[AttachedMode::Native],
@@ -524,8 +548,9 @@ impl Dataplane {
             |mode, adopted| Attachment { interface: interface.to_owned(), if_index, mac, mode, adopted };
 
         for &mode in modes {
-            if self.adopt_link(&link_pin(pins, if_index, mode))? {
-                remove_links(pins, Some(&link_pin(pins, if_index, mode)))?;
+            let pin = link_pin(pins, if_index, mode);
+            if self.adopt_link(&pin)? {
+                remove_links(pins, Some(&pin))?;
                 return Ok(attached(mode, true));
             }
         }
@@ -533,15 +558,10 @@ impl Dataplane {
         remove_links(pins, None)?;
         let mut last = None;
         for &mode in modes {
-            let program = program(&mut self.ebpf, PROGRAM)?;
-            match program.attach_to_if_index(if_index, mode.for_aya()) {
-                Ok(id) => {
-                    let link = program.take_link(id).map_err(refused)?;
-                    let link = FdLink::try_from(link).map_err(DataplaneError::Link)?;
-                    link.pin(link_pin(pins, if_index, mode)).map_err(DataplaneError::Pin)?;
-                    return Ok(attached(mode, false));
-                }
-                Err(error) => last = Some((mode, Box::new(error))),
+            match self.create_link(if_index, mode, &link_pin(pins, if_index, mode)) {
+                Ok(()) => return Ok(attached(mode, false)),
+                Err(DataplaneError::Load(refusal)) => last = Some((mode, refusal)),
+                Err(error) => return Err(error),
             }
         }
         let Some((mode, source)) = last else { unreachable!("every wish has at least one mode") };
@@ -553,6 +573,25 @@ impl Dataplane {
         })
     }
 
+    /// Attaches and pins. The kernel frees a link a moment after its last pin is gone, and until then it is in the way.
+    fn create_link(&mut self, if_index: u32, mode: AttachedMode, pin: &Path) -> Result<(), DataplaneError> {
+        let program = program(&mut self.ebpf, PROGRAM)?;
+        let begun = Instant::now();
+        let id = loop {
+            match program.attach_to_if_index(if_index, mode.for_aya()) {
+                Ok(id) => break id,
+                Err(error) if is_in_the_way(&error) && begun.elapsed() < LINK_GOES_WITHIN => {
+                    sleep(Duration::from_millis(1));
+                }
+                Err(error) => return Err(refused(error)),
+            }
+        };
+        let link = program.take_link(id).map_err(refused)?;
+        let link = FdLink::try_from(link).map_err(DataplaneError::Link)?;
+        link.pin(pin).map_err(DataplaneError::Pin)?;
+        Ok(())
+    }
+
     /// Puts our program into a predecessor's link. False where there is none, or its interface is gone.
     fn adopt_link(&mut self, pin: &Path) -> Result<bool, DataplaneError> {
         if !pin.exists() {
@@ -561,129 +600,17 @@ impl Dataplane {
         let pinned = PinnedLink::from_pin(pin).map_err(DataplaneError::Link)?;
         let link: XdpLink = FdLink::from(pinned).try_into().map_err(DataplaneError::Link)?;
         match program(&mut self.ebpf, PROGRAM)?.attach_to_link(link) {
-            // The link stays when our handle closes: the pin holds it.
-            Ok(_) => Ok(true),
+            Ok(id) => {
+                // Closing our handle leaves the link where it is: the pin holds it.
+                drop(program(&mut self.ebpf, PROGRAM)?.take_link(id).map_err(refused)?);
+                Ok(true)
+            }
             Err(error) => {
                 tracing::debug!(%error, "a pinned link could not be adopted");
                 Ok(false)
             }
         }
     }
-}
-
-/// The flow tables, for a thread of their own: walking a million flows takes seconds.
-#[derive(Debug)]
-pub struct FlowTables {
-    half_open: HashMap<MapData, FlowKey, FlowEntry>,
-    established: HashMap<MapData, FlowKey, FlowEntry>,
-}
-
-/// What a sweep found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    /// Flows that are established and neither closed nor reset.
-    pub established: u64,
-    /// Flows that have ended and wait for their time-out.
-    pub closing: u64,
-    /// Flows before their handshake has completed.
-    pub half_open: u64,
-    /// Flows that this sweep removed.
-    pub removed: u64,
-    /// Flows of each backend, in whatever phase: its id is in use while it is here.
-    pub by_backend: BTreeMap<BackendId, BackendFlows>,
-}
-
-/// A backend's flows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BackendFlows {
-    /// Established, neither closed nor reset.
-    pub active: u64,
-    /// Half-open, closed and reset ones.
-    pub other: u64,
-}
-
-impl FlowTables {
-    fn open(maps: &Path) -> Result<Self, DataplaneError> {
-        let map = |name: &'static str| {
-            MapData::from_pin(maps.join(name)).map_err(in_map(name)).map(|data| (name, data))
-        };
-        let typed = |(name, data): (&'static str, MapData), lru: bool| {
-            let map = if lru { Map::LruHashMap(data) } else { Map::HashMap(data) };
-            HashMap::try_from(map).map_err(in_map(name))
-        };
-        Ok(Self {
-            half_open: typed(map("HALF_OPEN")?, true)?,
-            established: typed(map("ESTABLISHED")?, false)?,
-        })
-    }
-
-    /// Removes the flows that are over at `now` (flow clock, seconds) and counts the others.
-    ///
-    /// # Errors
-    ///
-    /// Where a map cannot be read; what one removal says does not matter, the entry may be gone already.
-    pub fn sweep(&mut self, now: u32, timeouts: &Timeouts) -> Result<Census, DataplaneError> {
-        let mut census = Census::default();
-        let mut over = Vec::new();
-        for item in self.established.iter() {
-            let (key, entry) = item.map_err(in_map("ESTABLISHED"))?;
-            let other = self.established.get(&entry.rewritten.reversed(), 0).ok();
-            if entry.direction != TO_BACKEND && other.is_some() {
-                continue;
-            }
-            let backend = census.by_backend.entry(entry.backend).or_default();
-            if flows::is_over(&entry, other.as_ref(), now, timeouts) {
-                over.push((key, entry));
-            } else if flows::phase(&entry, other.as_ref()) == flows::Phase::Open {
-                census.established += 1;
-                backend.active += 1;
-            } else {
-                census.closing += 1;
-                backend.other += 1;
-            }
-        }
-        for (key, entry) in over {
-            // The client may have opened it anew since it was read.
-            let unchanged = self.established.get(&key, 0).is_ok_and(|now| now == entry);
-            if unchanged {
-                let _ = self.established.remove(&key);
-                let _ = self.established.remove(&entry.rewritten.reversed());
-                census.removed += 1;
-            }
-        }
-
-        let mut over = Vec::new();
-        for item in self.half_open.iter() {
-            let (key, entry) = item.map_err(in_map("HALF_OPEN"))?;
-            if entry.seen.silence(now) > timeouts.half_open {
-                over.push(key);
-            } else if entry.direction == TO_BACKEND {
-                census.half_open += 1;
-                census.by_backend.entry(entry.backend).or_default().other += 1;
-            }
-        }
-        for key in over {
-            let _ = self.half_open.remove(&key);
-        }
-        Ok(census)
-    }
-}
-
-/// Removes link, maps and directory of an instance. Returns what was removed.
-///
-/// # Errors
-///
-/// Where something of it cannot be removed.
-pub fn cleanup(pin_path: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
-    let mut removed = remove_links(pin_path, None)?;
-    for directory in pins_named(pin_path, "maps-v")? {
-        removed.extend(remove_pin_directory(&directory)?);
-    }
-    if pin_path.exists() {
-        fs::remove_dir(pin_path).map_err(at(pin_path))?;
-        removed.push(pin_path.to_owned());
-    }
-    Ok(removed)
 }
 
 /// Entries of the table of half-open flows: a quarter of the established ones, within what a flood can do little with
@@ -713,97 +640,12 @@ fn refused(error: ProgramError) -> DataplaneError {
     DataplaneError::Load(Box::new(error))
 }
 
+/// Whether another program or link on the interface is why attaching failed.
+fn is_in_the_way(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(error) = error else { return false };
+    matches!(error.io_error.raw_os_error(), Some(libc::EEXIST | libc::EBUSY))
+}
+
 fn in_map(map: &'static str) -> impl Fn(MapError) -> DataplaneError {
     move |source| DataplaneError::Map { map, source }
-}
-
-fn at(path: &Path) -> impl Fn(io::Error) -> DataplaneError + '_ {
-    move |source| DataplaneError::PinPath { path: path.to_owned(), source }
-}
-
-/// Sees to it that pins can be made at `pin_path`: mounts the BPF file system at its usual place if it is not there,
-/// as libbpf does.
-fn mount_bpffs(pin_path: &Path) -> Result<(), DataplaneError> {
-    let Some(existing) = pin_path.ancestors().find(|path| path.exists()) else {
-        return Err(DataplaneError::NotBpffs(pin_path.to_owned()));
-    };
-    let kind = statfs(existing).map_err(|errno| at(existing)(errno.into()))?.filesystem_type();
-    if kind == BPF_FS_MAGIC {
-        return Ok(());
-    }
-    if !pin_path.starts_with(BPFFS) {
-        return Err(DataplaneError::NotBpffs(pin_path.to_owned()));
-    }
-    mount(
-        Some("bpf"),
-        BPFFS,
-        Some("bpf"),
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-        None::<&str>,
-    )
-    .map_err(|errno| at(Path::new(BPFFS))(errno.into()))
-}
-
-fn link_pin(pins: &Path, if_index: u32, mode: AttachedMode) -> PathBuf {
-    pins.join(format!("link-{if_index}-{}", mode.name()))
-}
-
-/// Pins directly below `pins` whose name begins with `prefix`.
-fn pins_named(pins: &Path, prefix: &str) -> Result<Vec<PathBuf>, DataplaneError> {
-    let entries = match fs::read_dir(pins) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(at(pins)(error)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(at(pins))?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)) {
-            found.push(path);
-        }
-    }
-    Ok(found)
-}
-
-/// Removes the pinned links, but for one. A link without a pin and without a holder detaches its program.
-fn remove_links(pins: &Path, keep: Option<&Path>) -> Result<Vec<PathBuf>, DataplaneError> {
-    let links: Vec<PathBuf> =
-        pins_named(pins, "link-")?.into_iter().filter(|link| Some(link.as_path()) != keep).collect();
-    for link in &links {
-        fs::remove_file(link).map_err(at(link))?;
-    }
-    Ok(links)
-}
-
-/// Removes maps of other layouts than ours, which nothing uses any more.
-fn remove_other_layouts(pins: &Path, keep: &Path) -> Result<(), DataplaneError> {
-    for directory in pins_named(pins, "maps-v")?.iter().filter(|directory| *directory != keep) {
-        remove_pin_directory(directory)?;
-    }
-    Ok(())
-}
-
-fn remove_pin_directory(directory: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
-    let mut removed = pins_named(directory, "")?;
-    for pin in &removed {
-        fs::remove_file(pin).map_err(at(pin))?;
-    }
-    fs::remove_dir(directory).map_err(at(directory))?;
-    removed.push(directory.to_owned());
-    Ok(removed)
-}
-
-fn read_interface<T: std::str::FromStr>(interface: &str, file: &str) -> Result<T, DataplaneError> {
-    let unreadable = |source| DataplaneError::Interface { interface: interface.to_owned(), source };
-    let text = fs::read_to_string(format!("/sys/class/net/{interface}/{file}")).map_err(unreadable)?;
-    text.trim().parse().map_err(|_| unreadable(io::Error::new(io::ErrorKind::InvalidData, file.to_owned())))
-}
-
-fn read_mac(interface: &str) -> Result<Mac, DataplaneError> {
-    let text: String = read_interface(interface, "address")?;
-    let octets: Option<Vec<u8>> = text.split(':').map(|octet| u8::from_str_radix(octet, 16).ok()).collect();
-    octets.and_then(|octets| octets.try_into().ok()).ok_or_else(|| DataplaneError::Interface {
-        interface: interface.to_owned(),
-        source: io::Error::new(io::ErrorKind::InvalidData, "not an Ethernet interface"),
-    })
 }

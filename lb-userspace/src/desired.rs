@@ -295,6 +295,9 @@ pub struct BackendIds {
     draining: BTreeMap<BackendId, Draining>,
 }
 
+/// Whether a pool entry may have a draining id.
+type Fits<'a> = dyn Fn(&PoolEntry, &Draining) -> bool + 'a;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Draining {
     address: SocketAddrV4,
@@ -337,7 +340,7 @@ impl BackendIds {
         let unowned = |_: &PoolEntry, old: &Draining| old.service.is_none();
         let orphaned =
             |_: &PoolEntry, old: &Draining| old.service.is_some_and(|service| !services.contains(&service));
-        let rounds: [&dyn Fn(&PoolEntry, &Draining) -> bool; 3] = [&own, &unowned, &orphaned];
+        let rounds: [&Fits; 3] = [&own, &unowned, &orphaned];
         for fits in rounds {
             for entry in wanted.iter().filter(|entry| !self.assigned.contains_key(entry)).collect::<Vec<_>>()
             {

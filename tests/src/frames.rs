@@ -243,6 +243,15 @@ pub fn fix_ip_checksum(frame: &mut [u8]) {
     frame[24..26].copy_from_slice(&sum.to_ne_bytes());
 }
 
+/// Whether the words of the IPv4 header sum to all ones. Of the bytes, since `etherparse` has no place for the header's
+/// reserved bit.
+pub fn ip_checksum_is_right(frame: &[u8]) -> bool {
+    let end = ETHERNET + usize::from(frame[ETHERNET] & 0x0f) * 4;
+    frame
+        .get(ETHERNET..end)
+        .is_some_and(|header| Sum16BitWords::new().add_slice(header).ones_complement() == 0)
+}
+
 /// An ARP request of `sender` for `target`, broadcast.
 pub fn arp_request(sender_mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let arp = ArpPacket::from(ArpEthIpv4Packet {

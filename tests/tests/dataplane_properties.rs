@@ -15,7 +15,7 @@ use std::{
 
 use lb_common::{
     layout::{BackendCounters, BackendId, FlowEntry, FlowKey, MacWord},
-    reason::{TransmitReason, Verdict},
+    reason::{DropReason, TransmitReason, Verdict},
     tables::Level,
 };
 use lb_tests::{
@@ -58,6 +58,8 @@ const FEW_FLOWS: u32 = 3;
 enum Event {
     /// A client, or somebody in its place, sends.
     Client { client: usize, port: usize, target: usize, mac: Mac, shape: Shape },
+    /// A client opens a connection, and backend and client complete the handshake.
+    Connect { client: usize, port: usize, target: usize },
     /// One side of one of the flows sends.
     Known { direction: Index, shape: Shape },
     /// Bytes.
@@ -68,7 +70,7 @@ enum Event {
     Change(Change),
 }
 
-/// What a segment looks like, whoever sends it.
+/// What a segment looks like, whoever sends it; a plain one by default.
 #[derive(Clone, Debug)]
 struct Shape {
     flags: u8,
@@ -85,6 +87,24 @@ struct Shape {
     damage: Vec<Damage>,
     /// The IP checksum is right again after the damage.
     mended: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            flags: ACK,
+            seq: 1,
+            right_ack: true,
+            payload: 0,
+            ip_option_words: 0,
+            tcp_option_words: 0,
+            padding: 0,
+            ttl: 64,
+            echo: false,
+            damage: vec![],
+            mended: false,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -169,7 +189,9 @@ fn event() -> impl Strategy<Value = Event> {
         select(PORTS.to_vec()).prop_map(Change::Reserve),
     ];
     prop_oneof![
-        12 => (0..CLIENTS.len(), 0..PORTS.len(), target, mac, shape())
+        4 => (0..CLIENTS.len(), 0..PORTS.len(), 0..2usize)
+            .prop_map(|(client, port, target)| Event::Connect { client, port, target }),
+        8 => (0..CLIENTS.len(), 0..PORTS.len(), target, mac, shape())
             .prop_map(|(client, port, target, mac, shape)| Event::Client { client, port, target, mac, shape }),
         20 => (any::<Index>(), shape()).prop_map(|(direction, shape)| Event::Known { direction, shape }),
         1 => (vec(any::<u8>(), 14..100), any::<bool>()).prop_map(|(bytes, to_us)| Event::Noise { bytes, to_us }),
@@ -237,6 +259,22 @@ impl Event {
                 if shape.echo && shape.damage.is_empty() && sent && shape.flags & (SYN | FIN | RST) == 0 {
                     check_echo(script, &segment, &outcome);
                 }
+            }
+            Self::Connect { client, port, target } => {
+                let src = SocketAddrV4::new(CLIENTS[*client], PORTS[*port]);
+                let plain = |flags| Shape { flags, ..Shape::default() };
+                let dst = TARGETS[*target];
+                let syn = plain(SYN).segment(script.flows(), src, dst, ROUTER_MAC);
+                let outcome = script.frame(&syn.bytes());
+                tally.note(outcome.verdict);
+                if outcome.verdict != Verdict::Transmit(TransmitReason::ToBackend) {
+                    return;
+                }
+                let sent = Packet::read(&outcome.frame).expect("what was sent parses");
+                let answer = plain(SYN | ACK).segment(script.flows(), sent.dst(), sent.src(), backend_mac(0));
+                tally.note(script.frame(&answer.bytes()).verdict);
+                let ack = plain(ACK).segment(script.flows(), src, dst, ROUTER_MAC);
+                tally.note(script.frame(&ack.bytes()).verdict);
             }
             Self::Known { direction, shape } => {
                 let known: Vec<(FlowKey, FlowEntry)> = [Level::HalfOpen, Level::Established]
@@ -391,6 +429,8 @@ impl Tally {
             println!("{count:>8} {verdict}");
         }
         assert!(self.frames() >= frames, "{} frames", self.frames());
+        let full = Verdict::Drop(DropReason::FlowTableFull).counter();
+        assert!(self.0.contains_key(&full), "the table was full at times");
         for reason in [TransmitReason::ToBackend, TransmitReason::ToClient, TransmitReason::ResetUnknownFlow]
         {
             let met = self.0.get(&Verdict::Transmit(reason).counter()).map_or(0, |(_, count)| *count);

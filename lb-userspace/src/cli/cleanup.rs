@@ -18,6 +18,7 @@ use crate::{
         model::{Config, DEFAULT_CONFIG, DEFAULT_PIN_PATH},
     },
     control::server,
+    controller::{claim::Claim, pins::PinLock},
     dataplane,
     netlink::{Netlink, NetlinkError},
 };
@@ -54,7 +55,8 @@ async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
         bail!("xvip is running (pid {pid}); stop it first");
     }
     let pin_path = config.map_or(Path::new(DEFAULT_PIN_PATH), |config| &config.node.pin_path);
-    let lock = crate::controller::pins::PinLock::take_if_there(pin_path)?;
+    let claim = config.map(|config| Claim::take(&config.node.interface)).transpose()?;
+    let lock = PinLock::take_if_there(pin_path)?;
 
     let mut vips = pinned_vips(pin_path)?;
     let mut removed = 0;
@@ -82,7 +84,7 @@ async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
         println!("removed {}", pin.display());
     }
     removed += pins.len();
-    drop(lock);
+    drop((claim, lock));
     if removed == 0 {
         println!("nothing to remove");
     }

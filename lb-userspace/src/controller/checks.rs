@@ -86,6 +86,16 @@ impl Checks {
         self.running.get(entry).map(|running| running.health.borrow().clone())
     }
 
+    /// Whether every backend is up.
+    pub fn all_up(&self) -> bool {
+        self.running.values().all(|running| running.health.borrow().state == HealthState::Up)
+    }
+
+    /// Checks every backend at once.
+    pub fn probe_now(&self) {
+        self.running.values().for_each(|running| running.monitor.probe_now());
+    }
+
     /// Whether every backend has been checked.
     pub fn all_known(&self) -> bool {
         self.running.values().all(|running| running.health.borrow().state != HealthState::Unknown)

@@ -61,7 +61,14 @@ impl Controller {
 
     fn problems(&self) -> Vec<String> {
         let problems = &self.problems;
-        let own = [&problems.interface, &problems.dataplane, &problems.reconcile, &problems.heartbeat];
+        let own = [
+            &problems.interface,
+            &problems.link,
+            &problems.dataplane,
+            &problems.maps,
+            &problems.reconcile,
+            &problems.heartbeat,
+        ];
         own.into_iter().flatten().chain(self.routers.problems()).cloned().collect()
     }
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use lb_common::{
-    reason::{DropReason, PassReason, TransmitReason},
+    reason::{DropReason, PassReason, TransmitReason, Verdict},
     tables::Level,
 };
 
@@ -406,6 +406,20 @@ pub(super) const CASES: &[Case] = &[
             let mut bad = good;
             bad[TCP + 20] ^= 0x01;
             script.frame(&bad);
+        },
+    ),
+    Case::new(
+        "reserved bits",
+        "Reserved bits of IPv4 and TCP mean nothing to us, stay as they are, and count in the checksums",
+        World::one_backend,
+        |script| {
+            let mut connection = Connection::new(40_000);
+            script.handshake(&mut connection);
+            let mut frame = with(&connection.from_client(ACK, b"data").bytes(), 20, &[0x80, 0x00]);
+            frame[TCP + 12] |= 0x0e;
+            let outcome = script.frame(&frame);
+            assert_eq!(outcome.verdict, Verdict::Transmit(TransmitReason::ToBackend));
+            assert_eq!((outcome.frame[20], outcome.frame[TCP + 12]), (0x80, 0x5e));
         },
     ),
     Case::new(

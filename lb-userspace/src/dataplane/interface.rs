@@ -1,0 +1,149 @@
+//! What the data plane has to know about the interface: its index, its Ethernet address, and whether its driver sends
+//! what XDP tells it to.
+//!
+//! Asked of the kernel by netlink and ioctl, not read from `/sys`: a process in another network namespace may still see
+//! the former one's there.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+};
+
+use lb_common::wire::Mac;
+use nix::{
+    ifaddrs::getifaddrs,
+    net::if_::if_nametoindex,
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
+
+/// The interface's index.
+///
+/// # Errors
+///
+/// Where there is no such interface.
+pub fn index(interface: &str) -> io::Result<u32> {
+    Ok(if_nametoindex(interface)?)
+}
+
+/// The interface's Ethernet address.
+///
+/// # Errors
+///
+/// Where it has none.
+pub fn mac(interface: &str) -> io::Result<Mac> {
+    getifaddrs()?
+        .filter(|entry| entry.interface_name == interface)
+        .find_map(|entry| entry.address?.as_link_addr()?.addr())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an Ethernet interface"))
+}
+
+/// Names of the drivers' counters for frames that XDP said to send and that were not sent: veth, virtio_net, mlx5.
+const TRANSMIT_FAILURES: [&str; 3] = ["xdp_tx_err", "xdp_tx_drop", "xdp_tx_full"];
+
+/// How many frames XDP has said to send and the driver has not, since the interface exists; `None` where the driver
+/// does not count them.
+pub fn transmit_failures(interface: &str) -> Option<u64> {
+    let counters = driver_counters(interface).ok()?;
+    let mut failures = counters
+        .iter()
+        .filter(|(name, _)| TRANSMIT_FAILURES.iter().any(|word| name.contains(word)))
+        .peekable();
+    failures.peek()?;
+    Some(failures.map(|(_, count)| count).sum())
+}
+
+// From the kernel's include/uapi/linux/ethtool.h.
+const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GSTRINGS: u32 = 0x1b;
+const ETHTOOL_GSTATS: u32 = 0x1d;
+const ETH_SS_STATS: u32 = 1;
+const ETH_GSTRING_LEN: usize = 32;
+/// `sizeof(struct ethtool_drvinfo)`, and where its `n_stats` is.
+const DRVINFO_LEN: usize = 196;
+const DRVINFO_N_STATS: usize = 180;
+/// More counters than any driver has.
+const COUNTERS_AT_MOST: usize = 1 << 16;
+
+/// The driver's own counters (`ethtool -S`).
+fn driver_counters(interface: &str) -> io::Result<Vec<(String, u64)>> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+
+    let mut info = request(&[ETHTOOL_GDRVINFO], DRVINFO_LEN);
+    ethtool(&socket, interface, &mut info)?;
+    let count = word_at(&info, DRVINFO_N_STATS) as usize;
+    if count == 0 || count > COUNTERS_AT_MOST {
+        return Ok(Vec::new());
+    }
+
+    let mut names = request(&[ETHTOOL_GSTRINGS, ETH_SS_STATS, count as u32], 12 + count * ETH_GSTRING_LEN);
+    ethtool(&socket, interface, &mut names)?;
+    let mut values = request(&[ETHTOOL_GSTATS, count as u32], 8 + count * 8);
+    ethtool(&socket, interface, &mut values)?;
+
+    let names = bytes(&names).split_off(12);
+    let names = names.chunks(ETH_GSTRING_LEN).map(|name| {
+        let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+        String::from_utf8_lossy(&name[..end]).into_owned()
+    });
+    Ok(names.zip(values.into_iter().skip(1)).take(count).collect())
+}
+
+/// A buffer of at least `len` bytes that begins with `words`. Of `u64`, so that the kernel's structures are aligned.
+fn request(words: &[u32], len: usize) -> Vec<u64> {
+    let mut buffer = vec![0u64; len.div_ceil(8)];
+    for (pair, word) in words.chunks(2).zip(&mut buffer) {
+        let mut octets = [0; 8];
+        for (octets, word) in octets.chunks_mut(4).zip(pair) {
+            octets.copy_from_slice(&word.to_ne_bytes());
+        }
+        *word = u64::from_ne_bytes(octets);
+    }
+    buffer
+}
+
+fn bytes(buffer: &[u64]) -> Vec<u8> {
+    buffer.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+fn word_at(buffer: &[u64], offset: usize) -> u32 {
+    let octets = buffer[offset / 8].to_ne_bytes();
+    let (low, high) = octets.split_at(4);
+    let half = if offset.is_multiple_of(8) { low } else { high };
+    u32::from_ne_bytes([half[0], half[1], half[2], half[3]])
+}
+
+/// One `SIOCETHTOOL` request. The buffer is as long as the command in its first word needs.
+fn ethtool(socket: &OwnedFd, interface: &str, buffer: &mut [u64]) -> io::Result<()> {
+    let mut name = [0; libc::IFNAMSIZ];
+    // One byte stays zero.
+    for (place, byte) in name.iter_mut().take(libc::IFNAMSIZ - 1).zip(interface.bytes()) {
+        *place = byte as libc::c_char;
+    }
+    let mut request = libc::ifreq {
+        ifr_name: name,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: buffer.as_mut_ptr().cast() },
+    };
+    // SAFETY: `request` and the buffer it points to live through the call; the callers make the buffer as long as the
+    // kernel writes for its command and count.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_begins_with_its_words() {
+        let buffer = request(&[ETHTOOL_GSTRINGS, ETH_SS_STATS, 7], 12 + 7 * ETH_GSTRING_LEN);
+        assert_eq!(buffer.len() * 8, 240);
+        assert_eq!([0, 4, 8, 12].map(|offset| word_at(&buffer, offset)), [0x1b, 1, 7, 0]);
+    }
+
+    #[test]
+    fn the_loopback_has_an_index_and_counts_no_failures() {
+        assert!(index("lo").is_ok_and(|index| index > 0));
+        assert_eq!(transmit_failures("lo"), None);
+        assert!(index("no-such-if").is_err());
+    }
+}
