@@ -258,12 +258,12 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() -> TestResult {
     assert_eq!(second.status.code(), Some(1), "{second:?}");
     assert!(stderr(&second).contains("xvip is already running (pid "), "{second:?}");
 
-    // Another socket does not help: the pinned maps are the first one's.
+    // Another socket does not help: the interface is the first one's.
     let mut third = Command::new(xvip());
     third.args(["run", "--config", &config, "--socket", "/run/other.sock"]);
     let third = lb.machine().output(&mut third)?;
     assert_eq!(third.status.code(), Some(1), "{third:?}");
-    assert!(stderr(&third).contains("another instance uses /sys/fs/bpf/xvip"), "{third:?}");
+    assert!(stderr(&third).contains("xvip is already running on interface eth0 (pid "), "{third:?}");
 
     assert_eq!(in_force(&lb.status()?), before);
     assert!(lb.holds_vip());

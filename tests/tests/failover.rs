@@ -42,7 +42,8 @@ fn running_lab(lbs: u8) -> Result<Lab, Box<dyn Error>> {
 
 /// A new connection every 10 ms; running when this returns.
 fn load(lab: &Lab) -> Result<ClientProcess, Box<dyn Error>> {
-    let load = lab.load(&Load { interval: Duration::from_millis(10), ..Load::default() })?;
+    // More than hang in an outage: a client that has to wait for a place would see a longer one.
+    let load = lab.load(&Load { interval: Duration::from_millis(10), in_flight: 300, ..Load::default() })?;
     load.wait_steady(load.mark(), 30, SOON)?;
     Ok(load)
 }
