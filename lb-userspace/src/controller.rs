@@ -53,9 +53,10 @@ use crate::{
     config::model::{Config, Health, XdpMode},
     control::{protocol::Request, server::Server},
     dataplane::{AttachedMode, Census, Dataplane, DataplaneError, FlowTables, Tables},
-    desired::{BackendIds, Desired, Inputs, InterfaceAddress, RingMemo, desired, pool_entries},
+    desired::{BackendIds, Desired, Inputs, InterfaceAddress, NextHop, RingMemo, desired, pool_entries},
     flows::Timeouts,
-    netlink::{Link, Netlink, NetlinkError, NetlinkEvent, NextHops},
+    health::rise_fall::HealthState,
+    netlink::{Link, Netlink, NetlinkEvent, NextHops},
     reconcile::{Change, Observed, Stage, diff},
 };
 
@@ -109,12 +110,9 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = interrupt.recv() => break,
             _ = pulse.tick() => controller.pulse(),
             () = wake.vrrp.notified() => controller.reconcile().await,
-            () = wake.health.notified() => {
-                controller.look_at_neighbours = true;
-                controller.reconcile().await;
-            }
+            () = wake.health.notified() => controller.health_changed().await,
             () = at(controller.due) => controller.reconcile().await,
-            event = controller.events.recv() => controller.netlink_event(event),
+            event = next_event(&mut controller.events) => controller.netlink_event(event),
             _ = hangup.recv() => {
                 // Whoever sent the signal looks into the log.
                 let _ = controller.reload().await;
@@ -164,6 +162,14 @@ async fn at(time: Option<Instant>) {
     }
 }
 
+/// The next notification; `None`, once, when there will be none any more.
+async fn next_event(events: &mut Option<mpsc::Receiver<NetlinkEvent>>) -> Option<NetlinkEvent> {
+    match events {
+        Some(events) => events.recv().await,
+        None => pending().await,
+    }
+}
+
 type Sweep = JoinHandle<(FlowTables, Result<Census, DataplaneError>, Duration)>;
 type Swept = (FlowTables, Result<Census, DataplaneError>, Duration);
 
@@ -208,6 +214,16 @@ struct Problems {
     heartbeat: Option<String>,
 }
 
+impl Problems {
+    /// What VRRP tracks: whether this node could forward anything if it had the VIP.
+    fn tracked(&self) -> Result<(), String> {
+        match [&self.interface, &self.link, &self.dataplane, &self.maps].into_iter().flatten().next() {
+            Some(problem) => Err(problem.clone()),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Notes or takes back a problem, and logs when that changes something.
 fn set_problem(slot: &mut Option<String>, now: Option<String>) {
     if *slot == now {
@@ -229,7 +245,8 @@ struct Controller {
     last_reload_error: Option<String>,
 
     netlink: Netlink,
-    events: mpsc::Receiver<NetlinkEvent>,
+    /// `None` after the connection broke, until it is made anew.
+    events: Option<mpsc::Receiver<NetlinkEvent>>,
     link: Link,
     next_hops: NextHops,
     announcer: Announcer,
@@ -289,7 +306,7 @@ impl Controller {
             loaded_at: SystemTime::now(),
             last_reload_error: None,
             netlink,
-            events,
+            events: Some(events),
             link,
             next_hops: NextHops::default(),
             announcer,
@@ -338,17 +355,8 @@ impl Controller {
                 set_problem(&mut self.problems.dataplane, Some(problem));
             }
         }
-        self.track();
+        self.routers.set_tracking(self.problems.tracked());
         Ok(())
-    }
-
-    /// Tells VRRP what it tracks: our own data plane and the interface, never the backends.
-    fn track(&mut self) {
-        let Problems { dataplane, maps, link, .. } = &self.problems;
-        let rechecking =
-            self.recheck_by.map(|_| "the interface is back: checking the backends first".to_owned());
-        let failed = dataplane.as_ref().or(maps.as_ref()).or(link.as_ref()).cloned().or(rechecking);
-        self.routers.set_tracking(failed.map_or(Ok(()), Err));
     }
 
     fn try_open_dataplane(&mut self) -> Result<(), DataplaneError> {
@@ -430,7 +438,7 @@ impl Controller {
             if let Err(error) = dataplane.fall_back_to_generic() {
                 let problem = format!("{:#}", anyhow::Error::from(error));
                 set_problem(&mut self.problems.dataplane, Some(problem));
-                self.track();
+                self.routers.set_tracking(self.problems.tracked());
                 // Opened anew at the next look at everything.
                 self.dataplane = None;
             }
@@ -448,14 +456,20 @@ impl Controller {
             Some(NetlinkEvent::Route) => self.look_at_neighbours = true,
             Some(NetlinkEvent::Lost) | None => (self.look_at_link, self.look_at_neighbours) = (true, true),
         }
-        self.schedule(DEBOUNCE);
         if event.is_none() {
-            // The connection is gone. Looking at the link, which now fails or not, decides what happens.
-            let (sender, receiver) = mpsc::channel(1);
-            // Kept open for ever, so that this is the only time.
-            std::mem::forget(sender);
-            self.events = receiver;
+            self.events = None;
+            warn!("the netlink connection broke; opening another one");
         }
+        self.schedule(DEBOUNCE);
+    }
+
+    async fn health_changed(&mut self) {
+        // Whoever has just answered a check has a neighbour entry by now.
+        let up = self.checks.states().into_iter().filter(|(_, state)| *state == HealthState::Up);
+        self.look_at_neighbours |= up.map(|(entry, _)| *entry.address.ip()).any(|backend| {
+            matches!(self.next_hops.by_backend.get(&backend), None | Some(NextHop::Unresolved))
+        });
+        self.reconcile().await;
     }
 
     fn schedule(&mut self, after: Duration) {
@@ -502,6 +516,7 @@ impl Controller {
         self.due = None;
         if std::mem::take(&mut self.look_at_link) {
             self.refresh_link().await;
+            self.routers.set_tracking(self.problems.tracked());
         }
         if std::mem::take(&mut self.look_at_neighbours) {
             self.refresh_next_hops().await;
@@ -512,6 +527,7 @@ impl Controller {
             self.schedule(RETRY);
         }
         set_problem(&mut self.problems.reconcile, problem);
+        self.routers.set_tracking(self.problems.tracked());
         self.tell_service_manager();
     }
 
@@ -519,15 +535,14 @@ impl Controller {
         let observed = match self.observe().await {
             Ok(observed) => observed,
             Err(error) => {
-                if self.dataplane.is_some() && error.is::<DataplaneError>() {
-                    set_problem(&mut self.problems.maps, Some(format!("the maps cannot be read: {error:#}")));
-                    self.track();
+                if error.is::<DataplaneError>() {
+                    let problem = format!("the maps cannot be read: {error:#}");
+                    set_problem(&mut self.problems.maps, Some(problem));
                 }
                 return Err(error);
             }
         };
         set_problem(&mut self.problems.maps, None);
-        self.track();
         let desired = self.desired(&observed);
         let changes = diff(&desired, &observed);
         self.apply(changes, &observed).await
@@ -571,7 +586,7 @@ impl Controller {
         let mut addresses: BTreeSet<InterfaceAddress> = match self.netlink.addresses().await {
             Ok(addresses) => addresses,
             // An interface that is gone has none.
-            Err(_) if self.problems.link.is_some() => BTreeSet::new(),
+            Err(_) if self.problems.interface.is_some() => BTreeSet::new(),
             Err(error) => return Err(error.into()),
         };
         addresses.retain(|(address, _)| ours.contains(address));
@@ -642,60 +657,78 @@ impl Controller {
     }
 
     async fn refresh_link(&mut self) {
+        if self.events.is_none() {
+            self.reopen_netlink().await;
+        }
         match self.netlink.link().await {
             Ok(link) if link.index == self.netlink.index() => {
                 self.link = link;
-                self.link_problem(carrier_problem(&self.config.node.interface, &self.link));
+                set_problem(&mut self.problems.interface, None);
+                self.look_at_carrier();
             }
             Ok(_) => {
                 info!(
                     interface = self.config.node.interface,
                     "the interface was made anew; starting over on it"
                 );
-                self.reopen().await;
+                self.start_over().await;
             }
             Err(error) => {
-                let gone = matches!(error, NetlinkError::NoInterface(_));
                 let problem = format!("{:#}", anyhow::Error::from(error));
-                if gone {
-                    self.link_problem(Some(problem));
-                } else {
-                    set_problem(&mut self.problems.interface, Some(problem));
-                }
+                set_problem(&mut self.problems.interface, Some(problem));
             }
         }
     }
 
-    /// What the link says. When it comes back, what the checks know is out of date: VRRP stays away until they have
-    /// looked again, so that a node that sees no backend does not take the VIP from one that does.
-    fn link_problem(&mut self, problem: Option<String>) {
-        if self.problems.link.is_some() && problem.is_none() && !self.checks.all_up() {
-            self.checks.probe_now();
-            self.recheck_by = Some(Instant::now() + recovery_time(&self.config));
-        }
-        set_problem(&mut self.problems.interface, None);
+    /// Without a carrier VRRP is in Fault. When the carrier comes back, what the checks know is out of date: VRRP stays
+    /// away until they have looked again, so that a node that sees no backend does not take the VIP from one that does.
+    fn look_at_carrier(&mut self) {
+        let interface = &self.config.node.interface;
+        let problem = if let Some(problem) = carrier_problem(interface, &self.link) {
+            self.recheck_by = None;
+            Some(problem)
+        } else if self.problems.link.is_none() || self.checks.all_up() {
+            None
+        } else {
+            if self.recheck_by.is_none() {
+                self.checks.probe_now();
+                self.recheck_by = Some(Instant::now() + recovery_time(&self.config));
+            }
+            Some(format!("interface {interface} is back: checking the backends first"))
+        };
         set_problem(&mut self.problems.link, problem);
-        self.track();
     }
 
-    /// The checks have looked again after the link came back, or have had their time.
+    /// The checks have looked again after the carrier came back, or have had their time.
     fn rechecked(&mut self) {
         self.recheck_by = None;
-        self.track();
+        set_problem(&mut self.problems.link, None);
+        self.routers.set_tracking(self.problems.tracked());
     }
 
-    async fn reopen(&mut self) {
+    async fn reopen_netlink(&mut self) -> bool {
         match Netlink::open(&self.config.node.interface).await {
-            Ok((netlink, events)) => (self.netlink, self.events) = (netlink, events),
+            Ok((netlink, events)) => {
+                (self.netlink, self.events) = (netlink, Some(events));
+                true
+            }
             Err(error) => {
                 set_problem(&mut self.problems.interface, Some(format!("{:#}", anyhow::Error::from(error))));
-                return;
+                false
             }
+        }
+    }
+
+    /// The interface has another index: everything that was on the old one is gone with it.
+    async fn start_over(&mut self) {
+        if !self.reopen_netlink().await {
+            return;
         }
         if let Ok(link) = self.netlink.link().await {
             self.link = link;
         }
-        self.link_problem(carrier_problem(&self.config.node.interface, &self.link));
+        set_problem(&mut self.problems.interface, None);
+        self.look_at_carrier();
         self.announced.clear();
         self.dataplane = None;
         if let Err(error) = self.open_dataplane() {
@@ -829,5 +862,31 @@ fn apply_to_maps(dataplane: &mut Dataplane, change: Change) -> Result<(), Datapl
 fn notify(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         debug!(%error, "the service manager was not told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::tests::{config, service};
+
+    #[test]
+    fn the_lease_ends_before_another_node_can_have_taken_over() {
+        let mut config = config(vec![service("api", [172, 16, 0, 10].into(), &[4])]);
+        for (interval, expected) in [(50, 300), (200, 600), (500, 1500), (1000, 3000), (40_000, 3000)] {
+            config.vrrp[0].advert_interval = Duration::from_millis(interval);
+            assert_eq!(lease(&config), Duration::from_millis(expected), "at {interval} ms");
+        }
+        config.vrrp.clear();
+        assert_eq!(lease(&config), LEASE.1);
+    }
+
+    #[test]
+    fn a_problem_is_noted_and_taken_back() {
+        let mut slot = None;
+        set_problem(&mut slot, Some("no carrier".into()));
+        assert_eq!(slot.as_deref(), Some("no carrier"));
+        set_problem(&mut slot, None);
+        assert_eq!(slot, None);
     }
 }

@@ -260,3 +260,33 @@ fn without_a_data_plane_the_node_does_not_take_part_until_it_has_one() -> TestRe
     assert!(lb.status()?.raw["problems"].as_array().is_some_and(Vec::is_empty));
     Ok(())
 }
+
+#[test]
+fn an_interface_that_goes_and_comes_back_is_taken_up_again() -> TestResult {
+    let lab = lab(1);
+    let lb = lab.lb(0);
+    start(&lab)?;
+    lb.machine().ip("link set eth0 down")?;
+    lb.machine().ip("link set eth0 name gone0")?;
+    wait_state(lb, "fault")?;
+    lb.machine().ip("link set gone0 name eth0")?;
+    lb.machine().ip("link set eth0 up")?;
+    wait_state(lb, "active")?;
+    wait_addresses(lb, &[VIP, "172.16.0.2/24"])?;
+    wait::until("the VIP to answer", SOON, || {
+        lab.curl(&["--max-time", "1", &lab.vip_url("/version")]).is_ok_and(|output| output.status.success())
+    })?;
+
+    // Another interface of the same name: nothing of the old one is left, the program and the addresses included.
+    let peer = "p-lb1";
+    lb.machine().ip("link del eth0")?;
+    wait_state(lb, "fault")?;
+    lab.switch().ip(&format!("link add {peer} type veth peer name eth0 netns {}", lb.machine().init_id()))?;
+    lab.switch().ip(&format!("link set {peer} master br0 up"))?;
+    lb.machine().ip("address add 172.16.0.2/24 dev eth0")?;
+    lb.machine().ip("link set eth0 up")?;
+    wait_state(lb, "active")?;
+    wait_addresses(lb, &[VIP, "172.16.0.2/24"])?;
+    wait::until("XDP to be attached again", SOON, || program(lb).is_some())?;
+    Ok(())
+}
