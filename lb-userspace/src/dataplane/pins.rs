@@ -3,8 +3,14 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
+use aya::programs::{
+    links::{FdLink, PinnedLink},
+    loaded_programs,
+};
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{FsType, statfs},
@@ -16,12 +22,14 @@ use super::{AttachedMode, DataplaneError};
 pub(super) const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of the kernel's `include/uapi/linux/magic.h`.
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
+
 /// Removes link, maps and directory of an instance. Returns what was removed.
 ///
 /// # Errors
 ///
 /// Where something of it cannot be removed.
 pub fn cleanup(pin_path: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
+    let attached = attached_programs(pin_path)?;
     let mut removed = remove_links(pin_path, None)?;
     for directory in pins_named(pin_path, "maps-v")? {
         removed.extend(remove_pin_directory(&directory)?);
@@ -30,7 +38,30 @@ pub fn cleanup(pin_path: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
         fs::remove_dir(pin_path).map_err(at(pin_path))?;
         removed.push(pin_path.to_owned());
     }
+    wait_until_gone(&attached);
     Ok(removed)
+}
+
+/// The programs that the pinned links attach, by their ids in the kernel.
+fn attached_programs(pin_path: &Path) -> Result<Vec<u32>, DataplaneError> {
+    pins_named(pin_path, "link-")?
+        .iter()
+        .map(|pin| {
+            let link = PinnedLink::from_pin(pin).map_err(DataplaneError::Link)?;
+            Ok(FdLink::from(link).info().map_err(DataplaneError::Link)?.program_id())
+        })
+        .collect()
+}
+
+/// The kernel takes a program off its interface a moment after the last pin of the link is gone. Whoever asked for a
+/// clean-up expects it to be done.
+fn wait_until_gone(programs: &[u32]) {
+    const LONG_ENOUGH: Duration = Duration::from_secs(1);
+    let begun = Instant::now();
+    let is_loaded = || loaded_programs().flatten().any(|program| programs.contains(&program.id()));
+    while !programs.is_empty() && is_loaded() && begun.elapsed() < LONG_ENOUGH {
+        sleep(Duration::from_millis(1));
+    }
 }
 
 /// Sees to it that pins can be made at `pin_path`: mounts the BPF file system at its usual place if it is not there,
