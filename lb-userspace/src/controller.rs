@@ -131,9 +131,9 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = transmit.tick() => controller.watch_transmit(),
             _ = resync.tick() => controller.resync().await,
             () = at(controller.join_at) => controller.join_vrrp().await,
-            () = at(controller.recheck_by) => controller.rechecked(),
+            () = at(controller.recheck.map(|recheck| recheck.by)) => controller.rechecked(),
         }
-        if controller.recheck_by.is_some() && controller.checks.all_up() {
+        if controller.recheck.is_some_and(|recheck| controller.checks.all_passed_since(recheck.since)) {
             controller.rechecked();
         }
         if controller.join_at.is_some() && controller.checks.all_known() {
@@ -237,6 +237,15 @@ fn set_problem(slot: &mut Option<String>, now: Option<String>) {
     *slot = now;
 }
 
+/// The backends are being checked because the carrier came back.
+#[derive(Clone, Copy, Debug)]
+struct Recheck {
+    /// When it did; only checks that pass after that count.
+    since: SystemTime,
+    /// VRRP waits no longer than until then.
+    by: Instant,
+}
+
 struct Controller {
     config: Config,
     options: Options,
@@ -274,7 +283,7 @@ struct Controller {
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
     /// When VRRP goes on at the latest after the link came back.
-    recheck_by: Option<Instant>,
+    recheck: Option<Recheck>,
 
     problems: Problems,
     due: Option<Instant>,
@@ -326,7 +335,7 @@ impl Controller {
             census: Census::default(),
             checks,
             join_at: Some(now + (slowest + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
-            recheck_by: None,
+            recheck: None,
             problems: Problems::default(),
             due: None,
             look_at_link: true,
@@ -685,14 +694,16 @@ impl Controller {
     fn look_at_carrier(&mut self) {
         let interface = &self.config.node.interface;
         let problem = if let Some(problem) = carrier_problem(interface, &self.link) {
-            self.recheck_by = None;
+            self.recheck = None;
             Some(problem)
-        } else if self.problems.link.is_none() || self.checks.all_up() {
+        } else if self.problems.link.is_none() {
             None
         } else {
-            if self.recheck_by.is_none() {
+            // Also where all are still up: checks that hang since before may be about to say otherwise.
+            if self.recheck.is_none() {
                 self.checks.probe_now();
-                self.recheck_by = Some(Instant::now() + recovery_time(&self.config));
+                let by = Instant::now() + recovery_time(&self.config);
+                self.recheck = Some(Recheck { since: SystemTime::now(), by });
             }
             Some(format!("interface {interface} is back: checking the backends first"))
         };
@@ -701,7 +712,7 @@ impl Controller {
 
     /// The checks have looked again after the carrier came back, or have had their time.
     fn rechecked(&mut self) {
-        self.recheck_by = None;
+        self.recheck = None;
         set_problem(&mut self.problems.link, None);
         self.routers.set_tracking(self.problems.tracked());
     }
