@@ -19,11 +19,13 @@
 
 mod checks;
 pub mod claim;
+mod interface;
 pub mod pins;
 mod reload;
 mod report;
 mod reserved_ports;
 mod routers;
+mod sweep;
 mod transmit_watch;
 
 use std::{
@@ -42,15 +44,21 @@ use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, mpsc},
-    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{debug, error, info, warn};
 
-use self::{checks::Checks, claim::Claim, pins::PinLock, routers::Routers, transmit_watch::TransmitWatch};
+use self::{
+    checks::Checks,
+    claim::Claim,
+    pins::PinLock,
+    routers::Routers,
+    sweep::{Sweep, finished},
+    transmit_watch::TransmitWatch,
+};
 use crate::{
     announce::Announcer,
-    config::model::{Config, Health, XdpMode},
+    config::model::{Config, XdpMode},
     control::{protocol::Request, server::Server},
     dataplane::{AttachedMode, Census, Dataplane, DataplaneError, FlowTables, Tables},
     desired::{BackendIds, Desired, Inputs, InterfaceAddress, NextHop, RingMemo, desired, pool_entries},
@@ -170,37 +178,11 @@ async fn next_event(events: &mut Option<mpsc::Receiver<NetlinkEvent>>) -> Option
     }
 }
 
-type Sweep = JoinHandle<(FlowTables, Result<Census, DataplaneError>, Duration)>;
-type Swept = (FlowTables, Result<Census, DataplaneError>, Duration);
-
-async fn finished(sweeping: &mut Option<Sweep>) -> Option<Swept> {
-    match sweeping {
-        Some(task) => task.await.ok(),
-        None => pending().await,
-    }
-}
-
 /// How old the heartbeat may be before XDP silences ARP for our VIPs: other nodes take over after three intervals of
 /// advertisements and some (RFC 9568 §6.1, `Active_Down_Interval`), and must not find us answering then.
 fn lease(config: &Config) -> Duration {
     let shortest = config.vrrp.iter().map(|instance| instance.advert_interval).min();
     shortest.map_or(LEASE.1, |interval| (interval * 3).clamp(LEASE.0, LEASE.1))
-}
-
-/// How long a backend that works again takes to be up at most: a check that hangs, and then `rise` that pass.
-fn recovery_time(config: &Config) -> Duration {
-    let of = |health: &Health| 2 * health.timeout + health.fast_interval * health.rise;
-    let longest = config.services.iter().map(|service| of(&service.health)).max();
-    longest.unwrap_or_default().min(FIRST_ROUND_AT_MOST)
-}
-
-/// Why nothing can be sent or received, if so.
-fn carrier_problem(interface: &str, link: &Link) -> Option<String> {
-    match (link.up, link.running) {
-        (true, true) => None,
-        (true, false) => Some(format!("interface {interface} has no carrier")),
-        (false, _) => Some(format!("interface {interface} is switched off")),
-    }
 }
 
 /// What is wrong at the moment, each from one source that also takes it back.
@@ -235,15 +217,6 @@ fn set_problem(slot: &mut Option<String>, now: Option<String>) {
         (None, None) => {}
     }
     *slot = now;
-}
-
-/// The backends are being checked because the carrier came back.
-#[derive(Clone, Copy, Debug)]
-struct Recheck {
-    /// When it did; only checks that pass after that count.
-    since: SystemTime,
-    /// VRRP waits no longer than until then.
-    by: Instant,
 }
 
 struct Controller {
@@ -283,7 +256,7 @@ struct Controller {
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
     /// When VRRP goes on at the latest after the link came back.
-    recheck: Option<Recheck>,
+    recheck: Option<interface::Recheck>,
 
     problems: Problems,
     due: Option<Instant>,
@@ -452,24 +425,6 @@ impl Controller {
                 self.dataplane = None;
             }
         }
-    }
-
-    fn netlink_event(&mut self, event: Option<NetlinkEvent>) {
-        match event {
-            Some(NetlinkEvent::Link) => (self.look_at_link, self.look_at_neighbours) = (true, true),
-            Some(NetlinkEvent::Address) => {}
-            Some(NetlinkEvent::Neighbour(address)) if self.next_hops.neighbours.contains(&address) => {
-                self.look_at_neighbours = true;
-            }
-            Some(NetlinkEvent::Neighbour(_)) => return,
-            Some(NetlinkEvent::Route) => self.look_at_neighbours = true,
-            Some(NetlinkEvent::Lost) | None => (self.look_at_link, self.look_at_neighbours) = (true, true),
-        }
-        if event.is_none() {
-            self.events = None;
-            warn!("the netlink connection broke; opening another one");
-        }
-        self.schedule(DEBOUNCE);
     }
 
     async fn health_changed(&mut self) {
@@ -665,104 +620,6 @@ impl Controller {
         Ok(())
     }
 
-    async fn refresh_link(&mut self) {
-        if self.events.is_none() {
-            self.reopen_netlink().await;
-        }
-        match self.netlink.link().await {
-            Ok(link) if link.index == self.netlink.index() => {
-                self.link = link;
-                set_problem(&mut self.problems.interface, None);
-                self.look_at_carrier();
-            }
-            Ok(_) => {
-                info!(
-                    interface = self.config.node.interface,
-                    "the interface was made anew; starting over on it"
-                );
-                self.start_over().await;
-            }
-            Err(error) => {
-                let problem = format!("{:#}", anyhow::Error::from(error));
-                set_problem(&mut self.problems.interface, Some(problem));
-            }
-        }
-    }
-
-    /// Without a carrier VRRP is in Fault. When the carrier comes back, what the checks know is out of date: VRRP stays
-    /// away until they have looked again, so that a node that sees no backend does not take the VIP from one that does.
-    fn look_at_carrier(&mut self) {
-        let interface = &self.config.node.interface;
-        let problem = if let Some(problem) = carrier_problem(interface, &self.link) {
-            self.recheck = None;
-            Some(problem)
-        } else if self.problems.link.is_none() {
-            None
-        } else {
-            // Also where all are still up: checks that hang since before may be about to say otherwise.
-            if self.recheck.is_none() {
-                self.checks.probe_now();
-                let by = Instant::now() + recovery_time(&self.config);
-                self.recheck = Some(Recheck { since: SystemTime::now(), by });
-            }
-            Some(format!("interface {interface} is back: checking the backends first"))
-        };
-        set_problem(&mut self.problems.link, problem);
-    }
-
-    /// The checks have looked again after the carrier came back, or have had their time.
-    fn rechecked(&mut self) {
-        self.recheck = None;
-        set_problem(&mut self.problems.link, None);
-        self.routers.set_tracking(self.problems.tracked());
-    }
-
-    async fn reopen_netlink(&mut self) -> bool {
-        match Netlink::open(&self.config.node.interface).await {
-            Ok((netlink, events)) => {
-                (self.netlink, self.events) = (netlink, Some(events));
-                true
-            }
-            Err(error) => {
-                set_problem(&mut self.problems.interface, Some(format!("{:#}", anyhow::Error::from(error))));
-                false
-            }
-        }
-    }
-
-    /// The interface has another index: everything that was on the old one is gone with it.
-    async fn start_over(&mut self) {
-        if !self.reopen_netlink().await {
-            return;
-        }
-        if let Ok(link) = self.netlink.link().await {
-            self.link = link;
-        }
-        set_problem(&mut self.problems.interface, None);
-        self.look_at_carrier();
-        self.announced.clear();
-        self.dataplane = None;
-        if let Err(error) = self.open_dataplane() {
-            set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
-        }
-    }
-
-    async fn refresh_next_hops(&mut self) {
-        let backends: BTreeSet<Ipv4Addr> = self.ids.all().map(|(_, address)| *address.ip()).collect();
-        match self.netlink.next_hops(&backends).await {
-            Ok(next_hops) => {
-                for (backend, next_hop) in &next_hops.by_backend {
-                    if next_hop.is_unusable() && self.next_hops.by_backend.get(backend) != Some(next_hop) {
-                        warn!(%backend, ?next_hop, "XDP cannot reach this backend: it gets no new connections");
-                    }
-                }
-                self.next_hops = next_hops;
-            }
-            // The next resync tries again; the maps keep what they have.
-            Err(error) => warn!("next hops are not known: {:#}", anyhow::Error::from(error)),
-        }
-    }
-
     async fn join_vrrp(&mut self) {
         if self.join_at.take().is_none() {
             return;
@@ -781,45 +638,6 @@ impl Controller {
     fn timeouts(&self) -> Timeouts {
         let idle = self.config.flows.idle_timeout.as_secs();
         Timeouts::new(u32::try_from(idle).unwrap_or(u32::MAX))
-    }
-
-    /// Starts a sweep on another thread, where a million flows may take their time.
-    fn sweep(&mut self) {
-        if self.sweeping.is_some() || !self.settled || Instant::now() < self.sweep_not_before {
-            return;
-        }
-        let Some(mut tables) = self.flow_tables.take() else { return };
-        let (now, timeouts) = (self.flow_clock(), self.timeouts());
-        self.sweeping = Some(tokio::task::spawn_blocking(move || {
-            let begin = std::time::Instant::now();
-            let census = tables.sweep(now, &timeouts);
-            (tables, census, begin.elapsed())
-        }));
-    }
-
-    fn swept(&mut self, swept: Option<Swept>) {
-        self.sweeping = None;
-        let Some((tables, census, took)) = swept else {
-            error!("the flow sweep ended without a result");
-            self.flow_tables = self.dataplane.as_ref().and_then(|dataplane| dataplane.flow_tables().ok());
-            return;
-        };
-        self.sweep_not_before = Instant::now() + took * 20;
-        self.flow_tables = Some(tables);
-        match census {
-            Ok(census) => {
-                let flows = census.by_backend.iter().map(|(&id, flows)| (id, flows.active + flows.other));
-                let flows = flows.collect();
-                let grace = self.timeouts().half_open.saturating_add(1);
-                let free = self.ids.release(&flows, self.flow_clock(), grace);
-                if !free.is_empty() {
-                    info!(?free, "backends that had left the configuration have no flow any more");
-                    self.schedule(Duration::ZERO);
-                }
-                self.census = census;
-            }
-            Err(error) => warn!("flows are not counted: {:#}", anyhow::Error::from(error)),
-        }
     }
 
     fn tell_service_manager(&mut self) {
