@@ -139,9 +139,9 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = transmit.tick() => controller.watch_transmit(),
             _ = resync.tick() => controller.resync().await,
             () = at(controller.join_at) => controller.join_vrrp().await,
-            () = at(controller.recheck_by) => controller.rechecked(),
+            () = at(controller.recheck.map(|recheck| recheck.by)) => controller.rechecked(),
         }
-        if controller.recheck_by.is_some() && controller.checks.all_up() {
+        if controller.recheck.is_some_and(|recheck| controller.checks.all_passed_since(recheck.since)) {
             controller.rechecked();
         }
         if controller.join_at.is_some() && controller.checks.all_known() {
@@ -256,7 +256,7 @@ struct Controller {
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
     /// When VRRP goes on at the latest after the link came back.
-    recheck_by: Option<Instant>,
+    recheck: Option<interface::Recheck>,
 
     problems: Problems,
     due: Option<Instant>,
@@ -308,7 +308,7 @@ impl Controller {
             census: Census::default(),
             checks,
             join_at: Some(now + (slowest + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
-            recheck_by: None,
+            recheck: None,
             problems: Problems::default(),
             due: None,
             look_at_link: true,

@@ -1,6 +1,6 @@
 //! The health checks that run: one monitor for each pool entry.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use anyhow::Context as _;
 use tokio::sync::{Notify, watch};
@@ -86,9 +86,13 @@ impl Checks {
         self.running.get(entry).map(|running| running.health.borrow().clone())
     }
 
-    /// Whether every backend is up.
-    pub fn all_up(&self) -> bool {
-        self.running.values().all(|running| running.health.borrow().state == HealthState::Up)
+    /// Whether every backend is up, and its newest check has passed since then.
+    pub fn all_passed_since(&self, since: SystemTime) -> bool {
+        self.running.values().all(|running| {
+            let health = running.health.borrow();
+            let passed = health.last_check.as_ref().is_some_and(|check| check.passed && check.at >= since);
+            health.state == HealthState::Up && passed
+        })
     }
 
     /// Checks every backend at once.

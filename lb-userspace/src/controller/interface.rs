@@ -1,6 +1,10 @@
 //! The interface: what netlink says about it, its carrier, and the way to the backends.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -10,6 +14,15 @@ use crate::{
     config::model::{Config, Health},
     netlink::{Link, Netlink, NetlinkEvent},
 };
+
+/// The backends are being checked because the carrier came back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recheck {
+    /// When it did; only checks that pass after that count.
+    pub since: SystemTime,
+    /// VRRP waits no longer than until then.
+    pub by: Instant,
+}
 
 impl Controller {
     /// What the kernel reports is looked at soon, together with what else it reports until then.
@@ -61,14 +74,16 @@ impl Controller {
     pub(super) fn look_at_carrier(&mut self) {
         let interface = &self.config.node.interface;
         let problem = if let Some(problem) = carrier_problem(interface, &self.link) {
-            self.recheck_by = None;
+            self.recheck = None;
             Some(problem)
-        } else if self.problems.link.is_none() || self.checks.all_up() {
+        } else if self.problems.link.is_none() {
             None
         } else {
-            if self.recheck_by.is_none() {
+            // Also where all are still up: checks that hang since before may be about to say otherwise.
+            if self.recheck.is_none() {
                 self.checks.probe_now();
-                self.recheck_by = Some(Instant::now() + recovery_time(&self.config));
+                let by = Instant::now() + recovery_time(&self.config);
+                self.recheck = Some(Recheck { since: SystemTime::now(), by });
             }
             Some(format!("interface {interface} is back: checking the backends first"))
         };
@@ -77,7 +92,7 @@ impl Controller {
 
     /// The checks have looked again after the carrier came back, or have had their time.
     pub(super) fn rechecked(&mut self) {
-        self.recheck_by = None;
+        self.recheck = None;
         set_problem(&mut self.problems.link, None);
         self.routers.set_tracking(self.problems.tracked());
     }
