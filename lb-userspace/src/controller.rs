@@ -610,7 +610,11 @@ impl Controller {
             Change::AddAddress(address) => self.netlink.add_address(address).await?,
             Change::Announce(vip, generation) => {
                 self.announcer.announce(vip);
-                self.announced.insert(vip, generation);
+                if self.announced.insert(vip, generation).is_some() {
+                    // Announced again: another router was Active, too. If we were cut off until now, what the checks
+                    // know is of no use.
+                    self.checks.probe_now();
+                }
             }
             change => {
                 let Some(dataplane) = &mut self.dataplane else { return Ok(()) };
