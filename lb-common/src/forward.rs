@@ -15,7 +15,7 @@
 
 use crate::{
     frame::Frame,
-    layout::{FlowEntry, MacWord, NodeEntry, SEEN_SYN, ServiceKey, TO_BACKEND},
+    layout::{FlowEntry, MacWord, NodeEntry, SEEN_SYN, ServiceKey, TO_BACKEND, TO_CLIENT},
     open::{answer_with_reset, forget, is_closed, open},
     parse::{self, Segment},
     reason::{DropReason, PassReason, TransmitReason, Verdict},
@@ -79,11 +79,10 @@ pub fn slow<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             }
             return send(frame, tables, node, &segment, slot, clock);
         }
-    } else if let Some(slot) = tables.flow(Level::HalfOpen, &segment.key) {
-        match handshake(frame, tables, node, &segment, slot, clock) {
-            Handshake::Decided(verdict) => return verdict,
-            Handshake::Restart { attempt: next } => attempt = next,
-        }
+    } else if let Some(slot) = tables.flow(Level::HalfOpen, &segment.key)
+        && let Some(verdict) = handshake(frame, tables, node, &segment, slot, clock, &mut attempt)
+    {
+        return verdict;
     }
 
     let Some(service) = tables.service(&ServiceKey::new(segment.key.dst, segment.key.dst_port)) else {
@@ -104,15 +103,8 @@ pub fn slow<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     }
 }
 
-/// What a packet of a half-open flow leads to.
-enum Handshake {
-    /// It is dealt with.
-    Decided(Verdict),
-    /// The flow is gone; the packet may open a new one, with that choice of a backend.
-    Restart { attempt: u32 },
-}
-
-/// A packet of a half-open flow.
+/// A packet of a half-open flow. `None` where the flow is gone, and the packet may open a new one; `attempt` then says
+/// how many backends have left this SYN unanswered.
 #[inline(always)]
 fn handshake<F: Frame, T: Tables>(
     frame: &mut F,
@@ -121,24 +113,27 @@ fn handshake<F: Frame, T: Tables>(
     segment: &Segment,
     slot: Slot<FlowEntry>,
     clock: u32,
-) -> Handshake {
+    attempt: &mut u32,
+) -> Option<Verdict> {
     let entry = slot.read();
     if entry.seen.silence(clock) > node.half_open_timeout {
         forget(tables, Level::HalfOpen, &segment.key, &entry.rewritten);
-        return Handshake::Restart { attempt: 0 };
+        return None;
     }
     if entry.direction == TO_BACKEND {
         let other = tables.flow(Level::HalfOpen, &entry.rewritten.reversed());
         let Some(reply) = other.filter(|reply| reply.read().rewritten == segment.key.reversed()) else {
             // Its other direction was evicted, and perhaps its NAT port taken by another flow.
             tables.remove_flow(Level::HalfOpen, &segment.key);
-            return Handshake::Restart { attempt: 0 };
+            return None;
         };
         let answered = reply.read().seen.flags & SEEN_SYN != 0;
         if segment.opens() && !answered {
             // The backend has not answered: a retransmitted SYN tries another one.
             forget(tables, Level::HalfOpen, &segment.key, &entry.rewritten);
-            return Handshake::Restart { attempt: u32::from(entry.attempt) + 1 };
+            *attempt = u32::from(entry.attempt) + 1;
+            tables.count(entry.backend, BackendCounter::Unanswered);
+            return None;
         }
         client_moved(frame, tables, Level::HalfOpen, slot);
         let completes = segment.flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_ACK
@@ -146,20 +141,23 @@ fn handshake<F: Frame, T: Tables>(
             && acknowledges(frame, segment, reply.read().seen.next_seq);
         if completes {
             if promote(tables, segment, slot, reply) != Inserted::Yes {
-                return Handshake::Decided(Verdict::Drop(DropReason::FlowTableFull));
+                return Some(Verdict::Drop(DropReason::FlowTableFull));
             }
             tables.count(entry.backend, BackendCounter::Established);
             let Some(slot) = tables.flow(Level::Established, &segment.key) else {
-                return Handshake::Decided(Verdict::Drop(DropReason::Internal));
+                return Some(Verdict::Drop(DropReason::Internal));
             };
-            return Handshake::Decided(send(frame, tables, node, segment, slot, clock));
+            return Some(send(frame, tables, node, segment, slot, clock));
         }
     }
     let verdict = send(frame, tables, node, segment, slot, clock);
     if segment.has(TCP_RST) && matches!(verdict, Verdict::Transmit(_)) {
+        if entry.direction == TO_CLIENT && entry.seen.flags & SEEN_SYN == 0 {
+            tables.count(entry.backend, BackendCounter::Refused);
+        }
         forget(tables, Level::HalfOpen, &segment.key, &entry.rewritten);
     }
-    Handshake::Decided(verdict)
+    Some(verdict)
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Part of the path that maps are pinned under.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// How many services a node can have; the size of the outer array of Maglev tables.
 pub const MAX_SERVICES: u32 = 256;
@@ -181,6 +181,10 @@ pub struct BackendCounters {
     pub ports_exhausted: u64,
     /// Packets that were dropped because its next hop was not known.
     pub unresolved: u64,
+    /// SYNs that it answered with a RST: nobody listens.
+    pub refused: u64,
+    /// SYNs that it had not answered when the client sent them again.
+    pub unanswered: u64,
 }
 
 /// Key of `HALF_OPEN` and `ESTABLISHED`: the packet's own addresses and ports. A flow has two: as the client's
@@ -291,7 +295,7 @@ const _: () = {
     assert!(size_of::<ServiceKey>() == 8);
     assert!(size_of::<ServiceEntry>() == 8);
     assert!(size_of::<BackendEntry>() == 16);
-    assert!(size_of::<BackendCounters>() == 32);
+    assert!(size_of::<BackendCounters>() == 48);
     assert!(size_of::<FlowKey>() == 16);
     assert!(size_of::<Seen>() == 32);
     assert!(size_of::<FlowEntry>() == 72 && align_of::<FlowEntry>() == 8);

@@ -41,6 +41,10 @@ pub enum BackendCounter {
     PortsExhausted,
     /// See `BackendCounters::unresolved`.
     Unresolved,
+    /// See `BackendCounters::refused`.
+    Refused,
+    /// See `BackendCounters::unanswered`.
+    Unanswered,
 }
 
 /// A value in a map: shared with other CPUs, alive at least until the program returns.

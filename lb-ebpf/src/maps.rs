@@ -130,16 +130,18 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn count(&self, id: BackendId, counter: BackendCounter) {
-        if let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(u32::from(id)) {
-            // SAFETY: a per-CPU value, and the program is not preempted by itself on this CPU.
-            let counters = unsafe { &mut *counters };
-            match counter {
-                BackendCounter::Opened => counters.opened += 1,
-                BackendCounter::Established => counters.established += 1,
-                BackendCounter::PortsExhausted => counters.ports_exhausted += 1,
-                BackendCounter::Unresolved => counters.unresolved += 1,
-            }
-        }
+        let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(u32::from(id)) else { return };
+        // SAFETY: a per-CPU value, and the program is not preempted by itself on this CPU.
+        let counters = unsafe { &mut *counters };
+        let count = match counter {
+            BackendCounter::Opened => &mut counters.opened,
+            BackendCounter::Established => &mut counters.established,
+            BackendCounter::PortsExhausted => &mut counters.ports_exhausted,
+            BackendCounter::Unresolved => &mut counters.unresolved,
+            BackendCounter::Refused => &mut counters.refused,
+            BackendCounter::Unanswered => &mut counters.unanswered,
+        };
+        *count += 1;
     }
 
     #[inline(always)]

@@ -19,6 +19,7 @@
 
 mod checks;
 pub mod claim;
+mod evidence;
 mod interface;
 pub mod pins;
 mod reload;
@@ -51,6 +52,7 @@ use tracing::{debug, error, info, warn};
 use self::{
     checks::Checks,
     claim::Claim,
+    evidence::Evidence,
     pins::PinLock,
     routers::Routers,
     sweep::{Sweep, finished},
@@ -108,6 +110,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let mut sweep = interval(SWEEP);
     let mut transmit = interval(transmit_watch::PERIOD);
     transmit.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut evidence = interval(evidence::PERIOD);
+    evidence.set_missed_tick_behavior(MissedTickBehavior::Delay);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -137,6 +141,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             swept = finished(&mut controller.sweeping) => controller.swept(swept),
             _ = sweep.tick() => controller.sweep(),
             _ = transmit.tick() => controller.watch_transmit(),
+            _ = evidence.tick() => controller.look_at_evidence(),
             _ = resync.tick() => controller.resync().await,
             () = at(controller.join_at) => controller.join_vrrp().await,
             () = at(controller.recheck.map(|recheck| recheck.by)) => controller.rechecked(),
@@ -236,6 +241,7 @@ struct Controller {
 
     dataplane: Option<Dataplane>,
     transmit_watch: TransmitWatch,
+    evidence: Evidence,
     pins: Option<PinLock>,
     _claim: Claim,
     ids: BackendIds,
@@ -295,6 +301,7 @@ impl Controller {
             announced: BTreeMap::new(),
             dataplane: None,
             transmit_watch: TransmitWatch::default(),
+            evidence: Evidence::default(),
             pins,
             _claim: claim,
             ids: BackendIds::default(),

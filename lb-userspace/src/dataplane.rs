@@ -467,6 +467,8 @@ impl Dataplane {
             established: sum.established + cpu.established,
             ports_exhausted: sum.ports_exhausted + cpu.ports_exhausted,
             unresolved: sum.unresolved + cpu.unresolved,
+            refused: sum.refused + cpu.refused,
+            unanswered: sum.unanswered + cpu.unanswered,
         }))
     }
 

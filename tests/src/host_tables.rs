@@ -182,6 +182,8 @@ impl Tables for HostTables {
             BackendCounter::Established => counters.established += 1,
             BackendCounter::PortsExhausted => counters.ports_exhausted += 1,
             BackendCounter::Unresolved => counters.unresolved += 1,
+            BackendCounter::Refused => counters.refused += 1,
+            BackendCounter::Unanswered => counters.unanswered += 1,
         }
     }
 

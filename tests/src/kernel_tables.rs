@@ -214,6 +214,8 @@ impl Plane for KernelPlane {
             established: now.established - before.established,
             ports_exhausted: now.ports_exhausted - before.ports_exhausted,
             unresolved: now.unresolved - before.unresolved,
+            refused: now.refused - before.refused,
+            unanswered: now.unanswered - before.unanswered,
         }
     }
 }

@@ -100,6 +100,19 @@ impl Checks {
         self.running.values().for_each(|running| running.monitor.probe_now());
     }
 
+    /// Checks one backend at once; what is no entry is not checked.
+    pub fn probe_one_now(&self, entry: &PoolEntry) {
+        if let Some(running) = self.running.get(entry) {
+            running.monitor.probe_now();
+        }
+    }
+
+    /// Those that are up.
+    pub fn up(&self) -> Vec<PoolEntry> {
+        let is_up = |running: &Running| running.health.borrow().state == HealthState::Up;
+        self.running.iter().filter(|(_, running)| is_up(running)).map(|(&entry, _)| entry).collect()
+    }
+
     /// Whether every backend has been checked.
     pub fn all_known(&self) -> bool {
         self.running.values().all(|running| running.health.borrow().state != HealthState::Unknown)

@@ -203,6 +203,8 @@ pub(super) const CASES: &[Case] = &[
                 assert_eq!(connection.nat_port, 40_000, "the port of the last attempt is free again");
             }
             assert_eq!(tried.len(), usize::from(BACKENDS), "backends tried: {tried:?}");
+            let unanswered: u64 = (0..BACKENDS).map(|id| script.counters(id).unanswered).sum();
+            assert_eq!(unanswered, 15, "each attempt but the last one");
         },
     ),
     Case::new(
@@ -267,6 +269,7 @@ pub(super) const CASES: &[Case] = &[
             script.syn(&mut connection);
             script.server(&mut connection, RST | ACK, b"");
             script.expect_gone(&connection);
+            assert_eq!((script.counters(0).refused, script.counters(0).unanswered), (1, 0));
             let mut other =
                 Connection::from(SocketAddrV4::new(Ipv4Addr::new(172, 16, 0, 101), 40_000), SERVICE);
             script.handshake(&mut other);
@@ -283,6 +286,7 @@ pub(super) const CASES: &[Case] = &[
             script.server(&mut connection, SYN | ACK, b"");
             script.client(&mut connection, RST, b"");
             script.expect_gone(&connection);
+            assert_eq!(script.counters(0).refused, 0, "the client gave up, not the backend");
             script.drops(&connection.from_client(RST, b"").bytes(), DropReason::UnknownFlow);
         },
     ),
