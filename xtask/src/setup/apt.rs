@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_package_without_candidate_is_unknown() {
         let policy = "rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0+dfsg1-1~deb12u2\n  Version table:\n     \
-            1.96.0+dfsg1-1~deb12u2 500\n        500 http://deb.debian.org/debian-security bookworm-security/main\n\
+            1.96.0+dfsg1-1~deb12u2 500\n        500 http://mirror.example/debian-security bookworm-security/main\n\
             kubectl:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n";
         let wanted = names(&["rustc-web", "kubectl", "never-heard-of"]);
         assert_eq!(without_candidate(&wanted, policy), names(&["kubectl", "never-heard-of"]));
