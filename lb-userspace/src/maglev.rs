@@ -156,8 +156,7 @@ mod tests {
             let before = table(&all).unwrap();
             let after = table(&all[1..]).unwrap();
             let moved = before.iter().zip(after.iter()).filter(|(b, a)| **b != 0 && b != a).count();
-            println!("{count} backends, one removed: {moved} of {MAGLEV_SLOTS} other slots moved");
-            assert!(moved < MAGLEV_SLOTS / 20, "{count} backends: {moved} slots moved");
+            assert!(moved < MAGLEV_SLOTS / 100, "{count} backends: {moved} slots moved");
         }
     }
 
