@@ -101,6 +101,7 @@ pub struct LabBuilder {
     api_port: u16,
     multicast: bool,
     ipv6: bool,
+    stubs: bool,
 }
 
 impl LabBuilder {
@@ -129,6 +130,13 @@ impl LabBuilder {
     #[must_use]
     pub fn multicast(mut self) -> Self {
         self.multicast = true;
+        self
+    }
+
+    /// No XDP stub at the switch's end of the LB nodes' cables: what they transmit in native mode is lost.
+    #[must_use]
+    pub fn without_stubs(mut self) -> Self {
+        self.stubs = false;
         self
     }
 
@@ -175,7 +183,7 @@ impl LabBuilder {
         for n in 0..self.lbs {
             let name = format!("lb{}", n + 1);
             let address = host(FIRST_LB + n);
-            let machine = network.machine(&name, address, true)?;
+            let machine = network.machine(&name, address, self.stubs)?;
             machine.sysctl("net/ipv4/ip_forward", "0")?;
             let config = self.node_config(&name, n, &masters);
             let node = LbNode::new(machine, address.into(), VIP.into(), run_dir.path(), &xvip, config);
@@ -258,7 +266,7 @@ impl Lab {
     /// Two LB nodes, three API servers, unicast VRRP, IPv4.
     #[must_use]
     pub fn builder() -> LabBuilder {
-        LabBuilder { lbs: 2, masters: 3, api_port: API_PORT, multicast: false, ipv6: false }
+        LabBuilder { lbs: 2, masters: 3, api_port: API_PORT, multicast: false, ipv6: false, stubs: true }
     }
 
     /// The LB nodes; `lb1` has the higher priority.

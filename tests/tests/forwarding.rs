@@ -137,6 +137,29 @@ fn requests_pass_in_generic_xdp_and_the_kernel_sees_none() -> TestResult {
 }
 
 #[test]
+fn where_native_xdp_loses_packets_auto_goes_on_in_generic_mode() -> TestResult {
+    let lab = Lab::builder().lbs(1).masters(1).without_stubs().build()?;
+    lab.start_lbs()?;
+    wait::until("an answer", SOON, || {
+        lab.curl(&["--max-time", "2", &lab.vip_url("/version")]).is_ok_and(|output| output.status.success())
+    })?;
+    assert_eq!(lab.lb(0).status()?.interface.xdp_mode, "generic");
+    let log = fs::read_to_string(lab.lb(0).log())?;
+    assert!(log.contains("mode=\"native\""), "the driver takes the program: {log}");
+    assert!(log.contains("going on in generic mode"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn backends_may_listen_on_another_port() -> TestResult {
+    let lab = Lab::builder().lbs(1).masters(2).api_port(9443).build()?;
+    lab.start_lbs()?;
+    let servers = ask(&lab, 40, None)?;
+    assert_eq!(servers.len(), 2, "{API_PORT} at the VIP is 9443 at the backends: {servers:?}");
+    Ok(())
+}
+
+#[test]
 fn connections_spread_evenly_and_by_weight() -> TestResult {
     let lab = running_lab(3, |_| ())?;
     let opened = |status: &Status| -> BTreeMap<String, u64> {
