@@ -4,7 +4,7 @@
 //! `data_end`, and a plain length loses that. So the shared code asks for a header of fixed size at an offset, and
 //! each side does its own bounds check.
 
-use crate::wire::{Arp, Ethernet, Ipv4, Tcp};
+use crate::wire::{Arp, Ethernet, Icmp, Ipv4, Ipv6, Ipv6Extension, Ipv6Fragment, Tcp};
 
 /// A type that may be laid over any bytes at any address.
 ///
@@ -21,10 +21,18 @@ unsafe impl Header for Ipv4 {}
 unsafe impl Header for Tcp {}
 // SAFETY: as above.
 unsafe impl Header for Arp {}
+// SAFETY: as above.
+unsafe impl Header for Ipv6 {}
+// SAFETY: as above.
+unsafe impl Header for Ipv6Extension {}
+// SAFETY: as above.
+unsafe impl Header for Ipv6Fragment {}
+// SAFETY: as above.
+unsafe impl Header for Icmp {}
 // SAFETY: bytes.
 unsafe impl<const N: usize> Header for [u8; N] {}
 
-/// A received frame that may be rewritten in place and shortened.
+/// A received frame that may be rewritten in place, shortened, and grown or cut at its front.
 pub trait Frame {
     /// Length in bytes, link-layer header included.
     fn len(&self) -> usize;
@@ -34,16 +42,22 @@ pub trait Frame {
         self.len() == 0
     }
 
+    /// Index of the interface that it came in by.
+    fn if_index(&self) -> u32;
+
+    /// Says by which interface it leaves, should it be sent; without that, by the one that it came in by.
+    fn leave_by(&mut self, if_index: u32);
+
     /// The header at `offset` bytes, or `None` where the frame ends before it does.
     fn header<H: Header>(&self, offset: usize) -> Option<&H>;
-
-    /// A byte, read from the frame anew. What earlier branches implied about it is forgotten: the verifier then sees
-    /// one case where it would follow one for each branch.
-    fn reread(&self, offset: usize) -> Option<u8>;
 
     /// As [`Frame::header`], to be written.
     fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H>;
 
     /// Cuts the frame to `len` bytes. False, and nothing changed, where it is shorter or the driver cannot.
     fn truncate(&mut self, len: usize) -> bool;
+
+    /// Moves the beginning of the frame: towards the front by so many bytes, whose content is then undefined, or away
+    /// from it where negative. False, and nothing changed, where there is no room.
+    fn grow_front(&mut self, bytes: i32) -> bool;
 }

@@ -1,24 +1,36 @@
 //! The ABI of the maps: keys and values as they lie in kernel memory.
 //!
 //! Integers and byte arrays only, padding spelled out and zero, sizes asserted. Addresses and ports are in network
-//! byte order ([`Be32`], [`Be16`]), everything else in the machine's own. [`LAYOUT_VERSION`] changes with any change
-//! here: objects pinned under another version are not adopted.
+//! byte order ([`Be32`], [`Be128`], [`Be16`]), everything else in the machine's own. [`LAYOUT_VERSION`] changes with
+//! any change here: objects pinned under another version are not adopted.
+//!
+//! What every packet touches has a form for each family ([`FlowKey`], [`FlowEntry`]); what only new flows touch holds
+//! either family in one ([`ServiceKey`], [`BackendEntry`]), IPv4 addresses in their mapped form.
 
 use crate::{
     checksum::Delta,
+    family::Address,
     hash::MAGLEV_SLOTS,
-    wire::{Be16, Be32, Mac},
+    wire::{Be16, Be32, Be128, Mac},
 };
 
 /// Part of the path that maps are pinned under.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// How many services a node can have; the size of the outer array of Maglev tables.
 pub const MAX_SERVICES: u32 = 256;
 /// How many backends a node can have, those that are draining included.
 pub const MAX_BACKENDS: u32 = 4096;
+/// How many backends a service can have.
+pub const MAX_MEMBERS: usize = 256;
+/// Interfaces that a node can have.
+pub const MAX_LINKS: usize = 4;
 /// Words of [`NodeEntry::vip_filter`].
 pub const VIP_FILTER_WORDS: usize = 64;
+/// Words of [`NodeEntry::vlans`]: one bit for each VLAN id.
+pub const VLAN_WORDS: usize = 64;
+/// Words of the `RESERVED_PORTS` map: one bit for each port, first for the VIPs, then for the node's own addresses.
+pub const RESERVED_PORT_WORDS: usize = 2 * 1024;
 
 /// A backend's index in the `BACKENDS` map: dense, and stable for as long as a flow uses it.
 pub type BackendId = u16;
@@ -51,50 +63,166 @@ impl MacWord {
     }
 }
 
+/// A VLAN tag in one word: its four bytes as on the wire, EtherType first. Zero: no tag.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TagWord(Be32);
+
+impl TagWord {
+    /// No tag.
+    pub const NONE: Self = Self(Be32::new(0));
+
+    /// From EtherType and tag control information.
+    #[inline(always)]
+    pub const fn new(ethertype: Be16, control: Be16) -> Self {
+        Self(Be32::new((ethertype.get() as u32) << 16 | control.get() as u32))
+    }
+
+    /// From the four bytes on the wire.
+    #[inline(always)]
+    pub const fn from_octets(octets: [u8; 4]) -> Self {
+        Self(Be32::from_octets(octets))
+    }
+
+    /// The four bytes on the wire.
+    #[inline(always)]
+    pub const fn octets(self) -> [u8; 4] {
+        self.0.octets()
+    }
+
+    /// Whether there is a tag.
+    #[inline(always)]
+    pub const fn is_some(self) -> bool {
+        self.0.word() != 0
+    }
+
+    /// The VLAN id, 0 where there is no tag.
+    #[inline(always)]
+    pub const fn vlan(self) -> u16 {
+        (self.0.get() & 0x0fff) as u16
+    }
+}
+
+/// Where a frame goes next: everything of it that is not IP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hop {
+    /// Destination. Zero while unresolved.
+    pub mac: MacWord,
+    /// Source: the Ethernet address of the interface that it leaves by.
+    pub source: MacWord,
+    /// Index of that interface, the one that XDP is attached to.
+    pub if_index: u32,
+    /// Outer tag.
+    pub outer: TagWord,
+    /// Inner tag; only where there is an outer one.
+    pub inner: TagWord,
+    /// `HOP_` bits.
+    pub flags: u32,
+}
+
+/// [`Hop::flags`]: a frame that came in by the same interface keeps the tags that it has.
+pub const HOP_KEEPS_TAGS: u32 = 1;
+
+impl Hop {
+    /// Nowhere.
+    pub const NONE: Self = Self {
+        mac: MacWord::ZERO,
+        source: MacWord::ZERO,
+        if_index: 0,
+        outer: TagWord::NONE,
+        inner: TagWord::NONE,
+        flags: 0,
+    };
+
+    /// Whether it leads anywhere.
+    #[inline(always)]
+    pub fn is_resolved(&self) -> bool {
+        self.mac != MacWord::ZERO
+    }
+}
+
 /// Value of `NODE`, one entry: what does not change from packet to packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeEntry {
-    /// One bit per hash of a VIP: most packets that are not for a VIP are recognised by a bit that is not set.
+    /// One bit per hash of a VIP, or of an address of the node's own that the data plane gets packets for (tunnel errors,
+    /// replies with `snat = "node"`): most packets that are neither are recognised by a bit that is not set.
     pub vip_filter: [u64; VIP_FILTER_WORDS],
+    /// One bit per VLAN id whose frames may be for us: all of them, unless the interface is a VLAN sub-interface.
+    pub vlans: [u64; VLAN_WORDS],
     /// How old the heartbeat may be before ARP for a fenced VIP is silenced, in nanoseconds.
     pub lease_ns: u64,
+    /// The interfaces' own addresses, unused ones zero: frames to any other are not for us.
+    pub macs: [MacWord; MAX_LINKS],
+    /// The node's own IPv6 address, zero if it has none: outer source of tunnelled packets, source of ICMPv6 errors.
+    pub v6: Be128,
+    /// The node's own IPv4 address, likewise.
+    pub v4: Be32,
+    /// 1: untagged frames may be for us.
+    pub untagged: u32,
     /// An established flow is forgotten after that many ticks of the flow clock without a packet.
     pub idle_timeout: u32,
     /// A half-open flow likewise.
     pub half_open_timeout: u32,
-    /// The interface's own address: frames to any other are not for us.
-    pub mac: MacWord,
 }
 
 impl NodeEntry {
     /// Nothing is a VIP, nothing expires, nothing is fenced.
     pub const EMPTY: Self = Self {
         vip_filter: [0; VIP_FILTER_WORDS],
+        vlans: [0; VLAN_WORDS],
         lease_ns: u64::MAX,
+        macs: [MacWord::ZERO; MAX_LINKS],
+        v6: Be128::from_octets([0; 16]),
+        v4: Be32::new(0),
+        untagged: 1,
         idle_timeout: u32::MAX,
         half_open_timeout: u32::MAX,
-        mac: MacWord::ZERO,
     };
 
     /// Whether `address` may be a VIP. No false negative.
     #[inline(always)]
-    pub const fn may_be_vip(&self, address: Be32) -> bool {
+    pub fn may_be_vip<A: Address>(&self, address: A) -> bool {
         let bit = vip_bit(address);
         self.vip_filter[(bit >> 6) as usize] & (1 << (bit & 63)) != 0
     }
 
-    /// Sets the bit of a VIP.
-    pub const fn add_vip(&mut self, address: Be32) {
+    /// Sets the bit of a VIP, or of an own address.
+    pub fn add_vip<A: Address>(&mut self, address: A) {
         let bit = vip_bit(address);
         self.vip_filter[(bit >> 6) as usize] |= 1 << (bit & 63);
+    }
+
+    /// Whether frames with this VLAN id may be for us.
+    #[inline(always)]
+    pub const fn takes_vlan(&self, vlan: u16) -> bool {
+        self.vlans[(vlan >> 6) as usize & (VLAN_WORDS - 1)] & (1 << (vlan & 63)) != 0
+    }
+
+    /// Lets frames with this VLAN id in.
+    pub const fn add_vlan(&mut self, vlan: u16) {
+        self.vlans[(vlan >> 6) as usize & (VLAN_WORDS - 1)] |= 1 << (vlan & 63);
+    }
+
+    /// Whether a frame to this Ethernet address is for one of our interfaces.
+    #[inline(always)]
+    pub fn is_own_mac(&self, mac: MacWord) -> bool {
+        let [first, second, third, fourth] = self.macs;
+        mac == first || mac == second || mac == third || mac == fourth
     }
 }
 
 /// Which bit of the filter an address has: the top 12 bits of a multiplicative hash (Knuth, TAOCP 3, §6.4).
 #[inline(always)]
-const fn vip_bit(address: Be32) -> u32 {
-    address.get().wrapping_mul(0x9e37_79b1) >> 20
+fn vip_bit<A: Address>(address: A) -> u32 {
+    let word = if A::IS_V6 {
+        let [a, b, c, d] = address.wide().words();
+        a.get() ^ b.get().rotate_left(8) ^ c.get().rotate_left(16) ^ d.get()
+    } else {
+        address.wide().low().get()
+    };
+    word.wrapping_mul(0x9e37_79b1) >> 20
 }
 
 /// Value of `PULSE`, one entry: what the controller writes several times a second.
@@ -109,11 +237,12 @@ pub struct PulseEntry {
     pub _pad: u32,
 }
 
-/// Value of `VIPS`, keyed by the address.
+/// Value of `VIPS`, keyed by the address in its wide form.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VipEntry {
-    /// 1: ARP for it is silenced when the heartbeat is stale, since another node may own it by then.
+    /// 1: ARP or neighbour solicitations for it are silenced when the heartbeat is stale, since another node may own it
+    /// by then.
     pub fenced: u32,
 }
 
@@ -121,19 +250,19 @@ pub struct VipEntry {
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
-    /// The VIP.
-    pub vip: Be32,
+    /// The VIP, in its wide form.
+    pub vip: Be128,
     /// The service port.
     pub port: Be16,
     /// Zero.
-    pub _pad: [u8; 2],
+    pub _pad: [u8; 6],
 }
 
 impl ServiceKey {
     /// The key of a TCP service.
     #[inline(always)]
-    pub const fn new(vip: Be32, port: Be16) -> Self {
-        Self { vip, port, _pad: [0; 2] }
+    pub const fn new(vip: Be128, port: Be16) -> Self {
+        Self { vip, port, _pad: [0; 6] }
     }
 }
 
@@ -141,32 +270,107 @@ impl ServiceKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceEntry {
-    /// Index of its Maglev table in `RINGS`.
-    pub ring: u32,
-    /// Backends in that table. 0: there is none to choose, and new connections get a RST.
+    /// Source address of packets to the backends in [`MODE_NAT`]: the VIP or the node's own, in its wide form.
+    pub snat: Be128,
+    /// Its index: that of its table in `RINGS`, of its members in `MEMBERS`, of its turn in `TURNS`.
+    pub index: u32,
+    /// Backends that can be chosen. 0: there is none, and new connections get a RST.
     pub usable: u32,
+    /// Slots of the table that take turns, with [`BALANCE_ROUND_ROBIN`].
+    pub turns: u32,
+    /// New connections per second that one source may open; 0: no limit.
+    pub source_rate: u32,
+    /// How many it may open at once.
+    pub source_burst: u32,
+    /// One of the `MODE_` constants.
+    pub mode: u8,
+    /// One of the `BALANCE_` constants.
+    pub balance: u8,
+    /// `SERVICE_` bits.
+    pub flags: u16,
+}
+
+/// Full NAT: both addresses are rewritten, and packets of both directions come through.
+pub const MODE_NAT: u8 = 0;
+/// Direct server return: the Ethernet addresses are rewritten; replies go straight to the client.
+pub const MODE_DSR_L2: u8 = 1;
+/// Direct server return through a tunnel: IP in IP (RFC 2003, RFC 2473).
+pub const MODE_DSR_IPIP: u8 = 2;
+/// The backend is this very node: the host gets its packets, untouched. Of flows only; a service has one of the others.
+pub const MODE_LOCAL: u8 = 3;
+
+/// Consistent hashing of the 5-tuple.
+pub const BALANCE_MAGLEV: u8 = 0;
+/// Backends take turns.
+pub const BALANCE_ROUND_ROBIN: u8 = 1;
+/// The backend with the fewest connections for its weight.
+pub const BALANCE_LEAST_CONNECTIONS: u8 = 2;
+
+/// [`ServiceEntry::flags`]: while every backend is full, a new connection is dropped rather than answered with a RST.
+pub const SERVICE_DROPS_WHEN_FULL: u16 = 1;
+/// [`ServiceEntry::flags`]: only sources in `ALLOWED` may connect.
+pub const SERVICE_HAS_ALLOW_LIST: u16 = 2;
+/// [`ServiceEntry::flags`]: some backend has a limit of connections.
+pub const SERVICE_HAS_LIMITS: u16 = 4;
+/// [`ServiceEntry::flags`]: NAT ports are those of the node's own address, not of the VIP.
+pub const SERVICE_SNAT_NODE: u16 = 8;
+
+/// Value of `MEMBERS`, by `ServiceEntry::index`: the backends that can be chosen, in an order that is the same on every
+/// node. Only those who cannot go by the Maglev table read it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// How many there are.
+    pub count: u32,
+    /// Their ids; what follows the last is zero.
+    pub ids: [BackendId; MAX_MEMBERS],
+}
+
+impl Members {
+    /// Nobody.
+    pub const EMPTY: Self = Self { count: 0, ids: [0; MAX_MEMBERS] };
 }
 
 /// Value of `BACKENDS`, indexed by [`BackendId`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendEntry {
-    /// Its address; 0.0.0.0 marks an unused index.
-    pub address: Be32,
+    /// Its address in its wide form; zero marks an unused index.
+    pub address: Be128,
+    /// Where frames for it go: its own Ethernet address, or its router's.
+    pub hop: Hop,
+    /// Largest IP packet on the way there, in bytes; 0: whatever came in.
+    pub mtu: u32,
+    /// Connections that it may have; 0: no limit.
+    pub max_connections: u32,
+    /// Its share of new connections, relative to the others'.
+    pub weight: u16,
     /// Its port.
     pub port: Be16,
-    /// Zero.
-    pub _pad: [u8; 2],
-    /// Where frames for it go: its own address, or its router's. Zero while unresolved.
-    pub mac: MacWord,
+    /// 1: it is this very node.
+    pub local: u32,
 }
 
 impl BackendEntry {
-    /// Whether the next hop is known.
+    /// Whether a packet can be sent to it.
     #[inline(always)]
-    pub fn is_resolved(&self) -> bool {
-        self.mac != MacWord::ZERO
+    pub fn is_reachable(&self) -> bool {
+        self.local != 0 || self.hop.is_resolved()
     }
+}
+
+/// Value of `LOADS`, indexed by [`BackendId`]: how busy a backend is. Kept by the data plane, set right by each sweep.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Established flows that have not ended.
+    pub active: u32,
+    /// The tick of the flow clock that `pending` is of.
+    pub tick: u32,
+    /// Handshakes that began in this tick and are not completed.
+    pub pending: u32,
+    /// Handshakes that began in the tick before.
+    pub pending_before: u32,
 }
 
 /// Value of `BACKEND_COUNTERS`, per CPU, indexed by [`BackendId`].
@@ -185,20 +389,44 @@ pub struct BackendCounters {
     pub refused: u64,
     /// SYNs that it had not answered when the client sent them again.
     pub unanswered: u64,
+    /// New flows that would have been its own and went elsewhere, since it had all the connections that it may have.
+    pub full: u64,
+    /// Established flows that were removed by the data plane itself.
+    pub removed: Removed,
 }
 
-/// Key of `HALF_OPEN` and `ESTABLISHED`: the packet's own addresses and ports. A flow has two: as the client's
-/// packets have it, and as the backend's have it.
+/// What removed flows had carried. The sum of this and of what the table holds never goes backwards.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Flows that both sides had closed.
+    pub closed: u64,
+    /// Flows that a RST had ended.
+    pub reset: u64,
+    /// Flows that were forgotten for silence, or half-closed.
+    pub expired: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Their bytes, IP headers included.
+    pub bytes_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+}
+
+/// Key of `HALF_OPEN4/6` and `ESTABLISHED4/6`: the packet's own addresses and ports. A flow has two: as the client's
+/// packets have it, and as the backend's have it; with direct server return only the first.
 ///
 /// Aligned for the widest store: on the stack the verifier takes no unaligned ones. TCP is the only protocol; what
 /// would hold another is padding today.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FlowKey {
+pub struct FlowKey<A> {
     /// Source address.
-    pub src: Be32,
+    pub src: A,
     /// Destination address.
-    pub dst: Be32,
+    pub dst: A,
     /// Source port.
     pub src_port: Be16,
     /// Destination port.
@@ -207,10 +435,10 @@ pub struct FlowKey {
     pub _pad: [u8; 4],
 }
 
-impl FlowKey {
+impl<A: Copy> FlowKey<A> {
     /// The key of a packet.
     #[inline(always)]
-    pub const fn new(src: Be32, src_port: Be16, dst: Be32, dst_port: Be16) -> Self {
+    pub const fn new(src: A, src_port: Be16, dst: A, dst_port: Be16) -> Self {
         Self { src, dst, src_port, dst_port, _pad: [0; 4] }
     }
 
@@ -221,26 +449,29 @@ impl FlowKey {
     }
 }
 
-/// Value of `HALF_OPEN` and `ESTABLISHED`: one direction of a flow, all that a packet needs in one look-up.
+/// Value of `HALF_OPEN4/6` and `ESTABLISHED4/6`: one direction of a flow, all that a packet needs in one look-up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowEntry {
-    /// What the packet's addresses and ports become. Reversed, it is the key of the other direction.
-    pub rewritten: FlowKey,
-    /// What that adds to the sum of the IPv4 header, one hop less included.
+pub struct FlowEntry<A> {
+    /// What the packet's addresses and ports become; with direct server return what they are. Reversed, it is the key of
+    /// the other direction.
+    pub rewritten: FlowKey<A>,
+    /// Where the client's frames come from, and replies go to.
+    pub client: Hop,
+    /// What the rewrite adds to the sum of the IPv4 header, one hop less included.
     pub ip_delta: Delta,
-    /// What that adds to the sum of the TCP segment.
+    /// What it adds to the sum of the TCP segment.
     pub tcp_delta: Delta,
-    /// The Ethernet address that the client's packets come from, and that replies go to.
-    pub client_mac: MacWord,
     /// The flow's backend.
     pub backend: BackendId,
     /// [`TO_BACKEND`] or [`TO_CLIENT`].
     pub direction: u8,
-    /// How many backends did not answer this flow's SYN, modulo 256. Kept in the client's direction.
-    pub attempt: u8,
+    /// One of the `MODE_` constants.
+    pub mode: u8,
     /// When the flow was opened, on the flow clock.
     pub opened: u32,
+    /// How many backends did not answer this flow's SYN. Kept in the client's direction.
+    pub attempt: u32,
     /// What this direction has seen. Only packets of this direction write here.
     pub seen: Seen,
 }
@@ -288,45 +519,171 @@ pub const SEEN_FIN: u32 = 2;
 /// [`Seen::flags`]: a RST, and nothing after it.
 pub const SEEN_RST: u32 = 4;
 
+/// Key of `FRAGMENTS`: what all fragments of a packet have in common (RFC 791 §3.2, RFC 8200 §4.5).
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FragmentKey {
+    /// Source address in its wide form.
+    pub src: Be128,
+    /// Destination address in its wide form.
+    pub dst: Be128,
+    /// Identification; IPv4 has 16 bits of it.
+    pub id: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+/// Value of `FRAGMENTS`: what only the first fragment has.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentEntry {
+    /// Source port.
+    pub src_port: Be16,
+    /// Destination port.
+    pub dst_port: Be16,
+    /// When it came, on the flow clock.
+    pub at: u32,
+}
+
+/// Key of `SOURCES`: a service and whoever connects to it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceKey {
+    /// An IPv4 address in its wide form, or an IPv6 /64.
+    pub source: Be128,
+    /// `ServiceEntry::index`.
+    pub service: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+/// Value of `SOURCES`: a token bucket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceEntry {
+    /// `CLOCK_MONOTONIC` in nanoseconds up to which tokens have been put in.
+    pub filled_ns: u64,
+    /// What is in it, in millionths of a connection.
+    pub tokens: u64,
+}
+
+/// Key data of `ALLOWED`, a longest-prefix-match trie: the service (network byte order, always matched whole), then the
+/// source in its wide form.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AllowedKey {
+    /// `ServiceEntry::index`.
+    pub service: Be32,
+    /// The source.
+    pub source: Be128,
+}
+
+/// Bits of an [`AllowedKey`] before the address.
+pub const ALLOWED_SERVICE_BITS: u32 = 32;
+
+/// Value of `SCRATCH`, per CPU: what one program leaves for the next one that looks at the same frame.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scratch {
+    /// Where the IP header begins.
+    pub l3: u32,
+    /// Where the TCP or ICMP header begins, or what follows the header of a fragment.
+    pub l4: u32,
+    /// Bytes of TCP payload.
+    pub payload: u32,
+    /// TCP flags; `SCRATCH_` bits above them.
+    pub flags: u32,
+    /// The ports of a fragment that is not the first, from the one that was.
+    pub ports: FragmentEntry,
+    /// How many backends have left this SYN unanswered.
+    pub attempt: u32,
+    /// What to answer with: one of the `ANSWER_` constants.
+    pub answer: u32,
+    /// The MTU to tell.
+    pub mtu: u32,
+    /// ICMP errors sent in the second that began at `errors_since_ns`.
+    pub errors: u32,
+    /// See `errors`.
+    pub errors_since_ns: u64,
+}
+
+/// [`Scratch::flags`]: a fragment other than the first: there is no TCP header.
+pub const SCRATCH_LATER_FRAGMENT: u32 = 0x100;
+
+/// [`Scratch::answer`]: a RST, since no backend is up.
+pub const ANSWER_RESET_NO_BACKEND: u32 = 1;
+/// [`Scratch::answer`]: a RST, since the flow is not known.
+pub const ANSWER_RESET_UNKNOWN_FLOW: u32 = 2;
+/// [`Scratch::answer`]: a RST, since every backend has all the connections that it may have.
+pub const ANSWER_RESET_ALL_FULL: u32 = 3;
+/// [`Scratch::answer`]: an ICMP error: time exceeded.
+pub const ANSWER_TIME_EXCEEDED: u32 = 4;
+/// [`Scratch::answer`]: an ICMP error: fragmentation needed, packet too big.
+pub const ANSWER_TOO_BIG: u32 = 5;
+
 const _: () = {
-    assert!(size_of::<NodeEntry>() == 8 * VIP_FILTER_WORDS + 24);
+    assert!(size_of::<Hop>() == 32 && align_of::<Hop>() == 8);
+    assert!(size_of::<NodeEntry>() == 8 * VIP_FILTER_WORDS + 8 * VLAN_WORDS + 8 + 32 + 16 + 16);
     assert!(size_of::<PulseEntry>() == 16);
     assert!(size_of::<VipEntry>() == 4);
-    assert!(size_of::<ServiceKey>() == 8);
-    assert!(size_of::<ServiceEntry>() == 8);
-    assert!(size_of::<BackendEntry>() == 16);
-    assert!(size_of::<BackendCounters>() == 48);
-    assert!(size_of::<FlowKey>() == 16);
+    assert!(size_of::<ServiceKey>() == 24);
+    assert!(size_of::<ServiceEntry>() == 40);
+    assert!(size_of::<Members>() == 4 + 2 * MAX_MEMBERS);
+    assert!(size_of::<BackendEntry>() == 64);
+    assert!(size_of::<Load>() == 16);
+    assert!(size_of::<BackendCounters>() == 112);
+    assert!(size_of::<FlowKey<Be32>>() == 16);
+    assert!(size_of::<FlowKey<Be128>>() == 40);
     assert!(size_of::<Seen>() == 32);
-    assert!(size_of::<FlowEntry>() == 72 && align_of::<FlowEntry>() == 8);
+    assert!(size_of::<FlowEntry<Be32>>() == 96 && align_of::<FlowEntry<Be32>>() == 8);
+    assert!(size_of::<FlowEntry<Be128>>() == 120 && align_of::<FlowEntry<Be128>>() == 8);
+    assert!(size_of::<FragmentKey>() == 40);
+    assert!(size_of::<FragmentEntry>() == 8);
+    assert!(size_of::<SourceKey>() == 24);
+    assert!(size_of::<SourceEntry>() == 16);
+    assert!(size_of::<AllowedKey>() == 20);
+    assert!(size_of::<Scratch>() == 48);
     assert!(VIP_FILTER_WORDS * 64 == 1 << 12);
+    assert!(VLAN_WORDS * 64 == 1 << 12);
 };
 
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        BackendCounters, BackendEntry, FlowEntry, FlowKey, NodeEntry, PulseEntry, ServiceEntry, ServiceKey,
-        VipEntry,
+        AllowedKey, BackendCounters, BackendEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load, Members,
+        NodeEntry, PulseEntry, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     };
+    use crate::wire::{Be32, Be128};
 
-    // SAFETY: `repr(C)`, integers and byte arrays only, every padding byte is a named field (asserted by the sizes).
-    unsafe impl aya::Pod for NodeEntry {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for PulseEntry {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for VipEntry {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for ServiceKey {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for ServiceEntry {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for BackendEntry {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for BackendCounters {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for FlowKey {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for FlowEntry {}
+    macro_rules! pod {
+        ($($name:ty),+ $(,)?) => {$(
+            // SAFETY: `repr(C)`, integers and byte arrays only, every padding byte is a named field (asserted by the
+            // sizes above).
+            unsafe impl aya::Pod for $name {}
+        )+};
+    }
+
+    pod!(
+        AllowedKey,
+        BackendCounters,
+        BackendEntry,
+        FlowEntry<Be32>,
+        FlowEntry<Be128>,
+        FlowKey<Be32>,
+        FlowKey<Be128>,
+        FragmentEntry,
+        FragmentKey,
+        Load,
+        Members,
+        NodeEntry,
+        PulseEntry,
+        Scratch,
+        ServiceEntry,
+        ServiceKey,
+        SourceEntry,
+        SourceKey,
+        VipEntry,
+    );
 }
 
 #[cfg(test)]
@@ -345,6 +702,15 @@ mod tests {
     }
 
     #[test]
+    fn the_filter_knows_ipv6_vips_and_few_of_their_neighbours() {
+        let address = |last: u16| Be128::from(core::net::Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, last));
+        let mut node = NodeEntry::EMPTY;
+        node.add_vip(address(10));
+        assert!(node.may_be_vip(address(10)));
+        assert!((11..256).filter(|&last| node.may_be_vip(address(last))).count() <= 2);
+    }
+
+    #[test]
     fn silence_is_never_negative_and_survives_the_clocks_wrap() {
         for (at, clock, silence) in
             [(100, 100, 0), (100, 160, 60), (u32::MAX - 1, 5, 7), (100, 99, 0), (5, u32::MAX, 0)]
@@ -358,5 +724,13 @@ mod tests {
         let key = FlowKey::new(Be32::new(1), Be16::new(2), Be32::new(3), Be16::new(4));
         assert_eq!(key.reversed().reversed(), key);
         assert_ne!(key.reversed(), key);
+    }
+
+    #[test]
+    fn a_tag_is_its_bytes_on_the_wire() {
+        let tag = TagWord::new(Be16::new(0x8100), Be16::new(0xa064));
+        assert_eq!(tag.octets(), [0x81, 0x00, 0xa0, 0x64]);
+        assert_eq!(tag.vlan(), 0x064);
+        assert!(tag.is_some() && !TagWord::NONE.is_some());
     }
 }

@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod checksum;
+pub mod family;
 pub mod forward;
 pub mod frame;
 pub mod hash;

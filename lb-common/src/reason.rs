@@ -38,8 +38,8 @@ pub const COUNTERS: u32 = 96;
 reasons! {
     /// Why a packet was left to the host, untouched.
     PassReason from 0 {
-        /// Not IPv4 and not ARP.
-        NotIpv4 = "not-ipv4",
+        /// Neither IPv4 nor IPv6 nor ARP.
+        NotIp = "not-ip",
         /// ARP.
         Arp = "arp",
         /// The destination is not a VIP.
@@ -54,6 +54,14 @@ reasons! {
         TooShort = "too-short",
         /// The controller has not configured the data plane yet.
         NotConfigured = "not-configured",
+        /// The frame is of a VLAN that the interface is not in, or has more than two tags.
+        OtherVlan = "other-vlan",
+        /// The backend is this very node: its own API server answers.
+        LocalBackend = "local-backend",
+        /// An ICMP error about something else than a flow of ours.
+        IcmpUnrelated = "icmp-unrelated",
+        /// A neighbour solicitation.
+        NeighbourSolicitation = "neighbour-solicitation",
     }
 }
 
@@ -64,25 +72,40 @@ reasons! {
         BadIpHeader = "bad-ip-header",
         /// The checksum of the IP header is wrong.
         BadIpChecksum = "bad-ip-checksum",
-        /// A fragment of a TCP segment.
-        Fragment = "fragment",
-        /// No hop left.
+        /// A fragment whose first fragment was not seen before it.
+        FragmentUnknown = "fragment-unknown",
+        /// A fragment that would overlap the TCP header of the first one, or whose first one has none (RFC 1858).
+        BadFragment = "bad-fragment",
+        /// IPv6 extension headers that are cut short, too many, or of an unknown kind.
+        BadExtension = "bad-extension",
+        /// No hop left, and no ICMP error was due.
         TtlExpired = "ttl-expired",
+        /// Larger than the way to the backend allows, and no ICMP error was due.
+        TooBig = "too-big",
         /// The TCP header is cut short or its length contradicts the datagram.
         BadTcpHeader = "bad-tcp-header",
         /// A combination of TCP flags that no sender makes, such as SYN with FIN.
         BadTcpFlags = "bad-tcp-flags",
+        /// An ICMP error about a flow of ours, but for somebody else or cut short.
+        BadIcmp = "bad-icmp",
         /// A source address or port that nobody can answer to, such as the VIP itself or a multicast group.
         BadSource = "bad-source",
+        /// The source is not in the service's list of those that may connect.
+        SourceNotAllowed = "source-not-allowed",
+        /// The source opens more connections per second than it may.
+        SourceRateLimited = "source-rate-limited",
         /// A RST of a flow that is not known.
         UnknownFlow = "unknown-flow",
         /// The backend's next hop is not resolved; the controller is at it.
         NextHopUnknown = "next-hop-unknown",
+        /// Every backend has all the connections that it may have, and the service says to drop.
+        AllBackendsFull = "all-backends-full",
         /// Every NAT port tried towards the backend is in use.
         NatPortsExhausted = "nat-ports-exhausted",
         /// The table of established flows is full.
         FlowTableFull = "flow-table-full",
-        /// ARP for a VIP while this node's controller is not running: another node may own the VIP by now.
+        /// ARP or a neighbour solicitation for a VIP while this node's controller is not running: another node may own
+        /// the VIP by now.
         Fenced = "fenced",
         /// The maps contradict each other, or a frame could not be resized; a fault of xvip.
         Internal = "internal",
@@ -100,6 +123,16 @@ reasons! {
         ResetNoBackend = "reset-no-backend",
         /// Answered with a RST: no SYN, and of no flow that is known.
         ResetUnknownFlow = "reset-unknown-flow",
+        /// Answered with a RST: every backend has all the connections that it may have.
+        ResetAllFull = "reset-all-full",
+        /// Answered with an ICMP error: no hop left.
+        TimeExceeded = "time-exceeded",
+        /// Answered with an ICMP error: larger than the way to the backend allows.
+        PacketTooBig = "packet-too-big",
+        /// An ICMP error about a flow, forwarded to its backend.
+        IcmpToBackend = "icmp-to-backend",
+        /// An ICMP error about a flow, forwarded to its client.
+        IcmpToClient = "icmp-to-client",
     }
 }
 
@@ -110,7 +143,7 @@ pub enum Verdict {
     Pass(PassReason),
     /// Nobody gets it.
     Drop(DropReason),
-    /// It goes out of the interface that it came from, rewritten.
+    /// It goes out, rewritten, by the interface that the frame was told ([`crate::frame::Frame::leave_by`]).
     Transmit(TransmitReason),
 }
 

@@ -4,10 +4,10 @@ use core::ptr::NonNull;
 
 use crate::{
     layout::{
-        BackendEntry, BackendId, FlowEntry, FlowKey, NodeEntry, PulseEntry, ServiceEntry, ServiceKey,
-        VipEntry,
+        AllowedKey, BackendEntry, BackendId, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load, Members,
+        NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
-    wire::{Be16, Be32},
+    wire::{Be16, Be32, Be128},
 };
 
 /// The two levels of the flow table.
@@ -45,12 +45,14 @@ pub enum BackendCounter {
     Refused,
     /// See `BackendCounters::unanswered`.
     Unanswered,
+    /// See `BackendCounters::full`.
+    Full,
 }
 
 /// A value in a map: shared with other CPUs, alive at least until the program returns.
 ///
 /// Reads and writes are plain loads and stores. Two CPUs that write the same entry at the same time can lose one
-/// update of a counter; nothing else depends on them being exact.
+/// update of a counter; what depends on counters ([`Load`]) is set right again by the next sweep.
 #[derive(Debug)]
 pub struct Slot<T>(NonNull<T>);
 
@@ -97,30 +99,63 @@ impl<T: Copy> Slot<T> {
     }
 }
 
+/// Whose ports a NAT port is taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortSpace {
+    /// The VIP's.
+    Vip,
+    /// The node's own address's, which the host opens connections from, too.
+    Node,
+}
+
+/// The flow tables of one family.
+pub trait FlowTables<A> {
+    /// A direction of a flow.
+    fn flow(&self, level: Level, key: &FlowKey<A>) -> Option<Slot<FlowEntry<A>>>;
+    /// Inserts where the key is absent, in one step.
+    fn insert_flow(&self, level: Level, key: &FlowKey<A>, entry: &FlowEntry<A>) -> Inserted;
+    /// Removes, if it is there.
+    fn remove_flow(&self, level: Level, key: &FlowKey<A>);
+}
+
 /// The maps, as the forwarding decision sees them. In XDP these are map look-ups, in tests plain collections.
-pub trait Tables {
+pub trait Tables: FlowTables<Be32> + FlowTables<Be128> {
     /// The node's entry; `None` never happens in the kernel, where arrays are complete.
     fn node(&self) -> Option<&NodeEntry>;
     /// The controller's last sign of life.
     fn pulse(&self) -> Option<PulseEntry>;
     /// `CLOCK_MONOTONIC` in nanoseconds. Costs a helper call: not for every packet.
     fn monotonic_ns(&self) -> u64;
-    /// Whether the address is a VIP, exactly.
-    fn vip(&self, address: Be32) -> Option<VipEntry>;
+    /// Whether the address (in its wide form) is a VIP, exactly.
+    fn vip(&self, address: Be128) -> Option<VipEntry>;
     /// The service of a VIP and port.
     fn service(&self, key: &ServiceKey) -> Option<ServiceEntry>;
-    /// The backend in a slot of a service's Maglev table.
-    fn ring(&self, ring: u32, slot: usize) -> Option<BackendId>;
+    /// The backend in a slot of a service's table.
+    fn ring(&self, service: u32, slot: usize) -> Option<BackendId>;
+    /// The backends of a service that can be chosen.
+    fn members(&self, service: u32) -> Option<&Members>;
+    /// Counts the new flows of a service that takes turns, and returns the number of this one. Wraps.
+    fn next_turn(&self, service: u32) -> u32;
     /// A backend.
     fn backend(&self, id: BackendId) -> Option<BackendEntry>;
+    /// How busy a backend is.
+    fn load(&self, id: BackendId) -> Option<Slot<Load>>;
     /// Counts for a backend.
     fn count(&self, id: BackendId, counter: BackendCounter);
-    /// Whether a port may not be a NAT port: a service's, or one that the host listens on.
-    fn port_reserved(&self, port: Be16) -> bool;
-    /// A direction of a flow.
-    fn flow(&self, level: Level, key: &FlowKey) -> Option<Slot<FlowEntry>>;
-    /// Inserts where the key is absent, in one step.
-    fn insert_flow(&self, level: Level, key: &FlowKey, entry: &FlowEntry) -> Inserted;
-    /// Removes, if it is there.
-    fn remove_flow(&self, level: Level, key: &FlowKey);
+    /// Adds what a removed flow had carried to its backend's counters.
+    fn count_removed(&self, id: BackendId, removed: &Removed);
+    /// Whether a port may not be a NAT port: a service's, or one that the host uses.
+    fn port_reserved(&self, space: PortSpace, port: Be16) -> bool;
+    /// What one program leaves for the next one on the same frame.
+    fn scratch(&self) -> Option<Slot<Scratch>>;
+    /// What the first fragment of a packet said.
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry>;
+    /// Remembers it; the least recently used are forgotten.
+    fn remember_fragment(&self, key: &FragmentKey, entry: &FragmentEntry);
+    /// How many connections a source may still open.
+    fn source(&self, key: &SourceKey) -> Option<Slot<SourceEntry>>;
+    /// Remembers a source; the least recently used are forgotten.
+    fn remember_source(&self, key: &SourceKey, entry: &SourceEntry);
+    /// Whether a source is in the service's list of those that may connect.
+    fn is_allowed(&self, key: &AllowedKey) -> bool;
 }

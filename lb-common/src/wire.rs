@@ -84,6 +84,78 @@ impl From<Be32> for core::net::Ipv4Addr {
     }
 }
 
+/// A 128-bit number in network byte order: an IPv6 address, or an IPv4 one in its mapped form (RFC 4291 §2.5.5.2) where
+/// one field holds either family.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Be128([u8; 16]);
+
+impl Be128 {
+    /// From the bytes as they are on the wire.
+    #[inline(always)]
+    pub const fn from_octets(octets: [u8; 16]) -> Self {
+        Self(octets)
+    }
+
+    /// The bytes as they are on the wire.
+    #[inline(always)]
+    pub const fn octets(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// The four 32-bit words, first to last.
+    #[inline(always)]
+    pub const fn words(self) -> [Be32; 4] {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
+        [Be32([a, b, c, d]), Be32([e, f, g, h]), Be32([i, j, k, l]), Be32([m, n, o, p])]
+    }
+
+    /// An IPv4 address in its mapped form, `::ffff:a.b.c.d`.
+    #[inline(always)]
+    pub const fn mapped(address: Be32) -> Self {
+        let [a, b, c, d] = address.0;
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    }
+
+    /// Whether it is an IPv4 address in its mapped form.
+    #[inline(always)]
+    pub const fn is_mapped(self) -> bool {
+        let [a, b, c, _] = self.words();
+        a.word() | b.word() == 0 && c.get() == 0xffff
+    }
+
+    /// The IPv4 address of a mapped one.
+    #[inline(always)]
+    pub const fn low(self) -> Be32 {
+        self.words()[3]
+    }
+}
+
+impl From<core::net::IpAddr> for Be128 {
+    fn from(address: core::net::IpAddr) -> Self {
+        match address {
+            core::net::IpAddr::V4(address) => Self::mapped(address.into()),
+            core::net::IpAddr::V6(address) => Self(address.octets()),
+        }
+    }
+}
+
+impl From<core::net::Ipv6Addr> for Be128 {
+    fn from(address: core::net::Ipv6Addr) -> Self {
+        Self(address.octets())
+    }
+}
+
+impl From<Be128> for core::net::IpAddr {
+    fn from(address: Be128) -> Self {
+        if address.is_mapped() {
+            Self::V4(address.low().into())
+        } else {
+            Self::V6(address.0.into())
+        }
+    }
+}
+
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 
@@ -103,6 +175,12 @@ pub struct Ethernet {
 pub const ETHERTYPE_IPV4: Be16 = Be16::new(0x0800);
 /// ARP (RFC 826).
 pub const ETHERTYPE_ARP: Be16 = Be16::new(0x0806);
+/// IPv6 (RFC 2464).
+pub const ETHERTYPE_IPV6: Be16 = Be16::new(0x86dd);
+/// A customer VLAN tag (IEEE 802.1Q).
+pub const ETHERTYPE_VLAN: Be16 = Be16::new(0x8100);
+/// A service VLAN tag (IEEE 802.1ad).
+pub const ETHERTYPE_SERVICE_VLAN: Be16 = Be16::new(0x88a8);
 /// Where what follows an untagged Ethernet header begins.
 pub const ETHERNET_LEN: usize = size_of::<Ethernet>();
 
@@ -138,8 +216,111 @@ pub const IPV4_MIN_LEN: usize = size_of::<Ipv4>();
 pub const IPV4_DONT_FRAGMENT: u16 = 0x4000;
 /// `Ipv4::fragment`: More Fragments, and the offset; a datagram that is whole has none of these bits.
 pub const IPV4_FRAGMENT_MASK: u16 = 0x3fff;
+/// `Ipv4::fragment`: the offset, in units of 8 bytes.
+pub const IPV4_OFFSET_MASK: u16 = 0x1fff;
 /// TCP (RFC 9293).
 pub const PROTOCOL_TCP: u8 = 6;
+/// ICMP (RFC 792).
+pub const PROTOCOL_ICMP: u8 = 1;
+/// ICMPv6 (RFC 4443).
+pub const PROTOCOL_ICMPV6: u8 = 58;
+/// IPv4 in IP (RFC 2003).
+pub const PROTOCOL_IPV4: u8 = 4;
+/// IPv6 in IP (RFC 2473).
+pub const PROTOCOL_IPV6: u8 = 41;
+/// Hop-by-hop options (RFC 8200 §4.3).
+pub const PROTOCOL_HOP_BY_HOP: u8 = 0;
+/// Routing header (RFC 8200 §4.4).
+pub const PROTOCOL_ROUTING: u8 = 43;
+/// Fragment header (RFC 8200 §4.5).
+pub const PROTOCOL_FRAGMENT: u8 = 44;
+/// Destination options (RFC 8200 §4.6).
+pub const PROTOCOL_DESTINATION: u8 = 60;
+
+/// IPv6 header (RFC 8200 §3).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ipv6 {
+    /// Version in the high four bits, then traffic class and flow label.
+    pub version_class_flow: Be32,
+    /// Length of everything after this header, in bytes.
+    pub payload_length: Be16,
+    /// What follows.
+    pub next_header: u8,
+    /// Hops left.
+    pub hop_limit: u8,
+    /// Source address.
+    pub src: Be128,
+    /// Destination address.
+    pub dst: Be128,
+}
+
+/// Length of an IPv6 header.
+pub const IPV6_LEN: usize = size_of::<Ipv6>();
+
+/// What all IPv6 extension headers but the fragment header begin with (RFC 8200 §4.2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ipv6Extension {
+    /// What follows.
+    pub next_header: u8,
+    /// Length in units of 8 bytes, the first 8 not counted.
+    pub length: u8,
+}
+
+/// Fragment header (RFC 8200 §4.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ipv6Fragment {
+    /// What follows.
+    pub next_header: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Offset in units of 8 bytes in the high 13 bits; the lowest says that more follow.
+    pub fragment: Be16,
+    /// Identification of the fragmented packet.
+    pub id: Be32,
+}
+
+/// Length of a fragment header.
+pub const IPV6_FRAGMENT_LEN: usize = size_of::<Ipv6Fragment>();
+/// `Ipv6Fragment::fragment`: More Fragments.
+pub const IPV6_MORE_FRAGMENTS: u16 = 1;
+
+/// What ICMP and ICMPv6 messages begin with (RFC 792, RFC 4443 §2.1).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Icmp {
+    /// What it says.
+    pub kind: u8,
+    /// In more detail.
+    pub code: u8,
+    /// One's complement sum over the message, for ICMPv6 with a pseudo-header.
+    pub checksum: Be16,
+    /// What depends on the kind; the MTU for "too big", in the low 16 bits for IPv4.
+    pub rest: Be32,
+}
+
+/// Length of an ICMP header.
+pub const ICMP_LEN: usize = size_of::<Icmp>();
+/// `Icmp::kind`: destination unreachable (RFC 792).
+pub const ICMP_UNREACHABLE: u8 = 3;
+/// `Icmp::code` of it: fragmentation needed and DF set (RFC 1191 §4).
+pub const ICMP_FRAGMENTATION_NEEDED: u8 = 4;
+/// `Icmp::kind`: time exceeded.
+pub const ICMP_TIME_EXCEEDED: u8 = 11;
+/// `Icmp::kind`: parameter problem.
+pub const ICMP_PARAMETER_PROBLEM: u8 = 12;
+/// `Icmp::kind` of ICMPv6: destination unreachable (RFC 4443 §3.1), the first of the errors.
+pub const ICMPV6_UNREACHABLE: u8 = 1;
+/// `Icmp::kind` of ICMPv6: packet too big (RFC 4443 §3.2).
+pub const ICMPV6_TOO_BIG: u8 = 2;
+/// `Icmp::kind` of ICMPv6: time exceeded (RFC 4443 §3.3).
+pub const ICMPV6_TIME_EXCEEDED: u8 = 3;
+/// `Icmp::kind` of ICMPv6: parameter problem (RFC 4443 §3.4), the last of the errors.
+pub const ICMPV6_PARAMETER_PROBLEM: u8 = 4;
+/// `Icmp::kind` of ICMPv6: neighbour solicitation (RFC 4861 §4.3); its target follows the ICMP header.
+pub const ICMPV6_NEIGHBOUR_SOLICITATION: u8 = 135;
 
 /// TCP header without options (RFC 9293 §3.1).
 #[repr(C)]
@@ -205,4 +386,8 @@ const _: () = {
     assert!(size_of::<Ipv4>() == 20 && align_of::<Ipv4>() == 1);
     assert!(size_of::<Tcp>() == 20 && align_of::<Tcp>() == 1);
     assert!(size_of::<Arp>() == 28 && align_of::<Arp>() == 1);
+    assert!(size_of::<Ipv6>() == 40 && align_of::<Ipv6>() == 1);
+    assert!(size_of::<Ipv6Extension>() == 2 && align_of::<Ipv6Extension>() == 1);
+    assert!(size_of::<Ipv6Fragment>() == 8 && align_of::<Ipv6Fragment>() == 1);
+    assert!(size_of::<Icmp>() == 8 && align_of::<Icmp>() == 1);
 };
