@@ -279,13 +279,6 @@ impl<'r> Table<'r> {
         Table::new(self.reader, entries, span, [join(&self.path, &position), table, header.to_owned()])
     }
 
-    /// Refuses `key`, whatever it holds.
-    pub(super) fn refuse(&self, key: &'static str, message: &str, remedy: &str) {
-        if let Some(place) = self.place_of(key) {
-            self.reader.error(&place, message, remedy);
-        }
-    }
-
     /// Says that the whole table is of a later version, so that nothing else in it is complained about.
     pub(super) fn refuse_whole(&self, message: &str, remedy: &str) {
         self.skipped.set(true);
@@ -372,6 +365,16 @@ impl<K: Kind> Read<'_, '_, K> {
         let place = self.table.place_for(self.key);
         let example = self.kind.show(&default);
         self.optional(&example).unwrap_or(At { value: default, place, given: false })
+    }
+
+    /// The value, or `default` where the file has none. Nothing where it has a wrong one, so that what follows from the
+    /// default is not complained about.
+    pub(super) fn or_if_absent(self, default: K::Value) -> Option<At<K::Value>> {
+        let example = self.kind.show(&default);
+        match self.state {
+            State::Absent => Some(At { value: default, place: self.table.place_for(self.key), given: false }),
+            State::Good(_) | State::Bad(_) => self.optional(&example),
+        }
     }
 
     /// The value; its absence is an error. `example` is how the file could write it.

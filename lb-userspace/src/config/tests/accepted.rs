@@ -126,7 +126,7 @@ fn a_token_to_an_unverified_server_is_warned_about() {
 #[test]
 fn a_file_means_what_it_says() {
     let config = parse(BASE).expect("accepted").config;
-    assert_eq!(config.node.interface, "eth0");
+    assert_eq!((config.node.interface(), config.node.interfaces.len()), ("eth0", 1));
     let service = &config.services[0];
     assert_eq!(service.vip.to_string(), "172.16.0.10/24");
     assert_eq!(service.port, NonZeroU16::new(6443).expect("not 0"));
