@@ -420,17 +420,7 @@ pub(super) const VIP: Text<Vip> = Text {
     what: "an address like \"172.16.0.10/24\" or \"2001:db8::10/64\"",
     parse: |text| {
         let (address, prefix_len) = address_and_length(text, 1)?;
-        let host_bits = host_bits(address, prefix_len);
-        let host = bits(address) & host_bits;
-        let why = not_a_host(address).or_else(|| match address {
-            // A /31 has no network or broadcast address (RFC 3021), a /32 neither.
-            _ if host_bits <= 1 => None,
-            IpAddr::V4(_) if host == 0 => Some("the network's own address"),
-            IpAddr::V4(_) if host == host_bits => Some("the network's broadcast address"),
-            // RFC 4291 §2.6.1; a /127 has none (RFC 6164).
-            IpAddr::V6(_) if host == 0 => Some("the anycast address of the subnet's routers"),
-            _ => None,
-        });
+        let why = not_a_host(address).or(not_in_network(address, prefix_len));
         let Some(why) = why else { return Ok(Vip { address, prefix_len }) };
         let wrong = Wrong::new(format!("must be an address that a host can have, but {text} is {why}"));
         Err(match mapped(address) {
@@ -522,6 +512,21 @@ fn not_a_host(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => not_a_host_v4(address),
         IpAddr::V6(address) => not_a_host_v6(address),
+    }
+}
+
+/// Why no host on this network can have this address of it; none if one can.
+fn not_in_network(address: IpAddr, prefix_len: u8) -> Option<&'static str> {
+    let host_bits = host_bits(address, prefix_len);
+    let host = bits(address) & host_bits;
+    match address {
+        // A /31 has no network or broadcast address (RFC 3021), a /32 neither.
+        _ if host_bits <= 1 => None,
+        IpAddr::V4(_) if host == 0 => Some("the network's own address"),
+        IpAddr::V4(_) if host == host_bits => Some("the network's broadcast address"),
+        // RFC 4291 §2.6.1; a /127 has none (RFC 6164).
+        IpAddr::V6(_) if host == 0 => Some("the anycast address of the subnet's routers"),
+        _ => None,
     }
 }
 

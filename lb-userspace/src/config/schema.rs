@@ -66,7 +66,7 @@ const BALANCE: OneOf<Balance> = OneOf(&[
 const ON_ALL_FULL: OneOf<OnAllFull> = OneOf(&[("reset", OnAllFull::Reset), ("drop", OnAllFull::Drop)]);
 /// How many entries a table of the program has.
 const ENTRIES: Whole<u32> = Whole(MIN_ENTRIES..=MAX_ENTRIES);
-/// As many as a program can attach to without a name for each being a burden.
+/// Clients on one side, backends on the other, and a spare link for each.
 const MAX_INTERFACES: usize = 4;
 const ON_ALL_DOWN: OneOf<OnAllDown> =
     OneOf(&[("reset", OnAllDown::Reset), ("last-known", OnAllDown::LastKnown)]);
@@ -173,9 +173,8 @@ fn node(t: Table<'_>, facts: &Facts<'_>) -> Option<Node> {
 
 /// `interface`, or `interfaces`.
 fn interfaces(t: &Table<'_>) -> Option<Vec<String>> {
-    let Some(place) = t.place_of("interfaces") else {
-        return Some(vec![t.read("interface", INTERFACE).required("\"eth0\"")?.value]);
-    };
+    let single = t.read("interface", INTERFACE).required_unless(Some("interfaces"), "\"eth0\"");
+    let Some(place) = t.place_of("interfaces") else { return Some(vec![single?.value]) };
     if t.place_of("interface").is_some() {
         let message = "`interfaces` and `interface` exclude each other";
         let remedy = "remove `interface`; the first of `interfaces` is where the VIPs live";
