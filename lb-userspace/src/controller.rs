@@ -275,7 +275,7 @@ struct Controller {
 
 impl Controller {
     async fn start(config: Config, options: Options, wake: &Wake) -> anyhow::Result<Self> {
-        let interface = config.node.interface.clone();
+        let interface = config.node.interface().to_owned();
         let claim = Claim::take(&interface)?;
         let pins = PinLock::take_if_there(&config.node.pin_path)?;
         let (netlink, events) = Netlink::open(&interface).await?;

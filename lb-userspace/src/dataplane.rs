@@ -225,7 +225,7 @@ impl Dataplane {
     /// but for pinned maps.
     pub fn open(node: &Node, flows: &Flows) -> Result<Self, DataplaneError> {
         let mut dataplane = Self::load(&node.pin_path, flows)?;
-        let attachment = dataplane.attach(&node.interface, node.xdp_mode, &node.pin_path)?;
+        let attachment = dataplane.attach(node.interface(), node.xdp_mode, &node.pin_path)?;
         dataplane.attachment = Some(attachment);
         remove_other_layouts(&node.pin_path, &dataplane.maps_path)?;
         Ok(dataplane)
@@ -247,7 +247,7 @@ impl Dataplane {
         }
         // Each flow has an entry for each direction.
         loader.map_max_entries("ESTABLISHED", flows.max.saturating_mul(2));
-        loader.map_max_entries("HALF_OPEN", half_open_entries(flows.max));
+        loader.map_max_entries("HALF_OPEN", flows.half_open_max);
         let mut ebpf = loader.load(OBJECT).map_err(|error| DataplaneError::Object(Box::new(error)))?;
         for name in [SLOW_PROGRAM, PROGRAM] {
             program(&mut ebpf, name)?.load().map_err(refused)?;
@@ -612,19 +612,6 @@ impl Dataplane {
                 Ok(false)
             }
         }
-    }
-}
-
-/// Entries of the table of half-open flows: a quarter of the established ones, within what a flood can do little with
-/// and what memory is worth (the table is allocated as a whole).
-const fn half_open_entries(max: u32) -> u32 {
-    let quarter = max / 4;
-    if quarter < 8192 {
-        8192
-    } else if quarter > 262_144 {
-        262_144
-    } else {
-        quarter
     }
 }
 

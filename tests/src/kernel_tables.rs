@@ -20,7 +20,7 @@ use lb_common::{
     reason::{DropReason, PassReason, TransmitReason, Verdict},
 };
 use lb_userspace::{
-    config::model::Flows,
+    config::model::{Flows, MIN_ENTRIES, default_half_open_max},
     dataplane::{Dataplane, cleanup},
 };
 use nix::{
@@ -84,7 +84,12 @@ impl KernelPlane {
     /// Where the kernel refuses; the verifier's log is in the chain of causes.
     pub fn load(max_flows: u32) -> anyhow::Result<Self> {
         let pins = Pins::new();
-        let flows = Flows { max: max_flows, idle_timeout: Duration::from_secs(IDLE_TIMEOUT.into()) };
+        let flows = Flows {
+            max: max_flows,
+            half_open_max: default_half_open_max(max_flows),
+            sources_max: MIN_ENTRIES,
+            idle_timeout: Duration::from_secs(IDLE_TIMEOUT.into()),
+        };
         let dataplane = Dataplane::load(&pins.0, &flows).context("loading the XDP programs")?;
         let maps = maps_below(&pins.0)?;
         let open = |name| MapData::from_pin(maps.join(name)).with_context(|| format!("opening {name}"));

@@ -55,7 +55,7 @@ async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
         bail!("xvip is running (pid {pid}); stop it first");
     }
     let pin_path = config.map_or(Path::new(DEFAULT_PIN_PATH), |config| &config.node.pin_path);
-    let claim = config.map(|config| Claim::take(&config.node.interface)).transpose()?;
+    let claim = config.map(|config| Claim::take(config.node.interface())).transpose()?;
     let lock = PinLock::take_if_there(pin_path)?;
 
     let mut vips = pinned_vips(pin_path)?;
@@ -68,7 +68,7 @@ async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
                     IpAddr::V6(_) => None,
                 },
             ));
-            removed += remove_addresses(&config.node.interface, &vips).await?;
+            removed += remove_addresses(config.node.interface(), &vips).await?;
         }
         None => {
             for vip in vips {

@@ -1,9 +1,9 @@
 //! What the tables of a file say about each other.
 
-use std::{collections::HashMap, hash::Hash};
+use std::{collections::HashMap, hash::Hash, net::SocketAddr};
 
 use super::{
-    model::DEFAULT_WEIGHT,
+    model::{DEFAULT_WEIGHT, Mode},
     nearest::nearest,
     reader::{At, Place, Reader},
     schema::{ServiceDraft, VrrpDraft},
@@ -15,8 +15,10 @@ pub(super) fn check(reader: &Reader<'_>, services: &[ServiceDraft], instances: &
     one_owner_per_vip(reader, services);
     for service in services {
         backends(reader, service, services);
+        reachable(reader, service);
     }
     vrrp_references(reader, services, instances);
+    vrrp_families(reader, services, instances);
     vrrp_identities(reader, instances);
     node_addresses(reader, services, instances);
 }
@@ -111,6 +113,49 @@ fn backends(reader: &Reader<'_>, service: &ServiceDraft, services: &[ServiceDraf
     }
 }
 
+/// Whether the service's mode can bring a packet for its VIP and port to the backends.
+fn reachable(reader: &Reader<'_>, service: &ServiceDraft) {
+    let (Some(mode), Some(vip)) = (&service.mode, &service.vip) else { return };
+    for address in service.backends.iter().filter_map(|backend| backend.address.as_ref()) {
+        let host = address.value.ip();
+        let families = (family(vip.value.address.is_ipv4()), family(host.is_ipv4()));
+        match mode.value {
+            Mode::Nat if families.0 != families.1 => {
+                let message = format!(
+                    "`address` is {} and the VIP on line {} is {}: mode \"nat\" does not translate between the two",
+                    families.1,
+                    reader.line(&vip.place),
+                    families.0
+                );
+                let remedy =
+                    format!("write: address = the backend's {} address, or mode = \"dsr-ipip\"", families.0);
+                reader.error(&address.place, message, remedy);
+            }
+            Mode::Nat => {}
+            Mode::DsrL2 | Mode::DsrIpip => {
+                let Some(port) = service.port.as_ref().filter(|port| port.value != address.value.port())
+                else {
+                    continue;
+                };
+                let message = format!(
+                    "`address` has port {}, but with mode \"{}\" packets reach the backend as the client sent them, for \
+                     port {}",
+                    address.value.port(),
+                    mode.value.as_str(),
+                    port.value
+                );
+                let remedy =
+                    format!("write: address = \"{}\", or mode = \"nat\"", SocketAddr::new(host, port.value));
+                reader.error(&address.place, message, remedy);
+            }
+        }
+    }
+}
+
+const fn family(is_ipv4: bool) -> &'static str {
+    if is_ipv4 { "IPv4" } else { "IPv6" }
+}
+
 fn vrrp_references(reader: &Reader<'_>, services: &[ServiceDraft], instances: &[VrrpDraft]) {
     let names = || instances.iter().filter_map(|instance| Some(instance.name.as_ref()?.value.as_str()));
     for reference in services.iter().filter_map(|service| service.vrrp.as_ref()) {
@@ -135,6 +180,32 @@ fn vrrp_references(reader: &Reader<'_>, services: &[ServiceDraft], instances: &[
                 format!("write: vrrp = {:?} in a [[service]]", name.value),
             );
         }
+    }
+}
+
+/// VRRP itself is IPv4: an IPv6 VIP is not advertised, but goes where its instance's IPv4 VIPs are (keepalived's
+/// `virtual_ipaddress_excluded`). RFC 9568 §5.2.9 wants at least one address in an advertisement.
+fn vrrp_families(reader: &Reader<'_>, services: &[ServiceDraft], instances: &[VrrpDraft]) {
+    for name in instances.iter().filter_map(|instance| instance.name.as_ref()) {
+        let mut owned = (services.iter())
+            .filter_map(|service| Some((service, service.vrrp.as_ref()?)))
+            .filter(|(_, reference)| reference.value == name.value);
+        let Some((first, reference)) = owned.next() else { continue };
+        // A VIP that could not be read may be one.
+        let may_be_ipv4 =
+            |service: &ServiceDraft| service.vip.as_ref().is_none_or(|vip| vip.value.address.is_ipv4());
+        if may_be_ipv4(first) || owned.any(|(service, _)| may_be_ipv4(service)) {
+            continue;
+        }
+        let message = format!(
+            "`vrrp` {:?} would own IPv6 VIPs alone: they follow its IPv4 VIPs, since VRRP over IPv6 is not in this version",
+            name.value
+        );
+        let remedy = format!(
+            "write: vip = an IPv4 address and vrrp = {:?} in one more [[service]], or remove `vrrp`",
+            name.value
+        );
+        reader.error(&reference.place, message, remedy);
     }
 }
 

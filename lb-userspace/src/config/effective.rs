@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     model::{
-        Backend, Check, Config, Flows, Health, Node, Service, TlsVerify, VrrpInstance, VrrpVersion,
+        Backend, Check, Config, Flows, Health, Mode, Node, Service, TlsVerify, VrrpInstance, VrrpVersion,
         duration_text,
     },
     schema::MASK,
@@ -52,37 +52,69 @@ impl Writer {
     }
 
     fn node(&mut self, node: &Node) {
-        let Node { name, interface, xdp_mode, pin_path } = node;
+        let Node { name, interfaces, xdp_mode, local_clients, pin_path } = node;
         self.header("[node]");
         self.key("name", name);
-        self.key("interface", interface);
+        match interfaces.as_slice() {
+            [interface] => self.key("interface", interface),
+            several => self.key("interfaces", several),
+        }
         self.key("xdp_mode", xdp_mode);
+        self.key("local_clients", local_clients);
         self.path("pin_path", Some(pin_path));
     }
 
     fn service(&mut self, service: &Service) {
-        let Service { name, vip, port, mode, balance, vrrp, on_all_down, health, backends } = service;
+        let Service {
+            name,
+            vip,
+            port,
+            mode,
+            snat,
+            balance,
+            vrrp,
+            on_all_down,
+            on_all_full,
+            allow,
+            new_connections_per_source,
+            new_connections_burst,
+            health,
+            backends,
+        } = service;
         self.header("[[service]]");
         self.key("name", name);
         self.key("vip", vip);
         self.key("port", port);
         self.key("mode", mode);
+        if *mode == Mode::Nat {
+            self.key("snat", snat);
+        }
         self.key("balance", balance);
         if let Some(vrrp) = vrrp {
             self.key("vrrp", vrrp);
         }
         self.key("on_all_down", on_all_down);
+        self.key("on_all_full", on_all_full);
+        if !allow.is_empty() {
+            self.key("allow", allow);
+        }
+        self.key("new_connections_per_source", new_connections_per_source);
+        if *new_connections_per_source != 0 {
+            self.key("new_connections_burst", new_connections_burst);
+        }
         self.health(health);
-        for Backend { name, address, weight } in backends {
+        for Backend { name, address, weight, max_connections } in backends {
             self.header("[[service.backend]]");
             self.key("name", name);
             self.key("address", address);
             self.key("weight", weight);
+            self.key("max_connections", max_connections);
         }
     }
 
     fn health(&mut self, health: &Health) {
-        let Health { check, interval, down_interval, fast_interval, timeout, rise, fall } = health;
+        let Health { check, interval, down_interval, fast_interval, timeout, rise, fall, slow_start } =
+            health;
         self.header("[service.health]");
         match check {
             Check::Tcp => self.key("check", "tcp"),
@@ -109,6 +141,7 @@ impl Writer {
         self.key("timeout", duration_text(*timeout));
         self.key("rise", rise);
         self.key("fall", fall);
+        self.key("slow_start", duration_text(*slow_start));
     }
 
     fn tls(&mut self, tls: &TlsVerify) {
@@ -154,9 +187,11 @@ impl Writer {
     }
 
     fn flows(&mut self, flows: &Flows) {
-        let Flows { max, idle_timeout } = flows;
+        let Flows { max, half_open_max, sources_max, idle_timeout } = flows;
         self.header("[flows]");
         self.key("max", max);
+        self.key("half_open_max", half_open_max);
+        self.key("sources_max", sources_max);
         self.key("idle_timeout", duration_text(*idle_timeout));
     }
 }

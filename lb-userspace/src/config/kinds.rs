@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Display,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
@@ -11,7 +11,7 @@ use std::{
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    model::{Vip, duration_text},
+    model::{Prefix, Vip, duration_text},
     nearest::nearest,
     reader::{Kind, Wrong, a, quoted},
 };
@@ -155,35 +155,25 @@ fn duration(text: &str) -> Option<Duration> {
     text.chars().any(char::is_alphabetic).then(|| humantime::parse_duration(text.trim()).ok()).flatten()
 }
 
-/// One of a few words. `later` are words of a later version: refused, but not as typing errors.
-pub(super) struct OneOf<T: 'static> {
-    pub(super) now: &'static [(&'static str, T)],
-    pub(super) later: &'static [&'static str],
-}
+/// One of a few words.
+pub(super) struct OneOf<T: 'static>(pub(super) &'static [(&'static str, T)]);
 
 impl<T: Copy + PartialEq> Kind for OneOf<T> {
     type Value = T;
 
     fn read(&self, value: &Spanned<DeValue<'_>>) -> Result<T, Vec<Wrong>> {
         let words = || {
-            let quoted: Vec<String> = self.now.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            let quoted: Vec<String> = self.0.iter().map(|(word, _)| format!("\"{word}\"")).collect();
             quoted.join(" or ")
         };
         let DeValue::String(text) = value.get_ref() else {
             return Err(vec![Wrong::new(format!("must be {}, not {}", words(), a(value.get_ref())))]);
         };
-        if let Some((_, value)) = self.now.iter().find(|(word, _)| word == text) {
+        if let Some((_, value)) = self.0.iter().find(|(word, _)| word == text) {
             return Ok(*value);
         }
-        if self.later.contains(&&**text) {
-            return Err(vec![Wrong::new(format!(
-                "{} is not in this version, which has {}",
-                quoted(text),
-                words()
-            ))]);
-        }
         let wrong = Wrong::new(format!("must be {}, not {}", words(), quoted(text)));
-        let meant = nearest(text, self.now.iter().map(|(word, _)| *word));
+        let meant = nearest(text, self.0.iter().map(|(word, _)| *word));
         Err(vec![match meant {
             Some(word) => wrong.suggest(format!("\"{word}\"")),
             None => wrong,
@@ -191,7 +181,7 @@ impl<T: Copy + PartialEq> Kind for OneOf<T> {
     }
 
     fn show(&self, value: &T) -> String {
-        let word = self.now.iter().find(|(_, known)| known == value).map_or("", |(word, _)| word);
+        let word = self.0.iter().find(|(_, known)| known == value).map_or("", |(word, _)| word);
         format!("\"{word}\"")
     }
 }
@@ -367,7 +357,7 @@ pub(super) const LISTEN: Text<SocketAddr> = Text {
 pub(super) const NODE_ADDRESS: Text<Ipv4Addr> = Text {
     what: "an IPv4 address",
     parse: |text| match text.parse() {
-        Ok(IpAddr::V4(address)) => match not_a_host(address) {
+        Ok(IpAddr::V4(address)) => match not_a_host(address.into()) {
             None => Ok(address),
             Some(why) => Err(Wrong::new(format!("must be the address of a node, but {address} is {why}"))),
         },
@@ -381,80 +371,167 @@ pub(super) const NODE_ADDRESS: Text<Ipv4Addr> = Text {
 pub(super) const BACKEND_ADDRESS: Text<SocketAddr> = Text {
     what: "an address with a port",
     parse: |text| {
-        let address: SocketAddr = text.parse().map_err(|_| {
-            if let Ok(IpAddr::V4(address)) = text.parse() {
-                return Wrong::new(format!("has no port: {address}")).suggest(format!("\"{address}:6443\""));
-            }
-            if text.parse::<IpAddr>().is_ok() {
-                return Wrong::new("is an IPv6 address: IPv6 is not in this version");
-            }
-            let port = text.rsplit_once(':').map(|(_, port)| port);
-            match port.map(str::parse::<u64>) {
-                Some(Ok(port)) if port > 65_535 => {
-                    Wrong::new(format!("has port {port}; ports are 1 to 65535"))
-                }
-                _ => Wrong::new(format!(
-                    "must be an IPv4 address with a port (names are not resolved), not {}",
-                    quoted(text)
-                )),
-            }
-        })?;
-        let IpAddr::V4(host) = address.ip() else {
-            return Err(Wrong::new("is an IPv6 address: IPv6 is not in this version"));
-        };
+        let address: SocketAddr = text.parse().map_err(|_| no_address_with_port(text))?;
+        let host = address.ip();
+        if matches!(address, SocketAddr::V6(_)) && text.contains('%') {
+            let wrong = Wrong::new("has a zone after '%', which no address of a backend needs");
+            return Err(wrong.suggest(format!("\"{}\"", SocketAddr::new(host, address.port()))));
+        }
         if let Some(why) = not_a_host(host) {
-            return Err(Wrong::new(format!("must be the address of a backend, but {host} is {why}")));
+            let wrong = Wrong::new(format!("must be the address of a backend, but {host} is {why}"));
+            return Err(match mapped(host) {
+                Some(plain) => wrong.suggest(format!("\"{plain}:{}\"", address.port())),
+                None => wrong,
+            });
         }
         if address.port() == 0 {
             let wrong = Wrong::new("has port 0; ports are 1 to 65535");
-            return Err(wrong.suggest(format!("\"{host}:6443\"")));
+            return Err(wrong.suggest(format!("\"{}\"", SocketAddr::new(host, 6443))));
         }
         Ok(address)
     },
     show: SocketAddr::to_string,
 };
 
+/// Why a text is no address with a port.
+fn no_address_with_port(text: &str) -> Wrong {
+    match text.trim_start_matches('[').trim_end_matches(']').parse() {
+        Ok(IpAddr::V4(address)) => {
+            return Wrong::new(format!("has no port: {address}")).suggest(format!("\"{address}:6443\""));
+        }
+        Ok(IpAddr::V6(address)) => {
+            let message = format!("has no port, and an IPv6 address with one is in brackets: {address}");
+            return Wrong::new(message).suggest(format!("\"[{address}]:6443\""));
+        }
+        Err(_) => {}
+    }
+    match text.rsplit_once(':').map(|(_, port)| port.parse::<u64>()) {
+        Some(Ok(port)) if port > 65_535 => Wrong::new(format!("has port {port}; ports are 1 to 65535")),
+        _ => Wrong::new(format!(
+            "must be an address with a port, like \"172.16.0.4:6443\" or \"[2001:db8::4]:6443\" (names are not \
+             resolved), not {}",
+            quoted(text)
+        )),
+    }
+}
+
 /// A virtual address with its prefix length.
 pub(super) const VIP: Text<Vip> = Text {
-    what: "an address like \"172.16.0.10/24\"",
+    what: "an address like \"172.16.0.10/24\" or \"2001:db8::10/64\"",
     parse: |text| {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address = match address.parse() {
-            Ok(IpAddr::V4(address)) => address,
-            Ok(IpAddr::V6(_)) => return Err(Wrong::new("is an IPv6 address: IPv6 is not in this version")),
-            Err(_) => {
-                let message = format!("must be an address and a prefix length, not {}", quoted(text));
-                return Err(Wrong::new(message));
-            }
-        };
-        let Ok(prefix_len @ 1..=32) = prefix.map_or(Ok(32), str::parse) else {
-            let message =
-                format!("must have a prefix length from 1 to 32, not {}", quoted(prefix.unwrap_or("")));
-            return Err(Wrong::new(message).suggest(format!("\"{address}/32\"")));
-        };
-        let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
-        let why = not_a_host(address).or_else(|| {
-            // A /31 has no network or broadcast address (RFC 3021), a /32 neither.
-            let host = address.to_bits() & host_bits;
-            (host_bits > 1 && host == 0)
-                .then_some("the network's own address")
-                .or((host_bits > 1 && host == host_bits).then_some("the network's broadcast address"))
-        });
-        match why {
-            None => Ok(Vip { address: address.into(), prefix_len }),
-            Some(why) => {
-                Err(Wrong::new(format!("must be an address that a host can have, but {text} is {why}")))
-            }
-        }
+        let (address, prefix_len) = address_and_length(text, 1)?;
+        let why = not_a_host(address).or(not_in_network(address, prefix_len));
+        let Some(why) = why else { return Ok(Vip { address, prefix_len }) };
+        let wrong = Wrong::new(format!("must be an address that a host can have, but {text} is {why}"));
+        Err(match mapped(address) {
+            Some(plain) => wrong.suggest(format!("\"{plain}/32\"")),
+            None if address.is_ipv6() => wrong.suggest("\"2001:db8::10/64\""),
+            None => wrong,
+        })
     },
     show: Vip::to_string,
 };
 
-/// Why no host on a network can have this address; none if one can (RFC 6890, RFC 1122 §3.2.1.3).
-fn not_a_host(address: Ipv4Addr) -> Option<&'static str> {
+/// A network; an address alone is the network of itself.
+pub(super) const PREFIX: Text<Prefix> = Text {
+    what: "a network like \"10.0.0.0/8\"",
+    parse: |text| {
+        let (address, len) = address_and_length(text, 0)?;
+        if let (Some(plain), Some(len)) = (mapped(address), len.checked_sub(96)) {
+            let network = Prefix { address: network(plain.into(), len), len };
+            let message = format!("must be a network, but {text} is IPv4 in IPv6 form");
+            return Err(Wrong::new(message).suggest(format!("\"{network}\"")));
+        }
+        let network = Prefix { address: network(address, len), len };
+        if network.address != address {
+            let message = format!("must be a network, but {text} has bits set behind its first {len}");
+            return Err(Wrong::new(message).suggest(format!("\"{network}\"")));
+        }
+        Ok(network)
+    },
+    show: Prefix::to_string,
+};
+
+/// An address with a prefix length of at least `shortest`; without one, the longest, which is the address alone.
+fn address_and_length(text: &str, shortest: u8) -> Result<(IpAddr, u8), Wrong> {
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (text, None),
+    };
+    let Ok(address) = address.parse::<IpAddr>() else {
+        return Err(Wrong::new(format!("must be an address and a prefix length, not {}", quoted(text))));
+    };
+    let longest = width(address);
+    match length.map_or(Ok(longest), str::parse) {
+        Ok(length) if (shortest..=longest).contains(&length) => Ok((address, length)),
+        _ => {
+            let length = quoted(length.unwrap_or_default());
+            let message = format!("must have a prefix length from {shortest} to {longest}, not {length}");
+            Err(Wrong::new(message).suggest(format!("\"{address}/{longest}\"")))
+        }
+    }
+}
+
+const fn width(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// The bits behind the first `length`, all set.
+fn host_bits(address: IpAddr, length: u8) -> u128 {
+    let bits = width(address).saturating_sub(length);
+    u128::MAX.checked_shr(u128::BITS - u32::from(bits)).unwrap_or(0)
+}
+
+/// The first address of the network that an address is in.
+fn network(address: IpAddr, length: u8) -> IpAddr {
+    let host_bits = host_bits(address, length);
+    match address {
+        // The host bits of an IPv4 address are the low 32.
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & !(host_bits as u32)).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !host_bits).into(),
+    }
+}
+
+/// The IPv4 address that an IPv6 one is another form of (RFC 4291 §2.5.5.2).
+fn mapped(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => address.to_ipv4_mapped(),
+    }
+}
+
+/// Why no host on a network can have this address; none if one can.
+fn not_a_host(address: IpAddr) -> Option<&'static str> {
+    match address {
+        IpAddr::V4(address) => not_a_host_v4(address),
+        IpAddr::V6(address) => not_a_host_v6(address),
+    }
+}
+
+/// Why no host on this network can have this address of it; none if one can.
+fn not_in_network(address: IpAddr, prefix_len: u8) -> Option<&'static str> {
+    let host_bits = host_bits(address, prefix_len);
+    let host = bits(address) & host_bits;
+    match address {
+        // A /31 has no network or broadcast address (RFC 3021), a /32 neither.
+        _ if host_bits <= 1 => None,
+        IpAddr::V4(_) if host == 0 => Some("the network's own address"),
+        IpAddr::V4(_) if host == host_bits => Some("the network's broadcast address"),
+        // RFC 4291 §2.6.1; a /127 has none (RFC 6164).
+        IpAddr::V6(_) if host == 0 => Some("the anycast address of the subnet's routers"),
+        _ => None,
+    }
+}
+
+/// RFC 6890, RFC 1122 §3.2.1.3.
+fn not_a_host_v4(address: Ipv4Addr) -> Option<&'static str> {
     match address.octets() {
         [0, 0, 0, 0] => Some("the unspecified address"),
         [0, ..] => Some("in 0.0.0.0/8, which is no host's"),
@@ -462,6 +539,18 @@ fn not_a_host(address: Ipv4Addr) -> Option<&'static str> {
         [224..=239, ..] => Some("a multicast address"),
         [255, 255, 255, 255] => Some("the broadcast address"),
         [240..=255, ..] => Some("in the reserved 240.0.0.0/4"),
+        _ => None,
+    }
+}
+
+/// RFC 4291 §2.4. An address of the link alone is not one: a route to it would need the link's name, too.
+fn not_a_host_v6(address: Ipv6Addr) -> Option<&'static str> {
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 0] => Some("the unspecified address"),
+        [0, 0, 0, 0, 0, 0, 0, 1] => Some("a loopback address, which never leaves its host"),
+        [0, 0, 0, 0, 0, 0xffff, _, _] => Some("an IPv4 address in IPv6 form"),
+        [0xfe80..=0xfebf, ..] => Some("a link-local address, which no router forwards"),
+        [0xff00..=0xffff, ..] => Some("a multicast address"),
         _ => None,
     }
 }

@@ -38,6 +38,10 @@ pub const DEFAULT_FALL: u32 = 2;
 pub const DEFAULT_SLOW_START: Duration = Duration::ZERO;
 /// Default of `service.backend.max_connections`: no limit.
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 0;
+/// Default of `service.new_connections_per_source`: no limit.
+pub const DEFAULT_NEW_CONNECTIONS_PER_SOURCE: u32 = 0;
+/// The largest `service.new_connections_per_source` and `service.new_connections_burst`.
+pub const MAX_NEW_CONNECTIONS: u32 = 1_000_000;
 /// Default of `service.rebalance.rate`, in connections per second.
 pub const DEFAULT_REBALANCE_RATE: u32 = 10;
 /// Default of `service.rebalance.margin`, in percent of the fair share.
@@ -60,8 +64,32 @@ pub const DEFAULT_ADVERT_INTERVAL_V3: Duration = Duration::from_millis(200);
 pub const DEFAULT_ADVERT_INTERVAL_V2: Duration = Duration::from_secs(1);
 /// Default of `flows.max`.
 pub const DEFAULT_FLOWS_MAX: u32 = 1 << 20;
+/// The smallest `flows.max`, `flows.half_open_max` and `flows.sources_max`.
+pub const MIN_ENTRIES: u32 = 1024;
+/// The largest of these.
+pub const MAX_ENTRIES: u32 = 1 << 24;
+/// Default of `flows.sources_max`.
+pub const DEFAULT_SOURCES_MAX: u32 = 1 << 16;
 /// Default of `flows.idle_timeout`; never the 20 to 60 s that break `kubectl exec`.
 pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Default of `service.new_connections_burst`: the connections of one second, at least one.
+pub const fn default_new_connections_burst(per_source: u32) -> u32 {
+    if per_source == 0 { 1 } else { per_source }
+}
+
+/// Default of `flows.half_open_max`: a quarter of `flows.max`, within what a flood can do little with and what memory is
+/// worth (the table is allocated as a whole).
+pub const fn default_half_open_max(max: u32) -> u32 {
+    let quarter = max / 4;
+    if quarter < 8192 {
+        8192
+    } else if quarter > 262_144 {
+        262_144
+    } else {
+        quarter
+    }
+}
 
 /// A whole, checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -82,12 +110,34 @@ pub struct Config {
 pub struct Node {
     /// Name in logs and in `status`; the host name by default.
     pub name: String,
-    /// The interface that carries the VIP and that XDP attaches to.
-    pub interface: String,
+    /// The interfaces that XDP attaches to: one to four, each once. `interface` or `interfaces` in the file.
+    pub interfaces: Vec<String>,
     /// How XDP attaches.
     pub xdp_mode: XdpMode,
+    /// Whose connections to a VIP never leave this node on their way to a backend's address.
+    pub local_clients: LocalClients,
     /// The directory on a BPF file system for this instance's pinned objects.
     pub pin_path: PathBuf,
+}
+
+impl Node {
+    /// The interface where VIPs, VRRP and announcements live: the first.
+    pub fn interface(&self) -> &str {
+        self.interfaces.first().map_or("", String::as_str)
+    }
+}
+
+/// Which processes of this node have their connections to a VIP sent straight to a backend, by hooks on their cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LocalClients {
+    /// Those in the daemon's own network namespace.
+    #[default]
+    Host,
+    /// Those in every network namespace of the node, pods too.
+    All,
+    /// None: no hook is attached.
+    Off,
 }
 
 /// How XDP attaches to the interface.
@@ -110,6 +160,27 @@ pub struct Vip {
     pub address: IpAddr,
     /// Prefix length, 1 to 32 or 128.
     pub prefix_len: u8,
+}
+
+/// A network, as `service.allow` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Prefix {
+    /// Its first address: every bit behind the first `len` is 0.
+    pub address: IpAddr,
+    /// How many bits are given, 0 to 32 or 128.
+    pub len: u8,
+}
+
+impl std::fmt::Display for Prefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.len)
+    }
+}
+
+impl Serialize for Prefix {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl std::fmt::Display for Vip {
@@ -135,6 +206,9 @@ pub struct Service {
     pub port: NonZeroU16,
     /// How packets reach the backends.
     pub mode: Mode,
+    /// Whom the backends see as the client; only [`Mode::Nat`] has a choice, the others have [`Snat::Vip`] here and
+    /// leave the client's address as it is.
+    pub snat: Snat,
     /// How a new flow's backend is chosen.
     pub balance: Balance,
     /// The VRRP instance that owns the VIP; the name of one in `Config::vrrp`. Without one, something else (a routing
@@ -143,6 +217,15 @@ pub struct Service {
     pub vrrp: Option<String>,
     /// What a new connection gets while no backend is up.
     pub on_all_down: OnAllDown,
+    /// What a new connection gets while each backend that is up has its `max_connections`.
+    pub on_all_full: OnAllFull,
+    /// Who may connect: sources in any of these, all of the VIP's family and each once. Empty: everybody.
+    pub allow: Vec<Prefix>,
+    /// New connections per second that one source (an IPv4 address, an IPv6 /64) may open in the long run, at most
+    /// [`MAX_NEW_CONNECTIONS`]; 0 is no limit.
+    pub new_connections_per_source: u32,
+    /// How many of them it may open at once, 1 to [`MAX_NEW_CONNECTIONS`]; nothing where there is no limit.
+    pub new_connections_burst: u32,
     /// How backends are checked.
     pub health: Health,
     /// At least one, with unique names and unique addresses.
@@ -154,18 +237,50 @@ pub struct Service {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Both ends are rewritten; the backends need nothing.
+    /// Both ends are rewritten; the backends need nothing. They are of the VIP's family, on any port.
     #[default]
     Nat,
+    /// Only the Ethernet addresses are rewritten; a backend answers the client itself, from the VIP on its loopback. On
+    /// the service's port, and either family: its address only says where frames go.
+    DsrL2,
+    /// The packet travels in another IP header (IPIP, IP6IP6 and the mixed ones); a backend unpacks it and answers the
+    /// client itself. On the service's port; its family is that of the outer header.
+    DsrIpip,
+}
+
+impl Mode {
+    /// The word in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::DsrL2 => "dsr-l2",
+            Self::DsrIpip => "dsr-ipip",
+        }
+    }
+}
+
+/// Whom the backends see as the client, with [`Mode::Nat`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Snat {
+    /// The VIP: an answer finds its way to whichever node owns it.
+    #[default]
+    Vip,
+    /// This node's own address towards the backend.
+    Node,
 }
 
 /// How a new flow's backend is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Balance {
-    /// Consistent hashing of the 5-tuple (Eisenbud et al., NSDI 2016).
+    /// Consistent hashing of the 5-tuple (Eisenbud et al., NSDI 2016): the same backend on every node.
     #[default]
     Maglev,
+    /// The backends in turn, by weight.
+    RoundRobin,
+    /// The backend with the fewest connections for its weight, of those of this node.
+    LeastConnections,
 }
 
 /// What a new connection gets while no backend is up.
@@ -177,6 +292,17 @@ pub enum OnAllDown {
     Reset,
     /// The backends that were up last: fail open.
     LastKnown,
+}
+
+/// What a new connection gets while each backend that is up has its `max_connections`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnAllFull {
+    /// A RST, so that the client knows at once.
+    #[default]
+    Reset,
+    /// Nothing, so that the client's kernel tries again after a second.
+    Drop,
 }
 
 /// `[service.health]`
@@ -201,6 +327,9 @@ pub struct Health {
     pub rise: u32,
     /// Failures in a row that bring it down.
     pub fall: u32,
+    /// How long a backend that is back takes to get its whole share; at most an hour, and 0 is at once.
+    #[serde(serialize_with = "as_text")]
+    pub slow_start: Duration,
 }
 
 /// `service.health.check`, the name of what a check does.
@@ -287,6 +416,8 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Share of new flows relative to the others, 0 to [`MAX_WEIGHT`]; 0 gets none.
     pub weight: u16,
+    /// Connections that it may have from this node at the same time; 0 is no limit.
+    pub max_connections: u32,
 }
 
 /// `[[vrrp]]`: a virtual router.
@@ -355,6 +486,10 @@ pub enum VrrpChecksum {
 pub struct Flows {
     /// How many established flows the table holds.
     pub max: u32,
+    /// How many half-open flows; a flood evicts these and no other.
+    pub half_open_max: u32,
+    /// How many sources the limit of new connections remembers.
+    pub sources_max: u32,
     /// An established flow without a packet for that long is forgotten.
     #[serde(serialize_with = "as_text")]
     pub idle_timeout: Duration,

@@ -112,6 +112,14 @@ impl<'s> Reader<'s> {
     }
 }
 
+/// A required key that is not there.
+struct Missing {
+    key: &'static str,
+    /// Another key that would do instead.
+    alternative: Option<&'static str>,
+    example: String,
+}
+
 /// A table that is being read.
 pub(super) struct Table<'r> {
     pub(super) reader: &'r Reader<'r>,
@@ -125,8 +133,8 @@ pub(super) struct Table<'r> {
     /// `[service.health]`, as a header in the file.
     header: String,
     known: RefCell<Vec<&'static str>>,
-    /// Required keys that are not there, each with an example; reported at the end, when misspelt ones are known.
-    missing: RefCell<Vec<(&'static str, String)>>,
+    /// Required keys that are not there; reported at the end, when misspelt ones are known.
+    missing: RefCell<Vec<Missing>>,
     /// What is in here was refused as a whole, so its keys are nobody's concern.
     skipped: Cell<bool>,
 }
@@ -279,13 +287,6 @@ impl<'r> Table<'r> {
         Table::new(self.reader, entries, span, [join(&self.path, &position), table, header.to_owned()])
     }
 
-    /// Refuses `key`, whatever it holds.
-    pub(super) fn refuse(&self, key: &'static str, message: &str, remedy: &str) {
-        if let Some(place) = self.place_of(key) {
-            self.reader.error(&place, message, remedy);
-        }
-    }
-
     /// Says that the whole table is of a later version, so that nothing else in it is complained about.
     pub(super) fn refuse_whole(&self, message: &str, remedy: &str) {
         self.skipped.set(true);
@@ -308,7 +309,7 @@ impl<'r> Table<'r> {
             let remedy = match self.meant(key, value) {
                 Some(meant) => {
                     // Misspelt is not missing.
-                    missing.retain(|(required, _)| *required != meant);
+                    missing.retain(|missing| missing.key != meant && missing.alternative != Some(meant));
                     format!("write: {}   (did you mean `{meant}`?)", self.rewritten(meant, value))
                 }
                 None if self.header.is_empty() => {
@@ -318,7 +319,7 @@ impl<'r> Table<'r> {
             };
             self.reader.error(&place, format!("unknown key {}", ticked(key)), remedy);
         }
-        for (key, example) in missing {
+        for Missing { key, example, .. } in missing {
             let remedy = format!("write: {key} = {example}   (in {})", self.header);
             self.reader.error(&self.place_for(key), format!("`{key}` is missing"), remedy);
         }
@@ -374,10 +375,31 @@ impl<K: Kind> Read<'_, '_, K> {
         self.optional(&example).unwrap_or(At { value: default, place, given: false })
     }
 
+    /// The value, or `default` where the file has none. Nothing where it has a wrong one, so that what follows from the
+    /// default is not complained about.
+    pub(super) fn or_if_absent(self, default: K::Value) -> Option<At<K::Value>> {
+        let example = self.kind.show(&default);
+        match self.state {
+            State::Absent => Some(At { value: default, place: self.table.place_for(self.key), given: false }),
+            State::Good(_) | State::Bad(_) => self.optional(&example),
+        }
+    }
+
     /// The value; its absence is an error. `example` is how the file could write it.
     pub(super) fn required(self, example: &str) -> Option<At<K::Value>> {
-        if let State::Absent = self.state {
-            self.table.missing.borrow_mut().push((self.key, example.to_owned()));
+        self.required_unless(None, example)
+    }
+
+    /// The value; the absence of both this key and the alternative is an error.
+    pub(super) fn required_unless(
+        self,
+        alternative: Option<&'static str>,
+        example: &str,
+    ) -> Option<At<K::Value>> {
+        let replaced = alternative.is_some_and(|key| self.table.entry(key).is_some());
+        if matches!(self.state, State::Absent) && !replaced {
+            let missing = Missing { key: self.key, alternative, example: example.to_owned() };
+            self.table.missing.borrow_mut().push(missing);
         }
         self.optional(example)
     }

@@ -4,6 +4,7 @@
 //! notice what was forgotten. What tables say about each other is `agreement`'s.
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     num::{NonZeroU8, NonZeroU16},
     path::{Path, PathBuf},
@@ -16,16 +17,18 @@ use super::{
     agreement,
     kinds::{
         ANY, BACKEND_ADDRESS, Flag, INTERFACE, LISTEN, List, NAME, NODE_ADDRESS, OneOf, PATH, PERCENT,
-        PIN_PATH, Time, URL_PATH, VIP, Whole,
+        PIN_PATH, PREFIX, Time, URL_PATH, VIP, Whole,
     },
     model::{
         Backend, Balance, Check, CheckKind, Config, DEFAULT_ADVERT_INTERVAL_V2, DEFAULT_ADVERT_INTERVAL_V3,
         DEFAULT_DOWN_INTERVAL, DEFAULT_EXPECT_STATUS, DEFAULT_FALL, DEFAULT_FAST_INTERVAL, DEFAULT_FLOWS_MAX,
         DEFAULT_HEALTH_PATH, DEFAULT_IDLE_TIMEOUT, DEFAULT_INTERVAL, DEFAULT_MAX_CONNECTIONS,
-        DEFAULT_PIN_PATH, DEFAULT_PREEMPT, DEFAULT_PREEMPT_DELAY, DEFAULT_PRIORITY, DEFAULT_REBALANCE_MARGIN,
-        DEFAULT_REBALANCE_RATE, DEFAULT_RISE, DEFAULT_SLOW_START, DEFAULT_TIMEOUT, DEFAULT_VRRP_VERSION,
-        DEFAULT_WEIGHT, Flows, Health, MAX_WEIGHT, Mode, Node, OnAllDown, Service, TlsVerify, Verify, Vip,
-        VrrpChecksum, VrrpInstance, VrrpVersion, XdpMode,
+        DEFAULT_NEW_CONNECTIONS_PER_SOURCE, DEFAULT_PIN_PATH, DEFAULT_PREEMPT, DEFAULT_PREEMPT_DELAY,
+        DEFAULT_PRIORITY, DEFAULT_REBALANCE_MARGIN, DEFAULT_REBALANCE_RATE, DEFAULT_RISE, DEFAULT_SLOW_START,
+        DEFAULT_SOURCES_MAX, DEFAULT_TIMEOUT, DEFAULT_VRRP_VERSION, DEFAULT_WEIGHT, Flows, Health,
+        LocalClients, MAX_ENTRIES, MAX_NEW_CONNECTIONS, MAX_WEIGHT, MIN_ENTRIES, Mode, Node, OnAllDown,
+        OnAllFull, Prefix, Service, Snat, TlsVerify, Verify, Vip, VrrpChecksum, VrrpInstance, VrrpVersion,
+        XdpMode, default_half_open_max, default_new_connections_burst,
     },
     parse::Facts,
     pem,
@@ -49,29 +52,33 @@ const ADVERT_INTERVAL_V3: Time = Time {
     step: Duration::from_millis(10),
 };
 
-const XDP_MODE: OneOf<XdpMode> = OneOf {
-    now: &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)],
-    later: &[],
-};
-const MODE: OneOf<Mode> = OneOf { now: &[("nat", Mode::Nat)], later: &["dsr-l2", "dsr-ipip"] };
-const BALANCE: OneOf<Balance> =
-    OneOf { now: &[("maglev", Balance::Maglev)], later: &["round-robin", "least-connections"] };
+const XDP_MODE: OneOf<XdpMode> =
+    OneOf(&[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)]);
+const LOCAL_CLIENTS: OneOf<LocalClients> =
+    OneOf(&[("host", LocalClients::Host), ("all", LocalClients::All), ("off", LocalClients::Off)]);
+const MODE: OneOf<Mode> = OneOf(&[("nat", Mode::Nat), ("dsr-l2", Mode::DsrL2), ("dsr-ipip", Mode::DsrIpip)]);
+const SNAT: OneOf<Snat> = OneOf(&[("vip", Snat::Vip), ("node", Snat::Node)]);
+const BALANCE: OneOf<Balance> = OneOf(&[
+    ("maglev", Balance::Maglev),
+    ("round-robin", Balance::RoundRobin),
+    ("least-connections", Balance::LeastConnections),
+]);
+const ON_ALL_FULL: OneOf<OnAllFull> = OneOf(&[("reset", OnAllFull::Reset), ("drop", OnAllFull::Drop)]);
+/// How many entries a table of the program has.
+const ENTRIES: Whole<u32> = Whole(MIN_ENTRIES..=MAX_ENTRIES);
+/// Clients on one side, backends on the other, and a spare link for each.
+const MAX_INTERFACES: usize = 4;
 const ON_ALL_DOWN: OneOf<OnAllDown> =
-    OneOf { now: &[("reset", OnAllDown::Reset), ("last-known", OnAllDown::LastKnown)], later: &[] };
-const CHECK: OneOf<CheckKind> = OneOf {
-    now: &[
-        ("tcp", CheckKind::Tcp),
-        ("tls", CheckKind::Tls),
-        ("http", CheckKind::Http),
-        ("https", CheckKind::Https),
-    ],
-    later: &[],
-};
-const VERIFY: OneOf<Verify> = OneOf { now: &[("none", Verify::None), ("ca", Verify::Ca)], later: &[] };
-const CHECKSUM: OneOf<VrrpChecksum> = OneOf {
-    now: &[("keepalived", VrrpChecksum::Keepalived), ("rfc9568", VrrpChecksum::Rfc9568)],
-    later: &[],
-};
+    OneOf(&[("reset", OnAllDown::Reset), ("last-known", OnAllDown::LastKnown)]);
+const CHECK: OneOf<CheckKind> = OneOf(&[
+    ("tcp", CheckKind::Tcp),
+    ("tls", CheckKind::Tls),
+    ("http", CheckKind::Http),
+    ("https", CheckKind::Https),
+]);
+const VERIFY: OneOf<Verify> = OneOf(&[("none", Verify::None), ("ca", Verify::Ca)]);
+const CHECKSUM: OneOf<VrrpChecksum> =
+    OneOf(&[("keepalived", VrrpChecksum::Keepalived), ("rfc9568", VrrpChecksum::Rfc9568)]);
 
 /// A feature that a later version has; without it, the file still does what it says otherwise.
 const NO_EFFECT: &str = "has no effect in this version";
@@ -87,10 +94,15 @@ pub(super) struct ServiceDraft {
     pub(super) name: Option<At<String>>,
     pub(super) vip: Option<At<Vip>>,
     pub(super) port: Option<At<u16>>,
-    mode: Mode,
+    pub(super) mode: Option<At<Mode>>,
+    snat: Snat,
     balance: Balance,
     pub(super) vrrp: Option<At<String>>,
     on_all_down: OnAllDown,
+    on_all_full: OnAllFull,
+    allow: Vec<Prefix>,
+    new_connections_per_source: u32,
+    new_connections_burst: u32,
     health: Health,
     pub(super) backends: Vec<BackendDraft>,
 }
@@ -100,6 +112,7 @@ pub(super) struct BackendDraft {
     pub(super) name: Option<At<String>>,
     pub(super) address: Option<At<SocketAddr>>,
     pub(super) weight: At<u16>,
+    max_connections: u32,
 }
 
 /// A `[[vrrp]]` as read.
@@ -150,38 +163,74 @@ fn node(t: Table<'_>, facts: &Facts<'_>) -> Option<Node> {
         "" => t.read("name", NAME).required("\"lb1\""),
         host_name => Some(t.read("name", NAME).or(host_name.to_owned())),
     };
-    let interface = t.read("interface", INTERFACE).required("\"eth0\"");
+    let interfaces = interfaces(&t);
     let xdp_mode = t.read("xdp_mode", XDP_MODE).or(XdpMode::default()).value;
+    let local_clients = t.read("local_clients", LOCAL_CLIENTS).or(LocalClients::default()).value;
     let pin_path = t.read("pin_path", PIN_PATH).or(PathBuf::from(DEFAULT_PIN_PATH)).value;
     t.finish();
-    Some(Node { name: name?.value, interface: interface?.value, xdp_mode, pin_path })
+    Some(Node { name: name?.value, interfaces: interfaces?, xdp_mode, local_clients, pin_path })
+}
+
+/// `interface`, or `interfaces`.
+fn interfaces(t: &Table<'_>) -> Option<Vec<String>> {
+    let single = t.read("interface", INTERFACE).required_unless(Some("interfaces"), "\"eth0\"");
+    let Some(place) = t.place_of("interfaces") else { return Some(vec![single?.value]) };
+    if t.place_of("interface").is_some() {
+        let message = "`interfaces` and `interface` exclude each other";
+        let remedy = "remove `interface`; the first of `interfaces` is where the VIPs live";
+        t.reader.error(&place, message, remedy);
+    }
+    let list = t.read("interfaces", List(INTERFACE)).optional("[\"eth0\", \"eth1\"]")?;
+    let mut known = BTreeSet::new();
+    for name in &list.value {
+        if !known.insert(name.get_ref()) {
+            let message = format!("`interfaces` has {:?} twice", name.get_ref());
+            t.reader.error(&list.place.part(name.span()), message, "remove one of the two");
+        }
+    }
+    let count = list.value.len();
+    if !(1..=MAX_INTERFACES).contains(&count) {
+        let message = format!("`interfaces` must have 1 to {MAX_INTERFACES} names, not {count}");
+        t.reader.error(&list.place, message, "write: interfaces = [\"eth0\", \"eth1\"]");
+    }
+    Some(list.value.into_iter().map(Spanned::into_inner).collect())
 }
 
 fn flows(t: Table<'_>) -> Flows {
-    let max = t.read("max", Whole(1024..=1 << 24)).or(DEFAULT_FLOWS_MAX).value;
+    let max = t.read("max", ENTRIES).or(DEFAULT_FLOWS_MAX).value;
+    let half_open_max = t.read("half_open_max", ENTRIES).or(default_half_open_max(max)).value;
+    let sources_max = t.read("sources_max", ENTRIES).or(DEFAULT_SOURCES_MAX).value;
     let idle_timeout = t.read("idle_timeout", IDLE_TIME).or(DEFAULT_IDLE_TIMEOUT).value;
     t.finish();
-    Flows { max, idle_timeout }
+    Flows { max, half_open_max, sources_max, idle_timeout }
 }
 
 fn service(t: Table<'_>, facts: &Facts<'_>) -> ServiceDraft {
+    let name = t.read("name", NAME).required("\"kube-apiserver\"");
+    let vip = t.read("vip", VIP).required("\"172.16.0.10/24\"");
+    let port = t.read("port", Whole(1..=65_535)).required("6443");
+    let mode = t.read("mode", MODE).or_if_absent(Mode::default());
+    let snat = snat(&t, mode.as_ref());
+    let balance = balance(&t, mode.as_ref());
+    let allow = allow(&t, vip.as_ref());
+    let (new_connections_per_source, new_connections_burst) = new_connections(&t);
     let draft = ServiceDraft {
-        name: t.read("name", NAME).required("\"kube-apiserver\""),
-        vip: t.read("vip", VIP).required("\"172.16.0.10/24\""),
-        port: t.read("port", Whole(1..=65_535)).required("6443"),
-        mode: t.read("mode", MODE).or(Mode::default()).value,
-        balance: t.read("balance", BALANCE).or(Balance::default()).value,
+        name,
+        vip,
+        port,
+        mode,
+        snat,
+        balance,
         vrrp: t.read("vrrp", NAME).optional("\"main\""),
         on_all_down: t.read("on_all_down", ON_ALL_DOWN).or(OnAllDown::default()).value,
+        on_all_full: t.read("on_all_full", ON_ALL_FULL).or(OnAllFull::default()).value,
+        allow,
+        new_connections_per_source,
+        new_connections_burst,
         health: health(t.table_or_empty("health"), facts),
         backends: t.tables("backend").into_iter().map(backend).collect(),
     };
     t.table("rebalance").into_iter().for_each(rebalance);
-    t.refuse(
-        "snat",
-        "`snat` is not in this version: the source address towards the backends is always the VIP",
-        "remove it",
-    );
     if t.place_of("backend").is_none() {
         let message = "there is no backend to forward to";
         let remedy = "write: [[service.backend]] with name = \"master1\" and address = \"172.16.0.4:6443\"";
@@ -197,14 +246,97 @@ impl ServiceDraft {
             name: self.name?.value,
             vip: self.vip?.value,
             port: NonZeroU16::new(self.port?.value)?,
-            mode: self.mode,
+            mode: self.mode?.value,
+            snat: self.snat,
             balance: self.balance,
             vrrp: self.vrrp.map(|name| name.value),
             on_all_down: self.on_all_down,
+            on_all_full: self.on_all_full,
+            allow: self.allow,
+            new_connections_per_source: self.new_connections_per_source,
+            new_connections_burst: self.new_connections_burst,
             health: self.health,
             backends: self.backends.into_iter().map(BackendDraft::finished).collect::<Option<_>>()?,
         })
     }
+}
+
+/// Answers of a backend that go straight to the client have no address to be sent back to.
+fn snat(t: &Table<'_>, mode: Option<&At<Mode>>) -> Snat {
+    let snat = t.read("snat", SNAT).or(Snat::default());
+    if snat.given
+        && let Some(mode) = mode.filter(|mode| mode.value != Mode::Nat)
+    {
+        let mode = mode.value.as_str();
+        let message = format!(
+            "`snat` is for mode \"nat\" only: with \"{mode}\" the backends see the client's own address"
+        );
+        t.reader.error(&snat.place, message, "remove it, or write: mode = \"nat\"");
+        return Snat::default();
+    }
+    snat.value
+}
+
+/// With NAT a connection needs its flow on this node in any case; without it, only where the balance does.
+fn balance(t: &Table<'_>, mode: Option<&At<Mode>>) -> Balance {
+    let balance = t.read("balance", BALANCE).or(Balance::default());
+    if balance.value != Balance::Maglev
+        && let Some(mode) = mode.filter(|mode| mode.value != Mode::Nat)
+    {
+        let message = format!(
+            "with mode \"{}\" and this `balance`, connections do not survive a move of the VIP to another node, nor a \
+             full flow table: only the flow table of one node knows their backends",
+            mode.value.as_str()
+        );
+        t.reader.warning(&balance.place, message, "write: balance = \"maglev\"");
+    }
+    balance.value
+}
+
+/// Who may connect; empty is everybody.
+fn allow(t: &Table<'_>, vip: Option<&At<Vip>>) -> Vec<Prefix> {
+    let Some(allow) = t.read("allow", List(PREFIX)).optional("[\"10.0.0.0/8\"]") else { return Vec::new() };
+    if allow.value.is_empty() {
+        let message = "`allow` must have at least one network, or nobody can connect";
+        t.reader.error(&allow.place, message, "remove it: without `allow` everybody may connect");
+    }
+    let mut known = BTreeSet::new();
+    for prefix in &allow.value {
+        let place = allow.place.part(prefix.span());
+        let prefix = prefix.get_ref();
+        if !known.insert(prefix) {
+            t.reader.error(&place, format!("`allow` has {prefix} twice"), "remove one of the two");
+        }
+        let Some(vip) = vip.filter(|vip| vip.value.address.is_ipv4() != prefix.address.is_ipv4()) else {
+            continue;
+        };
+        let (family, example) =
+            if vip.value.address.is_ipv4() { ("IPv4", "10.0.0.0/8") } else { ("IPv6", "2001:db8::/32") };
+        let message = format!("`allow` has {prefix}, from which nobody can reach an {family} VIP");
+        t.reader.error(
+            &place,
+            message,
+            format!("write: allow = [{example:?}], or a service of its own for the other family"),
+        );
+    }
+    allow.value.into_iter().map(Spanned::into_inner).collect()
+}
+
+/// `new_connections_per_source` and `new_connections_burst`.
+fn new_connections(t: &Table<'_>) -> (u32, u32) {
+    let rate = t
+        .read("new_connections_per_source", Whole(0..=MAX_NEW_CONNECTIONS))
+        .or_if_absent(DEFAULT_NEW_CONNECTIONS_PER_SOURCE);
+    let default = default_new_connections_burst(rate.as_ref().map_or(0, |rate| rate.value));
+    let burst = t.read("new_connections_burst", Whole(1..=MAX_NEW_CONNECTIONS)).or(default);
+    let Some(rate) = rate else { return (DEFAULT_NEW_CONNECTIONS_PER_SOURCE, burst.value) };
+    if burst.given && rate.value == 0 {
+        let message =
+            "`new_connections_burst` needs `new_connections_per_source`: without it there is no limit";
+        let remedy = format!("write: new_connections_per_source = {}, or remove it", burst.value);
+        t.reader.error(&burst.place, message, remedy);
+    }
+    (rate.value, burst.value)
 }
 
 fn backend(t: Table<'_>) -> BackendDraft {
@@ -212,19 +344,20 @@ fn backend(t: Table<'_>) -> BackendDraft {
         name: t.read("name", NAME).required("\"master1\""),
         address: t.read("address", BACKEND_ADDRESS).required("\"172.16.0.4:6443\""),
         weight: t.read("weight", Whole(0..=MAX_WEIGHT)).or(DEFAULT_WEIGHT),
+        max_connections: t.read("max_connections", Whole(0..=u32::MAX)).or(DEFAULT_MAX_CONNECTIONS).value,
     };
-    let max_connections = t.read("max_connections", Whole(0..=u32::MAX)).or(DEFAULT_MAX_CONNECTIONS);
-    if max_connections.value != DEFAULT_MAX_CONNECTIONS {
-        let message = format!("`max_connections` {NO_EFFECT}: the backend gets as many as come");
-        t.reader.warning(&max_connections.place, message, "write: max_connections = 0");
-    }
     t.finish();
     draft
 }
 
 impl BackendDraft {
     fn finished(self) -> Option<Backend> {
-        Some(Backend { name: self.name?.value, address: self.address?.value, weight: self.weight.value })
+        Some(Backend {
+            name: self.name?.value,
+            address: self.address?.value,
+            weight: self.weight.value,
+            max_connections: self.max_connections,
+        })
     }
 }
 
@@ -246,12 +379,6 @@ fn health(t: Table<'_>, facts: &Facts<'_>) -> Health {
         only_with(&t, &expect_status, "`expect_status` is for http and https checks only", "https");
     }
     let (tls, token_file) = tls(&t, &kind, facts);
-    let slow_start = t.read("slow_start", SLOW_START).or(DEFAULT_SLOW_START);
-    if slow_start.value != DEFAULT_SLOW_START {
-        let message =
-            format!("`slow_start` {NO_EFFECT}: a backend that is back gets its whole share at once");
-        t.reader.warning(&slow_start.place, message, "write: slow_start = \"0s\"");
-    }
     let (path, expect_status) =
         (path.value, expect_status.value.into_iter().map(Spanned::into_inner).collect());
     let health = Health {
@@ -267,6 +394,7 @@ fn health(t: Table<'_>, facts: &Facts<'_>) -> Health {
         timeout: t.read("timeout", CHECK_TIME).or(DEFAULT_TIMEOUT).value,
         rise: t.read("rise", Whole(1..=1000)).or(DEFAULT_RISE).value,
         fall: t.read("fall", Whole(1..=1000)).or(DEFAULT_FALL).value,
+        slow_start: t.read("slow_start", SLOW_START).or(DEFAULT_SLOW_START).value,
     };
     t.finish();
     health
@@ -394,8 +522,7 @@ fn contents<T>(
 
 /// `[service.rebalance]`, for a later version.
 fn rebalance(t: Table<'_>) {
-    const REBALANCE: OneOf<bool> =
-        OneOf { now: &[("off", false), ("manual", true), ("auto", true)], later: &[] };
+    const REBALANCE: OneOf<bool> = OneOf(&[("off", false), ("manual", true), ("auto", true)]);
     let mode = t.read("mode", REBALANCE).or(false);
     t.read("rate", Whole(1..=1_000_000)).or(DEFAULT_REBALANCE_RATE);
     t.read("margin", PERCENT).or(DEFAULT_REBALANCE_MARGIN);
@@ -533,7 +660,7 @@ fn sync(t: Table<'_>) {
 
 /// `[http]`, for a later version.
 fn http(t: Table<'_>) {
-    const ROLE: OneOf<()> = OneOf { now: &[("viewer", ()), ("admin", ())], later: &[] };
+    const ROLE: OneOf<()> = OneOf(&[("viewer", ()), ("admin", ())]);
     t.read("listen", LISTEN).required("\"172.16.0.2:9188\"");
     for user in t.tables("user") {
         user.read("name", NAME).required("\"admin\"");

@@ -57,7 +57,7 @@ impl Controller {
             }
             Ok(_) => {
                 info!(
-                    interface = self.config.node.interface,
+                    interface = self.config.node.interface(),
                     "the interface was made anew; starting over on it"
                 );
                 self.start_over().await;
@@ -72,7 +72,7 @@ impl Controller {
     /// Without a carrier VRRP is in Fault. When the carrier comes back, what the checks know is out of date: VRRP stays
     /// away until they have looked again, so that a node that sees no backend does not take the VIP from one that does.
     pub(super) fn look_at_carrier(&mut self) {
-        let interface = &self.config.node.interface;
+        let interface = self.config.node.interface();
         let problem = if let Some(problem) = carrier_problem(interface, &self.link) {
             self.recheck = None;
             Some(problem)
@@ -99,7 +99,7 @@ impl Controller {
 
     /// Opens another netlink connection. False where that failed, too.
     pub(super) async fn reopen_netlink(&mut self) -> bool {
-        match Netlink::open(&self.config.node.interface).await {
+        match Netlink::open(self.config.node.interface()).await {
             Ok((netlink, events)) => {
                 (self.netlink, self.events) = (netlink, Some(events));
                 true

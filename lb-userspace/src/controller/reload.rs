@@ -83,10 +83,13 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
             keys.push(key);
         }
     };
-    compare("node.interface", old.node.interface == new.node.interface);
+    compare("node.interface", old.node.interface() == new.node.interface());
+    compare("node.interfaces", old.node.interfaces.iter().skip(1).eq(new.node.interfaces.iter().skip(1)));
     compare("node.xdp_mode", old.node.xdp_mode == new.node.xdp_mode);
     compare("node.pin_path", old.node.pin_path == new.node.pin_path);
     compare("flows.max", old.flows.max == new.flows.max);
+    compare("flows.half_open_max", old.flows.half_open_max == new.flows.half_open_max);
+    compare("flows.sources_max", old.flows.sources_max == new.flows.sources_max);
     keys
 }
 
@@ -108,13 +111,23 @@ mod tests {
         new.flows.idle_timeout = Duration::from_secs(1);
         new.vrrp.clear();
         assert!(needs_restart(&old, &new).is_empty());
-        new.node.interface = "eth1".into();
+        new.node.interfaces = vec!["eth1".into(), "eth2".into()];
         new.node.xdp_mode = XdpMode::Generic;
         new.node.pin_path = "/sys/fs/bpf/other".into();
         new.flows.max += 1;
+        new.flows.half_open_max += 1;
+        new.flows.sources_max += 1;
         assert_eq!(
             needs_restart(&old, &new),
-            ["node.interface", "node.xdp_mode", "node.pin_path", "flows.max"]
+            [
+                "node.interface",
+                "node.interfaces",
+                "node.xdp_mode",
+                "node.pin_path",
+                "flows.max",
+                "flows.half_open_max",
+                "flows.sources_max"
+            ]
         );
     }
 }

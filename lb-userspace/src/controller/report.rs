@@ -39,7 +39,7 @@ impl Controller {
                 last_reload_error: self.last_reload_error.clone(),
             },
             interface: InterfaceStatus {
-                name: self.config.node.interface.clone(),
+                name: self.config.node.interface().to_owned(),
                 xdp_mode: attachment.map_or("none", |attachment| attachment.mode.name()).to_owned(),
                 mac: MacText(mac).to_string(),
             },

@@ -5,8 +5,8 @@ use proptest::{collection, prelude::*};
 use super::*;
 use crate::{
     config::model::{
-        Backend, Balance, Check, Flows, Health, Mode, Node, Vip, VrrpChecksum, VrrpInstance, VrrpVersion,
-        XdpMode,
+        Backend, Balance, Check, Flows, Health, LocalClients, Mode, Node, OnAllFull, Snat, Vip, VrrpChecksum,
+        VrrpInstance, VrrpVersion, XdpMode,
     },
     reconcile::{Observed, diff},
 };
@@ -27,9 +27,14 @@ pub(crate) fn service(name: &str, vip: Ipv4Addr, hosts: &[u8]) -> Service {
         vip: Vip { address: vip.into(), prefix_len: 24 },
         port: NonZeroU16::new(6443).expect("not 0"),
         mode: Mode::Nat,
+        snat: Snat::Vip,
         balance: Balance::Maglev,
         vrrp: Some("main".into()),
         on_all_down: OnAllDown::Reset,
+        on_all_full: OnAllFull::Reset,
+        allow: Vec::new(),
+        new_connections_per_source: 0,
+        new_connections_burst: 1,
         health: Health {
             check: Check::Tcp,
             interval: Duration::from_secs(2),
@@ -38,9 +43,15 @@ pub(crate) fn service(name: &str, vip: Ipv4Addr, hosts: &[u8]) -> Service {
             timeout: Duration::from_secs(1),
             rise: 2,
             fall: 2,
+            slow_start: Duration::ZERO,
         },
         backends: (hosts.iter())
-            .map(|&host| Backend { name: format!("m{host}"), address: address(host).into(), weight: 100 })
+            .map(|&host| Backend {
+                name: format!("m{host}"),
+                address: address(host).into(),
+                weight: 100,
+                max_connections: 0,
+            })
             .collect(),
     }
 }
@@ -50,8 +61,9 @@ pub(crate) fn config(services: Vec<Service>) -> Config {
     Config {
         node: Node {
             name: "lb1".into(),
-            interface: "eth0".into(),
+            interfaces: vec!["eth0".into()],
             xdp_mode: XdpMode::Auto,
+            local_clients: LocalClients::Off,
             pin_path: "/sys/fs/bpf/xvip".into(),
         },
         services,
@@ -68,7 +80,12 @@ pub(crate) fn config(services: Vec<Service>) -> Config {
             auth_pass: None,
             checksum: VrrpChecksum::Keepalived,
         }],
-        flows: Flows { max: 1024, idle_timeout: Duration::from_secs(3600) },
+        flows: Flows {
+            max: 1024,
+            half_open_max: 1024,
+            sources_max: 1024,
+            idle_timeout: Duration::from_secs(3600),
+        },
     }
 }
 

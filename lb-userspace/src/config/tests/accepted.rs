@@ -5,7 +5,10 @@ use std::{num::NonZeroU16, time::Duration};
 use super::{BASE, edited, parse};
 use crate::config::{
     effective::effective,
-    model::{Check, DEFAULT_RISE, Mode, OnAllDown, Verify, VrrpVersion},
+    model::{
+        Balance, Check, DEFAULT_RISE, LocalClients, Mode, OnAllDown, OnAllFull, Service, Snat, Verify,
+        VrrpVersion,
+    },
 };
 
 /// The example of design section 2.3 without its `[[vrrp.track]]`.
@@ -88,16 +91,23 @@ fn the_base_has_no_warning() {
 
 #[test]
 fn the_design_s_example_passes_and_says_what_has_no_effect() {
-    let expected =
-        [(20, "service[0].health.verify"), (27, "service[0].health.slow_start"), (55, "sync"), (60, "http")];
+    let expected = [(20, "service[0].health.verify"), (55, "sync"), (60, "http")];
     assert_eq!(warnings(DESIGN), expected.map(|(line, key)| (line, key.to_owned())));
 }
 
 #[test]
 fn what_only_adds_something_is_accepted_with_a_warning() {
     for (from, to, key) in [
-        ("weight = 100", "max_connections = 100", "service[0].backend[0].max_connections"),
-        ("interval = \"2s\"", "slow_start = \"1m\"", "service[0].health.slow_start"),
+        (
+            "port = 6443\n",
+            "port = 6443\nmode = \"dsr-l2\"\nbalance = \"round-robin\"\n",
+            "service[0].balance",
+        ),
+        (
+            "port = 6443\n",
+            "port = 6443\nmode = \"dsr-ipip\"\nbalance = \"least-connections\"\n",
+            "service[0].balance",
+        ),
         ("[[vrrp]]", "[service.rebalance]\nmode = \"auto\"\n[[vrrp]]", "service[0].rebalance.mode"),
         ("[flows]", "[[vrrp]]\nname = \"idle\"\nvirtual_router_id = 61\n[flows]", "vrrp[1]"),
         ("unicast_peers = [\"172.16.0.3\"]", "", "vrrp[0].unicast_source"),
@@ -126,7 +136,7 @@ fn a_token_to_an_unverified_server_is_warned_about() {
 #[test]
 fn a_file_means_what_it_says() {
     let config = parse(BASE).expect("accepted").config;
-    assert_eq!(config.node.interface, "eth0");
+    assert_eq!((config.node.interface(), config.node.interfaces.len()), ("eth0", 1));
     let service = &config.services[0];
     assert_eq!(service.vip.to_string(), "172.16.0.10/24");
     assert_eq!(service.port, NonZeroU16::new(6443).expect("not 0"));
@@ -142,6 +152,195 @@ fn a_file_means_what_it_says() {
     let vrrp = &config.vrrp[0];
     assert_eq!((vrrp.version, vrrp.virtual_router_id.get(), vrrp.priority.get()), (VrrpVersion::V3, 60, 101));
     assert_eq!(vrrp.advert_interval, Duration::from_millis(200));
+}
+
+fn service(text: &str) -> Service {
+    let checked = parse(text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    assert_eq!(checked.warnings, []);
+    checked.config.services.into_iter().next().expect("a service")
+}
+
+/// The base's service with these keys.
+fn with_keys(keys: &str) -> Service {
+    service(&edited("port = 6443\n", &format!("port = 6443\n{keys}\n")))
+}
+
+#[test]
+fn interfaces_and_who_goes_around_them() {
+    let node = |from: &str, to: &str| parse(&edited(from, to)).expect("accepted").config.node;
+    let several = node("interface = \"eth0\"", "interfaces = [\"bond0.12\", \"eth1\", \"eth2\", \"eth3\"]");
+    assert_eq!((several.interface(), several.interfaces.len()), ("bond0.12", 4));
+    assert_eq!(several.local_clients, LocalClients::Host);
+    assert_eq!(node("interface = \"eth0\"", "interfaces = [\"eth1\"]").interfaces, ["eth1"]);
+    for (word, local_clients) in
+        [("host", LocalClients::Host), ("all", LocalClients::All), ("off", LocalClients::Off)]
+    {
+        let text = format!("local_clients = {word:?}\ninterface =");
+        assert_eq!(node("interface =", &text).local_clients, local_clients);
+    }
+}
+
+#[test]
+fn each_mode_balance_and_snat() {
+    let plain = service(BASE);
+    assert_eq!((plain.mode, plain.snat, plain.balance), (Mode::Nat, Snat::Vip, Balance::Maglev));
+    assert_eq!(with_keys("mode = \"nat\"\nsnat = \"vip\"").snat, Snat::Vip);
+    assert_eq!(with_keys("snat = \"node\"").snat, Snat::Node);
+    for (word, mode) in [("nat", Mode::Nat), ("dsr-l2", Mode::DsrL2), ("dsr-ipip", Mode::DsrIpip)] {
+        assert_eq!(with_keys(&format!("mode = {word:?}")).mode, mode);
+        assert_eq!(mode.as_str(), word);
+    }
+    for (word, balance) in [
+        ("maglev", Balance::Maglev),
+        ("round-robin", Balance::RoundRobin),
+        ("least-connections", Balance::LeastConnections),
+    ] {
+        // With NAT a flow is on one node anyway, so none of them is warned about.
+        assert_eq!(with_keys(&format!("balance = {word:?}")).balance, balance);
+    }
+    for (word, on_all_full) in [("reset", OnAllFull::Reset), ("drop", OnAllFull::Drop)] {
+        assert_eq!(with_keys(&format!("on_all_full = {word:?}")).on_all_full, on_all_full);
+    }
+    assert_eq!(plain.on_all_full, OnAllFull::Reset);
+}
+
+#[test]
+fn ports_and_families_that_each_mode_can_reach() {
+    let with = |mode: &str, first: &str, second: &str| {
+        let text = edited("port = 6443\n", &format!("port = 6443\nmode = {mode:?}\n"))
+            .replace("172.16.0.4:6443", first)
+            .replace("172.16.0.5:6443", second);
+        service(&text).backends.iter().map(|backend| backend.address.to_string()).collect::<Vec<_>>()
+    };
+    for (mode, first, second) in [
+        ("nat", "172.16.0.4:1", "172.16.0.5:65535"),
+        ("dsr-l2", "172.16.0.4:6443", "[2001:db8::5]:6443"),
+        ("dsr-ipip", "172.16.0.4:6443", "[2001:db8::5]:6443"),
+    ] {
+        assert_eq!(with(mode, first, second), [first, second], "{mode}");
+    }
+}
+
+#[test]
+fn limits() {
+    let plain = service(BASE);
+    assert_eq!((plain.new_connections_per_source, plain.new_connections_burst), (0, 1));
+    for (keys, expected) in [
+        ("new_connections_per_source = 0", (0, 1)),
+        ("new_connections_per_source = 1", (1, 1)),
+        ("new_connections_per_source = 50", (50, 50)),
+        ("new_connections_per_source = 50\nnew_connections_burst = 1", (50, 1)),
+        ("new_connections_per_source = 1000000\nnew_connections_burst = 1000000", (1_000_000, 1_000_000)),
+    ] {
+        let service = with_keys(keys);
+        assert_eq!((service.new_connections_per_source, service.new_connections_burst), expected, "{keys}");
+    }
+    let backends = service(&edited("weight = 100", "max_connections = 4294967295")).backends;
+    assert_eq!([backends[0].max_connections, backends[1].max_connections], [u32::MAX, 0]);
+    for (text, expected) in
+        [("0s", Duration::ZERO), ("60s", Duration::from_secs(60)), ("1h", Duration::from_secs(3600))]
+    {
+        let health = service(&edited("interval = \"2s\"", &format!("slow_start = {text:?}"))).health;
+        assert_eq!(health.slow_start, expected);
+    }
+    assert_eq!(plain.health.slow_start, Duration::ZERO);
+}
+
+#[test]
+fn sources_that_may_connect() {
+    assert_eq!(service(BASE).allow, []);
+    let allowed = |list: &str| {
+        with_keys(&format!("allow = {list}")).allow.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(allowed("[\"10.0.0.0/8\", \"192.168.1.0/31\"]"), ["10.0.0.0/8", "192.168.1.0/31"]);
+    assert_eq!(allowed("[\"192.0.2.7\", \"0.0.0.0/0\"]"), ["192.0.2.7/32", "0.0.0.0/0"]);
+    let text =
+        IPV6.replace("port = 6443\n", "port = 6443\nallow = [\"fd00::/8\", \"2001:DB8::1\", \"::/0\"]\n");
+    let ipv6: Vec<String> = service(&text).allow.iter().map(ToString::to_string).collect();
+    assert_eq!(ipv6, ["fd00::/8", "2001:db8::1/128", "::/0"]);
+}
+
+#[test]
+fn an_ipv6_vip_and_its_prefix_lengths() {
+    for (text, expected) in [
+        ("2001:db8::10", "2001:db8::10/128"),
+        ("2001:DB8:0:0::10/64", "2001:db8::10/64"),
+        ("2001:db8::10/1", "2001:db8::10/1"),
+        ("2001:db8::10/127", "2001:db8::10/127"),
+        ("fd00::a/48", "fd00::a/48"),
+        // The last address of a network is no broadcast address here.
+        ("2001:db8::ffff:ffff:ffff:ffff/64", "2001:db8::ffff:ffff:ffff:ffff/64"),
+    ] {
+        let vip = service(&IPV6.replace("2001:db8::10/64", text)).vip;
+        assert_eq!(vip.to_string(), expected);
+    }
+}
+
+#[test]
+fn an_instance_takes_ipv6_vips_along() {
+    let config = parse(&dual_stack()).unwrap_or_else(|problems| panic!("{problems}")).config;
+    let vips: Vec<String> = config.services.iter().map(|service| service.vip.to_string()).collect();
+    assert_eq!(vips, ["172.16.0.10/24", "172.16.0.10/24", "2001:db8::10/64"]);
+    assert!(config.services.iter().all(|service| service.vrrp.as_deref() == Some("main")));
+}
+
+#[test]
+fn table_sizes() {
+    for (keys, expected) in [
+        ("", (1_048_576, 262_144, 65_536)),
+        ("max = 1024", (1024, 8192, 65_536)),
+        ("max = 100000", (100_000, 25_000, 65_536)),
+        ("max = 16777216\nsources_max = 1024", (16_777_216, 262_144, 1024)),
+        ("half_open_max = 1024\nsources_max = 16777216", (1_048_576, 1024, 16_777_216)),
+    ] {
+        let flows = parse(&edited("idle_timeout = \"24h\"", keys)).expect("accepted").config.flows;
+        assert_eq!((flows.max, flows.half_open_max, flows.sources_max), expected, "{keys}");
+    }
+}
+
+/// An IPv6 service without VRRP.
+const IPV6: &str = r#"
+[node]
+interface = "eth0"
+
+[[service]]
+name = "kube-apiserver"
+vip = "2001:db8::10/64"
+port = 6443
+
+[service.health]
+check = "tcp"
+
+[[service.backend]]
+name = "master1"
+address = "[2001:db8::4]:6443"
+"#;
+
+/// The base with a second service on the same VIP and one on an IPv6 VIP of the same instance.
+fn dual_stack() -> String {
+    let more = r#"[[service]]
+name = "konnectivity"
+vip = "172.16.0.10/24"
+port = 8132
+vrrp = "main"
+health.check = "tcp"
+[[service.backend]]
+name = "master1"
+address = "172.16.0.4:8132"
+
+[[service]]
+name = "kube-apiserver-6"
+vip = "2001:db8::10/64"
+port = 6443
+vrrp = "main"
+health.check = "tcp"
+[[service.backend]]
+name = "master1"
+address = "[2001:db8::4]:6443"
+
+[[vrrp]]
+"#;
+    edited("[[vrrp]]\n", more)
 }
 
 /// Files that between them give every key a value that is not its default.
@@ -162,6 +361,15 @@ fn varied() -> Vec<String> {
         BASE.replace("check = \"https\"", "check = \"tls\"").replace("priority = 101", "version = 2"),
         BASE.replace("check = \"https\"\nverify = \"ca\"\nca_file = \"/pki/ca.crt\"", "check = \"http\""),
         BASE.replace("check = \"https\"\nverify = \"ca\"\nca_file = \"/pki/ca.crt\"", "check = \"tcp\""),
+        dual_stack(),
+        BASE.replace("interface = \"eth0\"", "interfaces = [\"eth0\", \"eth1\"]\nlocal_clients = \"all\"")
+            .replace("port = 6443\n", "port = 6443\nmode = \"nat\"\nsnat = \"node\"\nbalance = \"least-connections\"\non_all_full = \"drop\"\nallow = [\"10.0.0.0/8\", \"192.0.2.1\"]\nnew_connections_per_source = 50\nnew_connections_burst = 200\n")
+            .replace("interval = \"2s\"", "slow_start = \"90s\"")
+            .replace("weight = 100", "max_connections = 1000")
+            .replace("idle_timeout = \"24h\"", "half_open_max = 4096\nsources_max = 2048"),
+        IPV6.replace("port = 6443\n", "port = 6443\nmode = \"dsr-ipip\"\nbalance = \"round-robin\"\nallow = [\"fd00::/8\"]\nnew_connections_per_source = 7\n")
+            .replace("interface = \"eth0\"", "interface = \"eth0\"\nlocal_clients = \"off\""),
+        BASE.replace("port = 6443\n", "port = 6443\nmode = \"dsr-l2\"\n"),
     ]
 }
 
@@ -200,9 +408,13 @@ fn the_effective_configuration_shows_every_default() {
     for line in [
         "xdp_mode = \"auto\"",
         "pin_path = \"/sys/fs/bpf/xvip\"",
+        "local_clients = \"host\"",
         "mode = \"nat\"",
+        "snat = \"vip\"",
         "balance = \"maglev\"",
         "on_all_down = \"reset\"",
+        "on_all_full = \"reset\"",
+        "new_connections_per_source = 0",
         "path = \"/readyz\"",
         "expect_status = [200]",
         "down_interval = \"1s\"",
@@ -210,13 +422,17 @@ fn the_effective_configuration_shows_every_default() {
         "timeout = \"1s\"",
         "rise = 2",
         "fall = 2",
+        "slow_start = \"0s\"",
         "weight = 100",
+        "max_connections = 0",
         "version = 3",
         "advert_interval = \"200ms\"",
         "preempt = true",
         "preempt_delay = \"0s\"",
         "checksum = \"keepalived\"",
         "max = 1048576",
+        "half_open_max = 262144",
+        "sources_max = 65536",
         "idle_timeout = \"24h\"",
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");

@@ -44,6 +44,9 @@ const WORDS: &[&str] = &[
     "\"18446744073709551615s 1000000000ns\"",
     "\"0.0.0.0/0\"",
     "\"::/0\"",
+    "\"::ffff:1.2.3.4/120\"",
+    "\"2001:db8::10/64\"",
+    "\"[2001:db8::4%7]:6443\"",
     "\"1.2.3.4:\"",
     "\"\\u0000\"",
     "service",
@@ -58,6 +61,8 @@ const WORDS: &[&str] = &[
     "track",
     "a.b.c = 1\n",
     "snat = 1\n",
+    "mode = \"dsr-ipip\"\n",
+    "allow = [\"10.0.0.0/0\"]\n",
 ];
 
 /// The file, and what was done to it: at each place (a share of its length) some bytes go and a word comes.

@@ -22,7 +22,7 @@ const MISTAKES: &[Mistake] = &[
     m("weight = 100", "wieght = 100", "wieght", "service[0].backend[0].wieght", "unknown key", "write: weight = 100   (did you mean `weight`?)"),
     m("priority = 101", "nopreempt = true", "nopreempt", "vrrp[0].nopreempt", "unknown key `nopreempt`", "write: preempt = true   (did you mean `preempt`?)"),
     m("priority = 101", "state = \"MASTER\"", "MASTER", "vrrp[0].state", "unknown key `state`", "remove it; the keys of [[vrrp]] are version, name, virtual_router_id"),
-    m("interface =", "iface = \"x\"\ninterface =", "iface = ", "node.iface", "unknown key", "remove it; the keys of [node] are name, interface"),
+    m("interface =", "iface = \"x\"\ninterface =", "iface = ", "node.iface", "unknown key", "remove it; the keys of [node] are name, interface, interfaces, xdp_mode, local_clients, pin_path"),
     m("idle_timeout", "idle-timeout", "idle-timeout", "flows.idle-timeout", "unknown key", "write: idle_timeout = \"24h\""),
     m("[flows]", "[flow]", "[flow]", "flow", "unknown key `flow`", "write: [flows]   (did you mean `flows`?)"),
     m("[[service.backend]]\nname = \"master2\"", "[[service.bakend]]\nname = \"master2\"", "bakend", "service[0].bakend", "unknown key", "write: [[service.backend]]   (did you mean `backend`?)"),
@@ -30,7 +30,7 @@ const MISTAKES: &[Mistake] = &[
     m("[[vrrp]]", "[sync]\nlisten = \"172.16.0.2:7946\"\npeers = []\nkey_file = \"/k\"\nkey = 1\n[[vrrp]]", "key = 1", "sync.key", "unknown key", "remove it; the keys of [sync] are listen, peers, key_file"),
     m("[[vrrp]]", "[http]\nlisten = \"172.16.0.2:1\"\n[[http.user]]\nname = \"a\"\npassword_hash = \"h\"\nrole = \"admin\"\nrights = 1\n[[vrrp]]", "rights = 1", "http.user[0].rights", "unknown key", "remove it; the keys of [[http.user]] are name, password_hash, role"),
     m("[[vrrp]]", "[service.rebalance]\nmod = \"off\"\n[[vrrp]]", "mod = ", "service[0].rebalance.mod", "unknown key", "write: mode = \"off\""),
-    m("interval = \"2s\"", "inter = \"2s\"", "inter =", "service[0].health.inter", "unknown key", "remove it; the keys of [service.health] are check, path, expect_status, verify, ca_file, client_cert, client_key, token_file, slow_start, interval, down_interval, fast_interval, timeout, rise, fall"),
+    m("interval = \"2s\"", "inter = \"2s\"", "inter =", "service[0].health.inter", "unknown key", "remove it; the keys of [service.health] are check, path, expect_status, verify, ca_file, client_cert, client_key, token_file, interval, down_interval, fast_interval, timeout, rise, fall, slow_start"),
     // Types.
     m("interval = \"2s\"", "interval = \"2\"", "interval", "service[0].health.interval", "`interval` must be a number with a unit (ms, s, m, h), not \"2\"", "write: interval = \"2s\""),
     m("interval = \"2s\"", "interval = 2", "interval", "service[0].health.interval", "not a bare number", "write: interval = \"2s\""),
@@ -56,6 +56,16 @@ const MISTAKES: &[Mistake] = &[
     m("\"eth0\"", "\"\"", "interface", "node.interface", "must not be empty", "write: interface = \"eth0\""),
     m("\"eth0\"", "\"a-very-long-name\"", "interface", "node.interface", "longer than 15 bytes", "write: interface = \"eth0\""),
     m("\"eth0\"", "\"eth/0\"", "interface", "node.interface", "without '/'", "write: interface = \"eth0\""),
+    m("interface =", "interfaces = [\"eth0\"]\ninterface =", "interfaces", "node.interfaces", "`interfaces` and `interface` exclude each other", "remove `interface`"),
+    m("interface = \"eth0\"", "interfaces = []", "interfaces", "node.interfaces", "must have 1 to 4 names, not 0", "write: interfaces = [\"eth0\", \"eth1\"]"),
+    m("interface = \"eth0\"", "interfaces = [\"a\", \"b\", \"c\", \"d\", \"e\"]", "interfaces", "node.interfaces", "must have 1 to 4 names, not 5", "write: interfaces = "),
+    m("interface = \"eth0\"", "interfaces = [\"eth0\", \"eth1\", \"eth0\"]", "interfaces", "node.interfaces", "`interfaces` has \"eth0\" twice", "remove one of the two"),
+    m("interface = \"eth0\"", "interfaces = [\"eth0\", \"\"]", "interfaces", "node.interfaces", "has an item that must not be empty", "write: interfaces = [\"eth0\", \"eth1\"]"),
+    m("interface = \"eth0\"", "interfaces = \"eth0\"", "interfaces", "node.interfaces", "must be a list in brackets", "write: interfaces = [\"eth0\"]"),
+    m("interface = \"eth0\"", "interfcaes = [\"eth0\", \"eth1\"]", "interfcaes", "node.interfcaes", "unknown key", "write: interfaces = [\"eth0\", \"eth1\"]"),
+    m("interface = \"eth0\"", "intrface = \"eth0\"", "intrface", "node.intrface", "unknown key", "write: interface = \"eth0\""),
+    m("interface =", "local_clients = \"pods\"\ninterface =", "local_clients", "node.local_clients", "must be \"host\" or \"all\" or \"off\", not \"pods\"", "write: local_clients = \"host\""),
+    m("interface =", "local_clients = false\ninterface =", "local_clients", "node.local_clients", "not true or false", "write: local_clients = \"host\""),
     m("interface =", "xdp_mode = \"natve\"\ninterface =", "xdp_mode", "node.xdp_mode", "must be \"auto\" or \"native\" or \"generic\", not \"natve\"", "write: xdp_mode = \"native\""),
     m("interface =", "pin_path = \"sys/fs/bpf/xvip\"\ninterface =", "pin_path", "node.pin_path", "must be an absolute path", "write: pin_path = \"/sys/fs/bpf/xvip\""),
     m("interface =", "pin_path = \"/sys/fs/bpf/xvip.1\"\ninterface =", "pin_path", "node.pin_path", "must not contain '.'", "write: pin_path = \"/sys/fs/bpf/xvip-1\""),
@@ -70,7 +80,16 @@ const MISTAKES: &[Mistake] = &[
     m("172.16.0.10/24", "224.0.0.18/24", "vip", "service[0].vip", "a multicast address", "write: vip = \"172.16.0.10/24\""),
     m("172.16.0.10/24", "127.0.0.1/8", "vip", "service[0].vip", "a loopback address", "write: vip = \"172.16.0.10/24\""),
     m("172.16.0.10/24", "0.0.0.0", "vip", "service[0].vip", "the unspecified address", "write: vip = \"172.16.0.10/24\""),
-    m("172.16.0.10/24", "2001:db8::10/64", "vip", "service[0].vip", "IPv6 is not in this version", "write: vip = \"172.16.0.10/24\""),
+    m("172.16.0.10/24", "2001:db8::10/0", "vip", "service[0].vip", "prefix length from 1 to 128, not \"0\"", "write: vip = \"2001:db8::10/128\""),
+    m("172.16.0.10/24", "2001:db8::10/129", "vip", "service[0].vip", "prefix length from 1 to 128, not \"129\"", "write: vip = \"2001:db8::10/128\""),
+    m("172.16.0.10/24", "2001:db8::/64", "vip", "service[0].vip", "the anycast address of the subnet's routers", "write: vip = \"2001:db8::10/64\""),
+    m("172.16.0.10/24", "::", "vip", "service[0].vip", "the unspecified address", "write: vip = \"2001:db8::10/64\""),
+    m("172.16.0.10/24", "::1/128", "vip", "service[0].vip", "a loopback address", "write: vip = \"2001:db8::10/64\""),
+    m("172.16.0.10/24", "ff02::12/64", "vip", "service[0].vip", "a multicast address", "write: vip = \"2001:db8::10/64\""),
+    m("172.16.0.10/24", "fe80::10/64", "vip", "service[0].vip", "a link-local address", "write: vip = \"2001:db8::10/64\""),
+    m("172.16.0.10/24", "febf:ffff::10", "vip", "service[0].vip", "a link-local address", "write: vip = \"2001:db8::10/64\""),
+    m("172.16.0.10/24", "::ffff:172.16.0.10/120", "vip", "service[0].vip", "an IPv4 address in IPv6 form", "write: vip = \"172.16.0.10/32\""),
+    m("172.16.0.10/24", "fe80::10%eth0/64", "vip", "service[0].vip", "must be an address and a prefix length", "write: vip = \"172.16.0.10/24\""),
     m("172.16.0.10/24", "172.16.0.4/24", "address = \"172.16.0.4:6443\"", "service[0].backend[0].address", "is the VIP on line 8", "write: address = the backend's own address"),
     m("172.16.0.10/24", "172.16.0.2/24", "unicast_source", "vrrp[0].unicast_source", "is the VIP on line 8", "write: unicast_source = this node's own address"),
     m("172.16.0.10/24", "172.16.0.3/24", "unicast_peers", "vrrp[0].unicast_peers", "has the VIP on line 8", "write: unicast_peers = the other nodes' own addresses"),
@@ -90,8 +109,42 @@ const MISTAKES: &[Mistake] = &[
     m("172.16.0.4:6443", "172.16.0.4", "172.16.0.4", "service[0].backend[0].address", "has no port", "write: address = \"172.16.0.4:6443\""),
     m("172.16.0.4:6443", "172.16.0.4:66443", "66443", "service[0].backend[0].address", "has port 66443; ports are 1 to 65535", "write: address = \"172.16.0.4:6443\""),
     m("172.16.0.4:6443", "master1.example:6443", "master1.example", "service[0].backend[0].address", "names are not resolved", "write: address = \"172.16.0.4:6443\""),
-    m("172.16.0.4:6443", "[2001:db8::4]:6443", "2001:db8", "service[0].backend[0].address", "IPv6 is not in this version", "write: address = \"172.16.0.4:6443\""),
+    m("172.16.0.4:6443", "2001:db8::4", "2001:db8", "service[0].backend[0].address", "has no port, and an IPv6 address with one is in brackets", "write: address = \"[2001:db8::4]:6443\""),
+    m("172.16.0.4:6443", "[2001:db8::4]", "2001:db8", "service[0].backend[0].address", "has no port, and an IPv6 address with one is in brackets", "write: address = \"[2001:db8::4]:6443\""),
+    m("172.16.0.4:6443", "[2001:db8::4]:0", "2001:db8", "service[0].backend[0].address", "has port 0", "write: address = \"[2001:db8::4]:6443\""),
+    m("172.16.0.4:6443", "[2001:db8::4%2]:6443", "2001:db8", "service[0].backend[0].address", "has a zone", "write: address = \"[2001:db8::4]:6443\""),
+    m("172.16.0.4:6443", "[fe80::4]:6443", "fe80", "service[0].backend[0].address", "a link-local address", "write: address = \"172.16.0.4:6443\""),
+    m("172.16.0.4:6443", "[::1]:6443", "::1", "service[0].backend[0].address", "a loopback address", "write: address = \"172.16.0.4:6443\""),
+    m("172.16.0.4:6443", "[ff02::1]:6443", "ff02", "service[0].backend[0].address", "a multicast address", "write: address = \"172.16.0.4:6443\""),
+    m("172.16.0.4:6443", "[::ffff:172.16.0.4]:6443", "ffff", "service[0].backend[0].address", "an IPv4 address in IPv6 form", "write: address = \"172.16.0.4:6443\""),
+    // What a mode can reach.
+    m("172.16.0.4:6443", "[2001:db8::4]:6443", "2001:db8", "service[0].backend[0].address", "is IPv6 and the VIP on line 8 is IPv4: mode \"nat\" does not translate", "write: address = the backend's IPv4 address, or mode = \"dsr-ipip\""),
+    m("port = 6443\n", "port = 6443\nmode = \"dsr-l3\"\n", "mode", "service[0].mode", "must be \"nat\" or \"dsr-l2\" or \"dsr-ipip\", not \"dsr-l3\"", "write: mode = \"dsr-l2\""),
+    m("port = 6443\n", "port = 6443\nbalance = \"leastconn\"\n", "balance", "service[0].balance", "must be \"maglev\" or \"round-robin\" or \"least-connections\"", "write: balance = \"maglev\""),
+    m("port = 6443\n", "port = 6443\nsnat = \"nodes\"\n", "snat", "service[0].snat", "must be \"vip\" or \"node\", not \"nodes\"", "write: snat = \"node\""),
+    m("port = 6443\n", "port = 6443\nmode = \"dsr-l2\"\nsnat = \"node\"\n", "snat", "service[0].snat", "for mode \"nat\" only: with \"dsr-l2\" the backends see the client's own address", "remove it, or write: mode = \"nat\""),
+    m("port = 6443\n", "port = 6443\nmode = \"dsr-ipip\"\nsnat = \"vip\"\n", "snat", "service[0].snat", "for mode \"nat\" only", "remove it, or write: mode = \"nat\""),
+    m("port = 6443\n", "port = 6443\non_all_full = \"rst\"\n", "on_all_full", "service[0].on_all_full", "must be \"reset\" or \"drop\", not \"rst\"", "write: on_all_full = \"reset\""),
+    // Who may connect, and how often.
+    m("port = 6443\n", "port = 6443\nallow = []\n", "allow", "service[0].allow", "must have at least one network, or nobody can connect", "remove it: without `allow` everybody may connect"),
+    m("port = 6443\n", "port = 6443\nallow = \"10.0.0.0/8\"\n", "allow", "service[0].allow", "must be a list in brackets", "write: allow = [\"10.0.0.0/8\"]"),
+    m("port = 6443\n", "port = 6443\nallow = [8]\n", "allow", "service[0].allow", "must be a network like \"10.0.0.0/8\" in quotes, not a whole number", "write: allow = [\"10.0.0.0/8\"]"),
+    m("port = 6443\n", "port = 6443\nallow = [\"office\"]\n", "allow", "service[0].allow", "must be an address and a prefix length, not \"office\"", "write: allow = [\"10.0.0.0/8\"]"),
+    m("port = 6443\n", "port = 6443\nallow = [\"10.0.0.0/33\"]\n", "allow", "service[0].allow", "must have a prefix length from 0 to 32, not \"33\"", "write: allow = [..., \"10.0.0.0/32\", ...]"),
+    m("port = 6443\n", "port = 6443\nallow = [\"10.1.2.3/8\"]\n", "allow", "service[0].allow", "10.1.2.3/8 has bits set behind its first 8", "write: allow = [..., \"10.0.0.0/8\", ...]"),
+    m("port = 6443\n", "port = 6443\nallow = [\"1.2.3.4/0\"]\n", "allow", "service[0].allow", "has bits set behind its first 0", "write: allow = [..., \"0.0.0.0/0\", ...]"),
+    m("port = 6443\n", "port = 6443\nallow = [\"2001:db8::1/32\"]\n", "allow", "service[0].allow", "has bits set behind its first 32", "write: allow = [..., \"2001:db8::/32\", ...]"),
+    m("port = 6443\n", "port = 6443\nallow = [\"::ffff:10.1.2.3/104\"]\n", "allow", "service[0].allow", "is IPv4 in IPv6 form", "write: allow = [..., \"10.0.0.0/8\", ...]"),
+    m("port = 6443\n", "port = 6443\nallow = [\"10.0.0.0/8\", \"fd00::/8\"]\n", "allow", "service[0].allow", "`allow` has fd00::/8, from which nobody can reach an IPv4 VIP", "write: allow = [\"10.0.0.0/8\"]"),
+    m("port = 6443\n", "port = 6443\nallow = [\"10.0.0.1\", \"10.0.0.1/32\"]\n", "allow", "service[0].allow", "`allow` has 10.0.0.1/32 twice", "remove one of the two"),
+    m("port = 6443\n", "port = 6443\nnew_connections_per_source = 1000001\n", "new_connections", "service[0].new_connections_per_source", "must be 0 to 1000000, not 1000001", "write: new_connections_per_source = 0"),
+    m("port = 6443\n", "port = 6443\nnew_connections_per_source = -1\nnew_connections_burst = 5\n", "per_source", "service[0].new_connections_per_source", "must be 0 to 1000000, not -1", "write: new_connections_per_source = 0"),
+    m("port = 6443\n", "port = 6443\nnew_connections_per_source = 50\nnew_connections_burst = 0\n", "burst", "service[0].new_connections_burst", "must be 1 to 1000000, not 0", "write: new_connections_burst = 50"),
+    m("port = 6443\n", "port = 6443\nnew_connections_burst = 20\n", "burst", "service[0].new_connections_burst", "needs `new_connections_per_source`", "write: new_connections_per_source = 20, or remove it"),
+    m("port = 6443\n", "port = 6443\nnew_connections_per_source = 0\nnew_connections_burst = 20\n", "burst", "service[0].new_connections_burst", "needs `new_connections_per_source`", "write: new_connections_per_source = 20, or remove it"),
     m("172.16.0.4:6443", "127.0.0.1:6443", "127.0.0.1", "service[0].backend[0].address", "a loopback address", "write: address = \"172.16.0.4:6443\""),
+    m("weight = 100", "max_connections = -1", "max_connections", "service[0].backend[0].max_connections", "must be 0 to 4294967295, not -1", "write: max_connections = 0"),
+    m("weight = 100", "max_connections = 4294967296", "max_connections", "service[0].backend[0].max_connections", "must be 0 to 4294967295", "write: max_connections = 0"),
     m("weight = 100", "weight = 257", "weight", "service[0].backend[0].weight", "must be 0 to 256, not 257", "write: weight = 100"),
     m("weight = 100\n\n[[service.backend]]\nname = \"master2\"\naddress = \"172.16.0.5:6443\"", "weight = 0", "weight = 0", "service[0].backend[0].weight", "is 0 for every backend", "write: weight = 100 for at least one"),
     m("[[service.backend]]\nname = \"master1\"\naddress = \"172.16.0.4:6443\"\nweight = 100\n\n[[service.backend]]\nname = \"master2\"\naddress = \"172.16.0.5:6443\"\n", "", "[[service]]", "service[0]", "no backend", "write: [[service.backend]] with name = \"master1\" and address"),
@@ -112,6 +165,7 @@ const MISTAKES: &[Mistake] = &[
     m("interval = \"2s\"", "timeout = \"0s\"", "timeout = \"0s\"", "service[0].health.timeout", "must be 10ms to 1h", "write: timeout = \"10ms\""),
     m("interval = \"2s\"", "rise = 0", "rise", "service[0].health.rise", "must be 1 to 1000, not 0", "write: rise = 2"),
     m("interval = \"2s\"", "fall = 0", "fall", "service[0].health.fall", "must be 1 to 1000, not 0", "write: fall = 2"),
+    m("interval = \"2s\"", "slow_start = \"61m\"", "slow_start", "service[0].health.slow_start", "must be 0s to 1h", "write: slow_start = \"1h\""),
     m("interval = \"2s\"", "slow_start = 60", "slow_start", "service[0].health.slow_start", "not a bare number", "write: slow_start = \"1m\""),
     // Files.
     m("ca_file = \"/pki/ca.crt\"", "", "verify", "service[0].health.verify", "needs `ca_file`", "write: ca_file = \"/etc/kubernetes/pki/ca.crt\""),
@@ -156,12 +210,11 @@ const MISTAKES: &[Mistake] = &[
     m("idle_timeout = \"24h\"", "max = 1023", "max", "flows.max", "must be 1024 to 16777216, not 1023", "write: max = 1048576"),
     m("idle_timeout = \"24h\"", "max = 16777217", "max", "flows.max", "must be 1024 to 16777216", "write: max = 1048576"),
     m("\"24h\"", "\"59s\"", "idle_timeout", "flows.idle_timeout", "must be 1m to 8760h", "write: idle_timeout = \"1m\""),
-    // Of a later version: what would change who owns the VIP or where packets go.
-    m("port = 6443\n", "port = 6443\nmode = \"dsr-l2\"\n", "mode", "service[0].mode", "\"dsr-l2\" is not in this version", "write: mode = \"nat\""),
-    m("port = 6443\n", "port = 6443\nmode = \"dsr-ipip\"\n", "mode", "service[0].mode", "\"dsr-ipip\" is not in this version", "write: mode = \"nat\""),
-    m("port = 6443\n", "port = 6443\nbalance = \"round-robin\"\n", "balance", "service[0].balance", "\"round-robin\" is not in this version", "write: balance = \"maglev\""),
-    m("port = 6443\n", "port = 6443\nbalance = \"least-connections\"\n", "balance", "service[0].balance", "not in this version", "write: balance = \"maglev\""),
-    m("port = 6443\n", "port = 6443\nsnat = \"node\"\n", "snat", "service[0].snat", "`snat` is not in this version", "remove it"),
+    // Sizes of tables.
+    m("idle_timeout = \"24h\"", "half_open_max = 1023", "half_open_max", "flows.half_open_max", "must be 1024 to 16777216, not 1023", "write: half_open_max = 262144"),
+    m("idle_timeout = \"24h\"", "half_open_max = 16777217", "half_open_max", "flows.half_open_max", "must be 1024 to 16777216", "write: half_open_max = 262144"),
+    m("idle_timeout = \"24h\"", "sources_max = 0", "sources_max", "flows.sources_max", "must be 1024 to 16777216, not 0", "write: sources_max = 65536"),
+    // Of a later version.
     m("[flows]", "[[vrrp.track]]\nkind = \"script\"\n[flows]", "[[vrrp.track]]", "vrrp[0].track[0]", "`[[vrrp.track]]` is not in this version", "remove it"),
 ];
 
@@ -205,6 +258,88 @@ fn each_mistake_is_one_error_with_its_line_key_and_remedy() {
         assert!(found.remedy.starts_with(mistake.remedy), "{found}");
         assert_eq!(found.severity, Severity::Error);
     }
+}
+
+/// The base with an IPv6 VIP and backends.
+fn ipv6() -> String {
+    BASE.replace("172.16.0.10/24", "2001:db8::10/64")
+        .replace("172.16.0.4:6443", "[2001:db8::4]:6443")
+        .replace("172.16.0.5:6443", "[2001:db8::5]:6443")
+}
+
+fn said(text: &str) -> Vec<(String, String, String)> {
+    errors(text).into_iter().map(|found| (found.key, found.message, found.remedy)).collect()
+}
+
+#[test]
+fn an_instance_must_own_an_ipv4_vip() {
+    let expected = (
+        "service[0].vrrp".to_owned(),
+        "`vrrp` \"main\" would own IPv6 VIPs alone: they follow its IPv4 VIPs, since VRRP over IPv6 is not in this \
+         version"
+            .to_owned(),
+        "write: vip = an IPv4 address and vrrp = \"main\" in one more [[service]], or remove `vrrp`".to_owned(),
+    );
+    assert_eq!(said(&ipv6()), [expected]);
+    // One that cannot be read may be IPv4.
+    let second = "[[service]]\nname = \"b\"\nvip = \"172.16.0.300\"\nport = 1\nvrrp = \"main\"\nhealth.check = \"tcp\"\n\
+        [[service.backend]]\nname = \"m\"\naddress = \"10.0.0.1:1\"\n[[vrrp]]";
+    let keys: Vec<String> =
+        said(&ipv6().replace("[[vrrp]]", second)).into_iter().map(|(key, ..)| key).collect();
+    assert_eq!(keys, ["service[1].vip"]);
+}
+
+#[test]
+fn the_other_family_is_refused_for_an_ipv6_vip_too() {
+    let text = ipv6()
+        .replace("vrrp = \"main\"\n", "allow = [\"2001:db8::/32\", \"10.0.0.0/8\"]\n")
+        .replace("[2001:db8::5]", "172.16.0.5");
+    let messages: Vec<String> = said(&text).into_iter().map(|(_, message, _)| message).collect();
+    assert_eq!(
+        messages,
+        [
+            "`allow` has 10.0.0.0/8, from which nobody can reach an IPv6 VIP",
+            "`address` is IPv4 and the VIP on line 8 is IPv6: mode \"nat\" does not translate between the two",
+        ]
+    );
+}
+
+#[test]
+fn without_nat_a_backend_has_the_service_s_port() {
+    for (mode, address, suggested) in [
+        ("dsr-l2", "172.16.0.4:6444", "172.16.0.4:6443"),
+        ("dsr-ipip", "172.16.0.4:6444", "172.16.0.4:6443"),
+        ("dsr-ipip", "[2001:db8::4]:6444", "[2001:db8::4]:6443"),
+    ] {
+        let text = edited("port = 6443\n", &format!("port = 6443\nmode = \"{mode}\"\n"))
+            .replace("172.16.0.4:6443", address);
+        let expected = (
+            "service[0].backend[0].address".to_owned(),
+            format!(
+                "`address` has port 6444, but with mode \"{mode}\" packets reach the backend as the client sent them, \
+                 for port 6443"
+            ),
+            format!("write: address = \"{suggested}\", or mode = \"nat\""),
+        );
+        assert_eq!(said(&text), [expected]);
+    }
+}
+
+#[test]
+fn two_ipv6_services_on_one_port_and_a_vip_that_is_a_backend_are_refused() {
+    let second = "[[service]]\nname = \"b\"\nvip = \"2001:DB8:0::10/64\"\nport = 6443\nhealth.check = \"tcp\"\n\
+        [[service.backend]]\nname = \"m\"\naddress = \"[2001:db8::10]:1\"\n[[vrrp]]\nname = \"main\"";
+    let text = ipv6().replace("vrrp = \"main\"\n", "").replace("[[vrrp]]\nname = \"main\"", second);
+    let keys: Vec<String> = said(&text).into_iter().map(|(key, ..)| key).collect();
+    assert_eq!(keys, ["service[1].port", "service[1].backend[0].address"]);
+}
+
+#[test]
+fn a_wrong_mode_is_not_a_wrong_port_too() {
+    let text = edited("port = 6443\n", "port = 6443\nmode = \"dsr\"\nsnat = \"node\"\n")
+        .replace("172.16.0.4:6443", "[2001:db8::4]:6444");
+    let keys: Vec<String> = said(&text).into_iter().map(|(key, ..)| key).collect();
+    assert_eq!(keys, ["service[0].mode"]);
 }
 
 #[test]

@@ -23,6 +23,7 @@ fn eager(check: Check) -> Health {
         timeout: HANGS,
         rise: 2,
         fall: 3,
+        slow_start: Duration::ZERO,
     }
 }
 
@@ -147,6 +148,7 @@ async fn pauses() {
         timeout: minutes(1),
         rise: 2,
         fall: 2,
+        slow_start: Duration::ZERO,
     };
     // A check may take its whole time-out in the paused clock if the kernel answers late: hence the slack of a minute each.
     let slack = minutes(2);

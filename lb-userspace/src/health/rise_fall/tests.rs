@@ -18,6 +18,7 @@ fn machine(rise: u32, fall: u32) -> RiseFall {
         timeout: Duration::from_secs(1),
         rise,
         fall,
+        slow_start: Duration::ZERO,
     })
 }
 
