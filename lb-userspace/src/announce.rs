@@ -1,15 +1,23 @@
-//! Gratuitous ARP: telling the network where the VIP is now.
+//! Gratuitous ARP and unsolicited neighbour advertisements: telling the network where the VIP is now.
 //!
-//! The frame is keepalived's, byte for byte: a broadcast ARP *request* for the VIP from the VIP (RFC 5227 §3). No reply
-//! form is sent beside it. keepalived does without, RFC 5227 §3 explains why requests are what receivers handle best,
-//! and whoever has the address in its cache updates it from either; a second form would only double the broadcasts.
+//! The frames are keepalived's, byte for byte.
+//!
+//! **IPv4**: a broadcast ARP *request* for the VIP from the VIP (RFC 5227 §3). No reply form is sent beside it.
+//! keepalived does without, RFC 5227 §3 explains why requests are what receivers handle best, and whoever has the
+//! address in its cache updates it from either; a second form would only double the broadcasts.
+//!
+//! **IPv6**: a neighbour advertisement to all nodes, with the override flag (RFC 4861 §7.2.6). Whoever has the address in
+//! its cache updates it and asks again when it next uses it; who does not have it ignores it. The router flag is clear:
+//! a VIP routes nothing.
+//!
+//! Frames leave by the interface that has the VIP: on a VLAN sub-interface the kernel adds the tag.
 //!
 //! A thread of its own sends, since the first frames must not wait for a busy runtime.
 
 use std::{
     collections::BTreeMap,
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -35,7 +43,17 @@ const BURST_DISTANCE: Duration = Duration::from_secs(1);
 const BROADCAST: [u8; 6] = [0xff; 6];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 /// Length of an ARP frame for IPv4 over Ethernet, without padding.
-const FRAME_LEN: usize = 42;
+const ARP_FRAME_LEN: usize = 42;
+
+/// Where frames for ff02::1, all nodes on the link, go (RFC 2464 §7).
+const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+const ICMPV6: u8 = 58;
+/// Length of an advertisement with its one option, from the ICMPv6 type on.
+const ADVERTISEMENT_LEN: usize = 32;
+/// The same with IPv6 and Ethernet headers.
+const ADVERTISEMENT_FRAME_LEN: usize = 86;
 
 /// A gratuitous ARP request from `mac` for `vip`.
 ///
@@ -48,8 +66,8 @@ const FRAME_LEN: usize = 42;
 /// +---------------+---------------+--------------------+------------------+
 ///  22              28              32                   38               42
 /// ```
-pub fn gratuitous_arp(mac: [u8; 6], vip: Ipv4Addr) -> [u8; FRAME_LEN] {
-    let mut frame = [0; FRAME_LEN];
+pub fn gratuitous_arp(mac: [u8; 6], vip: Ipv4Addr) -> [u8; ARP_FRAME_LEN] {
+    let mut frame = [0; ARP_FRAME_LEN];
     frame[0..6].copy_from_slice(&BROADCAST);
     frame[6..12].copy_from_slice(&mac);
     frame[12..14].copy_from_slice(&ETHERTYPE_ARP);
@@ -60,6 +78,55 @@ pub fn gratuitous_arp(mac: [u8; 6], vip: Ipv4Addr) -> [u8; FRAME_LEN] {
     frame[32..38].copy_from_slice(&BROADCAST);
     frame[38..42].copy_from_slice(&vip.octets());
     frame
+}
+
+/// An unsolicited neighbour advertisement from `mac` for `vip` (RFC 4861 §4.4), from the VIP itself: it is the address
+/// that counts, and a receiver that checks its source finds it plausible.
+///
+/// ```text
+///  0               6              12      14                      54
+/// +---------------+---------------+-------+-----------------------+
+/// | 33:33:0:0:0:1 |    our MAC    | 86dd  | IPv6: VIP -> ff02::1, |
+/// |               |               |       | ICMPv6, hop limit 255 |
+/// +-------+-------+-------+-------+-------+---+-------+---+---+---+-----+
+/// |  136  |   0   | checksum      | 2000 0000 |  VIP  | 2 | 1 | our MAC |
+/// +-------+-------+---------------+-----------+-------+---+---+---------+
+///  54      55      56              58          62      78  79  80      86
+/// ```
+pub fn unsolicited_advertisement(mac: [u8; 6], vip: Ipv6Addr) -> [u8; ADVERTISEMENT_FRAME_LEN] {
+    let mut frame = [0; ADVERTISEMENT_FRAME_LEN];
+    frame[0..6].copy_from_slice(&ALL_NODES_MAC);
+    frame[6..12].copy_from_slice(&mac);
+    frame[12..14].copy_from_slice(&ETHERTYPE_IPV6);
+    frame[14] = 0x60;
+    frame[18..20].copy_from_slice(&(ADVERTISEMENT_LEN as u16).to_be_bytes());
+    frame[20] = ICMPV6;
+    // Anything less has passed a router and is ignored (RFC 4861 §7.1.2).
+    frame[21] = 255;
+    frame[22..38].copy_from_slice(&vip.octets());
+    frame[38..54].copy_from_slice(&ALL_NODES.octets());
+    frame[54] = 136;
+    // Override, not solicited, no router.
+    frame[58] = 0x20;
+    frame[62..78].copy_from_slice(&vip.octets());
+    // Target link-layer address, one unit of eight octets.
+    frame[78..80].copy_from_slice(&[2, 1]);
+    frame[80..86].copy_from_slice(&mac);
+    let sum = icmpv6_checksum(&frame[22..54], &frame[54..]);
+    frame[56..58].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// The checksum of an ICMPv6 message whose own checksum field is zero, with the pseudo-header (RFC 4443 §2.3, RFC 8200
+/// §8.1). `addresses`: source and destination.
+fn icmpv6_checksum(addresses: &[u8], message: &[u8]) -> u16 {
+    let words = addresses.chunks(2).chain(message.chunks(2));
+    let words = words.map(|word| u32::from(word[0]) << 8 | word.get(1).copied().map_or(0, u32::from));
+    let mut sum = words.sum::<u32>() + message.len() as u32 + u32::from(ICMPV6);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
 }
 
 /// When to announce one VIP, and how often each time.
@@ -136,8 +203,8 @@ pub struct Announcer {
 
 #[derive(Debug)]
 enum Order {
-    Announce(Ipv4Addr),
-    Stop(Ipv4Addr),
+    Announce(IpAddr),
+    Stop(IpAddr),
 }
 
 impl Announcer {
@@ -157,19 +224,19 @@ impl Announcer {
 
     /// The VIP is here: a burst now, another one later, then a refresh from time to time, until [`stop`](Self::stop).
     /// Called again, the bursts are repeated. Never blocks.
-    pub fn announce(&self, vip: Ipv4Addr) {
+    pub fn announce(&self, vip: IpAddr) {
         // The thread lives as long as the channel does.
         let _ = self.orders.send(Order::Announce(vip));
     }
 
     /// The VIP is not here any more.
-    pub fn stop(&self, vip: Ipv4Addr) {
+    pub fn stop(&self, vip: IpAddr) {
         let _ = self.orders.send(Order::Stop(vip));
     }
 }
 
 fn serve(interface: &str, orders: &mpsc::Receiver<Order>) {
-    let mut schedules: BTreeMap<Ipv4Addr, Schedule> = BTreeMap::new();
+    let mut schedules: BTreeMap<IpAddr, Schedule> = BTreeMap::new();
     let mut complained = false;
     loop {
         let order = match schedules.values().map(Schedule::next).min() {
@@ -209,35 +276,44 @@ fn serve(interface: &str, orders: &mpsc::Receiver<Order>) {
 
 /// Sends a burst. Socket, index and MAC address are found anew each time: it is rare, and any of them may have changed
 /// (a bond that failed over, an interface made anew).
-fn send(interface: &str, vip: Ipv4Addr, frames: u32) -> Result<(), AnnounceError> {
+fn send(interface: &str, vip: IpAddr, frames: u32) -> Result<(), AnnounceError> {
     let no_mac = || AnnounceError::NoMac(interface.to_owned());
     let entries =
         getifaddrs().map_err(|errno| AnnounceError::System("listing the interfaces", errno.into()))?;
     let mut links = entries.filter(|entry| entry.interface_name == interface);
     let link = links.find_map(|entry| entry.address?.as_link_addr().copied()).ok_or_else(no_mac)?;
-    let frame = gratuitous_arp(link.addr().ok_or_else(no_mac)?, vip);
+    let mac = link.addr().ok_or_else(no_mac)?;
     // Protocol 0: it receives nothing.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)
         .map_err(|error| AnnounceError::System("opening a packet socket", error))?;
-    let address = link_address(link.ifindex());
-    for _ in 0..frames {
-        socket.send_to(&frame, &address).map_err(|error| AnnounceError::System("sending", error))?;
+    let send = |frame: &[u8], address: SockAddr| {
+        (0..frames).try_for_each(|_| socket.send_to(frame, &address).map(drop))
+    };
+    match vip {
+        IpAddr::V4(vip) => {
+            send(&gratuitous_arp(mac, vip), link_address(link.ifindex(), ETHERTYPE_ARP, BROADCAST))
+        }
+        IpAddr::V6(vip) => send(
+            &unsolicited_advertisement(mac, vip),
+            link_address(link.ifindex(), ETHERTYPE_IPV6, ALL_NODES_MAC),
+        ),
     }
-    Ok(())
+    .map_err(|error| AnnounceError::System("sending", error))
 }
 
-/// The address that makes a raw packet socket send whole frames out of the interface with this index.
-fn link_address(index: usize) -> SockAddr {
+/// The address that makes a raw packet socket send whole frames out of the interface with this index. What they are and
+/// whom they are for stands in the frames, too; the kernel's packet filters ask here.
+fn link_address(index: usize, ethertype: [u8; 2], to: [u8; 6]) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is plain integers, valid from any bytes, and the storage is larger and aligned for every
     // kind of socket address.
     let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
     link.sll_family = libc::AF_PACKET as libc::sa_family_t;
-    link.sll_protocol = u16::from_ne_bytes(ETHERTYPE_ARP);
+    link.sll_protocol = u16::from_ne_bytes(ethertype);
     // The kernel's interface index is an int.
     link.sll_ifindex = index as libc::c_int;
-    link.sll_halen = BROADCAST.len() as u8;
-    link.sll_addr[..BROADCAST.len()].copy_from_slice(&BROADCAST);
+    link.sll_halen = to.len() as u8;
+    link.sll_addr[..to.len()].copy_from_slice(&to);
     // SAFETY: the storage holds an initialised sockaddr_ll, and that is its length.
     unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) }
 }

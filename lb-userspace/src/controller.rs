@@ -32,7 +32,7 @@ mod transmit_watch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::pending,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -278,8 +278,8 @@ impl Controller {
         let interface = config.node.interface().to_owned();
         let claim = Claim::take(&interface)?;
         let pins = PinLock::take_if_there(&config.node.pin_path)?;
-        let (netlink, events) = Netlink::open(&interface).await?;
-        let link = netlink.link().await?;
+        let (netlink, events) = Netlink::open(&config.node.interfaces).await?;
+        let link = interface::first(netlink.links().await?).context("no interface")?;
         let announcer = Announcer::spawn(&interface).context("no thread for announcements")?;
         let mut checks = Checks::new(Arc::clone(&wake.health));
         let plan = checks.plan(&config)?;
@@ -438,7 +438,7 @@ impl Controller {
         // Whoever has just answered a check has a neighbour entry by now.
         let up = self.checks.states().into_iter().filter(|(_, state)| *state == HealthState::Up);
         self.look_at_neighbours |= up.map(|(entry, _)| *entry.address.ip()).any(|backend| {
-            matches!(self.next_hops.by_backend.get(&backend), None | Some(NextHop::Unresolved))
+            matches!(self.next_hops.by_backend.get(&backend.into()), None | Some(NextHop::Unresolved))
         });
         self.reconcile().await;
     }
@@ -560,7 +560,7 @@ impl Controller {
             Err(_) if self.problems.interface.is_some() => BTreeSet::new(),
             Err(error) => return Err(error.into()),
         };
-        addresses.retain(|(address, _)| ours.contains(address));
+        addresses.retain(|(address, _)| matches!(address, IpAddr::V4(vip) if ours.contains(vip)));
         Ok(Observed { tables, node, addresses, announced: self.announced.clone() })
     }
 
@@ -610,13 +610,13 @@ impl Controller {
     async fn apply_one(&mut self, change: Change) -> anyhow::Result<()> {
         match change {
             Change::StopAnnouncing(vip) => {
-                self.announcer.stop(vip);
+                self.announcer.stop(vip.into());
                 self.announced.remove(&vip);
             }
             Change::RemoveAddress(address) => self.netlink.remove_address(address).await?,
             Change::AddAddress(address) => self.netlink.add_address(address).await?,
             Change::Announce(vip, generation) => {
-                self.announcer.announce(vip);
+                self.announcer.announce(vip.into());
                 if self.announced.insert(vip, generation).is_some() {
                     // Announced again: another router was Active, too. If we were cut off until now, what the checks
                     // know is of no use.
@@ -676,9 +676,15 @@ impl Controller {
 /// The VIPs that a VRRP instance owns: those whose addresses are ours to add and remove.
 fn our_vips(config: &Config) -> BTreeSet<Ipv4Addr> {
     (config.vrrp.iter())
-        .flat_map(|instance| crate::desired::vips_of(config, &instance.name))
-        .map(|(vip, _)| vip)
+        .flat_map(|instance| ipv4_vips(crate::desired::vips_of(config, &instance.name)))
         .collect()
+}
+
+fn ipv4_vips(addresses: BTreeSet<InterfaceAddress>) -> impl Iterator<Item = Ipv4Addr> {
+    addresses.into_iter().filter_map(|(vip, _)| match vip {
+        IpAddr::V4(vip) => Some(vip),
+        IpAddr::V6(_) => None,
+    })
 }
 
 fn apply_to_maps(dataplane: &mut Dataplane, change: Change) -> Result<(), DataplaneError> {

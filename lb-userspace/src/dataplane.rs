@@ -285,7 +285,7 @@ impl Dataplane {
     /// How many frames XDP has said to send and the driver has not, since the interface exists; `None` where the driver
     /// does not count them.
     pub fn transmit_failures(&self) -> Option<u64> {
-        interface::transmit_failures(&self.attachment.as_ref()?.interface)
+        interface::transmit_failures([self.attachment.as_ref()?.interface.as_str()])
     }
 
     /// Attaches in generic mode instead, for a driver that takes a program but does not send for it.

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// An address with the prefix length that the interface has, or should have, it with.
-pub type InterfaceAddress = (Ipv4Addr, u8);
+pub type InterfaceAddress = (IpAddr, u8);
 
 /// What the kernel, and the network, should have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,12 +61,17 @@ pub struct PoolEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextHop {
     /// To this Ethernet address: the backend's own or its router's.
-    Mac(Mac),
+    Mac {
+        /// The address.
+        mac: Mac,
+        /// Out of which of the configured interfaces (`node.interfaces`), counted from 0.
+        link: u8,
+    },
     /// Not known (yet), or there is no route.
     Unresolved,
     /// The backend is this very node, which XDP cannot send to.
     Local,
-    /// It is behind another interface than ours, which XDP cannot send to.
+    /// It is behind an interface that is none of ours, which XDP cannot send to.
     OtherInterface,
 }
 
@@ -74,7 +79,7 @@ impl NextHop {
     /// Whether XDP could never reach the backend, as opposed to not now.
     pub fn is_unusable(self) -> bool {
         match self {
-            Self::Mac(_) | Self::Unresolved => false,
+            Self::Mac { .. } | Self::Unresolved => false,
             Self::Local | Self::OtherInterface => true,
         }
     }
@@ -96,7 +101,7 @@ pub struct Inputs<'a> {
     /// The VRRP instances that are active, with the number of their last announcement.
     pub active: &'a BTreeMap<String, u64>,
     /// By backend address; one that is missing is `Unresolved`.
-    pub next_hops: &'a BTreeMap<Ipv4Addr, NextHop>,
+    pub next_hops: &'a BTreeMap<IpAddr, NextHop>,
     /// The ids, already assigned for this configuration.
     pub ids: &'a BackendIds,
     /// What the maps have now.
@@ -127,7 +132,7 @@ pub fn pool_entries(config: &Config) -> Vec<PoolEntry> {
 pub fn vips_of(config: &Config, instance: &str) -> BTreeSet<InterfaceAddress> {
     (config.services.iter())
         .filter(|service| service.vrrp.as_deref() == Some(instance))
-        .filter_map(|service| Some((ipv4(service.vip.address)?, service.vip.prefix_len)))
+        .filter_map(|service| Some((ipv4(service.vip.address)?.into(), service.vip.prefix_len)))
         .collect()
 }
 
@@ -183,7 +188,7 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
         // Two services on one VIP: if an instance owns it for one of them, it is fenced.
         tables.vips.entry(vip).and_modify(|entry| entry.fenced |= fenced).or_insert(VipEntry { fenced });
         if let Some(&generation) = service.vrrp.as_ref().and_then(|name| inputs.active.get(name)) {
-            addresses.insert((vip, service.vip.prefix_len));
+            addresses.insert((vip.into(), service.vip.prefix_len));
             announce.insert(vip, generation);
         }
 
@@ -209,8 +214,8 @@ fn backend_entry(inputs: &Inputs, id: BackendId, address: SocketAddrV4) -> Backe
         port: Be16::new(address.port()),
         ..BackendEntry::default()
     };
-    entry.mac = match inputs.next_hops.get(address.ip()) {
-        Some(NextHop::Mac(mac)) => MacWord::new(*mac),
+    entry.mac = match inputs.next_hops.get(&IpAddr::V4(*address.ip())) {
+        Some(NextHop::Mac { mac, .. }) => MacWord::new(*mac),
         Some(NextHop::Local | NextHop::OtherInterface) => MacWord::ZERO,
         Some(NextHop::Unresolved) | None => (inputs.observed.backends.get(&id))
             .filter(|known| known.address == entry.address && known.port == entry.port)

@@ -120,7 +120,7 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
     changes.extend(added.iter().map(|&address| Change::AddAddress(address)));
     // An address that had gone missing is announced again too: its traffic may have gone elsewhere meanwhile.
     let due = desired.announce.iter().filter(|&(vip, generation)| {
-        observed.announced.get(vip) != Some(generation) || added.iter().any(|(address, _)| address == vip)
+        observed.announced.get(vip) != Some(generation) || added.iter().any(|(address, _)| *address == *vip)
     });
     changes.extend(due.map(|(&vip, &generation)| Change::Announce(vip, generation)));
 

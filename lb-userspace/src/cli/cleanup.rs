@@ -92,14 +92,14 @@ async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
 }
 
 async fn remove_addresses(interface: &str, vips: &BTreeSet<Ipv4Addr>) -> anyhow::Result<usize> {
-    let netlink = match Netlink::open(interface).await {
+    let netlink = match Netlink::open(&[interface.to_owned()]).await {
         Ok((netlink, _)) => netlink,
         Err(NetlinkError::NoInterface(_)) => return Ok(0),
         Err(error) => return Err(error.into()),
     };
     let mut removed = 0;
     for address in netlink.addresses().await? {
-        if vips.contains(&address.0) {
+        if matches!(address.0, IpAddr::V4(vip) if vips.contains(&vip)) {
             netlink.remove_address(address).await?;
             println!("removed address {}/{} from {interface}", address.0, address.1);
             removed += 1;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::Ipv4Addr,
+    net::IpAddr,
     time::{Duration, SystemTime},
 };
 
@@ -49,9 +49,11 @@ impl Controller {
         if self.events.is_none() {
             self.reopen_netlink().await;
         }
-        match self.netlink.link().await {
-            Ok(link) if link.index == self.netlink.index() => {
-                self.link = link;
+        match self.netlink.links().await {
+            Ok(links) if links.iter().map(|link| link.index).eq(self.netlink.indices()) => {
+                if let Some(link) = first(links) {
+                    self.link = link;
+                }
                 set_problem(&mut self.problems.interface, None);
                 self.look_at_carrier();
             }
@@ -99,7 +101,7 @@ impl Controller {
 
     /// Opens another netlink connection. False where that failed, too.
     pub(super) async fn reopen_netlink(&mut self) -> bool {
-        match Netlink::open(self.config.node.interface()).await {
+        match Netlink::open(&self.config.node.interfaces).await {
             Ok((netlink, events)) => {
                 (self.netlink, self.events) = (netlink, Some(events));
                 true
@@ -116,7 +118,7 @@ impl Controller {
         if !self.reopen_netlink().await {
             return;
         }
-        if let Ok(link) = self.netlink.link().await {
+        if let Some(link) = self.netlink.links().await.ok().and_then(first) {
             self.link = link;
         }
         set_problem(&mut self.problems.interface, None);
@@ -130,7 +132,8 @@ impl Controller {
 
     /// Looks up where frames for each backend go.
     pub(super) async fn refresh_next_hops(&mut self) {
-        let backends: BTreeSet<Ipv4Addr> = self.ids.all().map(|(_, address)| *address.ip()).collect();
+        let backends: BTreeSet<IpAddr> =
+            self.ids.all().map(|(_, address)| IpAddr::V4(*address.ip())).collect();
         match self.netlink.next_hops(&backends).await {
             Ok(next_hops) => {
                 for (backend, next_hop) in &next_hops.by_backend {
@@ -144,6 +147,11 @@ impl Controller {
             Err(error) => warn!("next hops are not known: {:#}", anyhow::Error::from(error)),
         }
     }
+}
+
+/// The interface that VIPs are on.
+pub(super) fn first(links: Vec<Link>) -> Option<Link> {
+    links.into_iter().next()
 }
 
 /// How long a backend that works again takes to be up at most: a check that hangs, and then `rise` that pass.

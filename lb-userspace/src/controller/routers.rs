@@ -60,8 +60,7 @@ impl Routers {
     pub async fn configure(&mut self, config: &Config) {
         let mut wanted: BTreeMap<String, Wanted> = BTreeMap::new();
         for instance in &config.vrrp {
-            let vips: Vec<Ipv4Addr> =
-                vips_of(config, &instance.name).into_iter().map(|(vip, _)| vip).collect();
+            let vips: Vec<Ipv4Addr> = super::ipv4_vips(vips_of(config, &instance.name)).collect();
             if !vips.is_empty() {
                 wanted.insert(instance.name.clone(), Wanted { instance: instance.clone(), vips });
             }

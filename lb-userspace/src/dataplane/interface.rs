@@ -40,16 +40,24 @@ pub fn mac(interface: &str) -> io::Result<Mac> {
 /// Names of the drivers' counters for frames that XDP said to send and that were not sent: veth, virtio_net, mlx5.
 const TRANSMIT_FAILURES: [&str; 3] = ["xdp_tx_err", "xdp_tx_drop", "xdp_tx_full"];
 
-/// How many frames XDP has said to send and the driver has not, since the interface exists; `None` where the driver
-/// does not count them.
-pub fn transmit_failures(interface: &str) -> Option<u64> {
+/// How many frames XDP has said to send and the drivers of these interfaces have not, since they exist; `None` where no
+/// driver counts them. A VLAN sub-interface has no such counters: its parent has.
+pub fn transmit_failures<'a>(interfaces: impl IntoIterator<Item = &'a str>) -> Option<u64> {
+    interfaces.into_iter().filter_map(failures_of).reduce(u64::saturating_add)
+}
+
+fn failures_of(interface: &str) -> Option<u64> {
     let counters = driver_counters(interface).ok()?;
+    sum_of_failures(&counters)
+}
+
+fn sum_of_failures(counters: &[(String, u64)]) -> Option<u64> {
     let mut failures = counters
         .iter()
         .filter(|(name, _)| TRANSMIT_FAILURES.iter().any(|word| name.contains(word)))
         .peekable();
     failures.peek()?;
-    Some(failures.map(|(_, count)| count).sum())
+    Some(failures.fold(0, |sum: u64, (_, count)| sum.saturating_add(*count)))
 }
 
 // From the kernel's include/uapi/linux/ethtool.h.
@@ -141,9 +149,24 @@ mod tests {
     }
 
     #[test]
+    fn failures_of_all_queues_count_and_none_is_not_zero() {
+        let counters = |rows: &[(&str, u64)]| -> Vec<(String, u64)> {
+            rows.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+        };
+        let veth = counters(&[
+            ("rx_queue_0_xdp_tx", 9),
+            ("rx_queue_0_xdp_tx_errors", 2),
+            ("rx_queue_1_xdp_tx_errors", 3),
+        ]);
+        assert_eq!(sum_of_failures(&veth), Some(5));
+        assert_eq!(sum_of_failures(&counters(&[("rx_queue_0_xdp_tx_errors", 0)])), Some(0));
+        assert_eq!(sum_of_failures(&counters(&[("tx_packets", 7)])), None);
+    }
+
+    #[test]
     fn the_loopback_has_an_index_and_counts_no_failures() {
         assert!(index("lo").is_ok_and(|index| index > 0));
-        assert_eq!(transmit_failures("lo"), None);
+        assert_eq!(transmit_failures(["lo", "no-such-if"]), None);
         assert!(index("no-such-if").is_err());
     }
 }

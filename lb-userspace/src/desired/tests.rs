@@ -94,7 +94,7 @@ struct World {
     config: Config,
     health: BTreeMap<PoolEntry, HealthState>,
     active: BTreeMap<String, u64>,
-    next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    next_hops: BTreeMap<IpAddr, NextHop>,
     ids: BackendIds,
     rings: RingMemo,
     kernel: Tables,
@@ -103,7 +103,7 @@ struct World {
 impl World {
     fn new(config: Config) -> Self {
         let next_hops = (pool_entries(&config).iter())
-            .map(|entry| (*entry.address.ip(), NextHop::Mac([2, 0, 0, 0, 1, entry.address.ip().octets()[3]])))
+            .map(|entry| ((*entry.address.ip()).into(), by([2, 0, 0, 0, 1, entry.address.ip().octets()[3]])))
             .collect();
         Self {
             config,
@@ -158,6 +158,10 @@ impl World {
 
 use HealthState::{Down, Unknown, Up};
 
+fn by(mac: Mac) -> NextHop {
+    NextHop::Mac { mac, link: 0 }
+}
+
 #[test]
 fn the_backends_that_are_up_form_the_table() {
     let mut world = World::new(config(vec![service("api", VIP, &[4, 5, 6])]));
@@ -198,10 +202,10 @@ fn an_adopted_data_plane_goes_on_until_results_are_in() {
 #[test]
 fn a_backend_is_used_once_its_next_hop_is_known_and_keeps_it() {
     let mut world = World::new(config(vec![service("api", VIP, &[4, 5])]));
-    let host = *address(5).ip();
+    let host = (*address(5).ip()).into();
     world.next_hops.insert(host, NextHop::Unresolved);
     assert_eq!(world.health(Up, &[4, 5]).reconcile(), [4]);
-    world.next_hops.insert(host, NextHop::Mac([2; 6]));
+    world.next_hops.insert(host, by([2; 6]));
     assert_eq!(world.reconcile(), [4, 5]);
     world.next_hops.insert(host, NextHop::Unresolved);
     assert_eq!(world.reconcile(), [4, 5], "an old next hop is better than none");
@@ -225,7 +229,7 @@ fn the_address_follows_the_active_instance() {
     assert!(backup.node.may_be_vip(VIP.into()), "a backup forwards what reaches it");
     world.active.insert("main".into(), 3);
     let active = world.desired();
-    assert_eq!(active.addresses, BTreeSet::from([(VIP, 24)]));
+    assert_eq!(active.addresses, BTreeSet::from([(VIP.into(), 24)]));
     assert_eq!(active.announce, BTreeMap::from([(VIP, 3)]));
 }
 
@@ -292,7 +296,7 @@ fn an_id_is_never_given_to_another_backend_while_it_drains() {
     let mut world = World::new(config(vec![service("api", VIP, &[4])]));
     world.reconcile();
     world.config = config(vec![service("api", VIP, &[5])]);
-    world.next_hops.insert(*address(5).ip(), NextHop::Mac([2; 6]));
+    world.next_hops.insert((*address(5).ip()).into(), by([2; 6]));
     world.reconcile();
     let addresses: Vec<u8> = world.kernel.backends.values().map(|entry| entry.address.octets()[3]).collect();
     assert_eq!(addresses, [4, 5]);
@@ -357,8 +361,8 @@ proptest! {
                 }
                 Step::Health(host, state) => drop(world.health(state, &[host])),
                 Step::Resolve(host, known) => {
-                    let next_hop = if known { NextHop::Mac([2, 0, 0, 0, 1, host]) } else { NextHop::Unresolved };
-                    world.next_hops.insert(*address(host).ip(), next_hop);
+                    let next_hop = if known { by([2, 0, 0, 0, 1, host]) } else { NextHop::Unresolved };
+                    world.next_hops.insert((*address(host).ip()).into(), next_hop);
                 }
                 Step::FlowsEnd => drop(world.ids.release(&BTreeMap::new(), clock, 30)),
                 Step::Restart => {

@@ -1,6 +1,9 @@
 //! The order of the changes, checked step by step on a model of the kernel.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+};
 
 use lb_common::{hash::MAGLEV_SLOTS, layout::MacWord, wire::Be16};
 use proptest::{collection, prelude::*};
@@ -44,6 +47,7 @@ fn check(model: &Observed, after: &dyn fmt::Display) {
         }
     }
     for (vip, _) in &model.addresses {
+        let IpAddr::V4(vip) = vip else { panic!("{vip} is of another family") };
         assert!(tables.vips.contains_key(vip), "{vip} is on the interface but no VIP after: {after}");
         assert!(model.node.may_be_vip((*vip).into()), "{vip} is not in the filter after: {after}");
     }
@@ -103,7 +107,7 @@ fn state() -> impl Strategy<Value = Desired> {
         for (vip, (generation, prefix)) in owned {
             let vip = VIPS[vip];
             if desired.tables.vips.contains_key(&vip) {
-                desired.addresses.insert((vip, prefix));
+                desired.addresses.insert((vip.into(), prefix));
                 desired.announce.insert(vip, generation);
             }
         }
@@ -202,7 +206,7 @@ fn vip_state(vips: &[(Ipv4Addr, u8, u64)]) -> Desired {
     for &(vip, prefix, generation) in vips {
         desired.tables.vips.insert(vip, VipEntry { fenced: 1 });
         desired.node.add_vip(vip.into());
-        desired.addresses.insert((vip, prefix));
+        desired.addresses.insert((vip.into(), prefix));
         desired.announce.insert(vip, generation);
     }
     desired
@@ -213,7 +217,10 @@ fn an_address_that_went_missing_comes_back_and_is_announced_again() {
     let wanted = vip_state(&[(VIPS[0], 24, 1)]);
     let mut observed = as_observed(wanted.clone());
     observed.addresses.clear();
-    assert_eq!(diff(&wanted, &observed), [Change::AddAddress((VIPS[0], 24)), Change::Announce(VIPS[0], 1)]);
+    assert_eq!(
+        diff(&wanted, &observed),
+        [Change::AddAddress((VIPS[0].into(), 24)), Change::Announce(VIPS[0], 1)]
+    );
 }
 
 #[test]
@@ -228,8 +235,8 @@ fn another_prefix_replaces_the_address() {
     assert_eq!(
         diff(&vip_state(&[(VIPS[0], 32, 1)]), &observed),
         [
-            Change::RemoveAddress((VIPS[0], 24)),
-            Change::AddAddress((VIPS[0], 32)),
+            Change::RemoveAddress((VIPS[0].into(), 24)),
+            Change::AddAddress((VIPS[0].into(), 32)),
             Change::Announce(VIPS[0], 1),
         ]
     );
@@ -243,7 +250,7 @@ fn losing_the_vip_takes_the_address_off_and_leaves_the_maps_warm() {
     wanted.announce.clear();
     assert_eq!(
         diff(&wanted, &observed),
-        [Change::StopAnnouncing(VIPS[0]), Change::RemoveAddress((VIPS[0], 24))]
+        [Change::StopAnnouncing(VIPS[0]), Change::RemoveAddress((VIPS[0].into(), 24))]
     );
 }
 
@@ -258,7 +265,7 @@ fn a_predecessor_s_leftovers_are_removed_from_the_top_down() {
     assert_eq!(
         diff(&vip_state(&[]), &observed),
         [
-            Change::RemoveAddress((VIPS[0], 24)),
+            Change::RemoveAddress((VIPS[0].into(), 24)),
             Change::SetNode(Box::new(NodeEntry::EMPTY)),
             Change::RemoveVip(VIPS[0]),
             Change::RemoveService(key),
