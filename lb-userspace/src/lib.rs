@@ -1,6 +1,7 @@
 //! The controller of xvip, as a library, so that the tests can link its parts.
 
 pub mod announce;
+pub mod apportion;
 pub mod cli;
 pub mod config;
 pub mod control;

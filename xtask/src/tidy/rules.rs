@@ -27,8 +27,9 @@ pub const RULES: [Rule; 8] = [
 const EMPTY_NAMES: [&str; 7] = ["utils", "util", "helpers", "helper", "manager", "misc", "common"];
 
 /// Files, and directories (with `/` at the end), that must stay pure.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "lb-common/src/",
+    "lb-userspace/src/apportion.rs",
     "lb-userspace/src/config/",
     "lb-userspace/src/desired.rs",
     "lb-userspace/src/health/rise_fall.rs",
