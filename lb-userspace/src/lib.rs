@@ -13,5 +13,6 @@ pub mod health;
 pub mod maglev;
 pub mod netlink;
 pub mod reconcile;
+pub mod round_robin;
 pub mod status;
 pub mod vrrp;

@@ -27,7 +27,7 @@ pub const RULES: [Rule; 8] = [
 const EMPTY_NAMES: [&str; 7] = ["utils", "util", "helpers", "helper", "manager", "misc", "common"];
 
 /// Files, and directories (with `/` at the end), that must stay pure.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "lb-common/src/",
     "lb-userspace/src/apportion.rs",
     "lb-userspace/src/config/",
@@ -35,6 +35,7 @@ const PURE: [&str; 9] = [
     "lb-userspace/src/health/rise_fall.rs",
     "lb-userspace/src/maglev.rs",
     "lb-userspace/src/reconcile.rs",
+    "lb-userspace/src/round_robin.rs",
     "lb-userspace/src/vrrp/advert.rs",
     "lb-userspace/src/vrrp/fsm.rs",
 ];
