@@ -14,5 +14,6 @@ pub mod maglev;
 pub mod netlink;
 pub mod reconcile;
 pub mod round_robin;
+pub mod slow_start;
 pub mod status;
 pub mod vrrp;
