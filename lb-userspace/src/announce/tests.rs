@@ -11,6 +11,16 @@ fn the_frame_is_keepalived_s() {
     assert_eq!(ours, recorded);
 }
 
+/// As above; the sender was no IPv6 router.
+#[test]
+fn the_advertisement_is_keepalived_s() {
+    let recorded = include_str!("../../../tests/golden/vrrp/na.hex").trim();
+    let vip = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x10);
+    let frame = unsolicited_advertisement([2, 0, 0, 0, 0, 2], vip);
+    let ours: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(ours, recorded);
+}
+
 /// Runs the schedule by its own clock for `span`; what was sent, and how many milliseconds after `start`.
 fn run(schedule: &mut Schedule, start: Instant, until: Duration) -> Vec<(u128, u32)> {
     let mut sent = Vec::new();

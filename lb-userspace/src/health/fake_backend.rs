@@ -3,7 +3,7 @@
 //! HTTP is served by hyper's server and TLS by rustls' server side, so it is not our own code that judges our requests.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     pin::Pin,
     sync::Arc,
@@ -105,7 +105,12 @@ impl Drop for FakeBackend {
 
 impl FakeBackend {
     pub async fn start(tls: Option<Arc<ServerConfig>>, behaviour: Behaviour) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a loopback port");
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), tls, behaviour).await
+    }
+
+    /// At another loopback address.
+    pub async fn start_at(at: IpAddr, tls: Option<Arc<ServerConfig>>, behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind((at, 0)).await.expect("a loopback port");
         let address = listener.local_addr().expect("bound");
         let (log, log_rx) = watch::channel(Log::default());
         let (status, status_rx) = watch::channel(200);

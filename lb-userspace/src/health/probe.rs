@@ -243,22 +243,31 @@ fn open_socket(backend: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 async fn connect(socket: TcpSocket, backend: SocketAddr, limit: Limit) -> Result<TcpStream, ProbeError> {
-    let stream =
-        limit.within(Phase::Tcp, socket.connect(backend)).await?.map_err(|error| match error.kind() {
-            // Our own stack's words for a problem on this side.
-            io::ErrorKind::AddrNotAvailable
-            | io::ErrorKind::AddrInUse
-            | io::ErrorKind::PermissionDenied
-            | io::ErrorKind::OutOfMemory => ProbeError::Local(error.to_string()),
-            // A TCP handshake that is given up by the stack before our limit.
-            io::ErrorKind::TimedOut => ProbeError::Timeout { after: limit.timeout, phase: Phase::Tcp },
-            _ => ProbeError::from_io(&error, Phase::Tcp),
-        })?;
+    let connected = limit.within(Phase::Tcp, socket.connect(backend)).await?;
+    let stream = connected.map_err(|error| connect_error(&error, backend, limit.timeout))?;
     // A backend on this host without a listener on an ephemeral port: TCP's simultaneous open may connect us to
     // ourselves (RFC 9293 §3.5).
     match (stream.local_addr(), stream.peer_addr()) {
         (Ok(local), Ok(peer)) if local == peer => Err(ProbeError::Refused),
         _ => Ok(stream),
+    }
+}
+
+fn connect_error(error: &io::Error, backend: SocketAddr, timeout: Duration) -> ProbeError {
+    // What ICMPv6 says of a packet filter on the way (`tab_unreach` in the kernel's net/ipv6/icmp.c). For IPv4, that is
+    // "host unreachable", and this error is only from our own stack.
+    if backend.is_ipv6() && error.raw_os_error() == Some(libc::EACCES) {
+        return ProbeError::Unreachable(error.kind());
+    }
+    match error.kind() {
+        // Our own stack's words for a problem on this side.
+        io::ErrorKind::AddrNotAvailable
+        | io::ErrorKind::AddrInUse
+        | io::ErrorKind::PermissionDenied
+        | io::ErrorKind::OutOfMemory => ProbeError::Local(error.to_string()),
+        // A TCP handshake that is given up by the stack before our limit.
+        io::ErrorKind::TimedOut => ProbeError::Timeout { after: timeout, phase: Phase::Tcp },
+        _ => ProbeError::from_io(error, Phase::Tcp),
     }
 }
 

@@ -18,7 +18,9 @@ record() {
     ip -n "$b" link set eth0 up address 02:00:00:00:00:03
     ip -n "$a" addr add 172.16.0.2/24 dev eth0
     ip -n "$b" addr add 172.16.0.3/24 dev eth0
-    ip netns exec "$a" tcpdump -Z root -q -U -n -i eth0 -w "$work/$name.pcap" 'ip proto 112 or arp' 2>/dev/null &
+    ip -n "$a" addr add fd00::2/64 dev eth0 nodad
+    ip -n "$b" addr add fd00::3/64 dev eth0 nodad
+    ip netns exec "$a" tcpdump -Z root -q -U -n -i eth0 -w "$work/$name.pcap" 'ip proto 112 or arp or icmp6' 2>/dev/null &
     local tcpdump=$!
     sleep 0.5
     ip netns exec "$a" keepalived -n -l -f "$work/$name.conf" -p "$work/$name.pid" -r "$work/$name.vrrp.pid" \
@@ -32,9 +34,9 @@ record() {
     wait "$tcpdump" || true
 }
 
-# hex FILE: one packet a line, without the link-layer header, from a filtered capture.
+# hex FILE FILTER [x]: one packet a line, from a filtered capture; with x, the link-layer header too.
 hex() {
-    tcpdump -Z root -n -r "$1" -x "$2" 2>/dev/null |
+    tcpdump -Z root -n -r "$1" "-x${3:-}" "$2" 2>/dev/null |
         awk '/^[0-9]/ { if (line) print line; line = "" } /^\t0x/ { sub(/^\t0x[0-9a-f]+:/, ""); gsub(/ /, ""); line = line $0 } END { if (line) print line }'
 }
 
@@ -79,11 +81,24 @@ record v3-multicast 3 <<<"version 3
   advert_int 0.2
   ${common/172.16.0.10\/24/172.16.0.10/24
     172.16.0.11/24}" &
+record ipv6 4 <<<"version 3
+  priority 150
+  advert_int 0.2
+  interface eth0
+  state BACKUP
+  virtual_router_id 60
+  unicast_src_ip fd00::2
+  unicast_peer {
+    fd00::3
+  }
+  virtual_ipaddress {
+    fd00::10/64
+  }" &
 wait
 for name in v2-unicast v2-multicast-pass v3-unicast v3-multicast; do keep "$name"; done
 # Whole frames, with their times: the gratuitous ARP of one take-over.
 tcpdump -Z root -n -r "$work/v2-unicast.pcap" -tt -e "arp and ether src 02:00:00:00:00:02" 2>/dev/null >"$work/arp.txt" || true
-tcpdump -Z root -n -r "$work/v2-unicast.pcap" -xx 'arp and arp[14:4] = 0xac10000a' 2>/dev/null |
-    awk '/^[0-9]/ { if (line) print line; line = "" } /^\t0x/ { sub(/^\t0x[0-9a-f]+:/, ""); gsub(/ /, ""); line = line $0 } END { if (line) print line }' |
-    sort -u >garp.hex
+hex "$work/v2-unicast.pcap" 'arp and arp[14:4] = 0xac10000a' x | sort -u >garp.hex
+# Neighbour advertisements for the VIP, ICMPv6 type 136.
+hex "$work/ipv6.pcap" 'icmp6 and ip6[40] = 136 and src host fd00::10' x | sort -u >na.hex
 [ -z "${SHOW:-}" ] || { tail -n 30 "$work"/*.log; tcpdump -Z root -n -r "$work/v2-unicast.pcap" -tt -e -v 2>/dev/null; }

@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use tokio::net::TcpListener;
 
@@ -61,6 +61,49 @@ async fn every_method_passes_on_a_healthy_backend() {
     let log = tls.until(|log| log.ended.len() == 4).await;
     assert_eq!(log.ended, [End::CloseNotify; 4]);
     assert_eq!(log.handshake_errors, [""; 0]);
+}
+
+#[tokio::test]
+async fn every_method_passes_on_a_healthy_ipv6_backend() {
+    let pki = Pki::new();
+    let at = Ipv6Addr::LOCALHOST.into();
+    let clear = FakeBackend::start_at(at, None, Behaviour::Http).await;
+    let tls = FakeBackend::start_at(at, Some(pki.server(&["::1"], false)), Behaviour::Http).await;
+    assert_eq!(once(&Check::Tcp, &clear).await, Ok(Answer::Connected));
+    assert_eq!(once(&http(), &clear).await, Ok(Answer::Status(200)));
+    assert_eq!(once(&Check::Tls { tls: by_ca(&pki) }, &tls).await, Ok(Answer::Handshake));
+    assert_eq!(once(&https(by_ca(&pki)), &tls).await, Ok(Answer::Status(200)));
+    let host = clear.log().requests.remove(0).1["host"].clone();
+    assert_eq!(host, format!("[::1]:{}", clear.address.port()));
+    // A certificate for another address, and nobody there.
+    let other = FakeBackend::start_at(at, Some(pki.server(&["127.0.0.1", "::2"], false)), Behaviour::Http);
+    let error = once(&https(by_ca(&pki)), &other.await).await.expect_err("a failure");
+    assert!(matches!(error, ProbeError::Certificate(_)), "{error}");
+    // Bound, so that nobody else gets the port, and not listening.
+    let unused = TcpSocket::new_v6().expect("a socket");
+    unused.bind(SocketAddr::new(at, 0)).expect("a port");
+    let address = unused.local_addr().expect("bound");
+    let outcome = probe(&Check::Tcp, PATIENT, address).check(Connection::Kept).await;
+    assert_eq!(outcome.result, Err(ProbeError::Refused));
+}
+
+#[test]
+fn a_packet_filter_on_the_way_is_no_fault_of_this_node() {
+    let of = |code, backend: &str| {
+        let backend = backend.parse().expect("an address");
+        connect_error(&io::Error::from_raw_os_error(code), backend, BRIEF)
+    };
+    let (v4, v6) = ("192.0.2.1:6443", "[2001:db8::1]:6443");
+    assert_eq!(of(libc::EACCES, v6), ProbeError::Unreachable(io::ErrorKind::PermissionDenied));
+    assert_eq!(of(libc::EHOSTUNREACH, v6), ProbeError::Unreachable(io::ErrorKind::HostUnreachable));
+    assert_eq!(of(libc::ENETUNREACH, v6), ProbeError::Unreachable(io::ErrorKind::NetworkUnreachable));
+    assert_eq!(of(libc::ECONNREFUSED, v6), ProbeError::Refused);
+    // Our own packet filter; and a prohibiting route of our own.
+    for (code, backend) in
+        [(libc::EPERM, v6), (libc::EPERM, v4), (libc::EACCES, v4), (libc::EADDRNOTAVAIL, v6)]
+    {
+        assert!(matches!(of(code, backend), ProbeError::Local(_)), "{code} {backend}");
+    }
 }
 
 #[tokio::test]
