@@ -8,6 +8,7 @@
 //!                                         service? -> unknown flow -> answer
 //! open                                        | SYN -> backend -> NAT port -> new flow, send
 //! icmp    an error about a flow -> to the flow's backend or client
+//! tunnel  an error about a tunnel of ours -> answer for what was in it
 //! answer  RST, time exceeded, too big
 //! ```
 //!
@@ -58,6 +59,10 @@ pub enum Stage {
     Icmp4 = 5,
     /// An ICMPv6 error, or a neighbour solicitation.
     Icmp6 = 6,
+    /// An ICMP error about a tunnel.
+    Tunnel4 = 9,
+    /// An ICMPv6 error about a tunnel.
+    Tunnel6 = 10,
     /// An answer of our own over IPv4.
     Answer4 = 7,
     /// An answer of our own over IPv6.
@@ -66,7 +71,7 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Parse,
         Self::Slow4,
         Self::Slow6,
@@ -74,6 +79,8 @@ impl Stage {
         Self::Open6,
         Self::Icmp4,
         Self::Icmp6,
+        Self::Tunnel4,
+        Self::Tunnel6,
         Self::Answer4,
         Self::Answer6,
     ];
@@ -88,6 +95,8 @@ impl Stage {
             Self::Open6 => "xvip_open6",
             Self::Icmp4 => "xvip_icmp4",
             Self::Icmp6 => "xvip_icmp6",
+            Self::Tunnel4 => "xvip_tunnel4",
+            Self::Tunnel6 => "xvip_tunnel6",
             Self::Answer4 => "xvip_answer4",
             Self::Answer6 => "xvip_answer6",
         }
@@ -126,6 +135,8 @@ pub fn run<F: Frame, T: Tables>(stage: Stage, frame: &mut F, tables: &T) -> Step
         Stage::Open6 => open::open::<Be128, F, T>(frame, tables),
         Stage::Icmp4 => icmp::icmp::<Be32, F, T>(frame, tables),
         Stage::Icmp6 => icmp::icmp::<Be128, F, T>(frame, tables),
+        Stage::Tunnel4 => icmp::about_tunnel::<Be32, F, T>(frame, tables),
+        Stage::Tunnel6 => icmp::about_tunnel::<Be128, F, T>(frame, tables),
         Stage::Answer4 => answer::answer::<Be32, F, T>(frame, tables),
         Stage::Answer6 => answer::answer::<Be128, F, T>(frame, tables),
     }
@@ -142,6 +153,7 @@ trait Family: crate::family::Address {
     const SLOW: Stage;
     const OPEN: Stage;
     const ICMP_STAGE: Stage;
+    const TUNNEL: Stage;
     const ANSWER: Stage;
 }
 
@@ -149,6 +161,7 @@ impl Family for Be32 {
     const SLOW: Stage = Stage::Slow4;
     const OPEN: Stage = Stage::Open4;
     const ICMP_STAGE: Stage = Stage::Icmp4;
+    const TUNNEL: Stage = Stage::Tunnel4;
     const ANSWER: Stage = Stage::Answer4;
 }
 
@@ -156,6 +169,7 @@ impl Family for Be128 {
     const SLOW: Stage = Stage::Slow6;
     const OPEN: Stage = Stage::Open6;
     const ICMP_STAGE: Stage = Stage::Icmp6;
+    const TUNNEL: Stage = Stage::Tunnel6;
     const ANSWER: Stage = Stage::Answer6;
 }
 

@@ -19,11 +19,7 @@ pub fn flow<A: Address>(key: &FlowKey<A>) -> u32 {
 #[inline(always)]
 fn address<A: Address>(hash: u32, address: A) -> u32 {
     let [a, b, c, d] = address.wide().words();
-    if A::IS_V6 {
-        mix(mix(mix(mix(hash, a.get()), b.get()), c.get()), d.get())
-    } else {
-        mix(hash, d.get())
-    }
+    if A::IS_V6 { mix(mix(mix(mix(hash, a.get()), b.get()), c.get()), d.get()) } else { mix(hash, d.get()) }
 }
 
 /// Another hash from a hash, independent enough for a second choice.

@@ -659,8 +659,8 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        AllowedKey, BackendCounters, BackendEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load, Members,
-        NodeEntry, PulseEntry, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
+        AllowedKey, BackendCounters, BackendEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load,
+        Members, NodeEntry, PulseEntry, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     };
     use crate::wire::{Be32, Be128};
 

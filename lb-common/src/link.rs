@@ -27,7 +27,9 @@ impl Tags {
     /// The tags of a frame whose network header begins at `l3`.
     #[inline(always)]
     pub fn of<F: Frame>(frame: &F, l3: usize) -> Self {
-        let tag = |offset| frame.header::<[u8; TAG_LEN]>(offset).map_or(TagWord::NONE, |tag| TagWord::from_octets(*tag));
+        let tag = |offset| {
+            frame.header::<[u8; TAG_LEN]>(offset).map_or(TagWord::NONE, |tag| TagWord::from_octets(*tag))
+        };
         if l3 == ETHERNET_LEN {
             Self::NONE
         } else if l3 == ETHERNET_LEN + TAG_LEN {
@@ -78,7 +80,9 @@ pub fn leave<F: Frame>(frame: &mut F, l3: usize, hop: &Hop, ethertype: Be16, roo
     let mut tags = Tags { outer: hop.outer, inner: hop.inner };
     if l3 != ETHERNET_LEN && hop.if_index == frame.if_index() {
         let own = Tags::of(frame, l3);
-        let same = own.outer.vlan() == hop.outer.vlan() && own.inner.vlan() == hop.inner.vlan() && hop.outer.is_some();
+        let same = own.outer.vlan() == hop.outer.vlan()
+            && own.inner.vlan() == hop.inner.vlan()
+            && hop.outer.is_some();
         // The priority bits stay as they came.
         if same || hop.flags & HOP_KEEPS_TAGS != 0 {
             tags = own;

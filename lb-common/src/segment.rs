@@ -39,12 +39,20 @@ impl<A: Address> Segment<A> {
         let (l3, l4) = ((scratch.l3 & L3_MASK) as usize, (scratch.l4 & L4_MASK) as usize);
         let later_fragment = scratch.flags & SCRATCH_LATER_FRAGMENT != 0;
         let ip = frame.header::<A::Header>(l3)?;
-        let mut key = FlowKey::new(A::source(ip), scratch.ports.src_port, A::destination(ip), scratch.ports.dst_port);
+        let mut key =
+            FlowKey::new(A::source(ip), scratch.ports.src_port, A::destination(ip), scratch.ports.dst_port);
         if !later_fragment {
             let tcp = frame.header::<Tcp>(l4)?;
             (key.src_port, key.dst_port) = (tcp.src_port, tcp.dst_port);
         }
-        Some(Self { key, l3, l4, payload: scratch.payload as u16, flags: scratch.flags as u8, later_fragment })
+        Some(Self {
+            key,
+            l3,
+            l4,
+            payload: scratch.payload as u16,
+            flags: scratch.flags as u8,
+            later_fragment,
+        })
     }
 
     /// Leaves it for the next program.

@@ -41,6 +41,8 @@ stages! {
     xvip_open6 = Stage::Open6;
     xvip_icmp4 = Stage::Icmp4;
     xvip_icmp6 = Stage::Icmp6;
+    xvip_tunnel4 = Stage::Tunnel4;
+    xvip_tunnel6 = Stage::Tunnel6;
     xvip_answer4 = Stage::Answer4;
     xvip_answer6 = Stage::Answer6;
 }

@@ -2,10 +2,7 @@
 //!
 //! Sizes of the flow tables are set by the loader; what stands here are the names, the types and the defaults.
 
-use core::{
-    ptr::NonNull,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use core::ptr::NonNull;
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
@@ -19,9 +16,10 @@ use aya_ebpf::{
 use lb_common::{
     forward::Stage,
     layout::{
-        ALLOWED_SERVICE_BITS, AllowedKey, BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey, FragmentEntry,
-        FragmentKey, Load, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry,
-        RESERVED_PORT_WORDS, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
+        ALLOWED_SERVICE_BITS, AllowedKey, BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey,
+        FragmentEntry, FragmentKey, Load, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NodeEntry,
+        PulseEntry, RESERVED_PORT_WORDS, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey,
+        VipEntry,
     },
     reason,
     tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
@@ -175,9 +173,11 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn next_turn(&self, service: u32) -> u32 {
-        let Some(turn) = TURNS.get_ptr_mut(service) else { return 0 };
-        // SAFETY: a map value is aligned and stays there while the program runs; everybody changes it atomically.
-        unsafe { AtomicU32::from_ptr(turn) }.fetch_add(1, Ordering::Relaxed)
+        let Some(turn) = slot(TURNS.get_ptr_mut(service)) else { return 0 };
+        let number = turn.read();
+        // Two CPUs at the same time may take the same turn; over many flows that evens out.
+        turn.update(|turn| *turn = number.wrapping_add(1));
+        number
     }
 
     #[inline(always)]

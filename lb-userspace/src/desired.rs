@@ -240,7 +240,7 @@ fn members(
         let SocketAddr::V4(address) = backend.address else { continue };
         let Some(id) = inputs.ids.id(&PoolEntry { service: key, address }) else { continue };
         let state = inputs.health.get(&PoolEntry { service: key, address }).copied();
-        let member = Member { id, address, weight: backend.weight };
+        let member = Member { id, address: address.into(), weight: backend.weight };
         let reachable = entries.get(&id).is_some_and(BackendEntry::is_resolved);
         let up = match state.unwrap_or(HealthState::Unknown) {
             HealthState::Up => true,

@@ -1,6 +1,7 @@
 //! The controller of xvip, as a library, so that the tests can link its parts.
 
 pub mod announce;
+pub mod apportion;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -12,5 +13,7 @@ pub mod health;
 pub mod maglev;
 pub mod netlink;
 pub mod reconcile;
+pub mod round_robin;
+pub mod slow_start;
 pub mod status;
 pub mod vrrp;

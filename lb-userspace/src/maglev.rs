@@ -4,8 +4,18 @@
 //! The table is a pure function of the set of backends and their weights: the same on every node, whatever the order
 //! in which it learned of them. A backend's identity is its address and port. Ids, which differ from node to node,
 //! only name the backends in the finished table.
+//!
+//! Each backend walks through the slots in an order of its own and claims the free ones that it comes to, until it has
+//! its share. Whose turn it is to claim follows from weights alone: the `n`th claim of a backend of weight `w` is due at
+//! `n / w`, and of claims that are due together the lower address comes first. So which of two backends comes before
+//! the other does not depend on a third, and when that one goes, few slots change hands between the two.
 
-use std::{hash::Hasher as _, net::SocketAddrV4, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, binary_heap::PeekMut},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use lb_common::{
     hash::MAGLEV_SLOTS,
@@ -13,182 +23,151 @@ use lb_common::{
 };
 use siphasher::sip::SipHasher24;
 
+use crate::apportion::apportion;
+
+/// M, for reckoning.
+const SLOTS: u64 = MAGLEV_SLOTS as u64;
+
 /// A backend that takes part in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     /// What the slots hold.
     pub id: BackendId,
-    /// Its identity.
-    pub address: SocketAddrV4,
-    /// Its share relative to the others'.
+    /// Its identity: address and port. Flow label and zone of an IPv6 address are not part of it; a zone's number means
+    /// something on one node only.
+    pub address: SocketAddr,
+    /// Its share relative to the others'. With 0 it is not in the table.
     pub weight: u16,
 }
 
-/// Where a backend's walk through the slots begins, and how far each step goes. The table size is prime, so every
-/// walk visits every slot.
-struct Permutation {
-    id: BackendId,
-    weight: u32,
-    /// Weight saved up towards the next turn.
-    credit: u32,
-    next: u32,
-    skip: u32,
+impl Member {
+    /// What members are ordered by, and what tells them apart.
+    fn identity(&self) -> (IpAddr, u16) {
+        (self.address.ip(), self.address.port())
+    }
 }
 
-impl Permutation {
-    fn new(member: &Member) -> Self {
-        let slots = MAGLEV_SLOTS as u64;
+/// Those with a weight, by address, each once: the same whatever the order they come in.
+pub(crate) fn in_order(members: &[Member]) -> Vec<Member> {
+    let mut members: Vec<Member> = members.iter().filter(|member| member.weight > 0).copied().collect();
+    members.sort_by_key(|member| (member.identity(), Reverse(member.weight)));
+    members.dedup_by_key(|member| member.identity());
+    members
+}
+
+/// A backend's walk through the slots: the `j`th step leads to `skip * (start + j)^3 + offset`, modulo the prime M of
+/// slots. Cubing is a bijection there, since 3 does not divide M - 1, so every walk visits every slot.
+///
+/// The paper steps by a constant, `offset + skip * j`, and allows any other permutation. With constant steps one pair of
+/// backends in some thousands walks in lockstep (one skip is a small multiple of the other's, or a half, or two thirds):
+/// measured over random addresses, one removal in a thousand moved more than 1 % of the others' slots, and the worst of
+/// them 27 %. Cubes show no such tail, no more than permutations by Fisher and Yates do, which cost far more memory.
+struct Walk {
+    id: BackendId,
+    weight: u64,
+    /// Slots that it has claimed, and that it will have claimed in the end.
+    claimed: u32,
+    share: u32,
+    /// `start + j`, modulo M.
+    next: u64,
+    skip: u64,
+    offset: u64,
+}
+
+impl Walk {
+    fn new(member: &Member, share: u32) -> Self {
         Self {
             id: member.id,
-            weight: u32::from(member.weight),
-            credit: 0,
-            next: (hash(0, member.address) % slots) as u32,
-            skip: (hash(1, member.address) % (slots - 1) + 1) as u32,
+            weight: u64::from(member.weight),
+            claimed: 0,
+            share,
+            offset: hash(0, member) % SLOTS,
+            skip: hash(1, member) % (SLOTS - 1) + 1,
+            next: hash(2, member) % SLOTS,
         }
     }
 
+    /// When its next claim is due, or `None` if it has its share. Rounded down from a multiple of 2^-32, and still in the
+    /// exact order: different fractions whose denominators fit 16 bits are at least 2^-32 apart.
+    fn due(&self) -> Option<u64> {
+        (self.claimed < self.share).then(|| (u64::from(self.claimed + 1) << 32) / self.weight)
+    }
+
     fn step(&mut self) -> usize {
-        let slot = self.next;
-        self.next = (self.next + self.skip) % MAGLEV_SLOTS as u32;
-        slot as usize
+        let here = self.next;
+        self.next = if here + 1 == SLOTS { 0 } else { here + 1 };
+        let cube = here * here % SLOTS * here % SLOTS;
+        ((cube * self.skip + self.offset) % SLOTS) as usize
     }
 }
 
 /// The table for a set of backends; `None` where no backend has any weight.
 ///
-/// Backends take turns in claiming their next free slot; one with half the weight of the heaviest takes every other
-/// turn. So shares at equal weights differ by at most one slot.
+/// Every share is within one slot of its exact proportion (but see [`apportion`] for weights that add up to more than
+/// the slots), so equal weights differ by at most one slot.
 pub fn table(members: &[Member]) -> Option<Arc<MaglevSlots>> {
-    let mut members: Vec<&Member> = members.iter().filter(|member| member.weight > 0).collect();
-    members.sort_by_key(|member| member.address);
-    members.dedup_by_key(|member| member.address);
-    let heaviest = u32::from(members.iter().map(|member| member.weight).max()?);
-    let mut walks: Vec<Permutation> = members.into_iter().map(Permutation::new).collect();
-
-    let mut slots = vec![None; MAGLEV_SLOTS];
-    let mut free = MAGLEV_SLOTS;
-    while free > 0 {
-        for walk in &mut walks {
-            walk.credit += walk.weight;
-            if walk.credit < heaviest {
-                continue;
-            }
-            walk.credit -= heaviest;
-            let slot = loop {
-                let slot = walk.step();
-                if slots[slot].is_none() {
-                    break slot;
-                }
-            };
-            slots[slot] = Some(walk.id);
-            free -= 1;
-            if free == 0 {
-                break;
-            }
-        }
-    }
-    let filled: Vec<BackendId> = slots.into_iter().flatten().collect();
-    let filled: Box<MaglevSlots> = filled.into_boxed_slice().try_into().ok()?;
-    Some(Arc::from(filled))
+    fill(members, &mut 0)
 }
 
-/// SipHash-2-4 with a fixed key; part of the protocol between nodes, so it must never change.
-fn hash(key: u64, address: SocketAddrV4) -> u64 {
-    let mut hasher = SipHasher24::new_with_keys(0x7876_6970_6d61_676c, key);
-    hasher.write(&address.ip().octets());
-    hasher.write(&address.port().to_be_bytes());
-    hasher.finish()
+/// Makes the table, and adds to `probes` how many slots were looked at. The paper expects M ln M of them for M slots
+/// and at least as many backends, and fewer for fewer.
+fn fill(members: &[Member], probes: &mut u64) -> Option<Arc<MaglevSlots>> {
+    let members = in_order(members);
+    if members.is_empty() {
+        return None;
+    }
+    let weights: Vec<u16> = members.iter().map(|member| member.weight).collect();
+    let shares = apportion(&weights, MAGLEV_SLOTS as u32);
+    let mut walks: Vec<Walk> =
+        members.iter().zip(shares).map(|(member, share)| Walk::new(member, share)).collect();
+    // The walk whose claim is due first is on top.
+    let mut turns: BinaryHeap<Reverse<(u64, usize)>> =
+        walks.iter().enumerate().filter_map(|(n, walk)| Some(Reverse((walk.due()?, n)))).collect();
+
+    let mut slots: Vec<BackendId> = vec![0; MAGLEV_SLOTS];
+    // A bit for each slot that is claimed: these 8 KiB are read at random, and stay in the nearest cache.
+    let mut claimed = [0u64; MAGLEV_SLOTS.div_ceil(64)];
+    while let Some(mut top) = turns.peek_mut() {
+        let Reverse((_, n)) = *top;
+        let walk = &mut walks[n];
+        let slot = loop {
+            let slot = walk.step();
+            *probes += 1;
+            if claimed[slot / 64] & 1 << (slot % 64) == 0 {
+                break slot;
+            }
+        };
+        claimed[slot / 64] |= 1 << (slot % 64);
+        slots[slot] = walk.id;
+        walk.claimed += 1;
+        match walk.due() {
+            Some(due) => *top = Reverse((due, n)),
+            None => drop(PeekMut::pop(top)),
+        }
+    }
+    Arc::<[BackendId]>::from(slots).try_into().ok()
+}
+
+/// SipHash-2-4 with a fixed key over the octets of address and port; part of the protocol between nodes, so it must
+/// never change. SipHash takes in the length, so an IPv4 address never meets the IPv6 address that ends like it.
+fn hash(key: u64, member: &Member) -> u64 {
+    let hasher = SipHasher24::new_with_keys(0x7876_6970_6d61_676c, key);
+    let port = member.address.port().to_be_bytes();
+    match member.address.ip() {
+        IpAddr::V4(address) => {
+            let mut bytes = [0; 6];
+            bytes[..4].copy_from_slice(&address.octets());
+            bytes[4..].copy_from_slice(&port);
+            hasher.hash(&bytes)
+        }
+        IpAddr::V6(address) => {
+            let mut bytes = [0; 18];
+            bytes[..16].copy_from_slice(&address.octets());
+            bytes[16..].copy_from_slice(&port);
+            hasher.hash(&bytes)
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn members(count: u16) -> Vec<Member> {
-        (0..count)
-            .map(|n| Member {
-                id: n,
-                address: SocketAddrV4::new(Ipv4Addr::from(0xac10_0004 + u32::from(n)), 6443),
-                weight: 100,
-            })
-            .collect()
-    }
-
-    fn shares(slots: &MaglevSlots, backends: usize) -> Vec<usize> {
-        let mut shares = vec![0; backends];
-        slots.iter().for_each(|&id| shares[usize::from(id)] += 1);
-        shares
-    }
-
-    #[test]
-    fn equal_weights_get_shares_that_differ_by_at_most_one_slot() {
-        for count in [1, 2, 3, 10, 100, 1000] {
-            let shares = shares(&table(&members(count)).unwrap(), count.into());
-            let (min, max) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
-            assert!(max - min <= 1, "{count} backends: {min} to {max}");
-        }
-    }
-
-    #[test]
-    fn weights_are_proportions() {
-        let mut members = members(3);
-        (members[0].weight, members[1].weight, members[2].weight) = (256, 128, 64);
-        let shares = shares(&table(&members).unwrap(), 3);
-        for (share, weight) in shares.iter().zip([256, 128, 64]) {
-            assert!(share.abs_diff(MAGLEV_SLOTS * weight / 448) <= 2, "{shares:?}");
-        }
-    }
-
-    #[test]
-    fn no_weight_no_table() {
-        assert!(table(&[]).is_none());
-        assert!(table(&[Member { weight: 0, ..members(1)[0] }]).is_none());
-    }
-
-    #[test]
-    fn removing_one_backend_moves_few_slots_of_the_others() {
-        for count in [3, 10, 100] {
-            let all = members(count);
-            let before = table(&all).unwrap();
-            let after = table(&all[1..]).unwrap();
-            let moved = before.iter().zip(after.iter()).filter(|(b, a)| **b != 0 && b != a).count();
-            assert!(moved < MAGLEV_SLOTS / 100, "{count} backends: {moved} slots moved");
-        }
-    }
-
-    #[test]
-    fn the_table_is_frozen() {
-        // Nodes of different versions must agree in the DSR modes; a change here is a change of protocol.
-        let slots = table(&members(3)).unwrap();
-        let mut hasher = SipHasher24::new();
-        slots.iter().for_each(|id| hasher.write(&id.to_be_bytes()));
-        assert_eq!(hasher.finish(), 16_236_822_076_043_472_598);
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(16))]
-        #[test]
-        fn order_and_ids_do_not_matter(
-            order in Just((0..12u16).collect::<Vec<_>>()).prop_shuffle(),
-            weights in proptest::collection::vec(0..=256u16, 12),
-        ) {
-            let mut straight = members(12);
-            straight.iter_mut().zip(&weights).for_each(|(member, &weight)| member.weight = weight);
-            let shuffled: Vec<Member> = order
-                .iter()
-                .map(|&n| Member { id: n + 100, ..straight[usize::from(n)] })
-                .collect();
-            match (table(&straight), table(&shuffled)) {
-                (None, None) => {}
-                (Some(one), Some(other)) => {
-                    prop_assert!(one.iter().zip(other.iter()).all(|(a, b)| a + 100 == *b));
-                }
-                _ => prop_assert!(false, "only one of the two orders has a table"),
-            }
-        }
-    }
-}
+mod tests;

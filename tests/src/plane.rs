@@ -101,7 +101,7 @@ impl World {
     pub fn three_backends() -> Self {
         static RING: LazyLock<Arc<MaglevSlots>> = LazyLock::new(|| {
             let members: Vec<Member> =
-                (0..BACKENDS).map(|id| Member { id, address: backend(id), weight: 100 }).collect();
+                (0..BACKENDS).map(|id| Member { id, address: backend(id).into(), weight: 100 }).collect();
             maglev::table(&members).expect("three backends have a table")
         });
         Self::new(BACKENDS, Arc::clone(&RING))

@@ -7,7 +7,8 @@ use crate::{
     family::Address,
     frame::{Frame, Header},
     layout::{
-        ANSWER_RESET_ALL_FULL, ANSWER_RESET_NO_BACKEND, ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG, NodeEntry, Scratch,
+        ANSWER_RESET_ALL_FULL, ANSWER_RESET_NO_BACKEND, ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG, NodeEntry,
+        Scratch,
     },
     link::{self, Tags},
     reason::{DropReason, TransmitReason, Verdict},
@@ -15,8 +16,8 @@ use crate::{
     tables::{Slot, Tables},
     wire::{
         Be16, Be32, Be128, ICMP_FRAGMENTATION_NEEDED, ICMP_LEN, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
-        ICMPV6_TIME_EXCEEDED, ICMPV6_TOO_BIG, IPV4_MIN_LEN, IPV6_LEN, Icmp, PROTOCOL_TCP, TCP_ACK, TCP_MIN_LEN,
-        TCP_RST, Tcp,
+        ICMPV6_TIME_EXCEEDED, ICMPV6_TOO_BIG, IPV4_MIN_LEN, IPV6_LEN, Icmp, PROTOCOL_TCP, TCP_ACK,
+        TCP_MIN_LEN, TCP_RST, Tcp,
     },
 };
 
@@ -44,7 +45,8 @@ pub fn answer<A: Quote, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step 
             if segment.later_fragment || !may_send_error(tables, scratch) {
                 return super::drop(refusal);
             }
-            let message = if wish.answer == ANSWER_TOO_BIG { A::too_big(wish.mtu) } else { A::time_exceeded() };
+            let message =
+                if wish.answer == ANSWER_TOO_BIG { A::too_big(wish.mtu) } else { A::time_exceeded() };
             return match error(frame, node, &segment, message, wish.if_index) {
                 Some(true) => Step::Done(Verdict::Transmit(reason)),
                 Some(false) => super::drop(refusal),

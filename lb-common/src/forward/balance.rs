@@ -31,8 +31,7 @@ pub fn choose<T: Tables>(
     let is_limited = service.flags & SERVICE_HAS_LIMITS != 0;
     // A retransmitted SYN must not go where it went before; the fewest connections would lead there again.
     if service.balance != BALANCE_LEAST_CONNECTIONS || attempt != 0 {
-        let turn =
-            if service.balance == BALANCE_ROUND_ROBIN { tables.next_turn(service.index) } else { 0 };
+        let turn = if service.balance == BALANCE_ROUND_ROBIN { tables.next_turn(service.index) } else { 0 };
         for preference in 0..PREFERENCES {
             let slot = if service.balance == BALANCE_ROUND_ROBIN && service.turns != 0 {
                 (turn.wrapping_add(preference) % service.turns) as usize

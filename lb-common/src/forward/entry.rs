@@ -10,8 +10,8 @@ use crate::{
     segment::Segment,
     tables::{FlowTables, Level, Tables},
     wire::{
-        Be32, Be128, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, IPV4_FRAGMENT_MASK, Ipv4,
-        Ipv6, PROTOCOL_TCP, TCP_MIN_LEN, Tcp,
+        Be32, Be128, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet,
+        IPV4_FRAGMENT_MASK, Ipv4, Ipv6, PROTOCOL_TCP, TCP_MIN_LEN, Tcp,
     },
 };
 

@@ -6,7 +6,8 @@ use crate::{
     family::{address_sum, header_delta},
     frame::Frame,
     layout::{
-        BackendId, FlowEntry, FlowKey, Hop, Load, MODE_NAT, NodeEntry, Removed, SEEN_FIN, SEEN_RST, TO_BACKEND,
+        BackendId, FlowEntry, FlowKey, Hop, Load, MODE_NAT, NodeEntry, Removed, SEEN_FIN, SEEN_RST,
+        TO_BACKEND,
     },
     link,
     tables::{FlowTables, Inserted, Level, Slot, Tables},

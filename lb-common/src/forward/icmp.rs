@@ -1,30 +1,23 @@
 //! The stage for ICMP and ICMPv6: errors about a flow go to the flow's backend or client, as if the packet that they
 //! quote had been that one's own (RFC 5508 §4); errors about our tunnels become errors about what was in them.
 
-use super::{
-    Family, INTERNAL, Step,
-    answer::Quote,
-    flow::{self, port_sum},
-    flow_clock, parse, tunnel,
-};
+use super::{INTERNAL, Step, answer::Quote, parse, tunnel};
 use crate::{
     checksum::{Delta, Sum},
     family::{address_sum, header_delta},
     frame::Frame,
     hash,
     layout::{
-        ANSWER_TOO_BIG, BALANCE_MAGLEV, FlowEntry, FlowKey, Hop, MODE_DSR_IPIP, MODE_LOCAL,
-        MODE_NAT, NodeEntry, Scratch, ServiceKey, TO_BACKEND,
+        ANSWER_TOO_BIG, BALANCE_MAGLEV, BackendId, FlowEntry, FlowKey, Hop, MODE_DSR_IPIP, MODE_LOCAL,
+        MODE_NAT, Scratch, ServiceKey, TO_BACKEND,
     },
     link::{self, Tags},
     reason::{DropReason, PassReason, TransmitReason, Verdict},
-    segment::Segment,
     tables::{BackendCounter, FlowTables, Level, Slot, Tables},
     wire::{
         Be16, Be32, Be128, ICMP_FRAGMENTATION_NEEDED, ICMP_LEN, ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED,
         ICMP_UNREACHABLE, ICMPV6_NEIGHBOUR_SOLICITATION, ICMPV6_PARAMETER_PROBLEM, ICMPV6_TOO_BIG,
-        ICMPV6_UNREACHABLE, IPV6_LEN, Icmp, Ipv4, Ipv6, PROTOCOL_IPV4, PROTOCOL_IPV6, PROTOCOL_TCP,
-        TCP_ACK,
+        ICMPV6_UNREACHABLE, IPV6_LEN, Icmp, Ipv4, Ipv6, PROTOCOL_IPV4, PROTOCOL_IPV6, PROTOCOL_TCP, TCP_ACK,
     },
 };
 
@@ -119,7 +112,9 @@ pub fn icmp<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     let Some(ip) = frame.header::<A::Header>(l3) else { return pass(PassReason::TooShort) };
     let Some(icmp) = frame.header::<Icmp>(l4) else { return pass(PassReason::NotTcp) };
     if A::IS_V6 && icmp.kind == ICMPV6_NEIGHBOUR_SOLICITATION {
-        let Some(&target) = frame.header::<Be128>(l4 + ICMP_LEN) else { return pass(PassReason::NeighbourSolicitation) };
+        let Some(&target) = frame.header::<Be128>(l4 + ICMP_LEN) else {
+            return pass(PassReason::NeighbourSolicitation);
+        };
         return if parse::is_fenced(tables, node, target) {
             super::drop(DropReason::Fenced)
         } else {
@@ -139,14 +134,7 @@ pub fn icmp<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     let inner_l4 = quoted + A::header_len(inner);
     match A::protocol(inner) {
         PROTOCOL_TCP => about_flow::<A, F, T>(frame, tables, node, (l3, l4), inner_l4),
-        PROTOCOL_IPV4 => match A::told_mtu(icmp) {
-            Some(mtu) => about_tunnel::<A, Be32, F, T>(frame, tables, scratch, inner_l4, mtu),
-            None => pass(PassReason::IcmpUnrelated),
-        },
-        PROTOCOL_IPV6 => match A::told_mtu(icmp) {
-            Some(mtu) => about_tunnel::<A, Be128, F, T>(frame, tables, scratch, inner_l4, mtu),
-            None => pass(PassReason::IcmpUnrelated),
-        },
+        PROTOCOL_IPV4 | PROTOCOL_IPV6 if A::told_mtu(icmp).is_some() => Step::Next(A::TUNNEL),
         _ => pass(PassReason::IcmpUnrelated),
     }
 }
@@ -156,7 +144,7 @@ pub fn icmp<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
 fn about_flow<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(
     frame: &mut F,
     tables: &T,
-    node: &NodeEntry,
+    node: &crate::layout::NodeEntry,
     (l3, l4): (usize, usize),
     inner_l4: usize,
 ) -> Step {
@@ -166,45 +154,78 @@ fn about_flow<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(
         return super::drop(DropReason::BadIcmp);
     };
     let key = FlowKey::new(A::destination(inner), dst_port, A::source(inner), src_port);
-    let Some(entry) = entry_of(tables, &key) else { return pass(PassReason::IcmpUnrelated) };
-    let mut hop = entry.client;
-    let mut reason = TransmitReason::IcmpToClient;
-    let mut tunnel = None;
-    if entry.direction == TO_BACKEND {
-        let Some(backend) = tables.backend(entry.backend) else { return INTERNAL };
-        if entry.mode == MODE_LOCAL {
-            return pass(PassReason::LocalBackend);
-        }
-        if !backend.hop.is_resolved() {
-            tables.count(entry.backend, BackendCounter::Unresolved);
-            return super::drop(DropReason::NextHopUnknown);
-        }
-        if entry.mode == MODE_DSR_IPIP {
-            tunnel = Some(backend.address);
-        }
-        hop = backend.hop;
-        reason = TransmitReason::IcmpToBackend;
-    }
-    let rewritten = entry.rewritten;
-
-    let Some(ip) = frame.header_mut::<A::Header>(l3) else { return INTERNAL };
+    let slot = match tables.flow(Level::Established, &key) {
+        Some(slot) => Some(slot),
+        None => tables.flow(Level::HalfOpen, &key),
+    };
+    let (id, mode) = match slot {
+        Some(slot) => slot.with(|entry| (entry.backend, entry.mode)),
+        None => match by_maglev(tables, &key) {
+            Some(choice) => choice,
+            None => return pass(PassReason::IcmpUnrelated),
+        },
+    };
+    let Some(ip) = frame.header::<A::Header>(l3) else { return INTERNAL };
     // No error about an error.
     if A::hops(ip) <= 1 {
         return super::drop(DropReason::TtlExpired);
     }
+    let to_client = slot.is_some_and(|slot| slot.with(|entry| entry.direction) != TO_BACKEND);
+    let Some(backend) = tables.backend(id) else { return INTERNAL };
+    if mode == MODE_LOCAL {
+        return pass(PassReason::LocalBackend);
+    }
+    if !to_client && !backend.hop.is_resolved() {
+        tables.count(id, BackendCounter::Unresolved);
+        return super::drop(DropReason::NextHopUnknown);
+    }
+    let rewritten = match slot {
+        Some(slot) if mode == MODE_NAT => translate(frame, &key, slot, (l3, l4), inner_l4),
+        _ => take_hop::<A, F>(frame, l3),
+    };
+    if rewritten.is_none() {
+        return INTERNAL;
+    }
+    let sent = if mode == MODE_DSR_IPIP {
+        tunnel::encapsulate::<A, F>(frame, node, l3, &backend.hop, backend.address)
+    } else {
+        let client = slot.filter(|_| to_client).map(|slot| slot.with(|entry| entry.client));
+        link::leave(frame, l3, &client.unwrap_or(backend.hop), A::ETHERTYPE, 0).is_some()
+    };
+    if !sent {
+        return INTERNAL;
+    }
+    Step::Done(Verdict::Transmit(if to_client {
+        TransmitReason::IcmpToClient
+    } else {
+        TransmitReason::IcmpToBackend
+    }))
+}
+
+/// Rewrites an error as packets of the direction `slot` are, and what it quotes as the packet was before it was rewritten.
+#[inline(always)]
+fn translate<A: Quoted, F: Frame>(
+    frame: &mut F,
+    key: &FlowKey<A>,
+    slot: Slot<FlowEntry<A>>,
+    (l3, l4): (usize, usize),
+    inner_l4: usize,
+) -> Option<()> {
+    let ip = frame.header_mut::<A::Header>(l3)?;
     let (from, to) = (A::source(ip), A::destination(ip));
     // A router speaks for itself; the other end of the flow is hidden as in each of its packets.
-    let source = if from == key.src { rewritten.src } else { from };
-    let outer = address_sum((from, to), (source, rewritten.dst));
-    A::rewrite(ip, source, rewritten.dst, header_delta::<A>(outer));
+    let (hidden, destination) = slot.with(|entry| (entry.rewritten.src, entry.rewritten.dst));
+    let source = if from == key.src { hidden } else { from };
+    let outer = address_sum((from, to), (source, destination));
+    A::rewrite(ip, source, destination, header_delta::<A>(outer));
 
     let mut change = if A::IS_V6 { outer } else { Sum::ZERO };
-    let Some(inner) = frame.header_mut::<A::Header>(quoted) else { return INTERNAL };
-    let addresses = address_sum((A::source(inner), A::destination(inner)), (rewritten.dst, rewritten.src));
-    change = change.plus(A::readdress(inner, rewritten.dst, rewritten.src));
-    let ports = port_sum(&key, &rewritten);
-    let Some(place) = frame.header_mut::<[Be16; 2]>(inner_l4) else { return INTERNAL };
-    *place = [rewritten.dst_port, rewritten.src_port];
+    let inner = frame.header_mut::<A::Header>(l4 + ICMP_LEN)?;
+    let addresses = address_sum((A::source(inner), A::destination(inner)), (destination, hidden));
+    change = change.plus(A::readdress(inner, destination, hidden));
+    let (src_port, dst_port) = slot.with(|entry| (entry.rewritten.src_port, entry.rewritten.dst_port));
+    let ports = Sum::ZERO.minus_be16(key.src_port).minus_be16(key.dst_port).be16(src_port).be16(dst_port);
+    *frame.header_mut::<[Be16; 2]>(inner_l4)? = [dst_port, src_port];
     change = change.plus(ports);
     // Routers need not quote so much (RFC 792).
     if let Some(place) = frame.header_mut::<Be16>(inner_l4 + TCP_CHECKSUM_OFFSET) {
@@ -212,72 +233,84 @@ fn about_flow<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(
         *place = Delta::new(addresses.plus(ports)).apply(before);
         change = change.minus_be16(before).be16(*place);
     }
-    let Some(icmp) = frame.header_mut::<Icmp>(l4) else { return INTERNAL };
+    let icmp = frame.header_mut::<Icmp>(l4)?;
     icmp.checksum = Delta::new(change).apply(icmp.checksum);
-
-    let sent = match tunnel {
-        None => link::leave(frame, l3, &hop, A::ETHERTYPE, 0).is_some(),
-        Some(backend) => tunnel::encapsulate::<A, F>(frame, node, l3, &hop, backend),
-    };
-    if sent { Step::Done(Verdict::Transmit(reason)) } else { INTERNAL }
+    Some(())
 }
 
-/// The entry of the direction that has this key; where replies are not seen and nothing is remembered, the one that the
-/// Maglev table makes of it.
+/// Nothing to rewrite but the hops.
 #[inline(always)]
-fn entry_of<A: Family, T: Tables + FlowTables<A>>(tables: &T, key: &FlowKey<A>) -> Option<FlowEntry<A>> {
-    if let Some(slot) = tables.flow(Level::Established, key) {
-        return Some(slot.read());
-    }
-    if let Some(slot) = tables.flow(Level::HalfOpen, key) {
-        return Some(slot.read());
-    }
+fn take_hop<A: Quoted, F: Frame>(frame: &mut F, l3: usize) -> Option<()> {
+    let ip = frame.header_mut::<A::Header>(l3)?;
+    let (from, to) = (A::source(ip), A::destination(ip));
+    A::rewrite(ip, from, to, header_delta::<A>(Sum::ZERO));
+    Some(())
+}
+
+/// The backend, and how it is reached, that the Maglev table has for a flow of which nothing is remembered; where replies
+/// are not seen, that is as good.
+#[inline(always)]
+fn by_maglev<A: Quoted, T: Tables>(tables: &T, key: &FlowKey<A>) -> Option<(BackendId, u8)> {
     let service = tables.service(&ServiceKey::new(key.dst.wide(), key.dst_port))?;
     if service.mode == MODE_NAT || service.balance != BALANCE_MAGLEV || service.usable == 0 {
         return None;
     }
     let id = tables.ring(service.index, hash::slot(hash::flow(key)))?;
     let mode = if tables.backend(id)?.local != 0 { MODE_LOCAL } else { service.mode };
-    Some(flow::entry(key, key, (TO_BACKEND, mode), id, Hop::NONE, flow_clock(tables)))
+    Some((id, mode))
 }
 
 /// "Too big" about a packet in one of our tunnels: what was in it becomes the frame, as if its client had just sent it, and
 /// is answered with the MTU that the tunnel leaves.
 #[inline(always)]
-fn about_tunnel<A: Quoted, I: Quoted, F: Frame, T: Tables + FlowTables<I>>(
+pub fn about_tunnel<A: Quoted, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let Some(scratch) = tables.scratch() else { return INTERNAL };
+    let l4 = (scratch.read().l4 & 0x3fff) as usize;
+    let Some(icmp) = frame.header::<Icmp>(l4) else { return INTERNAL };
+    let Some(mtu) = A::told_mtu(icmp) else { return INTERNAL };
+    let Some(outer) = frame.header::<A::Header>(l4 + ICMP_LEN) else { return INTERNAL };
+    let inner = l4 + ICMP_LEN + A::header_len(outer);
+    let mtu = mtu.saturating_sub(A::HEADER_LEN as u32);
+    if A::protocol(outer) == PROTOCOL_IPV4 {
+        about_tunnelled::<Be32, F, T>(frame, tables, scratch, inner, mtu)
+    } else {
+        about_tunnelled::<Be128, F, T>(frame, tables, scratch, inner, mtu)
+    }
+}
+
+#[inline(always)]
+fn about_tunnelled<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(
     frame: &mut F,
     tables: &T,
     scratch: Slot<Scratch>,
     inner: usize,
     mtu: u32,
 ) -> Step {
-    let Some(ip) = frame.header::<I::Header>(inner) else { return super::drop(DropReason::BadIcmp) };
-    if I::protocol(ip) != PROTOCOL_TCP || I::header_len(ip) != I::HEADER_LEN {
+    let Some(ip) = frame.header::<A::Header>(inner) else { return super::drop(DropReason::BadIcmp) };
+    if A::protocol(ip) != PROTOCOL_TCP || A::header_len(ip) != A::HEADER_LEN {
         return pass(PassReason::IcmpUnrelated);
     }
-    let Some(&[src_port, dst_port]) = frame.header::<[Be16; 2]>(inner + I::HEADER_LEN) else {
+    let Some(&[src_port, dst_port]) = frame.header::<[Be16; 2]>(inner + A::HEADER_LEN) else {
         return super::drop(DropReason::BadIcmp);
     };
-    let key = FlowKey::new(I::source(ip), src_port, I::destination(ip), dst_port);
-    let level = if tables.flow(Level::Established, &key).is_some() { Level::Established } else { Level::HalfOpen };
-    let Some(slot) = tables.flow(level, &key) else { return pass(PassReason::IcmpUnrelated) };
+    let key = FlowKey::new(A::source(ip), src_port, A::destination(ip), dst_port);
+    let slot = match tables.flow(Level::Established, &key) {
+        Some(slot) => Some(slot),
+        None => tables.flow(Level::HalfOpen, &key),
+    };
+    let Some(slot) = slot else { return pass(PassReason::IcmpUnrelated) };
     let client = slot.with(|entry| entry.client);
     let as_sent = Hop { mac: client.source, source: client.mac, ..client };
     let tags = Tags { outer: client.outer, inner: client.inner };
-    let Some(l3) = link::write(frame, inner, &as_sent, tags, I::ETHERTYPE, 0) else { return INTERNAL };
-    let segment = Segment {
-        key,
-        l3,
-        l4: l3 + I::HEADER_LEN,
-        payload: 0,
-        flags: TCP_ACK,
-        later_fragment: false,
-    };
-    segment.leave(scratch);
+    let Some(l3) = link::write(frame, inner, &as_sent, tags, A::ETHERTYPE, 0) else { return INTERNAL };
     scratch.update(|scratch| {
+        scratch.l3 = l3 as u32;
+        scratch.l4 = (l3 + A::HEADER_LEN) as u32;
+        scratch.payload = 0;
+        scratch.flags = u32::from(TCP_ACK);
         scratch.answer = ANSWER_TOO_BIG;
-        scratch.mtu = mtu.saturating_sub(A::HEADER_LEN as u32);
+        scratch.mtu = mtu;
         scratch.if_index = client.if_index;
     });
-    Step::Next(I::ANSWER)
+    Step::Next(A::ANSWER)
 }

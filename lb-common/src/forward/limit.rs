@@ -2,9 +2,7 @@
 
 use super::Family;
 use crate::{
-    layout::{
-        AllowedKey, SERVICE_HAS_ALLOW_LIST, ServiceEntry, SourceEntry, SourceKey,
-    },
+    layout::{AllowedKey, SERVICE_HAS_ALLOW_LIST, ServiceEntry, SourceEntry, SourceKey},
     tables::Tables,
     wire::{Be32, Be128},
 };
@@ -31,7 +29,8 @@ pub fn admit<A: Family, T: Tables>(tables: &T, service: &ServiceEntry, source: B
     let now = tables.monotonic_ns();
     let key = SourceKey { source: bucket_of::<A>(source), service: service.index, _pad: 0 };
     let Some(slot) = tables.source(&key) else {
-        tables.remember_source(&key, &SourceEntry { filled_ns: now, tokens: full.saturating_sub(CONNECTION) });
+        tables
+            .remember_source(&key, &SourceEntry { filled_ns: now, tokens: full.saturating_sub(CONNECTION) });
         return true;
     };
     let mut bucket = slot.read();

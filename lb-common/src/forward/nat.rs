@@ -8,7 +8,8 @@ use crate::{
     checksum::{Delta, Sum},
     hash,
     layout::{
-        BackendEntry, BackendId, FlowEntry, FlowKey, Hop, MODE_NAT, SERVICE_SNAT_NODE, ServiceEntry, TO_CLIENT,
+        BackendEntry, BackendId, FlowEntry, FlowKey, Hop, MODE_NAT, SERVICE_SNAT_NODE, ServiceEntry,
+        TO_CLIENT,
     },
     tables::{FlowTables, Inserted, Level, PortSpace, Tables},
     wire::Be16,
@@ -52,7 +53,9 @@ pub fn claim<A: Family, T: Tables + FlowTables<A>>(
         if tables.insert_flow(Level::HalfOpen, &reply_key, &reply) != Inserted::Yes {
             continue;
         }
-        let Some(taken) = tables.flow(Level::Established, &reply_key) else { return Some(reply_key.reversed()) };
+        let Some(taken) = tables.flow(Level::Established, &reply_key) else {
+            return Some(reply_key.reversed());
+        };
         tables.remove_flow(Level::HalfOpen, &reply_key);
         let taken = taken.read();
         let silent_for = taken.seen.silence(clock);

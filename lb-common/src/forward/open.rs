@@ -57,7 +57,8 @@ pub fn open<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     let mode = if backend.local != 0 { MODE_LOCAL } else { service.mode };
     let mut rewritten = segment.key;
     if mode == MODE_NAT {
-        let Some(claimed) = nat::claim(tables, &segment.key, &service, id, &backend, client, hash, clock) else {
+        let Some(claimed) = nat::claim(tables, &segment.key, &service, id, &backend, client, hash, clock)
+        else {
             tables.count(id, BackendCounter::PortsExhausted);
             return super::drop(DropReason::NatPortsExhausted);
         };

@@ -14,10 +14,10 @@ use crate::{
     segment::Segment,
     tables::{Slot, Tables},
     wire::{
-        Arp, Be32, Be128, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, IPV4_MIN_LEN, IPV4_OFFSET_MASK,
-        IPV6_FRAGMENT_LEN, IPV6_LEN, IPV6_MORE_FRAGMENTS, Ipv4, Ipv6, Ipv6Extension, Ipv6Fragment,
-        PROTOCOL_DESTINATION, PROTOCOL_FRAGMENT, PROTOCOL_HOP_BY_HOP, PROTOCOL_ICMPV6, PROTOCOL_ROUTING, PROTOCOL_TCP,
-        TCP_MIN_LEN, Tcp,
+        Arp, Be32, Be128, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, IPV4_MIN_LEN,
+        IPV4_OFFSET_MASK, IPV6_FRAGMENT_LEN, IPV6_LEN, IPV6_MORE_FRAGMENTS, Ipv4, Ipv6, Ipv6Extension,
+        Ipv6Fragment, PROTOCOL_DESTINATION, PROTOCOL_FRAGMENT, PROTOCOL_HOP_BY_HOP, PROTOCOL_ICMPV6,
+        PROTOCOL_ROUTING, PROTOCOL_TCP, TCP_MIN_LEN, Tcp,
     },
 };
 
@@ -163,17 +163,17 @@ fn ipv6<F: Frame, T: Tables>(
                 return refuse(tables, destination, DropReason::BadExtension);
             };
             let bits = header.fragment.get();
-            fragment = Fragment {
-                offset: bits >> 3,
-                more: bits & IPV6_MORE_FRAGMENTS != 0,
-                id: header.id.get(),
-            };
+            fragment =
+                Fragment { offset: bits >> 3, more: bits & IPV6_MORE_FRAGMENTS != 0, id: header.id.get() };
             protocol = header.next_header;
             l4 += IPV6_FRAGMENT_LEN;
             if fragment.offset != 0 {
                 break;
             }
-        } else if protocol == PROTOCOL_HOP_BY_HOP || protocol == PROTOCOL_ROUTING || protocol == PROTOCOL_DESTINATION {
+        } else if protocol == PROTOCOL_HOP_BY_HOP
+            || protocol == PROTOCOL_ROUTING
+            || protocol == PROTOCOL_DESTINATION
+        {
             let Some(header) = frame.header::<Ipv6Extension>(l4) else {
                 return refuse(tables, destination, DropReason::BadExtension);
             };
@@ -251,11 +251,7 @@ fn tcp<A: Family, F: Frame, T: Tables>(
 #[inline(always)]
 fn arp<F: Frame, T: Tables>(frame: &F, tables: &T, node: &NodeEntry, l3: usize) -> Step {
     let Some(arp) = frame.header::<Arp>(l3) else { return pass(PassReason::Arp) };
-    if is_fenced(tables, node, arp.target) {
-        super::drop(DropReason::Fenced)
-    } else {
-        pass(PassReason::Arp)
-    }
+    if is_fenced(tables, node, arp.target) { super::drop(DropReason::Fenced) } else { pass(PassReason::Arp) }
 }
 
 /// Whether the host must not answer for this address now.

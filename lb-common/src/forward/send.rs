@@ -4,8 +4,8 @@ use super::{Family, INTERNAL, Step, ask, flow, leave_to_slow, tunnel};
 use crate::{
     frame::Frame,
     layout::{
-        ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG, FlowEntry, MODE_DSR_IPIP, MODE_LOCAL, NodeEntry, SEEN_FIN, SEEN_RST,
-        SEEN_SYN, Seen, TO_BACKEND,
+        ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG, FlowEntry, MODE_DSR_IPIP, MODE_LOCAL, NodeEntry, SEEN_FIN,
+        SEEN_RST, SEEN_SYN, Seen, TO_BACKEND,
     },
     link,
     reason::{DropReason, PassReason, TransmitReason, Verdict},

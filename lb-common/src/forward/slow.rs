@@ -1,15 +1,16 @@
 //! The stage for TCP that the entry does not do: handshakes, flows that moved or went idle, packets of no flow.
 
 use super::{
-    Family, INTERNAL, Step, ask, flow, flow_clock,
+    Family, INTERNAL, Step, ask, flow,
     flow::{client_moved, forget_established, forget_half_open, has_reply, promote},
+    flow_clock,
     send::send,
 };
 use crate::{
     frame::Frame,
     layout::{
-        ANSWER_RESET_UNKNOWN_FLOW, BALANCE_MAGLEV, FlowEntry, MODE_NAT, NodeEntry, SEEN_SYN, ServiceKey, TO_BACKEND,
-        TO_CLIENT,
+        ANSWER_RESET_UNKNOWN_FLOW, BALANCE_MAGLEV, FlowEntry, MODE_NAT, NodeEntry, SEEN_SYN, ServiceKey,
+        TO_BACKEND, TO_CLIENT,
     },
     reason::{DropReason, PassReason, Verdict},
     segment::Segment,
@@ -27,8 +28,8 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
 
     if let Some(slot) = tables.flow(Level::Established, &segment.key) {
         let entry = slot.read();
-        let over =
-            flow::is_idle(tables, node, &entry, clock) || (segment.opens() && flow::is_closed(tables, &entry));
+        let over = flow::is_idle(tables, node, &entry, clock)
+            || (segment.opens() && flow::is_closed(tables, &entry));
         if over {
             forget_established(tables, &segment.key, slot);
         } else {
@@ -92,7 +93,8 @@ fn handshake<A: Family, F: Frame, T: Tables + FlowTables<A>>(
         let mut answered = entry.seen.packets > 0 && !segment.opens();
         if has_reply(&entry) {
             let other = tables.flow(Level::HalfOpen, &entry.rewritten.reversed());
-            let Some(other) = other.filter(|reply| reply.with(|reply| reply.rewritten == segment.key.reversed()))
+            let Some(other) =
+                other.filter(|reply| reply.with(|reply| reply.rewritten == segment.key.reversed()))
             else {
                 // Its other direction was evicted, and perhaps its NAT port taken by another flow.
                 tables.remove_flow(Level::HalfOpen, &segment.key);
@@ -115,7 +117,8 @@ fn handshake<A: Family, F: Frame, T: Tables + FlowTables<A>>(
         let completes = segment.flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_ACK
             && answered
             && !segment.later_fragment
-            && reply.is_none_or(|reply| acknowledges(frame, segment, reply.with(|reply| reply.seen.next_seq)));
+            && reply
+                .is_none_or(|reply| acknowledges(frame, segment, reply.with(|reply| reply.seen.next_seq)));
         if completes {
             match promote(tables, &segment.key, slot, reply, clock) {
                 Inserted::Yes => {
@@ -154,7 +157,10 @@ fn source_can_be_answered<A: Family, T: Tables>(tables: &T, segment: &Segment<A>
     let [a, b, c, d] = source.words();
     let is_unicast = if A::IS_V6 {
         // Neither the unspecified address nor loopback, v4-mapped, or multicast (RFC 4291 §2.5, §2.7).
-        a.get() >> 24 != 0xff && (a.word() | b.word() != 0 || (c.word() != 0 && c.get() != 0xffff) || (c.word() == 0 && d.get() > 1))
+        a.get() >> 24 != 0xff
+            && (a.word() | b.word() != 0
+                || (c.word() != 0 && c.get() != 0xffff)
+                || (c.word() == 0 && d.get() > 1))
     } else {
         // 0/8 "this network", 127/8 loopback, 224/3 multicast, reserved and broadcast (RFC 1122 §3.2.1.3).
         let first = d.get() >> 24;

@@ -36,7 +36,13 @@ pub fn encapsulate<A: Family, F: Frame>(
 }
 
 #[inline(always)]
-fn outer<A: Family, O: Family, F: Frame>(frame: &mut F, l3: usize, hop: &Hop, source: O, destination: O) -> bool {
+fn outer<A: Family, O: Family, F: Frame>(
+    frame: &mut F,
+    l3: usize,
+    hop: &Hop,
+    source: O,
+    destination: O,
+) -> bool {
     if source == O::ZERO {
         return false;
     }

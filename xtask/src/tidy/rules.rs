@@ -27,13 +27,16 @@ pub const RULES: [Rule; 8] = [
 const EMPTY_NAMES: [&str; 7] = ["utils", "util", "helpers", "helper", "manager", "misc", "common"];
 
 /// Files, and directories (with `/` at the end), that must stay pure.
-const PURE: [&str; 9] = [
+const PURE: &[&str] = &[
     "lb-common/src/",
+    "lb-userspace/src/apportion.rs",
     "lb-userspace/src/config/",
     "lb-userspace/src/desired.rs",
     "lb-userspace/src/health/rise_fall.rs",
     "lb-userspace/src/maglev.rs",
     "lb-userspace/src/reconcile.rs",
+    "lb-userspace/src/round_robin.rs",
+    "lb-userspace/src/slow_start.rs",
     "lb-userspace/src/vrrp/advert.rs",
     "lb-userspace/src/netlink/link.rs",
     "lb-userspace/src/vrrp/fsm.rs",
