@@ -3,7 +3,10 @@
 //! All sums are over words as the machine loads them ([`Be16::word`]): the one's complement sum commutes with a byte
 //! swap (RFC 1071 §2 (B)), so nothing is ever swapped, and the result is right as it is stored.
 
-use crate::wire::{Be16, Be32, Ipv4, Tcp};
+use crate::{
+    family::Address,
+    wire::{Be16, Be32, Icmp, Ipv4, Tcp},
+};
 
 /// A one's complement sum in progress, not yet folded. Holds 65,535 words without overflow.
 #[derive(Clone, Copy, Debug, Default)]
@@ -103,15 +106,17 @@ pub const fn ipv4_header(ip: &Ipv4) -> Sum {
         .be32(ip.dst)
 }
 
-/// The sum over a TCP header without options or payload, and the IPv4 pseudo-header (RFC 9293 §3.1) for a segment of
-/// `length` bytes.
+/// The sum over the pseudo-header of a segment or message of `length` bytes (RFC 9293 §3.1, RFC 8200 §8.1).
 #[inline(always)]
-pub const fn tcp_header(ip: &Ipv4, tcp: &Tcp, length: u16) -> Sum {
+pub fn pseudo_header<A: Address>(source: A, destination: A, protocol: u8, length: u16) -> Sum {
+    let addresses = destination.add_to(source.add_to(Sum::ZERO));
+    addresses.word(u16::from_ne_bytes([0, protocol])).be16(Be16::new(length))
+}
+
+/// The sum over a TCP header without options or payload.
+#[inline(always)]
+pub const fn tcp_header(tcp: &Tcp) -> Sum {
     Sum::ZERO
-        .be32(ip.src)
-        .be32(ip.dst)
-        .word(u16::from_ne_bytes([0, ip.protocol]))
-        .be16(Be16::new(length))
         .be16(tcp.src_port)
         .be16(tcp.dst_port)
         .be32(tcp.seq)
@@ -120,6 +125,12 @@ pub const fn tcp_header(ip: &Ipv4, tcp: &Tcp, length: u16) -> Sum {
         .be16(tcp.window)
         .be16(tcp.checksum)
         .be16(tcp.urgent)
+}
+
+/// The sum over an ICMP header.
+#[inline(always)]
+pub const fn icmp_header(icmp: &Icmp) -> Sum {
+    Sum::ZERO.word(u16::from_ne_bytes([icmp.kind, icmp.code])).be16(icmp.checksum).be32(icmp.rest)
 }
 
 #[cfg(test)]

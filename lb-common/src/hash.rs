@@ -1,19 +1,25 @@
 //! The hash of a flow, the same on every node and every machine: in the DSR modes a flow must reach the same backend
 //! through any of the nodes.
 
-use crate::layout::FlowKey;
+use crate::{family::Address, layout::FlowKey};
 
 /// Slots of a Maglev table: the prime that the paper calls its small size (Eisenbud et al., NSDI 2016, §3.4).
 pub const MAGLEV_SLOTS: usize = 65_537;
 
 /// A well-mixed 32-bit hash of the 5-tuple (the protocol is always TCP). The mixing steps are MurmurHash3's.
 #[inline(always)]
-pub const fn flow(key: &FlowKey) -> u32 {
+pub fn flow<A: Address>(key: &FlowKey<A>) -> u32 {
     let ports = (key.src_port.get() as u32) << 16 | key.dst_port.get() as u32;
-    let mut hash = mix(0x7876_6970, key.src.get());
-    hash = mix(hash, key.dst.get());
+    let mut hash = address(0x7876_6970, key.src);
+    hash = address(hash, key.dst);
     hash = mix(hash, ports);
     finish(hash)
+}
+
+#[inline(always)]
+fn address<A: Address>(hash: u32, address: A) -> u32 {
+    let [a, b, c, d] = address.wide().words();
+    if A::IS_V6 { mix(mix(mix(mix(hash, a.get()), b.get()), c.get()), d.get()) } else { mix(hash, d.get()) }
 }
 
 /// Another hash from a hash, independent enough for a second choice.
@@ -50,9 +56,9 @@ const fn finish(mut hash: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Be16, Be32};
+    use crate::wire::{Be16, Be32, Be128};
 
-    fn key(src: u32, port: u16) -> FlowKey {
+    fn key(src: u32, port: u16) -> FlowKey<Be32> {
         FlowKey::new(Be32::new(src), Be16::new(port), Be32::new(0xac10_000a), Be16::new(6443))
     }
 
@@ -77,5 +83,8 @@ mod tests {
     fn the_hash_is_frozen() {
         // Nodes of different versions must agree; a change here is a change of protocol.
         assert_eq!(flow(&key(0xac10_0064, 40_000)), 2_565_273_331);
+        let address = |last| Be128::from(core::net::Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, last));
+        let key = FlowKey::new(address(0x64), Be16::new(40_000), address(10), Be16::new(6443));
+        assert_eq!(flow(&key), 1_770_628_405);
     }
 }

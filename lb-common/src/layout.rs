@@ -339,7 +339,8 @@ pub struct BackendEntry {
     pub address: Be128,
     /// Where frames for it go: its own Ethernet address, or its router's.
     pub hop: Hop,
-    /// Largest IP packet on the way there, in bytes; 0: whatever came in.
+    /// Largest IP packet on the way there, in bytes; 0: whatever came in fits. Set where a tunnel's header is added, or
+    /// where it leaves by an interface with a smaller MTU than another.
     pub mtu: u32,
     /// Connections that it may have; 0: no limit.
     pub max_connections: u32,
@@ -371,6 +372,10 @@ pub struct Load {
     pub pending: u32,
     /// Handshakes that began in the tick before.
     pub pending_before: u32,
+    /// New flows that asked for this backend in this tick, whether they got it or not.
+    pub asked: u32,
+    /// And in the tick before.
+    pub asked_before: u32,
 }
 
 /// Value of `BACKEND_COUNTERS`, per CPU, indexed by [`BackendId`].
@@ -601,6 +606,10 @@ pub struct Scratch {
     pub answer: u32,
     /// The MTU to tell.
     pub mtu: u32,
+    /// The interface that the answer leaves by; 0: the one that the frame came in by.
+    pub if_index: u32,
+    /// Zero.
+    pub _pad: u32,
     /// ICMP errors sent in the second that began at `errors_since_ns`.
     pub errors: u32,
     /// See `errors`.
@@ -630,7 +639,7 @@ const _: () = {
     assert!(size_of::<ServiceEntry>() == 40);
     assert!(size_of::<Members>() == 4 + 2 * MAX_MEMBERS);
     assert!(size_of::<BackendEntry>() == 64);
-    assert!(size_of::<Load>() == 16);
+    assert!(size_of::<Load>() == 24);
     assert!(size_of::<BackendCounters>() == 112);
     assert!(size_of::<FlowKey<Be32>>() == 16);
     assert!(size_of::<FlowKey<Be128>>() == 40);
@@ -642,7 +651,7 @@ const _: () = {
     assert!(size_of::<SourceKey>() == 24);
     assert!(size_of::<SourceEntry>() == 16);
     assert!(size_of::<AllowedKey>() == 20);
-    assert!(size_of::<Scratch>() == 48);
+    assert!(size_of::<Scratch>() == 56);
     assert!(VIP_FILTER_WORDS * 64 == 1 << 12);
     assert!(VLAN_WORDS * 64 == 1 << 12);
 };
@@ -650,8 +659,8 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        AllowedKey, BackendCounters, BackendEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load, Members,
-        NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
+        AllowedKey, BackendCounters, BackendEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load,
+        Members, NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     };
     use crate::wire::{Be32, Be128};
 

@@ -83,6 +83,14 @@ impl<T: Copy> Slot<T> {
         unsafe { self.0.as_ptr().read() }
     }
 
+    /// A copy, read from the map anew. What earlier branches implied about it is forgotten: the verifier then follows
+    /// one path where it would follow one for each branch.
+    #[inline(always)]
+    pub fn reread(self) -> T {
+        // SAFETY: `new` promised a readable value. Volatile, so that LLVM really reads it again.
+        unsafe { self.0.as_ptr().read_volatile() }
+    }
+
     /// Shows the value in place, for what needs no copy.
     #[inline(always)]
     pub fn with<R>(self, look: impl FnOnce(&T) -> R) -> R {

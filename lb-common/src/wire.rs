@@ -148,11 +148,7 @@ impl From<core::net::Ipv6Addr> for Be128 {
 
 impl From<Be128> for core::net::IpAddr {
     fn from(address: Be128) -> Self {
-        if address.is_mapped() {
-            Self::V4(address.low().into())
-        } else {
-            Self::V6(address.0.into())
-        }
+        if address.is_mapped() { Self::V4(address.low().into()) } else { Self::V6(address.0.into()) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The XDP programs: [`lb_common::forward`] between the kernel's frame and the kernel's maps.
+//! The XDP programs: [`lb_common::forward`] between the kernel's frame and the kernel's maps, one program for each stage.
 #![no_std]
 #![no_main]
 #![allow(missing_docs, reason = "`#[xdp]` adds wrappers that have none")]
@@ -6,9 +6,9 @@
 mod maps;
 mod xdp_frame;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
 use lb_common::{
-    forward,
+    forward::{self, Stage, Step},
     reason::{DropReason, Verdict},
 };
 use maps::Maps;
@@ -17,29 +17,54 @@ use xdp_frame::XdpFrame;
 /// Entry point. Every packet that the interface receives comes through here.
 #[xdp]
 pub fn xvip(context: XdpContext) -> u32 {
-    let verdict = match forward::fast(&mut XdpFrame::new(&context), &Maps) {
-        Some(verdict) => verdict,
-        None => {
-            maps::tail_call_slow(&context);
-            Verdict::Drop(DropReason::Internal)
-        }
-    };
-    finish(verdict)
+    let mut frame = XdpFrame::new(&context);
+    let step = forward::entry(&mut frame, &Maps);
+    finish(&frame, step)
 }
 
-/// The second half, for packets of no established flow.
-#[xdp]
-pub fn xvip_slow(context: XdpContext) -> u32 {
-    finish(forward::slow(&mut XdpFrame::new(&context), &Maps))
+macro_rules! stages {
+    ($($program:ident = $stage:expr;)+) => {$(
+        #[xdp]
+        pub fn $program(context: XdpContext) -> u32 {
+            let mut frame = XdpFrame::new(&context);
+            let step = forward::run($stage, &mut frame, &Maps);
+            finish(&frame, step)
+        }
+    )+};
+}
+
+stages! {
+    xvip_parse = Stage::Parse;
+    xvip_slow4 = Stage::Slow4;
+    xvip_slow6 = Stage::Slow6;
+    xvip_open4 = Stage::Open4;
+    xvip_open6 = Stage::Open6;
+    xvip_icmp4 = Stage::Icmp4;
+    xvip_icmp6 = Stage::Icmp6;
+    xvip_tunnel4 = Stage::Tunnel4;
+    xvip_tunnel6 = Stage::Tunnel6;
+    xvip_answer4 = Stage::Answer4;
+    xvip_answer6 = Stage::Answer6;
 }
 
 #[inline(always)]
-fn finish(verdict: Verdict) -> u32 {
+fn finish(frame: &XdpFrame<'_>, step: Step) -> u32 {
+    let verdict = match step {
+        Step::Done(verdict) => verdict,
+        Step::Next(stage) => {
+            maps::go_on(frame.context(), stage);
+            Verdict::Drop(DropReason::Internal)
+        }
+    };
     maps::count(verdict.counter());
     match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
-        Verdict::Transmit(_) => xdp_action::XDP_TX,
+        Verdict::Transmit(_) => match frame.other_interface() {
+            None => xdp_action::XDP_TX,
+            // SAFETY: the helper takes any number, and is allowed in XDP.
+            Some(if_index) => unsafe { bpf_redirect(if_index, 0) as u32 },
+        },
     }
 }
 

@@ -6,19 +6,24 @@ use core::ptr::NonNull;
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, ProgramArray},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key as LpmKey,
+    },
     helpers::bpf_ktime_get_ns,
     macros::btf_map,
     programs::XdpContext,
 };
 use lb_common::{
+    forward::Stage,
     layout::{
-        BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey, MAX_BACKENDS, MAX_SERVICES,
-        MaglevSlots, NodeEntry, PulseEntry, ServiceEntry, ServiceKey, VipEntry,
+        ALLOWED_SERVICE_BITS, AllowedKey, BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey,
+        FragmentEntry, FragmentKey, Load, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NodeEntry,
+        PulseEntry, RESERVED_PORT_WORDS, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey,
+        VipEntry,
     },
     reason,
-    tables::{BackendCounter, Inserted, Level, Slot, Tables},
-    wire::{Be16, Be32},
+    tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
+    wire::{Be16, Be32, Be128},
 };
 
 /// What does not change from packet to packet.
@@ -31,50 +36,88 @@ static PULSE: Array<PulseEntry, 1> = Array::new();
 
 /// The VIPs, exactly; `NODE` has a filter that spares most packets this look-up.
 #[btf_map]
-static VIPS: HashMap<Be32, VipEntry, { MAX_SERVICES as usize }> = HashMap::new();
+static VIPS: HashMap<Be128, VipEntry, { MAX_SERVICES as usize }> = HashMap::new();
 
 /// VIP and port -> service.
 #[btf_map]
 static SERVICES: HashMap<ServiceKey, ServiceEntry, { MAX_SERVICES as usize }> = HashMap::new();
 
-/// Service -> Maglev table. A table is one value of an inner map, and the inner map is replaced as a whole: no packet
-/// sees half of one.
+/// Service -> its table of backends. A table is one value of an inner map, and the inner map is replaced as a whole: no
+/// packet sees half of one.
 #[btf_map]
 static RINGS: ArrayOfMaps<Array<MaglevSlots, 1>, { MAX_SERVICES as usize }> = ArrayOfMaps::new();
+
+/// Service -> its backends, once each.
+#[btf_map]
+static MEMBERS: Array<Members, { MAX_SERVICES as usize }> = Array::new();
+
+/// Service -> how many new flows have taken turns.
+#[btf_map]
+static TURNS: Array<u32, { MAX_SERVICES as usize }> = Array::new();
 
 /// Backends by their dense id.
 #[btf_map]
 static BACKENDS: Array<BackendEntry, { MAX_BACKENDS as usize }> = Array::new();
 
-/// What happened to the new flows of each backend.
+/// How busy each backend is.
+#[btf_map]
+static LOADS: Array<Load, { MAX_BACKENDS as usize }> = Array::new();
+
+/// What happened to the flows of each backend.
 #[btf_map]
 static BACKEND_COUNTERS: PerCpuArray<BackendCounters, { MAX_BACKENDS as usize }> = PerCpuArray::new();
 
-/// One bit per port that may not be a NAT port.
+/// One bit per port that may not be a NAT port; first at the VIPs, then at the node's own addresses.
 #[btf_map]
-static RESERVED_PORTS: Array<u64, 1024> = Array::new();
+static RESERVED_PORTS: Array<u64, { RESERVED_PORT_WORDS }> = Array::new();
 
-/// Flows before their handshake has completed, both directions.
+/// IPv4 flows before their handshake has completed, both directions.
 #[btf_map]
-static HALF_OPEN: LruHashMap<FlowKey, FlowEntry, 65_536> = LruHashMap::new();
+static HALF_OPEN4: LruHashMap<FlowKey<Be32>, FlowEntry<Be32>, 65_536> = LruHashMap::new();
 
-/// Flows after it, both directions. Memory is taken as flows come, not for the largest number of them.
+/// IPv6 flows likewise.
 #[btf_map]
-static ESTABLISHED: HashMap<FlowKey, FlowEntry, 2_097_152, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+static HALF_OPEN6: LruHashMap<FlowKey<Be128>, FlowEntry<Be128>, 65_536> = LruHashMap::new();
+
+/// IPv4 flows after it, both directions. Memory is taken as flows come, not for the largest number of them.
+#[btf_map]
+static ESTABLISHED4: HashMap<FlowKey<Be32>, FlowEntry<Be32>, 2_097_152, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// IPv6 flows likewise.
+#[btf_map]
+static ESTABLISHED6: HashMap<FlowKey<Be128>, FlowEntry<Be128>, 2_097_152, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// The ports of first fragments, for those that follow.
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, 8_192> = LruHashMap::new();
+
+/// How many connections each source may still open.
+#[btf_map]
+static SOURCES: LruHashMap<SourceKey, SourceEntry, 65_536> = LruHashMap::new();
+
+/// Service and source prefix -> may connect.
+#[btf_map]
+static ALLOWED: LpmTrie<AllowedKey, u32, 65_536> = LpmTrie::new();
+
+/// What one program leaves for the next one on the same frame.
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 /// One counter for each reason.
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { reason::COUNTERS as usize }> = PerCpuArray::new();
 
-/// The program that [`tail_call_slow`] goes on with.
+/// The programs of the stages.
 #[btf_map]
-static PROGRAMS: ProgramArray<1> = ProgramArray::new();
+static PROGRAMS: ProgramArray<16> = ProgramArray::new();
 
-/// Goes on with the second program. Returns only where the loader has not put it into its place.
+/// Goes on with the program of a stage. Returns only where the loader has not put it into its place.
 #[inline(always)]
-pub fn tail_call_slow(context: &XdpContext) {
+pub fn go_on(context: &XdpContext, stage: Stage) {
     // SAFETY: the context is the one that the kernel called us with; the index is in range.
-    unsafe { PROGRAMS.tail_call(context, 0) };
+    unsafe { PROGRAMS.tail_call(context, stage as u32) };
 }
 
 /// Counts a packet under its reason.
@@ -107,7 +150,7 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn vip(&self, address: Be32) -> Option<VipEntry> {
+    fn vip(&self, address: Be128) -> Option<VipEntry> {
         // SAFETY: the value is copied at once; only user space writes it.
         unsafe { VIPS.get(address) }.copied()
     }
@@ -119,13 +162,32 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn ring(&self, ring: u32, slot: usize) -> Option<BackendId> {
-        RINGS.get_value(ring, &0)?.get(slot).copied()
+    fn ring(&self, service: u32, slot: usize) -> Option<BackendId> {
+        RINGS.get_value(service, &0)?.get(slot).copied()
+    }
+
+    #[inline(always)]
+    fn members(&self, service: u32) -> Option<&Members> {
+        MEMBERS.get(service)
+    }
+
+    #[inline(always)]
+    fn next_turn(&self, service: u32) -> u32 {
+        let Some(turn) = slot(TURNS.get_ptr_mut(service)) else { return 0 };
+        let number = turn.read();
+        // Two CPUs at the same time may take the same turn; over many flows that evens out.
+        turn.update(|turn| *turn = number.wrapping_add(1));
+        number
     }
 
     #[inline(always)]
     fn backend(&self, id: BackendId) -> Option<BackendEntry> {
         BACKENDS.get(u32::from(id)).copied()
+    }
+
+    #[inline(always)]
+    fn load(&self, id: BackendId) -> Option<Slot<Load>> {
+        slot(LOADS.get_ptr_mut(u32::from(id)))
     }
 
     #[inline(always)]
@@ -140,47 +202,123 @@ impl Tables for Maps {
             BackendCounter::Unresolved => &mut counters.unresolved,
             BackendCounter::Refused => &mut counters.refused,
             BackendCounter::Unanswered => &mut counters.unanswered,
+            BackendCounter::Full => &mut counters.full,
         };
         *count += 1;
     }
 
     #[inline(always)]
-    fn port_reserved(&self, port: Be16) -> bool {
+    fn count_removed(&self, id: BackendId, removed: &Removed) {
+        let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(u32::from(id)) else { return };
+        // SAFETY: a per-CPU value, and the program is not preempted by itself on this CPU.
+        let sum = unsafe { &mut (*counters).removed };
+        sum.closed += removed.closed;
+        sum.reset += removed.reset;
+        sum.expired += removed.expired;
+        sum.packets_in += removed.packets_in;
+        sum.bytes_in += removed.bytes_in;
+        sum.packets_out += removed.packets_out;
+        sum.bytes_out += removed.bytes_out;
+    }
+
+    #[inline(always)]
+    fn port_reserved(&self, space: PortSpace, port: Be16) -> bool {
+        let first = match space {
+            PortSpace::Vip => 0,
+            PortSpace::Node => RESERVED_PORT_WORDS as u32 / 2,
+        };
         let port = u32::from(port.get());
-        RESERVED_PORTS.get(port >> 6).is_none_or(|word| word & (1 << (port & 63)) != 0)
+        RESERVED_PORTS.get(first + (port >> 6)).is_none_or(|word| word & (1 << (port & 63)) != 0)
     }
 
     #[inline(always)]
-    fn flow(&self, level: Level, key: &FlowKey) -> Option<Slot<FlowEntry>> {
-        let entry = match level {
-            Level::HalfOpen => HALF_OPEN.get_ptr_mut(key),
-            Level::Established => ESTABLISHED.get_ptr_mut(key),
-        };
-        // SAFETY: a look-up's result stays readable and writable while the program runs (RCU).
-        NonNull::new(entry?).map(|entry| unsafe { Slot::new(entry) })
+    fn scratch(&self) -> Option<Slot<Scratch>> {
+        slot(SCRATCH.get_ptr_mut(0))
     }
 
     #[inline(always)]
-    fn insert_flow(&self, level: Level, key: &FlowKey, entry: &FlowEntry) -> Inserted {
-        const EEXIST: i32 = -17;
-        let flags = u64::from(BPF_NOEXIST);
-        let result = match level {
-            Level::HalfOpen => HALF_OPEN.insert(key, entry, flags),
-            Level::Established => ESTABLISHED.insert(key, entry, flags),
-        };
-        match result {
-            Ok(()) => Inserted::Yes,
-            Err(EEXIST) => Inserted::Exists,
-            Err(_) => Inserted::Full,
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry> {
+        // SAFETY: the value is copied at once, and written as a whole.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, key: &FragmentKey, entry: &FragmentEntry) {
+        // Where it cannot be remembered, those that follow are dropped and counted.
+        let _ = FRAGMENTS.insert(key, entry, 0);
+    }
+
+    #[inline(always)]
+    fn source(&self, key: &SourceKey) -> Option<Slot<SourceEntry>> {
+        slot(SOURCES.get_ptr_mut(key))
+    }
+
+    #[inline(always)]
+    fn remember_source(&self, key: &SourceKey, entry: &SourceEntry) {
+        // A source that cannot be remembered is not limited.
+        let _ = SOURCES.insert(key, entry, 0);
+    }
+
+    #[inline(always)]
+    fn is_allowed(&self, key: &AllowedKey) -> bool {
+        ALLOWED.get(&LpmKey::new(ALLOWED_SERVICE_BITS + 128, *key)).is_some()
+    }
+}
+
+/// A look-up's result as a slot.
+#[inline(always)]
+fn slot<T: Copy>(value: Option<*mut T>) -> Option<Slot<T>> {
+    // SAFETY: a look-up's result stays readable and writable while the program runs (RCU).
+    NonNull::new(value?).map(|value| unsafe { Slot::new(value) })
+}
+
+macro_rules! flow_tables {
+    ($address:ty, $half_open:ident, $established:ident) => {
+        impl FlowTables<$address> for Maps {
+            #[inline(always)]
+            fn flow(&self, level: Level, key: &FlowKey<$address>) -> Option<Slot<FlowEntry<$address>>> {
+                slot(match level {
+                    Level::HalfOpen => $half_open.get_ptr_mut(key),
+                    Level::Established => $established.get_ptr_mut(key),
+                })
+            }
+
+            #[inline(always)]
+            fn insert_flow(
+                &self,
+                level: Level,
+                key: &FlowKey<$address>,
+                entry: &FlowEntry<$address>,
+            ) -> Inserted {
+                let flags = u64::from(BPF_NOEXIST);
+                outcome(match level {
+                    Level::HalfOpen => $half_open.insert(key, entry, flags),
+                    Level::Established => $established.insert(key, entry, flags),
+                })
+            }
+
+            #[inline(always)]
+            fn remove_flow(&self, level: Level, key: &FlowKey<$address>) {
+                // What is not there need not be removed.
+                let _ = match level {
+                    Level::HalfOpen => $half_open.remove(key),
+                    Level::Established => $established.remove(key),
+                };
+            }
         }
-    }
+    };
+}
 
-    #[inline(always)]
-    fn remove_flow(&self, level: Level, key: &FlowKey) {
-        // What is not there need not be removed.
-        let _ = match level {
-            Level::HalfOpen => HALF_OPEN.remove(key),
-            Level::Established => ESTABLISHED.remove(key),
-        };
+flow_tables!(Be32, HALF_OPEN4, ESTABLISHED4);
+flow_tables!(Be128, HALF_OPEN6, ESTABLISHED6);
+
+/// What an insertion of an absent key came to.
+#[inline(always)]
+fn outcome(result: Result<(), i32>) -> Inserted {
+    const EEXIST: i32 = -17;
+    match result {
+        Ok(()) => Inserted::Yes,
+        Err(EEXIST) => Inserted::Exists,
+        Err(_) => Inserted::Full,
     }
 }

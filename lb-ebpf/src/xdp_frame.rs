@@ -1,21 +1,37 @@
 //! [`Frame`] over the XDP context: the one bounds check.
 
-use aya_ebpf::{helpers::bpf_xdp_adjust_tail, programs::XdpContext};
+use aya_ebpf::{
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
 use lb_common::frame::{Frame, Header};
 
 /// The frame that the program was called for.
 pub struct XdpFrame<'a> {
     context: &'a XdpContext,
+    leaves_by: u32,
 }
 
 impl<'a> XdpFrame<'a> {
     #[inline(always)]
     pub const fn new(context: &'a XdpContext) -> Self {
-        Self { context }
+        Self { context, leaves_by: 0 }
+    }
+
+    /// What the program was called with.
+    #[inline(always)]
+    pub const fn context(&self) -> &XdpContext {
+        self.context
+    }
+
+    /// The interface that it leaves by, if that is another one than it came in by.
+    #[inline(always)]
+    pub fn other_interface(&self) -> Option<u32> {
+        (self.leaves_by != 0 && self.leaves_by != self.if_index()).then_some(self.leaves_by)
     }
 
     /// A pointer to `size` readable and writable bytes at `offset`. The pointers are read again from the context at
-    /// each call, since [`Frame::truncate`] moves them; the comparison with `data_end` is what the verifier goes by.
+    /// each call, since resizing moves them; the comparison with `data_end` is what the verifier goes by.
     #[inline(always)]
     fn bytes_at(&self, offset: usize, size: usize) -> Option<usize> {
         let start = self.context.data() + offset;
@@ -30,18 +46,21 @@ impl Frame for XdpFrame<'_> {
     }
 
     #[inline(always)]
+    fn if_index(&self) -> u32 {
+        self.context.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn leave_by(&mut self, if_index: u32) {
+        self.leaves_by = if_index;
+    }
+
+    #[inline(always)]
     fn header<H: Header>(&self, offset: usize) -> Option<&H> {
         let start = self.bytes_at(offset, size_of::<H>())?;
         // SAFETY: `size_of::<H>()` bytes of the frame are there (just checked), they stay there until the frame is
         // resized, which borrows it mutably, and any bytes at any address are an `H` (its contract).
         Some(unsafe { &*(start as *const H) })
-    }
-
-    #[inline(always)]
-    fn reread(&self, offset: usize) -> Option<u8> {
-        let start = self.bytes_at(offset, 1)?;
-        // SAFETY: the byte is in the frame (just checked). Volatile, so that LLVM really reads it again.
-        Some(unsafe { (start as *const u8).read_volatile() })
     }
 
     #[inline(always)]
@@ -56,5 +75,11 @@ impl Frame for XdpFrame<'_> {
         let delta = len as i32 - self.len() as i32;
         // SAFETY: the context is the one that the kernel called us with.
         delta <= 0 && unsafe { bpf_xdp_adjust_tail(self.context.ctx, delta) } == 0
+    }
+
+    #[inline(always)]
+    fn grow_front(&mut self, bytes: i32) -> bool {
+        // SAFETY: the context is the one that the kernel called us with.
+        unsafe { bpf_xdp_adjust_head(self.context.ctx, -bytes) == 0 }
     }
 }

@@ -47,6 +47,7 @@ pub fn can_load(test: &str) -> bool {
 /// The programs in the kernel, with maps of their own, attached nowhere.
 pub struct KernelPlane {
     dataplane: Dataplane,
+    flows: Flows,
     half_open: HashMap<MapData, FlowKey, FlowEntry>,
     established: HashMap<MapData, FlowKey, FlowEntry>,
     applied: Option<World>,
@@ -54,7 +55,7 @@ pub struct KernelPlane {
     counters: Vec<u64>,
     backend_counters: BTreeMap<BackendId, BackendCounters>,
     /// Last, so that it is removed after the maps are closed.
-    _pins: Pins,
+    pins: Pins,
 }
 
 /// A pin path of its own, removed on drop.
@@ -100,8 +101,19 @@ impl KernelPlane {
             applied: None,
             counters: vec![],
             backend_counters: BTreeMap::new(),
-            _pins: pins,
+            flows,
+            pins,
         })
+    }
+
+    /// The programs loaded once more over the same maps, as a daemon's successor does it: a second hand on the data
+    /// plane, for another thread.
+    ///
+    /// # Errors
+    ///
+    /// See [`KernelPlane::load`].
+    pub fn successor(&self) -> anyhow::Result<Dataplane> {
+        Dataplane::load(&self.pins.0, &self.flows).context("loading the XDP programs again")
     }
 
     /// The loaded programs and maps.

@@ -210,7 +210,7 @@ fn vips_come_and_go_and_are_never_a_source() {
         let socket = std::net::TcpListener::bind((VIP6, 0));
         socket.expect("an address that can be used");
         assert_eq!(routes(), before, "no routes of their own");
-        // The VIP is closer to that one (RFC 6724 §5, rule 8), and still not the source.
+        // Of two equals the kernel takes the later one; the VIP is not its equal.
         let source = stdout(&format!("ip -n {name} route get fd00::11"));
         assert!(source.contains(&format!("src {A6} ")), "{source}");
 

@@ -32,8 +32,9 @@ impl Netlink {
     ///
     /// Without a route for its prefix: the node's own address has that one, and a second one with the VIP as source
     /// would make the node's own connections break when the VIP moves. An IPv6 address without a test for duplicates,
-    /// for a second or more in which it could not be used (RFC 4862 §5.4): who has it is VRRP's affair; and deprecated
-    /// from the beginning, so that it is not chosen as a source (RFC 6724 §5, rule 3). keepalived does the same.
+    /// for a second or more in which it could not be used (RFC 4862 §5.4): who has it is VRRP's affair, and keepalived
+    /// does the same. And deprecated from the beginning: the kernel would rather take the latest address for a source
+    /// than the node's own (RFC 6724 §5, rule 3, prevents that; keepalived does so for /128 only).
     ///
     /// # Errors
     /// What the kernel answers.

@@ -1,0 +1,268 @@
+//! A flow's entries: made, moved between the tables, ended and removed; and what that does to its backend's load.
+
+use super::{Family, send::unseen};
+use crate::{
+    checksum::{Delta, Sum},
+    family::{address_sum, header_delta},
+    frame::Frame,
+    layout::{
+        BackendId, FlowEntry, FlowKey, Hop, Load, MODE_NAT, NodeEntry, Removed, SEEN_FIN, SEEN_RST,
+        TO_BACKEND,
+    },
+    link,
+    tables::{FlowTables, Inserted, Level, Slot, Tables},
+};
+
+/// What a rewrite of the ports adds to the sum of the TCP segment.
+#[inline(always)]
+pub fn port_sum<A: Family>(key: &FlowKey<A>, rewritten: &FlowKey<A>) -> Sum {
+    Sum::ZERO
+        .minus_be16(key.src_port)
+        .minus_be16(key.dst_port)
+        .be16(rewritten.src_port)
+        .be16(rewritten.dst_port)
+}
+
+/// What a rewrite of the addresses adds to either sum.
+#[inline(always)]
+pub fn addresses<A: Family>(key: &FlowKey<A>, rewritten: &FlowKey<A>) -> Sum {
+    address_sum((key.src, key.dst), (rewritten.src, rewritten.dst))
+}
+
+/// A fresh entry for packets with `key` that leave with `rewritten`.
+#[inline(always)]
+pub fn entry<A: Family>(
+    key: &FlowKey<A>,
+    rewritten: &FlowKey<A>,
+    (direction, mode): (u8, u8),
+    backend: BackendId,
+    client: Hop,
+    clock: u32,
+) -> FlowEntry<A> {
+    let addresses = addresses(key, rewritten);
+    FlowEntry {
+        rewritten: *rewritten,
+        client,
+        ip_delta: header_delta::<A>(addresses),
+        tcp_delta: Delta::new(addresses.plus(port_sum(key, rewritten))),
+        backend,
+        direction,
+        mode,
+        opened: clock,
+        attempt: 0,
+        seen: unseen(clock),
+    }
+}
+
+/// Whether the packets of the other direction come through here, too.
+#[inline(always)]
+pub const fn has_reply<A>(entry: &FlowEntry<A>) -> bool {
+    entry.mode == MODE_NAT
+}
+
+/// The other direction's entry.
+#[inline(always)]
+pub fn other<A: Family, T: FlowTables<A>>(
+    tables: &T,
+    level: Level,
+    entry: &FlowEntry<A>,
+) -> Option<Slot<FlowEntry<A>>> {
+    if has_reply(entry) { tables.flow(level, &entry.rewritten.reversed()) } else { None }
+}
+
+/// Whether the established flow that `entry` is one direction of has ended: a RST from either side, or a FIN from both;
+/// from the client where the other direction is not seen.
+#[inline(always)]
+pub fn is_closed<A: Family, T: FlowTables<A>>(tables: &T, entry: &FlowEntry<A>) -> bool {
+    ended(entry, entry.seen.flags, other_flags(tables, entry))
+}
+
+#[inline(always)]
+fn other_flags<A: Family, T: FlowTables<A>>(tables: &T, entry: &FlowEntry<A>) -> u32 {
+    other(tables, Level::Established, entry).map_or(SEEN_RST, |slot| slot.with(|other| other.seen.flags))
+}
+
+#[inline(always)]
+fn ended<A>(entry: &FlowEntry<A>, own: u32, other: u32) -> bool {
+    if has_reply(entry) {
+        (own | other) & SEEN_RST != 0 || own & other & SEEN_FIN != 0
+    } else {
+        own & (SEEN_RST | SEEN_FIN) != 0
+    }
+}
+
+/// A direction's flags have changed: where that ends an established flow, or brings one back, its backend's load
+/// follows.
+#[inline(always)]
+pub fn ending_changed<A: Family, T: Tables + FlowTables<A>>(
+    tables: &T,
+    slot: Slot<FlowEntry<A>>,
+    before: u32,
+    now: u32,
+) {
+    let entry = slot.read();
+    let other = if has_reply(&entry) {
+        // A half-open flow has no established other direction, and does not count.
+        let Some(other) = tables.flow(Level::Established, &entry.rewritten.reversed()) else { return };
+        other.with(|other| other.seen.flags)
+    } else {
+        0
+    };
+    let (was, is) = (ended(&entry, before, other), ended(&entry, now, other));
+    if was != is
+        && let Some(load) = tables.load(entry.backend)
+    {
+        load.update(|load| {
+            load.active = if is { load.active.saturating_sub(1) } else { load.active.wrapping_add(1) };
+        });
+    }
+}
+
+/// Moves a flow to the table of established ones. The order matters: a NAT port is in one of the two tables at every
+/// moment, and whoever claims one looks in the same order.
+#[inline(always)]
+pub fn promote<A: Family, T: Tables + FlowTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    slot: Slot<FlowEntry<A>>,
+    reply: Option<Slot<FlowEntry<A>>>,
+    clock: u32,
+) -> Inserted {
+    let reply_key = slot.with(|entry| entry.rewritten.reversed());
+    if let Some(reply) = reply {
+        let inserted = reply.with(|reply| tables.insert_flow(Level::Established, &reply_key, reply));
+        if inserted != Inserted::Yes {
+            return inserted;
+        }
+    }
+    let inserted = slot.with(|entry| tables.insert_flow(Level::Established, key, entry));
+    if inserted != Inserted::Yes {
+        if reply.is_some() {
+            tables.remove_flow(Level::Established, &reply_key);
+        }
+        return inserted;
+    }
+    let (backend, opened) = slot.with(|entry| (entry.backend, entry.opened));
+    if let Some(load) = tables.load(backend) {
+        load.update(|load| {
+            no_longer_pending(load, opened, clock);
+            load.active = load.active.wrapping_add(1);
+        });
+    }
+    if reply.is_some() {
+        tables.remove_flow(Level::HalfOpen, &reply_key);
+    }
+    tables.remove_flow(Level::HalfOpen, key);
+    Inserted::Yes
+}
+
+/// Brings a load up to the tick that it is now.
+#[inline(always)]
+pub fn tick(load: &mut Load, clock: u32) {
+    let passed = clock.wrapping_sub(load.tick);
+    if passed == 0 {
+        return;
+    }
+    (load.pending_before, load.asked_before) = if passed == 1 { (load.pending, load.asked) } else { (0, 0) };
+    (load.pending, load.asked) = (0, 0);
+    load.tick = clock;
+}
+
+/// A handshake that began at `opened` is over, one way or the other.
+#[inline(always)]
+fn no_longer_pending(load: &mut Load, opened: u32, clock: u32) {
+    tick(load, clock);
+    match clock.wrapping_sub(opened) {
+        0 => load.pending = load.pending.saturating_sub(1),
+        1 => load.pending_before = load.pending_before.saturating_sub(1),
+        _ => {}
+    }
+}
+
+/// Removes both directions of a flow before its handshake has completed.
+#[inline(always)]
+pub fn forget_half_open<A: Family, T: Tables + FlowTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    entry: &FlowEntry<A>,
+    clock: u32,
+) {
+    if let Some(load) = tables.load(entry.backend) {
+        load.update(|load| no_longer_pending(load, entry.opened, clock));
+    }
+    if has_reply(entry) {
+        tables.remove_flow(Level::HalfOpen, &entry.rewritten.reversed());
+    }
+    tables.remove_flow(Level::HalfOpen, key);
+}
+
+/// Removes both directions of an established flow, and adds what they had carried to its backend's counters.
+#[inline(always)]
+pub fn forget_established<A: Family, T: Tables + FlowTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    slot: Slot<FlowEntry<A>>,
+) {
+    let entry = slot.read();
+    let other = other(tables, Level::Established, &entry).map(Slot::read);
+    let other_seen = other.map_or(unseen(0), |other| other.seen);
+    let other_flags = if has_reply(&entry) { other.map_or(SEEN_RST, |other| other.seen.flags) } else { 0 };
+    let (inward, outward) =
+        if entry.direction == TO_BACKEND { (entry.seen, other_seen) } else { (other_seen, entry.seen) };
+    let is_reset = (entry.seen.flags | other_flags) & SEEN_RST != 0;
+    let is_closed = !is_reset && ended(&entry, entry.seen.flags, other_flags);
+    if !is_reset
+        && !is_closed
+        && let Some(load) = tables.load(entry.backend)
+    {
+        load.update(|load| load.active = load.active.saturating_sub(1));
+    }
+    let removed = Removed {
+        closed: u64::from(is_closed),
+        reset: u64::from(is_reset),
+        expired: u64::from(!is_closed && !is_reset),
+        packets_in: inward.packets,
+        bytes_in: inward.bytes,
+        packets_out: outward.packets,
+        bytes_out: outward.bytes,
+    };
+    tables.count_removed(entry.backend, &removed);
+    if has_reply(&entry) {
+        tables.remove_flow(Level::Established, &entry.rewritten.reversed());
+    }
+    tables.remove_flow(Level::Established, key);
+}
+
+/// Where the client's packets come another way now (its router failed over), replies follow.
+#[inline(always)]
+pub fn client_moved<A: Family, F: Frame, T: FlowTables<A>>(
+    frame: &F,
+    tables: &T,
+    level: Level,
+    l3: usize,
+    slot: Slot<FlowEntry<A>>,
+) {
+    let way = link::way_back(frame, l3);
+    let entry = slot.read();
+    if entry.client == way {
+        return;
+    }
+    slot.update(|entry| entry.client = way);
+    if let Some(reply) = other(tables, level, &entry) {
+        reply.update(|reply| reply.client = way);
+    }
+}
+
+/// Whether an established flow has had no packet in either direction for longer than its time-out: one side may only
+/// listen.
+#[inline(always)]
+pub fn is_idle<A: Family, T: FlowTables<A>>(
+    tables: &T,
+    node: &NodeEntry,
+    entry: &FlowEntry<A>,
+    clock: u32,
+) -> bool {
+    entry.seen.silence(clock) > node.idle_timeout
+        && other(tables, Level::Established, entry)
+            .is_none_or(|other| other.with(|other| other.seen.silence(clock)) > node.idle_timeout)
+}

@@ -1,0 +1,95 @@
+//! Full NAT: claiming a port towards a backend by remembering the reply direction.
+
+use super::{
+    Family,
+    flow::{self, addresses, forget_established, port_sum},
+};
+use crate::{
+    checksum::{Delta, Sum},
+    hash,
+    layout::{
+        BackendEntry, BackendId, FlowEntry, FlowKey, Hop, MODE_NAT, SERVICE_SNAT_NODE, ServiceEntry,
+        TO_CLIENT,
+    },
+    tables::{FlowTables, Inserted, Level, PortSpace, Tables},
+    wire::Be16,
+};
+
+/// How many NAT ports a new flow tries before it takes over a closed flow's, or gives up.
+pub const NAT_PORT_TRIES: u32 = 16;
+/// NAT ports are not taken from the well-known ones (RFC 6335 §6).
+const FIRST_NAT_PORT: u16 = 1024;
+
+/// Finds a free NAT port towards a backend and takes it by inserting the reply direction: the client's own port if it
+/// is free, else one of a few that the hash of the flow names. Where none is free, the port of a closed flow goes,
+/// the one that has been closed for longest. Returns what the client's packets become.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a flow is that much")]
+pub fn claim<A: Family, T: Tables + FlowTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    service: &ServiceEntry,
+    id: BackendId,
+    backend: &BackendEntry,
+    client: Hop,
+    hash: u32,
+    clock: u32,
+) -> Option<FlowKey<A>> {
+    let space = if service.flags & SERVICE_SNAT_NODE != 0 { PortSpace::Node } else { PortSpace::Vip };
+    let (address, source) = (A::narrow(backend.address), A::narrow(service.snat));
+    let mut reply_key = FlowKey::new(address, backend.port, source, Be16::new(0));
+    let mut reply = flow::entry(&reply_key, &key.reversed(), (TO_CLIENT, MODE_NAT), id, client, clock);
+    let without_nat_port =
+        addresses(&reply_key, &reply.rewritten).plus(port_sum(&reply_key, &reply.rewritten));
+
+    let mut closed = Be16::new(0);
+    let mut closed_for = 0;
+    for attempt in 0..NAT_PORT_TRIES {
+        let port = candidate(key, hash, attempt);
+        if tables.port_reserved(space, port) {
+            continue;
+        }
+        set_nat_port(&mut reply_key, &mut reply, without_nat_port, port);
+        if tables.insert_flow(Level::HalfOpen, &reply_key, &reply) != Inserted::Yes {
+            continue;
+        }
+        let Some(taken) = tables.flow(Level::Established, &reply_key) else {
+            return Some(reply_key.reversed());
+        };
+        tables.remove_flow(Level::HalfOpen, &reply_key);
+        let taken = taken.read();
+        let silent_for = taken.seen.silence(clock);
+        if silent_for >= closed_for && flow::is_closed(tables, &taken) {
+            (closed, closed_for) = (port, silent_for);
+        }
+    }
+
+    set_nat_port(&mut reply_key, &mut reply, without_nat_port, closed);
+    let taken = tables.flow(Level::Established, &reply_key)?;
+    forget_established(tables, &reply_key, taken);
+    let inserted = tables.insert_flow(Level::HalfOpen, &reply_key, &reply);
+    (inserted == Inserted::Yes).then(|| reply_key.reversed())
+}
+
+#[inline(always)]
+fn set_nat_port<A: Family>(
+    reply_key: &mut FlowKey<A>,
+    reply: &mut FlowEntry<A>,
+    without_nat_port: Sum,
+    port: Be16,
+) {
+    reply_key.dst_port = port;
+    // The sum was taken with port 0, whose complement is all ones: nothing, in one's complement.
+    reply.tcp_delta = Delta::new(without_nat_port.minus_be16(port));
+}
+
+#[inline(always)]
+fn candidate<A: Family>(key: &FlowKey<A>, hash: u32, attempt: u32) -> Be16 {
+    if attempt == 0 && key.src_port.get() >= FIRST_NAT_PORT {
+        return key.src_port;
+    }
+    // The golden ratio visits the range evenly (Knuth, TAOCP 3, §6.4); the top half of the product chooses within it.
+    let mixed = hash::again(hash).wrapping_add(attempt.wrapping_mul(0x9e37_79b1));
+    let span = u32::from(u16::MAX - FIRST_NAT_PORT) + 1;
+    Be16::new(FIRST_NAT_PORT + (((mixed >> 16) * span) >> 16) as u16)
+}

@@ -1,0 +1,79 @@
+//! The stage for a new flow: may it, where to, and what is remembered of it.
+
+use super::{Family, INTERNAL, Step, ask, balance, flow, flow_clock, limit, nat, send::send};
+use crate::{
+    frame::Frame,
+    hash,
+    layout::{
+        ANSWER_RESET_ALL_FULL, ANSWER_RESET_NO_BACKEND, ANSWER_TIME_EXCEEDED, MODE_LOCAL, MODE_NAT,
+        SERVICE_DROPS_WHEN_FULL, ServiceKey, TO_BACKEND,
+    },
+    link,
+    reason::{DropReason, PassReason, Verdict},
+    segment::Segment,
+    tables::{BackendCounter, FlowTables, Level, Tables},
+};
+
+/// A SYN of no flow; or, where replies go straight to the client, any packet of a flow that is not known.
+#[inline(always)]
+pub fn open<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, tables: &T) -> Step {
+    let (Some(node), Some(scratch)) = (tables.node(), tables.scratch()) else { return INTERNAL };
+    let Some(segment) = Segment::<A>::recall(frame, scratch) else { return INTERNAL };
+    let attempt = scratch.read().attempt;
+    let clock = flow_clock(tables);
+    let key = ServiceKey::new(segment.key.dst.wide(), segment.key.dst_port);
+    let Some(service) = tables.service(&key) else {
+        return Step::Done(Verdict::Pass(PassReason::NoService));
+    };
+    let source = segment.key.src.wide();
+    if !limit::is_allowed(tables, &service, source) {
+        return super::drop(DropReason::SourceNotAllowed);
+    }
+    if service.usable == 0 {
+        return ask(tables, &segment, ANSWER_RESET_NO_BACKEND, 0);
+    }
+    if segment.opens() && attempt == 0 && !limit::admit::<A, T>(tables, &service, source) {
+        return super::drop(DropReason::SourceRateLimited);
+    }
+    let Some(ip) = frame.header::<A::Header>(segment.l3) else { return INTERNAL };
+    if A::hops(ip) <= 1 {
+        return ask(tables, &segment, ANSWER_TIME_EXCEEDED, 0);
+    }
+
+    let hash = hash::flow(&segment.key);
+    let Some(id) = balance::choose(tables, &service, hash, attempt, clock) else {
+        return if service.flags & SERVICE_DROPS_WHEN_FULL != 0 {
+            super::drop(DropReason::AllBackendsFull)
+        } else {
+            ask(tables, &segment, ANSWER_RESET_ALL_FULL, 0)
+        };
+    };
+    let Some(backend) = tables.backend(id) else { return INTERNAL };
+    if !backend.is_reachable() {
+        tables.count(id, BackendCounter::Unresolved);
+        return super::drop(DropReason::NextHopUnknown);
+    }
+    let client = link::way_back(frame, segment.l3);
+    let mode = if backend.local != 0 { MODE_LOCAL } else { service.mode };
+    let mut rewritten = segment.key;
+    if mode == MODE_NAT {
+        let Some(claimed) = nat::claim(tables, &segment.key, &service, id, &backend, client, hash, clock)
+        else {
+            tables.count(id, BackendCounter::PortsExhausted);
+            return super::drop(DropReason::NatPortsExhausted);
+        };
+        rewritten = claimed;
+    }
+    let mut entry = flow::entry(&segment.key, &rewritten, (TO_BACKEND, mode), id, client, clock);
+    entry.attempt = attempt;
+    // A flow that another CPU has just opened for the same SYN is as good as this one.
+    let _ = tables.insert_flow(Level::HalfOpen, &segment.key, &entry);
+    let Some(slot) = tables.flow(Level::HalfOpen, &segment.key) else {
+        return super::drop(DropReason::FlowTableFull);
+    };
+    if segment.opens() {
+        tables.count(id, BackendCounter::Opened);
+        balance::begun(tables, id, clock);
+    }
+    send::<false, A, F, T>(frame, tables, node, &segment, slot, clock)
+}

@@ -1,0 +1,170 @@
+//! The stage for TCP that the entry does not do: handshakes, flows that moved or went idle, packets of no flow.
+
+use super::{
+    Family, INTERNAL, Step, ask, flow,
+    flow::{client_moved, forget_established, forget_half_open, has_reply, promote},
+    flow_clock,
+    send::send,
+};
+use crate::{
+    frame::Frame,
+    layout::{
+        ANSWER_RESET_UNKNOWN_FLOW, BALANCE_MAGLEV, FlowEntry, MODE_NAT, NodeEntry, SEEN_SYN, ServiceKey,
+        TO_BACKEND, TO_CLIENT,
+    },
+    reason::{DropReason, PassReason, Verdict},
+    segment::Segment,
+    tables::{BackendCounter, FlowTables, Inserted, Level, Slot, Tables},
+    wire::{TCP_ACK, TCP_RST, TCP_SYN, Tcp},
+};
+
+/// Goes on with a segment for a VIP.
+#[inline(always)]
+pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, tables: &T) -> Step {
+    let (Some(node), Some(scratch)) = (tables.node(), tables.scratch()) else { return INTERNAL };
+    let Some(segment) = Segment::<A>::recall(frame, scratch) else { return INTERNAL };
+    let clock = flow_clock(tables);
+    let mut attempt = 0;
+
+    if let Some(slot) = tables.flow(Level::Established, &segment.key) {
+        let entry = slot.read();
+        let over = flow::is_idle(tables, node, &entry, clock)
+            || (segment.opens() && flow::is_closed(tables, &entry));
+        if over {
+            forget_established(tables, &segment.key, slot);
+        } else {
+            if entry.direction == TO_BACKEND {
+                client_moved(frame, tables, Level::Established, segment.l3, slot);
+            }
+            return send::<false, A, F, T>(frame, tables, node, &segment, slot, clock);
+        }
+    } else if let Some(slot) = tables.flow(Level::HalfOpen, &segment.key)
+        && let Some(step) = handshake(frame, tables, node, &segment, slot, clock, &mut attempt)
+    {
+        return step;
+    }
+
+    let key = ServiceKey::new(segment.key.dst.wide(), segment.key.dst_port);
+    let Some(service) = tables.service(&key) else {
+        return Step::Done(Verdict::Pass(PassReason::NoService));
+    };
+    if segment.later_fragment {
+        // Its first fragment was answered, or went to the host.
+        return super::drop(DropReason::FragmentUnknown);
+    }
+    if !segment.flags_are_sane() {
+        return super::drop(DropReason::BadTcpFlags);
+    }
+    if !source_can_be_answered(tables, &segment) {
+        return super::drop(DropReason::BadSource);
+    }
+    // Without replies there is nothing that the Maglev table does not know about a flow.
+    let can_be_rebuilt = service.mode != MODE_NAT && service.balance == BALANCE_MAGLEV && service.usable != 0;
+    if segment.opens() || can_be_rebuilt {
+        segment.leave(scratch);
+        scratch.update(|scratch| scratch.attempt = attempt);
+        return Step::Next(A::OPEN);
+    }
+    if segment.has(TCP_RST) {
+        return super::drop(DropReason::UnknownFlow);
+    }
+    ask(tables, &segment, ANSWER_RESET_UNKNOWN_FLOW, 0)
+}
+
+/// A packet of a half-open flow. `None` where the flow is gone, and the packet may open a new one; `attempt` then says
+/// how many backends have left this SYN unanswered.
+#[inline(always)]
+fn handshake<A: Family, F: Frame, T: Tables + FlowTables<A>>(
+    frame: &mut F,
+    tables: &T,
+    node: &NodeEntry,
+    segment: &Segment<A>,
+    slot: Slot<FlowEntry<A>>,
+    clock: u32,
+    attempt: &mut u32,
+) -> Option<Step> {
+    let entry = slot.read();
+    if entry.seen.silence(clock) > node.half_open_timeout {
+        forget_half_open(tables, &segment.key, &entry, clock);
+        return None;
+    }
+    if entry.direction == TO_BACKEND {
+        let mut reply = None;
+        let mut answered = entry.seen.packets > 0 && !segment.opens();
+        if has_reply(&entry) {
+            let other = tables.flow(Level::HalfOpen, &entry.rewritten.reversed());
+            let Some(other) =
+                other.filter(|reply| reply.with(|reply| reply.rewritten == segment.key.reversed()))
+            else {
+                // Its other direction was evicted, and perhaps its NAT port taken by another flow.
+                tables.remove_flow(Level::HalfOpen, &segment.key);
+                return None;
+            };
+            answered = other.with(|reply| reply.seen.flags) & SEEN_SYN != 0;
+            reply = Some(other);
+            if segment.opens() && !answered {
+                // The backend has not answered: a retransmitted SYN tries another one.
+                forget_half_open(tables, &segment.key, &entry, clock);
+                *attempt = entry.attempt + 1;
+                tables.count(entry.backend, BackendCounter::Unanswered);
+                return None;
+            }
+        } else if segment.opens() {
+            // Whether the backend has answered is not seen here. The flow stays where every node would send it.
+            tables.count(entry.backend, BackendCounter::Unanswered);
+        }
+        client_moved(frame, tables, Level::HalfOpen, segment.l3, slot);
+        let completes = segment.flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_ACK
+            && answered
+            && !segment.later_fragment
+            && reply
+                .is_none_or(|reply| acknowledges(frame, segment, reply.with(|reply| reply.seen.next_seq)));
+        if completes {
+            match promote(tables, &segment.key, slot, reply, clock) {
+                Inserted::Yes => {
+                    tables.count(entry.backend, BackendCounter::Established);
+                    let slot = tables.flow(Level::Established, &segment.key);
+                    return Some(match slot {
+                        Some(slot) => send::<false, A, F, T>(frame, tables, node, segment, slot, clock),
+                        None => INTERNAL,
+                    });
+                }
+                // It can do without an entry: the Maglev table says the same.
+                _ if reply.is_none() => {}
+                _ => return Some(super::drop(DropReason::FlowTableFull)),
+            }
+        }
+    }
+    let step = send::<false, A, F, T>(frame, tables, node, segment, slot, clock);
+    if segment.has(TCP_RST) && matches!(step, Step::Done(Verdict::Transmit(_))) {
+        if entry.direction == TO_CLIENT && entry.seen.flags & SEEN_SYN == 0 {
+            tables.count(entry.backend, BackendCounter::Refused);
+        }
+        forget_half_open(tables, &segment.key, &entry, clock);
+    }
+    Some(step)
+}
+
+#[inline(always)]
+fn acknowledges<A: Family, F: Frame>(frame: &F, segment: &Segment<A>, seq: u32) -> bool {
+    frame.header::<Tcp>(segment.l4).is_some_and(|tcp| tcp.ack.get() == seq)
+}
+
+/// Whether an answer to the packet's source can reach somebody else than ourselves.
+#[inline(always)]
+fn source_can_be_answered<A: Family, T: Tables>(tables: &T, segment: &Segment<A>) -> bool {
+    let source = segment.key.src.wide();
+    let [a, b, c, d] = source.words();
+    let is_unicast = if A::IS_V6 {
+        // Neither the unspecified address nor loopback, v4-mapped, or multicast (RFC 4291 §2.5, §2.7).
+        a.get() >> 24 != 0xff
+            && (a.word() | b.word() != 0
+                || (c.word() != 0 && c.get() != 0xffff)
+                || (c.word() == 0 && d.get() > 1))
+    } else {
+        // 0/8 "this network", 127/8 loopback, 224/3 multicast, reserved and broadcast (RFC 1122 §3.2.1.3).
+        let first = d.get() >> 24;
+        first != 0 && first != 127 && first < 224
+    };
+    is_unicast && segment.key.src_port.get() != 0 && tables.vip(source).is_none()
+}
