@@ -29,6 +29,7 @@ use aya::{
     sys::SyscallError,
 };
 use lb_common::{
+    forward::Stage,
     layout::{
         AllowedKey, BackendCounters, BackendEntry, BackendId, LAYOUT_VERSION, Load, MAX_BACKENDS,
         MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed,
@@ -55,18 +56,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xv
 const GROWS_AT_MOST: usize = 128;
 /// The program that is attached.
 const PROGRAM: &str = "xvip";
-/// Those that it goes on with, and where each is in `PROGRAMS`.
-const STAGES: [(&str, u32); 9] = [
-    ("xvip_parse", 0),
-    ("xvip_slow4", 1),
-    ("xvip_slow6", 2),
-    ("xvip_open4", 3),
-    ("xvip_open6", 4),
-    ("xvip_icmp4", 5),
-    ("xvip_icmp6", 6),
-    ("xvip_answer4", 7),
-    ("xvip_answer6", 8),
-];
 /// The maps of the object: each is pinned under its own name.
 const MAPS: [&str; 21] = [
     "NODE",
@@ -255,11 +244,11 @@ impl Dataplane {
         loader.map_max_entries("SOURCES", flows.sources_max);
         let mut ebpf = loader.load(OBJECT).map_err(|error| DataplaneError::Object(Box::new(error)))?;
         let mut programs: ProgramArray<MapData> = take(&mut ebpf, "PROGRAMS")?;
-        for (name, index) in STAGES {
-            let stage = program(&mut ebpf, name)?;
-            stage.load().map_err(refused)?;
-            let stage = stage.fd().map_err(refused)?;
-            programs.set(index, stage, 0).map_err(in_map("PROGRAMS"))?;
+        for stage in Stage::ALL {
+            let program = program(&mut ebpf, stage.program())?;
+            program.load().map_err(refused)?;
+            let program = program.fd().map_err(refused)?;
+            programs.set(stage as u32, program, 0).map_err(in_map("PROGRAMS"))?;
         }
         program(&mut ebpf, PROGRAM)?.load().map_err(refused)?;
 
@@ -567,7 +556,7 @@ impl Dataplane {
     /// Where the kernel refuses to tell anything.
     pub fn instructions(&mut self) -> Result<Vec<(&'static str, Option<u32>)>, DataplaneError> {
         std::iter::once(PROGRAM)
-            .chain(STAGES.map(|(name, _)| name))
+            .chain(Stage::ALL.map(Stage::program))
             .map(|name| {
                 let info = program(&mut self.ebpf, name)?.info().map_err(refused)?;
                 Ok((name, info.size_translated().map(|bytes| bytes / 8)))

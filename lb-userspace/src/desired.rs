@@ -182,9 +182,9 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
         .flat_map(|service| pool(service).zip(service.backends.iter().map(move |backend| (service, backend))))
         .collect();
     for (id, identity) in inputs.ids.all() {
-        let backend = identity.service.and_then(|service| {
-            configured.get(&PoolEntry { service, address: identity.address }).map(|(_, backend)| *backend)
-        });
+        let backend = identity
+            .service
+            .and_then(|service| configured.get(&PoolEntry { service, address: identity.address }).copied());
         tables.backends.insert(id, backend_entry(inputs, id, identity, backend));
     }
 
@@ -381,31 +381,38 @@ fn backend_entry(
     inputs: &Inputs,
     id: BackendId,
     identity: BackendIdentity,
-    configured: Option<&Backend>,
+    configured: Option<(&Service, &Backend)>,
 ) -> BackendEntry {
     let BackendIdentity { address, service } = identity;
     let mut entry = BackendEntry {
         address: address.ip().into(),
         port: Be16::new(address.port()),
         // One that is draining gets no new flows, whatever it has here.
-        max_connections: configured.map_or(0, |backend| backend.max_connections),
-        weight: configured.map_or(0, |backend| effective_weight(inputs, service, backend)),
+        max_connections: configured.map_or(0, |(_, backend)| backend.max_connections),
+        weight: configured.map_or(0, |(_, backend)| effective_weight(inputs, service, backend)),
         ..BackendEntry::default()
     };
+    let known = (inputs.observed.backends.get(&id))
+        .filter(|known| (known.address, known.port) == (entry.address, entry.port));
     match inputs.next_hops.get(&address.ip()) {
         Some(NextHop::Local) => entry.local = u32::from(is_reached_as_it_is(service, address)),
         Some(NextHop::OtherInterface) => {}
         Some(&NextHop::Mac { mac, link }) => {
-            if let Some((hop, mtu)) = hop(inputs.links, mac, link) {
-                (entry.hop, entry.mtu) = (hop, mtu);
+            if let Some((hop, link)) = hop(inputs.links, mac, link) {
+                let is_tunnelled = match configured {
+                    Some((service, _)) => service.mode == Mode::DsrIpip,
+                    None => known.is_some_and(|known| known.mtu != 0),
+                };
+                let is_narrow = inputs.links.iter().any(|other| other.mtu > link.mtu);
+                entry.hop = hop;
+                entry.mtu = if is_tunnelled || is_narrow { link.mtu } else { 0 };
             }
         }
         Some(NextHop::Unresolved) | None => {
-            let known = (inputs.observed.backends.get(&id))
-                .filter(|known| (known.address, known.port) == (entry.address, entry.port))
-                // An interface that was made anew has another index.
-                .filter(|known| inputs.links.iter().any(|link| link.parent == known.hop.if_index));
-            if let Some(known) = known {
+            // An interface that was made anew has another index.
+            let is_there =
+                |known: &&BackendEntry| inputs.links.iter().any(|link| link.parent == known.hop.if_index);
+            if let Some(known) = known.filter(is_there) {
                 (entry.hop, entry.mtu) = (known.hop, known.mtu);
             }
         }
@@ -433,7 +440,7 @@ pub fn unreachable_because(next_hop: NextHop, entry: &PoolEntry) -> Option<&'sta
     }
 }
 
-fn hop(links: &[Link], mac: Mac, link: u8) -> Option<(Hop, u32)> {
+fn hop(links: &[Link], mac: Mac, link: u8) -> Option<(Hop, &Link)> {
     let link = links.get(usize::from(link))?;
     let mut tags =
         link.tags.iter().map(|&VlanTag { protocol, id }| TagWord::new(Be16::new(protocol), Be16::new(id)));
@@ -445,7 +452,7 @@ fn hop(links: &[Link], mac: Mac, link: u8) -> Option<(Hop, u32)> {
         inner: tags.next().unwrap_or(TagWord::NONE),
         flags: if takes_every_vlan(link, links) { HOP_KEEPS_TAGS } else { 0 },
     };
-    Some((hop, link.mtu))
+    Some((hop, link))
 }
 
 fn effective_weight(inputs: &Inputs, service: Option<ServiceKey>, backend: &Backend) -> u16 {

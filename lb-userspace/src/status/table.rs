@@ -377,7 +377,9 @@ mod tests {
         let mut value = serde_json::to_value(status()).expect("serializable");
         value.as_object_mut().expect("an object").remove("interfaces");
         let backend = value["services"][0]["backends"][0].as_object_mut().expect("an object");
-        ["local", "effective_weight", "max_connections"].map(|key| backend.remove(key));
+        for key in ["local", "effective_weight", "max_connections"] {
+            backend.remove(key);
+        }
         backend["flows"] = serde_json::json!({ "opened": 1, "active": 1 });
         let status: Status = serde_json::from_value(value).expect("all that is new has a default");
         assert!(render(&status, Look::Plain).contains("eth0 (XDP native"));
