@@ -346,7 +346,10 @@ impl Apt {
     /// These packages and all that they depend on, each as `NAME=VERSION`.
     fn with_dependencies(&self, packages: &[&str]) -> Result<Vec<String>, DebianError> {
         let mut command = self.command("apt-get");
-        command.args(["install", "--simulate", "--no-install-recommends"]).args(packages);
+        command.args(["install", "--simulate", "--no-install-recommends"]);
+        // Not RELEASE's own QEMU, 7.2: it sometimes spoils the flags after a `cmpxchg16b`, which Linux 6.12 answers with
+        // "double fault".
+        command.arg("--target-release").arg(format!("{RELEASE}-backports")).args(packages);
         Ok(simulated(&String::from_utf8_lossy(&run(&mut command)?.stdout)))
     }
 
