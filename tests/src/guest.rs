@@ -113,5 +113,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("with something that is no text").to_owned()
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("with something that is no text")
+        .to_owned()
 }

@@ -275,7 +275,15 @@ impl Lab {
     /// Two LB nodes, three API servers, unicast VRRP, IPv4.
     #[must_use]
     pub fn builder() -> LabBuilder {
-        LabBuilder { lbs: 2, masters: 3, api_port: API_PORT, multicast: false, ipv6: false, stubs: true, patience: 1 }
+        LabBuilder {
+            lbs: 2,
+            masters: 3,
+            api_port: API_PORT,
+            multicast: false,
+            ipv6: false,
+            stubs: true,
+            patience: 1,
+        }
     }
 
     /// The LB nodes; `lb1` has the higher priority.

@@ -20,7 +20,7 @@ use crate::daemon::last_lines;
 use crate::guest::{self, report::Tally};
 use crate::topology::{LabError, find_program};
 use debian::{Debian, DebianError};
-use qemu::{Boot, QemuError};
+use qemu::Boot;
 use root::{Root, RootError};
 
 /// What the guest's lab starts, all found on this machine.
@@ -39,7 +39,9 @@ const TAIL: usize = 60;
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
     /// The kernel, or QEMU, could not be had.
-    #[error("{0}\nwithout Debian's kernels nothing can be said about them: check the network, then try again")]
+    #[error(
+        "{0}\nwithout Debian's kernels nothing can be said about them: check the network, then try again"
+    )]
     Fetch(#[source] DebianError),
     /// A program of ours was not built.
     #[error(transparent)]
@@ -108,9 +110,9 @@ pub fn run_cases(scratch: &Path, series: &str, only: &str) -> Result<(), VmError
     });
     let why = match (tally.finish(), booted) {
         (Ok(()), Ok(())) => return Ok(()),
-        (Err(why), Ok(()) | Err(QemuError::TimedOut(_))) if !why.is_empty() => why,
-        (_, Err(error)) => error.to_string(),
+        (Ok(()), Err(error)) => error.to_string(),
         (Err(why), Ok(())) => why,
+        (Err(why), Err(error)) => format!("{error}\n{why}"),
     };
     let tail = last_lines(&log, TAIL);
     Err(VmError::Guest { release: kernel.release, why, log, tail })

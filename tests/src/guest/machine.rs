@@ -54,7 +54,9 @@ pub(super) fn print_kernel_log() {
     while let Ok(length) = log.read(&mut record) {
         // `priority,number,microseconds,flags;text`, then lines that are for machines.
         let text = String::from_utf8_lossy(&record[..length]).into_owned();
-        records.extend(text.lines().next().and_then(|line| line.split_once(';')).map(|(_, text)| text.to_owned()));
+        records.extend(
+            text.lines().next().and_then(|line| line.split_once(';')).map(|(_, text)| text.to_owned()),
+        );
     }
     for text in &records[records.len().saturating_sub(25)..] {
         println!("kernel: {text}");

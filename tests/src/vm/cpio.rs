@@ -75,8 +75,7 @@ impl Archive {
         self.inode += 1;
         self.names.insert(name.to_owned());
         let size = data.len() as u32;
-        let fields =
-            [self.inode, mode, 0, 0, 1, 0, size, 0, 0, major, minor, name.len() as u32 + 1, 0];
+        let fields = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, major, minor, name.len() as u32 + 1, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
             self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
@@ -157,7 +156,13 @@ mod tests {
         assert!(output.status.success(), "{list}");
         let line = |name: &str| list.lines().find(|line| line.ends_with(name)).unwrap_or_default();
         assert!(line(" etc").starts_with("drwxr-xr-x"), "{list}");
-        assert!(line(" etc/hosts").starts_with("-rwxr-xr-x") && line(" etc/hosts").contains(" 20 "), "{list}");
-        assert!(line(" dev/console").starts_with("crw-------") && line(" dev/console").contains("5,   1"), "{list}");
+        assert!(
+            line(" etc/hosts").starts_with("-rwxr-xr-x") && line(" etc/hosts").contains(" 20 "),
+            "{list}"
+        );
+        assert!(
+            line(" dev/console").starts_with("crw-------") && line(" dev/console").contains("5,   1"),
+            "{list}"
+        );
     }
 }

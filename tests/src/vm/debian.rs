@@ -131,11 +131,16 @@ impl Debian {
     /// When they cannot be fetched.
     pub fn tools(&self) -> Result<Tools, DebianError> {
         let root = self.directory.join("tools");
-        if !root.is_dir() {
-            println!("fetching {} from Debian {RELEASE}", TOOLS.join(", "));
+        // So that a list that has changed since is noticed.
+        let wanted = format!("{} of {RELEASE}-backports", TOOLS.join(", "));
+        if !fs::read_to_string(root.join("wanted")).is_ok_and(|there| there == wanted) {
+            println!("fetching {wanted}");
             let apt = Apt::refreshed(&self.directory.join("apt"))?;
             let names = apt.with_dependencies(&TOOLS)?;
-            self.unpack(&apt.download(&names)?, &root, |_| Ok(()))?;
+            self.unpack(&apt.download(&names)?, &root, |root| {
+                let path = root.join("wanted");
+                fs::write(&path, &wanted).map_err(at(&path))
+            })?;
         }
         Ok(Tools { root })
     }
@@ -177,6 +182,9 @@ impl Debian {
             fs::remove_file(package).map_err(at(package))?;
         }
         finish(&new)?;
+        if root.exists() {
+            fs::remove_dir_all(root).map_err(at(root))?;
+        }
         fs::rename(&new, root).map_err(at(root))
     }
 }
@@ -246,7 +254,8 @@ impl Kernel {
         // Every module of the package, in no order that matters: `FILE:` for each.
         let path = self.modules.join("modules.order");
         let files = fs::read_to_string(&path).map_err(at(&path))?;
-        let file_of = |name: &str| files.lines().find(|file| modules::file_name(file).as_deref() == Some(name));
+        let file_of =
+            |name: &str| files.lines().find(|file| modules::file_name(file).as_deref() == Some(name));
 
         let mut contents = Vec::new();
         let mut failed = None;
@@ -347,8 +356,8 @@ impl Apt {
     fn with_dependencies(&self, packages: &[&str]) -> Result<Vec<String>, DebianError> {
         let mut command = self.command("apt-get");
         command.args(["install", "--simulate", "--no-install-recommends"]);
-        // Not RELEASE's own QEMU, 7.2: it sometimes spoils the flags after a `cmpxchg16b`, which Linux 6.12 answers with
-        // "double fault".
+        // Not RELEASE's own QEMU, 7.2: on it Linux 6.12 died of a double fault, with a pointer in the flags register right
+        // after a `cmpxchg16b`.
         command.arg("--target-release").arg(format!("{RELEASE}-backports")).args(packages);
         Ok(simulated(&String::from_utf8_lossy(&run(&mut command)?.stdout)))
     }
@@ -408,7 +417,11 @@ fn simulated(simulation: &str) -> Vec<String> {
 
 fn run(command: &mut Command) -> Result<Output, DebianError> {
     let failed = |command: &Command, stderr: String| {
-        let words = command.get_args().map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ");
+        let words: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
+        // Without apt's options: there are many, and always the same.
+        let option = |n: usize| words[n] == "-o" || n > 0 && words[n - 1] == "-o";
+        let words: Vec<_> = (0..words.len()).filter(|n| !option(*n)).map(|n| words[n].as_ref()).collect();
+        let words = words.join(" ");
         DebianError::Command { command: format!("{} {words}", command.get_program().display()), stderr }
     };
     let output = command.stdin(Stdio::null()).output().map_err(|error| failed(command, error.to_string()))?;
@@ -432,10 +445,7 @@ mod tests {
             Depends: linux-image-6.1.0-50-cloud-amd64 (= 6.1.176-1)\n";
         let found = |series| kernel_package(shown, series);
         assert_eq!(found("6.1").as_deref(), Some("linux-image-6.1.0-56-cloud-amd64=6.1.192-2"));
-        assert_eq!(
-            found("6.12").as_deref(),
-            Some("linux-image-6.12.95+deb12-cloud-amd64=6.12.95-1~bpo12+1")
-        );
+        assert_eq!(found("6.12").as_deref(), Some("linux-image-6.12.95+deb12-cloud-amd64=6.12.95-1~bpo12+1"));
         assert_eq!(found("5.10"), None);
     }
 

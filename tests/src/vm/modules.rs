@@ -103,7 +103,10 @@ mod tests {
             };
             Some(needed.iter().map(ToString::to_string).collect())
         };
-        assert_eq!(order(&["bridge", "8021q"], &mut needs).unwrap(), ["llc", "stp", "bridge", "garp", "8021q"]);
+        assert_eq!(
+            order(&["bridge", "8021q"], &mut needs).unwrap(),
+            ["llc", "stp", "bridge", "garp", "8021q"]
+        );
         assert_eq!(order(&["bridge", "no-such"], &mut needs), Err("no_such".to_owned()));
     }
 

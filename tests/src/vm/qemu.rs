@@ -77,12 +77,11 @@ impl Boot<'_> {
     pub fn run(&self, mut line: impl FnMut(&str)) -> Result<(), QemuError> {
         let begin = Instant::now();
         let log_error = |source| QemuError::Log { path: self.log.to_owned(), source };
-        if let Some(directory) = self.log.parent() {
-            fs::create_dir_all(directory).map_err(log_error)?;
-        }
+        let directory = self.log.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(directory).map_err(log_error)?;
         let mut log = File::create(self.log).map_err(log_error)?;
-        // QEMU reads it once, at its start.
-        let root = tempfile::NamedTempFile::new().map_err(log_error)?;
+        // QEMU reads it once, at its start. Not below `/tmp`, which is memory on many machines.
+        let root = tempfile::NamedTempFile::new_in(directory).map_err(log_error)?;
         root.as_file().write_all(self.root).map_err(log_error)?;
 
         let mut qemu = Running(self.spawn(root.path()).map_err(QemuError::Start)?);
