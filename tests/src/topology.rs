@@ -353,11 +353,11 @@ impl Lab {
     /// When a daemon does not start, or that state is not reached within 20 seconds (times
     /// [`LabBuilder::patience`]).
     pub fn start_lbs(&self) -> Result<(), LabError> {
+        let limit = Duration::from_secs(20) * self.patience;
         for lb in &self.lbs {
-            lb.start()?;
+            lb.start_within(limit)?;
         }
         let ready = self.masters.iter().filter(|master| master.is_running() && master.is_ready()).count();
-        let limit = Duration::from_secs(20) * self.patience;
         for lb in &self.lbs {
             wait::until(&format!("{ready} backends up on {}", lb.name()), limit, || {
                 lb.status().is_ok_and(|status| status.backends_up() == ready)

@@ -3,7 +3,7 @@
 //!
 //! `XVIP_GUEST_CASES=WORD` runs only the cases whose names contain it.
 //!
-//! Runner: alone
+//! Runner: alone, threads 2
 
 use std::path::Path;
 

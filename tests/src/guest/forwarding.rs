@@ -48,7 +48,10 @@ pub(super) fn native() -> CaseResult {
             assert_eq!(status.interface.xdp_mode, "native");
             let before = status.transmitted();
             let mut servers = BTreeMap::<String, u32>::new();
-            for _ in 0..12 {
+            let mut requests = 0;
+            // As many as it takes to see both: twelve in a row to the same one would happen once in two thousand runs.
+            while requests < 12 || servers.len() < 2 && requests < 60 {
+                requests += 1;
                 let answer = curl(lab, &["--dump-header", "-", &lab.vip_url("/readyz")])?;
                 let answer = String::from_utf8_lossy(&answer);
                 assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
@@ -58,10 +61,10 @@ pub(super) fn native() -> CaseResult {
             let status = lab.lb(0).status()?;
             let transmitted = status.transmitted() - before;
             note(format!(
-                "12 requests, {transmitted} packets sent on by native XDP, answered by {servers:?}"
+                "{requests} requests, {transmitted} packets sent on by native XDP, answered by {servers:?}"
             ));
             // A TLS request takes a SYN, a ClientHello, a request and a FIN, and as many the other way.
-            assert!(transmitted >= 12 * 8, "only {transmitted} packets were sent on by XDP");
+            assert!(transmitted >= requests * 8, "only {transmitted} packets were sent on by XDP");
             assert_eq!(status.interface.xdp_mode, "native", "it did not stay native");
             assert_eq!(servers.len(), 2, "{servers:?}");
             Ok(())

@@ -38,9 +38,8 @@ pub(super) fn set_up() -> anyhow::Result<()> {
         finit_module(&module, &CString::default(), ModuleInitFlags::empty())
             .with_context(|| format!("loading {file}"))?;
     }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let up = fs::read_to_string("/proc/uptime")?;
-    super::note(format!("Linux {}, up for {} s", release.trim(), up.split(' ').next().unwrap_or_default()));
+    let up = fs::read_to_string("/proc/uptime").context("/proc/uptime")?;
+    super::note(format!("up for {} s", up.split(' ').next().unwrap_or_default()));
     Ok(())
 }
 
