@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lb_tests::interrupt::Interrupt;
 use lb_tests::topology::Lab;
-use lb_tests::{apiserver, client, live, tour};
+use lb_tests::{apiserver, client, guest, live, tour};
 
 #[derive(Parser)]
 #[command(
@@ -45,6 +45,13 @@ enum Program {
     /// A client (the lab starts these itself)
     #[command(hide = true, subcommand)]
     Client(ClientProgram),
+    /// Process 1 of a virtual machine (the tests boot it)
+    #[command(hide = true)]
+    Guest {
+        /// Only the cases whose names contain this
+        #[arg(default_value = "")]
+        only: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -68,6 +75,7 @@ fn main() -> ExitCode {
         Program::Client(ClientProgram::Watch(options)) => {
             runtime().and_then(|runtime| runtime.block_on(client::watch(options)))
         }
+        Program::Guest { only } => guest::run(&only),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -379,6 +379,14 @@ impl LbNode {
     /// # Errors
     /// When it does not come up; the error has the end of its log.
     pub fn start(&self) -> Result<(), DaemonError> {
+        self.start_within(START_LIMIT)
+    }
+
+    /// The same, with another limit than 20 seconds.
+    ///
+    /// # Errors
+    /// As [`LbNode::start`].
+    pub fn start_within(&self, limit: Duration) -> Result<(), DaemonError> {
         {
             let mut slot = self.daemon_mutex();
             if slot.as_mut().is_some_and(Daemon::is_running) {
@@ -396,7 +404,7 @@ impl LbNode {
             *slot = Some(Daemon::start(&self.machine, self.name(), &mut command, &self.log())?);
         }
         // Without the lock: others may want to know meanwhile whether it runs.
-        let answers = wait::value(ANSWERS, START_LIMIT, || {
+        let answers = wait::value(ANSWERS, limit, || {
             if self.is_running() { self.status().is_ok().then_some(true) } else { Some(false) }
         });
         match (answers, self.daemon_mutex().as_mut()) {

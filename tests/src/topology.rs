@@ -102,6 +102,7 @@ pub struct LabBuilder {
     multicast: bool,
     ipv6: bool,
     stubs: bool,
+    patience: u32,
 }
 
 impl LabBuilder {
@@ -137,6 +138,13 @@ impl LabBuilder {
     #[must_use]
     pub fn without_stubs(mut self) -> Self {
         self.stubs = false;
+        self
+    }
+
+    /// Multiplies the limits of [`Lab::start_lbs`]: for a slow machine.
+    #[must_use]
+    pub fn patience(mut self, factor: u32) -> Self {
+        self.patience = factor;
         self
     }
 
@@ -190,7 +198,7 @@ impl LabBuilder {
             node.configure(|_| ())?;
             lbs.push(node);
         }
-        Ok(Lab { lbs, masters, client, network, authority, lab_program, run_dir })
+        Ok(Lab { lbs, masters, client, network, authority, lab_program, run_dir, patience: self.patience })
     }
 
     fn node_config(&self, name: &str, n: u8, masters: &[Master]) -> NodeConfig {
@@ -230,6 +238,7 @@ pub struct Lab {
     authority: Authority,
     lab_program: PathBuf,
     run_dir: RunDir,
+    patience: u32,
 }
 
 /// How the request loop of [`Lab::load`] asks.
@@ -266,7 +275,15 @@ impl Lab {
     /// Two LB nodes, three API servers, unicast VRRP, IPv4.
     #[must_use]
     pub fn builder() -> LabBuilder {
-        LabBuilder { lbs: 2, masters: 3, api_port: API_PORT, multicast: false, ipv6: false, stubs: true }
+        LabBuilder {
+            lbs: 2,
+            masters: 3,
+            api_port: API_PORT,
+            multicast: false,
+            ipv6: false,
+            stubs: true,
+            patience: 1,
+        }
     }
 
     /// The LB nodes; `lb1` has the higher priority.
@@ -333,13 +350,14 @@ impl Lab {
     /// and the VIP answers.
     ///
     /// # Errors
-    /// When a daemon does not start, or that state is not reached within 20 seconds.
+    /// When a daemon does not start, or that state is not reached within 20 seconds (times
+    /// [`LabBuilder::patience`]).
     pub fn start_lbs(&self) -> Result<(), LabError> {
+        let limit = Duration::from_secs(20) * self.patience;
         for lb in &self.lbs {
-            lb.start()?;
+            lb.start_within(limit)?;
         }
         let ready = self.masters.iter().filter(|master| master.is_running() && master.is_ready()).count();
-        let limit = Duration::from_secs(20);
         for lb in &self.lbs {
             wait::until(&format!("{ready} backends up on {}", lb.name()), limit, || {
                 lb.status().is_ok_and(|status| status.backends_up() == ready)
@@ -347,7 +365,7 @@ impl Lab {
         }
         self.wait_owner(None, limit)?;
         wait::until("the VIP to answer", limit, || {
-            self.curl(&["--max-time", "1", &self.vip_url("/version")])
+            self.curl(&["--max-time", &self.patience.to_string(), &self.vip_url("/version")])
                 .is_ok_and(|output| output.status.success())
         })?;
         Ok(())
@@ -535,7 +553,7 @@ pub fn host(number: u8) -> Ipv4Addr {
 }
 
 /// One of our programs: where the environment says, or beside this program (a test is one directory deeper).
-fn find_program(program: &'static str, variable: &'static str) -> Result<PathBuf, LabError> {
+pub(crate) fn find_program(program: &'static str, variable: &'static str) -> Result<PathBuf, LabError> {
     let missing = |at: &Path| LabError::NoProgram { program, looked_at: at.display().to_string(), variable };
     if let Some(path) = std::env::var_os(variable) {
         // Absolute: a process on a machine starts in another directory.
