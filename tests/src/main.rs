@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lb_tests::interrupt::Interrupt;
 use lb_tests::topology::Lab;
-use lb_tests::{apiserver, client, live, tour};
+use lb_tests::{apiserver, client, live, plain, tour};
 
 #[derive(Parser)]
 #[command(
@@ -53,6 +53,12 @@ enum ClientProgram {
     Load(client::LoadOptions),
     /// Streams that stay open
     Watch(client::WatchOptions),
+    /// Bytes of the plain service one way, hashed at both ends
+    Bulk(plain::BulkOptions),
+    /// Short connections to the plain service
+    Short(plain::ConnectionOptions),
+    /// Connections to the plain service that stay open
+    Hold(plain::ConnectionOptions),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +73,15 @@ fn main() -> ExitCode {
         }
         Program::Client(ClientProgram::Watch(options)) => {
             runtime().and_then(|runtime| runtime.block_on(client::watch(options)))
+        }
+        Program::Client(ClientProgram::Bulk(options)) => {
+            runtime().map(|runtime| runtime.block_on(plain::bulk(options)))
+        }
+        Program::Client(ClientProgram::Short(options)) => {
+            runtime().and_then(|runtime| runtime.block_on(plain::short(options)))
+        }
+        Program::Client(ClientProgram::Hold(options)) => {
+            runtime().and_then(|runtime| runtime.block_on(plain::hold(options)))
         }
     };
     match result {
