@@ -101,21 +101,29 @@ impl Network {
         }
         self.plug(&machine, "eth0", subnet, number, xdp)?;
         for family in self.layout.families() {
-            let flag = family.flag();
-            match subnet {
-                Subnet::Main => {
-                    // The gateway itself and who has another interface there learn better routes later.
-                    for (remote, gateway) in self.layout.remote() {
-                        let (remote, via) = (remote.prefix(*family), subnet.host(*family, gateway));
-                        machine.ip(&format!("{flag} route add {remote} via {via} metric 9000"))?;
-                    }
-                }
-                Subnet::Clients => gateway(&machine, subnet.host(*family, CLIENT_GATEWAY))?,
-                Subnet::Masters => gateway(&machine, subnet.host(*family, MASTER_GATEWAY))?,
-                Subnet::ClientLink | Subnet::MasterLink => {}
-            }
+            self.routes(&machine, subnet, number, *family)?;
         }
         Ok(machine)
+    }
+
+    /// The ways to the other networks. A gateway itself gets them with its other interface, and an LB node with an
+    /// interface there will have a better one.
+    fn routes(&self, machine: &Netns, subnet: Subnet, number: u8, family: Family) -> Result<(), NetnsError> {
+        let gateway_number = match subnet {
+            Subnet::Main => {
+                let remote = self.layout.remote();
+                for (remote, gateway) in remote.into_iter().filter(|(_, gateway)| *gateway != number) {
+                    let (flag, remote) = (family.flag(), remote.prefix(family));
+                    let via = subnet.host(family, gateway);
+                    machine.ip(&format!("{flag} route add {remote} via {via} metric 9000"))?;
+                }
+                return Ok(());
+            }
+            Subnet::Clients => CLIENT_GATEWAY,
+            Subnet::Masters => MASTER_GATEWAY,
+            Subnet::ClientLink | Subnet::MasterLink => return Ok(()),
+        };
+        if number == gateway_number { Ok(()) } else { gateway(machine, subnet.host(family, gateway_number)) }
     }
 
     /// Plugs one more interface of a machine into the switch of a network. With `xdp` its programs may transmit
