@@ -12,11 +12,16 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::daemon::{Daemon, DaemonError};
 use crate::netns::Netns;
 use crate::topology::Lab;
+use crate::wait;
 
 const LIMIT: Duration = Duration::from_secs(20);
+/// Bytes; nothing in the lab is longer, with an MTU of 1500 and segmentation before each cable.
+const LONGEST_FRAME: u16 = 2048;
 
 /// Why there is no capture, or no verdict on it.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +95,10 @@ impl Capture {
         let (file, log) = (dir.join(format!("{name}.pcap")), dir.join(format!("{name}.tcpdump.log")));
         let mut command = Command::new("tcpdump");
         command
-            // Root stays root, or it could not write into the run's directory. 64 MiB for bursts.
-            .args(["-Z", "root", "-i", interface, "-n", "-s", "0", "-U", "--immediate-mode", "-B", "65536"])
+            // Root stays root, or it could not write into the run's directory. With --immediate-mode each frame has a
+            // place of the snapshot length in the kernel's buffer, here 128 MiB.
+            .args(["-Z", "root", "-i", interface, "-n", "--immediate-mode", "-B", "131072"])
+            .args(["-s", &LONGEST_FRAME.to_string()])
             .arg("-w")
             .arg(&file)
             .args(filter.split_whitespace());
@@ -107,17 +114,36 @@ impl Capture {
     /// # Errors
     /// When `tcpdump` has ended before, does not end, or does not say how much it captured.
     pub fn stop(self) -> Result<Captured, CaptureError> {
-        let Self { tcpdump, file, log } = self;
+        let Self { mut tcpdump, file, log } = self;
+        // At SIGTERM it would leave what it has not yet read from the kernel's buffer. SIGUSR1 makes it tell.
+        let read = || fs::read_to_string(&log).unwrap_or_default();
+        let mut told = 0;
+        let caught_up = wait::value("tcpdump to catch up", LIMIT, || {
+            let text = read();
+            let summaries: Vec<Summary> = text.lines().filter_map(Summary::parse).collect();
+            if summaries.get(told).is_some_and(Summary::is_complete) {
+                return Some(Ok(()));
+            }
+            if summaries.len() > told || told == 0 {
+                told = summaries.len();
+                if let Err(error) = tcpdump.signal(Signal::SIGUSR1) {
+                    return Some(Err(error));
+                }
+            }
+            None
+        });
+        // Traffic that goes on may keep it from that for ever.
+        if let Ok(Err(error)) = caught_up {
+            return Err(error.into());
+        }
         tcpdump.terminate(LIMIT)?;
-        let text = fs::read_to_string(log)?;
-        let count = |what: &str| {
-            let line = text.lines().find(|line| line.ends_with(what))?;
-            line.split(' ').next()?.parse().ok()
-        };
-        let summary = || CaptureError::NoSummary(text.clone());
-        let frames = count("packets captured").or_else(|| count("packet captured")).ok_or_else(summary)?;
-        let lost = count("dropped by kernel").ok_or_else(summary)?;
-        Ok(Captured { file, frames, lost })
+        let text = read();
+        // The last one is spread over three lines.
+        let lines: Vec<&str> = text.lines().collect();
+        let last = lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join(", ");
+        let Summary { captured, dropped, .. } =
+            Summary::parse(&last).ok_or_else(|| CaptureError::NoSummary(text.clone()))?;
+        Ok(Captured { file, frames: captured, lost: dropped })
     }
 
     /// Ends it and returns the frames that something is wrong with: see [`Captured::bad_frames`].
@@ -129,9 +155,36 @@ impl Capture {
     }
 }
 
+/// `N packets captured, N packets received by filter, N packets dropped by kernel`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Summary {
+    captured: u64,
+    received: u64,
+    dropped: u64,
+}
+
+impl Summary {
+    fn parse(line: &str) -> Option<Self> {
+        let line = line.strip_prefix("tcpdump: ").unwrap_or(line);
+        let mut counts = line.split(", ").map(|part| part.split(' ').next()?.parse().ok());
+        let (captured, received, dropped) = (counts.next()??, counts.next()??, counts.next()??);
+        (counts.next().is_none() && line.contains("dropped by")).then_some(Self {
+            captured,
+            received,
+            dropped,
+        })
+    }
+
+    /// Whether nothing that was received waits to be read.
+    fn is_complete(&self) -> bool {
+        self.captured + self.dropped >= self.received
+    }
+}
+
 impl Captured {
     /// The frames with a wrong checksum (IPv4, TCP, UDP, ICMP, ICMPv6, VRRP; in tunnels and ICMP errors, too, as far as
-    /// these carry what was summed), malformed ones, and those that `tshark` calls an error for another reason.
+    /// these carry what was summed), malformed ones, those that `tshark` calls an error for another reason, and those
+    /// that were too long to be captured whole, so that nobody can tell.
     ///
     /// # Errors
     /// When `tshark` is missing or cannot read the file.
@@ -139,7 +192,8 @@ impl Captured {
         // Severity 0x800000 is an error; warnings are about resets and retransmissions, which are no mistake.
         let filter = "_ws.malformed || _ws.expert.severity >= 0x800000 || ip.checksum.status == 0 \
                       || tcp.checksum.status == 0 || udp.checksum.status == 0 || icmp.checksum.status == 0 \
-                      || icmpv6.checksum.status == 0 || vrrp.checksum.status == 0";
+                      || icmpv6.checksum.status == 0 || vrrp.checksum.status == 0 \
+                      || frame.cap_len < frame.len";
         let lines = self.ask(filter, &["frame.number", "_ws.col.Info", "_ws.expert.message"])?;
         let frame = |line: &String| {
             let mut fields = line.split('\t');
@@ -180,5 +234,20 @@ impl Captured {
             return Err(CaptureError::Unreadable(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
         }
         Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_says_whether_all_was_read() {
+        let line = "tcpdump: 7 packets captured, 10 packets received by filter, 1 packet dropped by kernel";
+        let summary = Summary::parse(line).unwrap();
+        assert_eq!(summary, Summary { captured: 7, received: 10, dropped: 1 });
+        assert!(!summary.is_complete());
+        assert!(Summary { captured: 9, ..summary }.is_complete());
+        assert_eq!(Summary::parse("tcpdump: listening on eth0, link-type EN10MB (Ethernet), x"), None);
     }
 }

@@ -2,7 +2,7 @@
 //! `tracepath` are not everywhere, and their words differ.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -217,6 +217,6 @@ fn after_ipv6(packet: &[u8]) -> Option<&[u8]> {
 }
 
 fn address(from: &SockaddrStorage) -> Option<IpAddr> {
-    let v4 = from.as_sockaddr_in().map(|a| IpAddr::V4(Ipv4Addr::from(a.ip())));
-    v4.or_else(|| from.as_sockaddr_in6().map(|a| IpAddr::V6(Ipv6Addr::from(a.ip()))))
+    let v4 = from.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+    v4.or_else(|| from.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
 }

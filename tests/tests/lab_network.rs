@@ -365,3 +365,26 @@ fn an_api_server_on_an_lb_node() -> TestResult {
     assert!(!lab.curl(&["--max-time", "2", &url])?.status.success());
     Ok(())
 }
+
+#[test]
+fn an_lb_serves_the_plain_port_and_every_frame_at_its_cable_is_correct() -> TestResult {
+    let lab = Lab::builder().lbs(1).masters(2).build()?;
+    lab.lb(0).configure(|config| config.services.push(lab.plain_service(Family::V4)))?;
+    let capture = Capture::start(&lab, lab.switch(), "p-lb1", "")?;
+    lab.start_lbs()?;
+    for direction in [Direction::Upload, Direction::Download] {
+        let moved = lab.bulk(&Bulk { direction, bytes: 10_000_000, ..Bulk::default() })?;
+        assert!(moved.is_intact(), "{moved:?}");
+    }
+    let client = lab.short(&Connections { count: 500, ..Connections::default() })?;
+    client.wait_done(SOON)?;
+    assert_eq!((client.answered(0), client.failures(0)), (500, BTreeMap::new()));
+    let held = lab.hold(&Connections::default())?;
+    held.wait_done(SOON)?;
+    assert_eq!(held.held_by_server().values().sum::<usize>(), 100, "{:?}", held.failures(0));
+    assert_eq!(held.held_by_server().len(), 2);
+    let captured = capture.stop()?;
+    assert!(captured.frames > 20_000 && captured.lost == 0, "{captured:?}");
+    assert_eq!(captured.bad_frames()?, []);
+    Ok(())
+}
