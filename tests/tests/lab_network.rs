@@ -202,6 +202,22 @@ fn held_connections_say_where_they_are_and_when_they_end() -> TestResult {
     Ok(())
 }
 
+/// A TCP segment whose checksum is zero, written as 0xffff.
+fn checksum_in_ones(lab: &Lab, to: IpAddr) -> Vec<u8> {
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (lab.client_address(Family::V4), to) else { panic!("{to}") };
+    let build = |payload: [u8; 2]| {
+        let mut packet = Vec::new();
+        let builder = PacketBuilder::ipv4(from.octets(), to.octets(), 64).tcp(4000, 9, 1, 1000);
+        builder.write(&mut packet, &payload).unwrap();
+        packet
+    };
+    let checksum = |packet: &[u8]| [packet[20 + 16], packet[20 + 17]];
+    let mut packet = build(checksum(&build([0, 0])));
+    assert_eq!(checksum(&packet), [0, 0]);
+    packet[20 + 16..20 + 18].fill(0xff);
+    packet
+}
+
 #[test]
 fn a_capture_has_all_frames_and_finds_the_wrong_ones() -> TestResult {
     let lab = Lab::builder().lbs(0).masters(1).mode(Mode::DsrIpip).ipv6().build()?;
@@ -221,9 +237,12 @@ fn a_capture_has_all_frames_and_finds_the_wrong_ones() -> TestResult {
     let address = SocketAddr::new(master.address(), PLAIN_PORT);
     let moved = lab.bulk(&Bulk { address, bytes: 3_000_000, ..Bulk::default() })?;
     assert!(moved.is_intact());
+    // Zero written in its other form is right, too.
+    send_raw(&lab, master.address(), &checksum_in_ones(&lab, master.address()))?;
     let good = good.stop()?;
     assert!(good.frames > 2_000 && good.lost == 0, "{good:?}");
     assert_eq!(good.bad_frames()?, []);
+    assert_eq!(good.ask("tcp.port == 4000 && tcp.checksum == 0xffff", &["frame.number"])?.len(), 1);
     assert_eq!(good.ask("icmp.type == 8 || icmpv6.type == 128", &["frame.number"])?.len(), 2);
 
     // One wrong byte in each of: the outer header, the inner one, the datagram, in IPv4 and IPv6.
