@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lb_tests::interrupt::Interrupt;
-use lb_tests::topology::Lab;
+use lb_tests::topology::{Family, Lab};
 use lb_tests::{apiserver, client, live, plain, tour};
 
 #[derive(Parser)]
@@ -112,8 +112,10 @@ fn run(force_tour: bool) -> anyhow::Result<()> {
 fn idle(lbs: u8, masters: u8) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("installing signal handlers")?;
     let lab = Lab::builder().lbs(lbs).masters(masters).build()?;
-    let machines =
-        [("switch", "-".to_owned(), lab.switch()), ("client", "172.16.0.100".to_owned(), lab.client())];
+    let machines = [
+        ("switch", "-".to_owned(), lab.switch()),
+        ("client", lab.client_address(Family::V4).to_string(), lab.client()),
+    ];
     let lbs = lab.lbs().iter().map(|lb| (lb.name(), lb.address().to_string(), lb.machine()));
     let masters = lab.masters().iter().map(|m| (m.name(), m.socket_address().to_string(), m.machine()));
     for (name, address, machine) in machines.into_iter().chain(lbs).chain(masters) {
