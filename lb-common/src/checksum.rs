@@ -5,13 +5,14 @@
 
 use crate::{
     family::Address,
-    wire::{Be16, Be32, Icmp, Ipv4, Tcp},
+    wire::{Be16, Be32, Be128, Icmp, Ipv4, Tcp},
 };
 
-/// A one's complement sum in progress, not yet folded. Holds 65,535 words without overflow.
+/// A one's complement sum in progress, not yet folded. Words of 32 bits are added as they are: folding makes of them what
+/// adding their halves would have (RFC 1071 §2 (C)). Holds four billion of them without overflow.
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use]
-pub struct Sum(u32);
+pub struct Sum(u64);
 
 impl Sum {
     /// The sum of nothing.
@@ -20,7 +21,7 @@ impl Sum {
     /// Adds a 16-bit word.
     #[inline(always)]
     pub const fn word(self, word: u16) -> Self {
-        Self(self.0 + word as u32)
+        Self(self.0 + word as u64)
     }
 
     /// Adds a 16-bit field.
@@ -29,11 +30,10 @@ impl Sum {
         self.word(field.word())
     }
 
-    /// Adds a 32-bit field as two words.
+    /// Adds a 32-bit field.
     #[inline(always)]
     pub const fn be32(self, field: Be32) -> Self {
-        let word = field.word();
-        self.word(word as u16).word((word >> 16) as u16)
+        Self(self.0 + field.word() as u64)
     }
 
     /// Takes a 16-bit field away: adds its complement (RFC 1624 §3).
@@ -45,8 +45,26 @@ impl Sum {
     /// Takes a 32-bit field away.
     #[inline(always)]
     pub const fn minus_be32(self, field: Be32) -> Self {
-        let word = !field.word();
-        self.word(word as u16).word((word >> 16) as u16)
+        Self(self.0 + !field.word() as u64)
+    }
+
+    /// Adds a 128-bit field.
+    #[inline(always)]
+    pub const fn be128(self, field: Be128) -> Self {
+        let [high, low] = field.halves();
+        self.half(high).half(low)
+    }
+
+    /// Takes a 128-bit field away.
+    #[inline(always)]
+    pub const fn minus_be128(self, field: Be128) -> Self {
+        let [high, low] = field.halves();
+        self.half(!high).half(!low)
+    }
+
+    #[inline(always)]
+    const fn half(self, half: u64) -> Self {
+        Self(self.0 + (half & 0xffff_ffff) + (half >> 32))
     }
 
     /// Adds another sum.
@@ -58,7 +76,9 @@ impl Sum {
     /// Folded to 16 bits with end-around carry.
     #[inline(always)]
     pub const fn fold(self) -> u16 {
-        let once = (self.0 & 0xffff) + (self.0 >> 16);
+        let words = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        let halves = (words & 0xffff) + (words >> 16 & 0xffff) + (words >> 32);
+        let once = (halves & 0xffff) + (halves >> 16);
         ((once & 0xffff) + (once >> 16)) as u16
     }
 

@@ -163,14 +163,12 @@ impl Address for Be128 {
 
     #[inline(always)]
     fn add_to(self, sum: Sum) -> Sum {
-        let [a, b, c, d] = self.words();
-        sum.be32(a).be32(b).be32(c).be32(d)
+        sum.be128(self)
     }
 
     #[inline(always)]
     fn take_from(self, sum: Sum) -> Sum {
-        let [a, b, c, d] = self.words();
-        sum.minus_be32(a).minus_be32(b).minus_be32(c).minus_be32(d)
+        sum.minus_be128(self)
     }
 
     #[inline(always)]

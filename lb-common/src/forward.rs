@@ -4,9 +4,10 @@
 //! entry   Ethernet -> IP -> for a VIP? -> plain TCP of an established flow? --yes--> send
 //!            | a tag, options, fragment, ICMP, ARP         | no, or a SYN
 //! parse   finds the TCP or ICMP header ------------------->|
-//! slow                                    half-open flow? -> handshake step, send
+//! slow                                    half-open flow? -> handshake step
 //!                                         service? -> unknown flow -> answer
-//! open                                        | SYN -> backend -> NAT port -> new flow, send
+//! open                                        | SYN -> backend -> NAT port -> new flow
+//! send                     a packet of a known flow that the entry does not send
 //! icmp    an error about a flow -> to the flow's backend or client
 //! tunnel  an error about a tunnel of ours -> answer for what was in it
 //! answer  RST, time exceeded, too big
@@ -59,6 +60,10 @@ pub enum Stage {
     Icmp4 = 5,
     /// An ICMPv6 error, or a neighbour solicitation.
     Icmp6 = 6,
+    /// A packet of a known flow over IPv4 that the entry does not send.
+    Send4 = 11,
+    /// The same over IPv6.
+    Send6 = 12,
     /// An ICMP error about a tunnel.
     Tunnel4 = 9,
     /// An ICMPv6 error about a tunnel.
@@ -71,12 +76,14 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Parse,
         Self::Slow4,
         Self::Slow6,
         Self::Open4,
         Self::Open6,
+        Self::Send4,
+        Self::Send6,
         Self::Icmp4,
         Self::Icmp6,
         Self::Tunnel4,
@@ -93,6 +100,8 @@ impl Stage {
             Self::Slow6 => "xvip_slow6",
             Self::Open4 => "xvip_open4",
             Self::Open6 => "xvip_open6",
+            Self::Send4 => "xvip_send4",
+            Self::Send6 => "xvip_send6",
             Self::Icmp4 => "xvip_icmp4",
             Self::Icmp6 => "xvip_icmp6",
             Self::Tunnel4 => "xvip_tunnel4",
@@ -133,6 +142,8 @@ pub fn run<F: Frame, T: Tables>(stage: Stage, frame: &mut F, tables: &T) -> Step
         Stage::Slow6 => slow::slow::<Be128, F, T>(frame, tables),
         Stage::Open4 => open::open::<Be32, F, T>(frame, tables),
         Stage::Open6 => open::open::<Be128, F, T>(frame, tables),
+        Stage::Send4 => slow::send_known::<Be32, F, T>(frame, tables),
+        Stage::Send6 => slow::send_known::<Be128, F, T>(frame, tables),
         Stage::Icmp4 => icmp::icmp::<Be32, F, T>(frame, tables),
         Stage::Icmp6 => icmp::icmp::<Be128, F, T>(frame, tables),
         Stage::Tunnel4 => icmp::about_tunnel::<Be32, F, T>(frame, tables),
@@ -152,6 +163,7 @@ const fn drop(reason: DropReason) -> Step {
 trait Family: crate::family::Address {
     const SLOW: Stage;
     const OPEN: Stage;
+    const SEND: Stage;
     const ICMP_STAGE: Stage;
     const TUNNEL: Stage;
     const ANSWER: Stage;
@@ -160,6 +172,7 @@ trait Family: crate::family::Address {
 impl Family for Be32 {
     const SLOW: Stage = Stage::Slow4;
     const OPEN: Stage = Stage::Open4;
+    const SEND: Stage = Stage::Send4;
     const ICMP_STAGE: Stage = Stage::Icmp4;
     const TUNNEL: Stage = Stage::Tunnel4;
     const ANSWER: Stage = Stage::Answer4;
@@ -168,6 +181,7 @@ impl Family for Be32 {
 impl Family for Be128 {
     const SLOW: Stage = Stage::Slow6;
     const OPEN: Stage = Stage::Open6;
+    const SEND: Stage = Stage::Send6;
     const ICMP_STAGE: Stage = Stage::Icmp6;
     const TUNNEL: Stage = Stage::Tunnel6;
     const ANSWER: Stage = Stage::Answer6;

@@ -246,23 +246,26 @@ pub struct VipEntry {
     pub fenced: u32,
 }
 
-/// Key of `SERVICES`.
+/// Key of `SERVICES`. Whole words only: on the stack, where a packet's is made, the verifier takes no unaligned stores.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
     /// The VIP, in its wide form.
     pub vip: Be128,
-    /// The service port.
-    pub port: Be16,
-    /// Zero.
-    pub _pad: [u8; 6],
+    port: u64,
 }
 
 impl ServiceKey {
     /// The key of a TCP service.
     #[inline(always)]
     pub const fn new(vip: Be128, port: Be16) -> Self {
-        Self { vip, port, _pad: [0; 6] }
+        Self { vip, port: port.get() as u64 }
+    }
+
+    /// The service port.
+    #[inline(always)]
+    pub const fn port(&self) -> u16 {
+        self.port as u16
     }
 }
 

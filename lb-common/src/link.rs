@@ -27,16 +27,16 @@ impl Tags {
     /// The tags of a frame whose network header begins at `l3`.
     #[inline(always)]
     pub fn of<F: Frame>(frame: &F, l3: usize) -> Self {
-        let tag = |offset| {
-            frame.header::<[u8; TAG_LEN]>(offset).map_or(TagWord::NONE, |tag| TagWord::from_octets(*tag))
-        };
         if l3 == ETHERNET_LEN {
-            Self::NONE
-        } else if l3 == ETHERNET_LEN + TAG_LEN {
-            Self { outer: tag(TYPE_OFFSET), inner: TagWord::NONE }
-        } else {
-            Self { outer: tag(TYPE_OFFSET), inner: tag(TYPE_OFFSET + TAG_LEN) }
+            return Self::NONE;
         }
+        let Some(outer) = frame.header::<[u8; TAG_LEN]>(TYPE_OFFSET) else { return Self::NONE };
+        let outer = TagWord::from_octets(*outer);
+        if l3 == ETHERNET_LEN + TAG_LEN {
+            return Self { outer, inner: TagWord::NONE };
+        }
+        let Some(inner) = frame.header::<[u8; TAG_LEN]>(TYPE_OFFSET + TAG_LEN) else { return Self::NONE };
+        Self { outer, inner: TagWord::from_octets(*inner) }
     }
 }
 

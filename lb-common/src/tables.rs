@@ -124,6 +124,8 @@ pub trait FlowTables<A> {
     fn insert_flow(&self, level: Level, key: &FlowKey<A>, entry: &FlowEntry<A>) -> Inserted;
     /// Removes, if it is there.
     fn remove_flow(&self, level: Level, key: &FlowKey<A>);
+    /// Room to write an entry in before it is inserted; the kernel's stack has little.
+    fn draft(&self) -> Option<Slot<FlowEntry<A>>>;
 }
 
 /// The maps, as the forwarding decision sees them. In XDP these are map look-ups, in tests plain collections.

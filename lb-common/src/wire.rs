@@ -86,48 +86,69 @@ impl From<Be32> for core::net::Ipv4Addr {
 
 /// A 128-bit number in network byte order: an IPv6 address, or an IPv4 one in its mapped form (RFC 4291 §2.5.5.2) where
 /// one field holds either family.
-#[repr(transparent)]
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Be128([u8; 16]);
+pub struct Be128 {
+    // Halves, so that it is copied and compared by machine words rather than bytes.
+    high: [u8; 8],
+    low: [u8; 8],
+}
 
 impl Be128 {
     /// From the bytes as they are on the wire.
     #[inline(always)]
     pub const fn from_octets(octets: [u8; 16]) -> Self {
-        Self(octets)
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        Self { high: [a, b, c, d, e, f, g, h], low: [i, j, k, l, m, n, o, p] }
     }
 
     /// The bytes as they are on the wire.
     #[inline(always)]
     pub const fn octets(self) -> [u8; 16] {
-        self.0
+        let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = (self.high, self.low);
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
     /// The four 32-bit words, first to last.
     #[inline(always)]
     pub const fn words(self) -> [Be32; 4] {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
-        [Be32([a, b, c, d]), Be32([e, f, g, h]), Be32([i, j, k, l]), Be32([m, n, o, p])]
+        let (high, low) = (u64::from_be_bytes(self.high), u64::from_be_bytes(self.low));
+        [
+            Be32::new((high >> 32) as u32),
+            Be32::new(high as u32),
+            Be32::new((low >> 32) as u32),
+            Be32::new(low as u32),
+        ]
+    }
+
+    /// The two halves as words in the machine's own order; see [`Be16::word`].
+    #[inline(always)]
+    pub const fn halves(self) -> [u64; 2] {
+        [u64::from_ne_bytes(self.high), u64::from_ne_bytes(self.low)]
+    }
+
+    /// The first 64 bits, followed by zeros: the network of an IPv6 address.
+    #[inline(always)]
+    pub const fn network64(self) -> Self {
+        Self { high: self.high, low: [0; 8] }
     }
 
     /// An IPv4 address in its mapped form, `::ffff:a.b.c.d`.
     #[inline(always)]
     pub const fn mapped(address: Be32) -> Self {
-        let [a, b, c, d] = address.0;
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+        Self { high: [0; 8], low: (0xffff_0000_0000 | address.get() as u64).to_be_bytes() }
     }
 
     /// Whether it is an IPv4 address in its mapped form.
     #[inline(always)]
     pub const fn is_mapped(self) -> bool {
-        let [a, b, c, _] = self.words();
-        a.word() | b.word() == 0 && c.get() == 0xffff
+        u64::from_ne_bytes(self.high) == 0 && u64::from_be_bytes(self.low) >> 32 == 0xffff
     }
 
     /// The IPv4 address of a mapped one.
     #[inline(always)]
     pub const fn low(self) -> Be32 {
-        self.words()[3]
+        Be32::new(u64::from_be_bytes(self.low) as u32)
     }
 }
 
@@ -135,20 +156,20 @@ impl From<core::net::IpAddr> for Be128 {
     fn from(address: core::net::IpAddr) -> Self {
         match address {
             core::net::IpAddr::V4(address) => Self::mapped(address.into()),
-            core::net::IpAddr::V6(address) => Self(address.octets()),
+            core::net::IpAddr::V6(address) => Self::from_octets(address.octets()),
         }
     }
 }
 
 impl From<core::net::Ipv6Addr> for Be128 {
     fn from(address: core::net::Ipv6Addr) -> Self {
-        Self(address.octets())
+        Self::from_octets(address.octets())
     }
 }
 
 impl From<Be128> for core::net::IpAddr {
     fn from(address: Be128) -> Self {
-        if address.is_mapped() { Self::V4(address.low().into()) } else { Self::V6(address.0.into()) }
+        if address.is_mapped() { Self::V4(address.low().into()) } else { Self::V6(address.octets().into()) }
     }
 }
 

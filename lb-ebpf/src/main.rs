@@ -39,6 +39,8 @@ stages! {
     xvip_slow6 = Stage::Slow6;
     xvip_open4 = Stage::Open4;
     xvip_open6 = Stage::Open6;
+    xvip_send4 = Stage::Send4;
+    xvip_send6 = Stage::Send6;
     xvip_icmp4 = Stage::Icmp4;
     xvip_icmp6 = Stage::Icmp6;
     xvip_tunnel4 = Stage::Tunnel4;

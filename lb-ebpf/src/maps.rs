@@ -105,6 +105,14 @@ static ALLOWED: LpmTrie<AllowedKey, u32, 65_536> = LpmTrie::new();
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
+/// Room for a new IPv4 flow's entry.
+#[btf_map]
+static DRAFT4: PerCpuArray<FlowEntry<Be32>, 1> = PerCpuArray::new();
+
+/// Room for a new IPv6 flow's entry.
+#[btf_map]
+static DRAFT6: PerCpuArray<FlowEntry<Be128>, 1> = PerCpuArray::new();
+
 /// One counter for each reason.
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { reason::COUNTERS as usize }> = PerCpuArray::new();
@@ -273,7 +281,7 @@ fn slot<T: Copy>(value: Option<*mut T>) -> Option<Slot<T>> {
 }
 
 macro_rules! flow_tables {
-    ($address:ty, $half_open:ident, $established:ident) => {
+    ($address:ty, $half_open:ident, $established:ident, $draft:ident) => {
         impl FlowTables<$address> for Maps {
             #[inline(always)]
             fn flow(&self, level: Level, key: &FlowKey<$address>) -> Option<Slot<FlowEntry<$address>>> {
@@ -305,12 +313,17 @@ macro_rules! flow_tables {
                     Level::Established => $established.remove(key),
                 };
             }
+
+            #[inline(always)]
+            fn draft(&self) -> Option<Slot<FlowEntry<$address>>> {
+                slot($draft.get_ptr_mut(0))
+            }
         }
     };
 }
 
-flow_tables!(Be32, HALF_OPEN4, ESTABLISHED4);
-flow_tables!(Be128, HALF_OPEN6, ESTABLISHED6);
+flow_tables!(Be32, HALF_OPEN4, ESTABLISHED4, DRAFT4);
+flow_tables!(Be128, HALF_OPEN6, ESTABLISHED6, DRAFT6);
 
 /// What an insertion of an absent key came to.
 #[inline(always)]

@@ -35,14 +35,22 @@ impl<'a> XdpFrame<'a> {
     #[inline(always)]
     fn bytes_at(&self, offset: usize, size: usize) -> Option<usize> {
         let start = self.context.data() + offset;
-        (start + size <= self.context.data_end()).then_some(start)
+        (start + size <= self.data_end()).then_some(start)
+    }
+
+    /// Where the frame ends. Volatile: LLVM must not conclude from one comparison that another one holds, since the
+    /// verifier does not follow it where the offsets of the two are not constants.
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: the context is the one that the kernel called us with.
+        unsafe { (&raw const (*self.context.ctx).data_end).read_volatile() as usize }
     }
 }
 
 impl Frame for XdpFrame<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
-        self.context.data_end() - self.context.data()
+        self.data_end() - self.context.data()
     }
 
     #[inline(always)]

@@ -35,6 +35,8 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use crate::plain;
+
 /// What the server logs once it accepts connections.
 pub const READY: &str = "serving securely on";
 
@@ -50,6 +52,9 @@ pub struct Options {
     /// Where to listen.
     #[arg(long)]
     pub listen: SocketAddr,
+    /// Where to listen for the plain service (see [`crate::plain`]).
+    #[arg(long)]
+    pub plain: Option<SocketAddr>,
     /// Its certificate (PEM).
     #[arg(long)]
     pub certificate: PathBuf,
@@ -127,11 +132,17 @@ pub async fn serve(options: Options) -> anyhow::Result<()> {
         requests: AtomicU64::new(0),
         open_watches: AtomicU64::new(0),
     });
+    if let Some(address) = options.plain {
+        plain::raise_descriptor_limit();
+        tokio::spawn(plain::serve(TcpListener::bind(address).await?, server.name.clone()));
+    }
     let listener = TcpListener::bind(options.listen).await?;
     eprintln!("{}: {READY} {}", server.name, options.listen);
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
+                // A socket for both families shows an IPv4 client's address as one of IPv6.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 server.connections.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(serve_connection(server.clone(), acceptor.clone(), socket, peer));
             }

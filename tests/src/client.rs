@@ -27,6 +27,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::apiserver::WatchLine;
+use crate::plain::Direction;
 
 /// What the client saw. Times are microseconds of the machine's monotonic clock, as [`monotonic_us`] reads it in
 /// any process.
@@ -70,6 +71,23 @@ pub enum Event {
         stream: u32,
         /// Why.
         error: String,
+    },
+    /// A bulk transfer has ended.
+    Moved {
+        /// When its last byte was there.
+        at_us: u64,
+        /// Since the first SYN.
+        took_us: u64,
+        /// Who served it.
+        server: String,
+        /// Which way the bytes went.
+        direction: Direction,
+        /// How many.
+        bytes: u64,
+        /// The hash of what was sent.
+        sent: String,
+        /// The hash of what was received.
+        received: String,
     },
     /// All that was asked for has been done.
     Done {
@@ -194,7 +212,7 @@ pub async fn watch(options: WatchOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(event: &Event) {
+pub(crate) fn print(event: &Event) {
     use std::io::Write;
     let mut line = serde_json::to_vec(event).unwrap_or_default();
     line.push(b'\n');

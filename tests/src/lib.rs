@@ -3,12 +3,18 @@
 //! [`topology::Lab`] is the entry point: it builds network namespaces joined by a bridge, starts fake API
 //! servers and real `xvip` nodes in them, and takes everything down when it is dropped.
 
+pub mod addresses;
 pub mod apiserver;
+mod bpf;
+pub mod capture;
 pub mod cases;
 pub mod certificates;
 pub mod client;
+pub mod client_host;
 pub mod daemon;
+pub mod decapsulator;
 pub mod frames;
+pub mod guest;
 pub mod host_tables;
 pub mod interrupt;
 pub mod kernel_tables;
@@ -16,11 +22,15 @@ pub mod live;
 pub mod master;
 pub mod measure;
 pub mod netns;
+pub mod network;
 pub mod node;
+pub mod ping;
+pub mod plain;
 pub mod plane;
 pub mod run_dir;
 pub mod screen;
 pub mod topology;
 pub mod tour;
+pub mod vm;
 pub mod wait;
 pub mod xdp_stub;

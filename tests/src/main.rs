@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lb_tests::interrupt::Interrupt;
-use lb_tests::topology::Lab;
-use lb_tests::{apiserver, client, live, tour};
+use lb_tests::topology::{Family, Lab};
+use lb_tests::{apiserver, client, guest, live, plain, tour};
 
 #[derive(Parser)]
 #[command(
@@ -45,6 +45,13 @@ enum Program {
     /// A client (the lab starts these itself)
     #[command(hide = true, subcommand)]
     Client(ClientProgram),
+    /// Process 1 of a virtual machine (the tests boot it)
+    #[command(hide = true)]
+    Guest {
+        /// Only the cases whose names contain this
+        #[arg(default_value = "")]
+        only: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -53,6 +60,12 @@ enum ClientProgram {
     Load(client::LoadOptions),
     /// Streams that stay open
     Watch(client::WatchOptions),
+    /// Bytes of the plain service one way, hashed at both ends
+    Bulk(plain::BulkOptions),
+    /// Short connections to the plain service
+    Short(plain::ConnectionOptions),
+    /// Connections to the plain service that stay open
+    Hold(plain::ConnectionOptions),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +81,16 @@ fn main() -> ExitCode {
         Program::Client(ClientProgram::Watch(options)) => {
             runtime().and_then(|runtime| runtime.block_on(client::watch(options)))
         }
+        Program::Client(ClientProgram::Bulk(options)) => {
+            runtime().map(|runtime| runtime.block_on(plain::bulk(options)))
+        }
+        Program::Client(ClientProgram::Short(options)) => {
+            runtime().and_then(|runtime| runtime.block_on(plain::short(options)))
+        }
+        Program::Client(ClientProgram::Hold(options)) => {
+            runtime().and_then(|runtime| runtime.block_on(plain::hold(options)))
+        }
+        Program::Guest { only } => guest::run(&only),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,8 +120,10 @@ fn run(force_tour: bool) -> anyhow::Result<()> {
 fn idle(lbs: u8, masters: u8) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("installing signal handlers")?;
     let lab = Lab::builder().lbs(lbs).masters(masters).build()?;
-    let machines =
-        [("switch", "-".to_owned(), lab.switch()), ("client", "172.16.0.100".to_owned(), lab.client())];
+    let machines = [
+        ("switch", "-".to_owned(), lab.switch()),
+        ("client", lab.client_address(Family::V4).to_string(), lab.client()),
+    ];
     let lbs = lab.lbs().iter().map(|lb| (lb.name(), lb.address().to_string(), lb.machine()));
     let masters = lab.masters().iter().map(|m| (m.name(), m.socket_address().to_string(), m.machine()));
     for (name, address, machine) in machines.into_iter().chain(lbs).chain(masters) {

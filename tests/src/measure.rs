@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::client::{Event, monotonic_us};
 use crate::daemon::DaemonError;
 use crate::netns::Netns;
+use crate::plain::Direction;
 use crate::wait;
 
 /// More answers than this are forgotten, oldest first.
@@ -29,7 +30,32 @@ pub struct Outcome {
     pub result: Result<String, String>,
 }
 
-/// A watch stream, as seen by its client.
+/// A bulk transfer that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// Who served it.
+    pub server: String,
+    /// Which way the bytes went.
+    pub direction: Direction,
+    /// How many.
+    pub bytes: u64,
+    /// From the first SYN to the last byte.
+    pub took: Duration,
+    /// The hash of what was sent (SHA-256, hexadecimal).
+    pub sent: String,
+    /// The hash of what was received.
+    pub received: String,
+}
+
+impl Moved {
+    /// Whether what was received is what was sent.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        self.sent == self.received && self.sent.len() == 64
+    }
+}
+
+/// A watch stream, or a connection that is held, as seen by its client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamState {
     /// Lines received, each checked, over all its connections.
@@ -47,6 +73,7 @@ pub struct StreamState {
 pub struct Tally {
     outcomes: VecDeque<Outcome>,
     streams: BTreeMap<u32, StreamState>,
+    moved: Vec<Moved>,
     done: bool,
 }
 
@@ -68,6 +95,10 @@ impl Tally {
             }
             Event::Broken { at_us, stream, error } => {
                 self.streams.entry(stream).or_default().broken.push((at_us, error));
+            }
+            Event::Moved { took_us, server, direction, bytes, sent, received, .. } => {
+                let took = Duration::from_micros(took_us);
+                self.moved.push(Moved { server, direction, bytes, took, sent, received });
             }
             Event::Done { .. } => self.done = true,
         }
@@ -118,6 +149,36 @@ impl Tally {
             *servers.entry(server.clone()).or_default() += 1;
         }
         servers
+    }
+
+    /// How many requests failed since then, by the kind of failure: what its text begins with (`refused`, `reset`,
+    /// `timeout`, `unreachable`, `no-port`, `closed`, `wrong`, `other` for the plain service).
+    #[must_use]
+    pub fn failures(&self, since_us: u64) -> BTreeMap<String, usize> {
+        let mut kinds = BTreeMap::new();
+        for error in self.since(since_us).filter_map(|outcome| outcome.result.as_ref().err()) {
+            let kind = error.split(':').next().unwrap_or_default();
+            *kinds.entry(kind.to_owned()).or_default() += 1;
+        }
+        kinds
+    }
+
+    /// How many of the streams that have not broken are at each server.
+    #[must_use]
+    pub fn held_by_server(&self) -> BTreeMap<String, usize> {
+        let mut servers = BTreeMap::new();
+        for stream in self.streams.values().filter(|stream| stream.broken.is_empty()) {
+            if let Some(server) = &stream.server {
+                *servers.entry(server.clone()).or_default() += 1;
+            }
+        }
+        servers
+    }
+
+    /// The bulk transfers that have ended, oldest first.
+    #[must_use]
+    pub fn moved(&self) -> &[Moved] {
+        &self.moved
     }
 
     /// The longest time without an answer that reached into `since_us..=now_us`: from the last answer before
@@ -225,6 +286,18 @@ impl ClientProcess {
     #[must_use]
     pub fn by_server(&self, mark: u64) -> BTreeMap<String, usize> {
         self.read(|tally| tally.by_server(mark))
+    }
+
+    /// How many requests failed since `mark`, by the kind of failure; see [`Tally::failures`].
+    #[must_use]
+    pub fn failures(&self, mark: u64) -> BTreeMap<String, usize> {
+        self.read(|tally| tally.failures(mark))
+    }
+
+    /// How many of the streams or held connections that have not broken are at each server.
+    #[must_use]
+    pub fn held_by_server(&self) -> BTreeMap<String, usize> {
+        self.read(Tally::held_by_server)
     }
 
     /// How often a watch stream broke since `mark`, all streams together.

@@ -10,35 +10,63 @@
 //!   +-----------------------------------------------------------------------+
 //! ```
 //!
+//! With [`LabBuilder::ipv6`] the same machines are also at `fd10::100`, `fd10::2` and so on, and the VIP `fd10::10/64`.
+//! [`LabBuilder::narrow_clients`], [`LabBuilder::narrow_masters`] and [`LabBuilder::narrow_last_master`] put routers
+//! between; the link between two routers carries 1400 bytes, all others 1500:
+//!
+//! ```text
+//!   client .1.100     c-far .1.1                    c-near .0.1
+//!      |                | eth0   172.16.3.0/24         | eth0
+//!   +--+-- br1 ---------+  eth1 .2 ---1400--- .1 eth1  +-------- br0 --- LB nodes, VIP
+//!
+//!              m-near .0.254                    m-far .2.254        master1 .2.4 ...
+//!                 | eth0    172.16.4.0/24          | eth0              |
+//!   VIP --- br0 --+   eth1 .1 ---1400--- .2 eth1   +------- br2 -------+
+//! ```
+//!
+//! With [`LabBuilder::two_networks`] each LB node has a leg in the API servers' network, and a router joins the two
+//! for what does not go through an LB node:
+//!
+//! ```text
+//!   client .0.100   lb1 .0.2   lb2 .0.3   router .0.254
+//!      |              |eth0*      |eth0*     |eth0
+//!   +--+--------------+--- br0 ---+----------+--+   VIP 172.16.0.10/24
+//!                     |eth1*      |eth1*     |eth1
+//!   +--+--------------+--- br2 ---+----------+--+
+//!      |            .2.2        .2.3       .2.254
+//!   master1 .2.4 ...
+//! ```
+//!
 //! Every machine has namespaces of its own ([`Netns`]); interfaces are made inside them, so that no name is ever
 //! seen by the host or by another run, and no packet leaves. Transmit checksums and segmentation are done in
 //! software before a frame enters a veth: a program that rewrites an address in a frame with a partial checksum
 //! would send a wrong one.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::{Mutex, PoisonError};
+use std::process::Output;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::certificates::{Authority, CertificateError};
+use crate::addresses::Subnet;
+use crate::certificates::{Authority, CertificateError, ServerCertificate};
 use crate::daemon::DaemonError;
-use crate::master::Master;
-use crate::measure::ClientProcess;
+use crate::master::{Master, Place};
+use crate::measure::{ClientProcess, Moved};
 use crate::netns::{Netns, NetnsError};
-use crate::node::{LbNode, NodeConfig, VrrpConfig};
+use crate::network::{Layout, Network};
+use crate::node::{BackendConfig, LbNode, NodeConfig, ServiceConfig, VrrpConfig};
 use crate::run_dir::RunDir;
 use crate::wait::{self, TimedOut};
-use crate::xdp_stub::{Action, XdpStub};
 
-/// The virtual address.
-pub const VIP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 10);
+pub use crate::addresses::{Family, PREFIX_LENGTH, VIP, VIP6, host, host6};
+pub use crate::client_host::{Bulk, ClientHost, Connections, Load};
+
 /// The port of the service and, unless chosen otherwise, of the API servers.
 pub const API_PORT: u16 = 6443;
-/// The prefix length of the network.
-pub const PREFIX_LENGTH: u8 = 24;
+/// The port of the plain service (see [`crate::plain`]) at the API servers.
+pub const PLAIN_PORT: u16 = 7000;
 
 const FIRST_LB: u8 = 2;
 const FIRST_MASTER: u8 = 4;
@@ -88,9 +116,52 @@ pub enum LabError {
         /// Masters asked for.
         masters: u8,
     },
-    /// There is no machine of that name on the switch.
+    /// There is no machine, or no cable, of that name on the switch.
     #[error("no machine {0:?} in the lab")]
     NoMachine(String),
+    /// `dsr-l2` changes nothing but the MAC address, so backends must be on a segment with the LB nodes.
+    #[error("dsr-l2 does not reach API servers behind a router")]
+    BackendsBehindRouter,
+    /// A bulk transfer failed.
+    #[error("the transfer failed: {0}")]
+    Bulk(String),
+    /// A thing can be in one place.
+    #[error("the API servers are either behind routers or in the second network")]
+    TwoPlaces,
+}
+
+/// How a service forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Both addresses are rewritten, and answers come back through the LB.
+    Nat,
+    /// The destination MAC address is rewritten; answers go straight to the client.
+    DsrL2,
+    /// IP in IP; answers go straight to the client.
+    DsrIpip,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Nat, Self::DsrL2, Self::DsrIpip];
+
+    /// As the configuration says it.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::DsrL2 => "dsr-l2",
+            Self::DsrIpip => "dsr-ipip",
+        }
+    }
+}
+
+/// Which API servers are behind the narrow link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    None,
+    Last,
+    All,
 }
 
 /// What kind of lab to build.
@@ -102,6 +173,12 @@ pub struct LabBuilder {
     multicast: bool,
     ipv6: bool,
     stubs: bool,
+    patience: u32,
+    mode: Mode,
+    families: Vec<Family>,
+    narrow_clients: bool,
+    narrow_masters: Behind,
+    two_networks: bool,
 }
 
 impl LabBuilder {
@@ -140,11 +217,89 @@ impl LabBuilder {
         self
     }
 
-    /// Leaves IPv6 on; without this no neighbour discovery disturbs.
+    /// Multiplies the limits of [`Lab::start_lbs`]: for a slow machine.
+    #[must_use]
+    pub fn patience(mut self, factor: u32) -> Self {
+        self.patience = factor;
+        self
+    }
+
+    /// IPv6 addresses beside the IPv4 ones; without this no neighbour discovery disturbs. What the LB nodes serve is
+    /// said by [`LabBuilder::families`].
     #[must_use]
     pub fn ipv6(mut self) -> Self {
         self.ipv6 = true;
         self
+    }
+
+    /// The families of the VIPs (IPv4 alone): one service each, with backends of the same family. With IPv6 among
+    /// them all machines have IPv6 addresses.
+    #[must_use]
+    pub fn families(mut self, families: &[Family]) -> Self {
+        self.ipv6 |= families.contains(&Family::V6);
+        self.families = families.to_vec();
+        self
+    }
+
+    /// The mode of the services ([`Mode::Nat`]). For the other two the API servers get what these need: the VIPs of
+    /// all families that the lab has on `lo`, silent about them, and for [`Mode::DsrIpip`] the ends of the tunnels.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Puts the client behind two routers (`c-near` at the switch, `c-far` at the client), the link between them
+    /// carrying [`NARROW_MTU`](crate::network::NARROW_MTU) bytes: what an API server sends to the client has to be
+    /// made smaller, which `c-near` asks the VIP for.
+    #[must_use]
+    pub fn narrow_clients(mut self) -> Self {
+        self.narrow_clients = true;
+        self
+    }
+
+    /// Puts all API servers behind two routers (`m-near` at the switch, `m-far` at the servers) with such a link: what
+    /// the LB nodes forward has to be made smaller, which `m-near` asks for, and what the servers send, which `m-far`
+    /// asks for. Not for [`Mode::DsrL2`].
+    #[must_use]
+    pub fn narrow_masters(mut self) -> Self {
+        self.narrow_masters = Behind::All;
+        self
+    }
+
+    /// As [`LabBuilder::narrow_masters`], but with the last API server alone behind the routers.
+    #[must_use]
+    pub fn narrow_last_master(mut self) -> Self {
+        self.narrow_masters = Behind::Last;
+        self
+    }
+
+    /// Gives each LB node an `eth1` in a network of the API servers' own; `eth0`, with the VIP, stays in the client's.
+    /// The configuration names both in `interfaces`. Backends reach an IPv4 VIP by asking for its MAC address there,
+    /// an IPv6 one at the `eth1` of `lb1` (a node answers no neighbour solicitation for another interface's address).
+    #[must_use]
+    pub fn two_networks(mut self) -> Self {
+        self.two_networks = true;
+        self
+    }
+
+    fn layout(&self) -> Result<Layout, LabError> {
+        if self.lbs > FIRST_MASTER - FIRST_LB || self.masters > VIP.octets()[3] - FIRST_MASTER {
+            return Err(LabError::NoRoom { lbs: self.lbs, masters: self.masters });
+        }
+        let masters_routed = self.narrow_masters != Behind::None;
+        if masters_routed && self.mode == Mode::DsrL2 {
+            return Err(LabError::BackendsBehindRouter);
+        }
+        if masters_routed && self.two_networks {
+            return Err(LabError::TwoPlaces);
+        }
+        Ok(Layout {
+            ipv6: self.ipv6,
+            clients_routed: self.narrow_clients,
+            masters_routed,
+            two_networks: self.two_networks,
+        })
     }
 
     /// Builds the network and starts the API servers. The LB nodes are there and configured, but their daemons do
@@ -153,70 +308,154 @@ impl LabBuilder {
     /// # Errors
     /// When this process is not root, a program is missing, or the kernel cannot do it.
     pub fn build(self) -> Result<Lab, LabError> {
-        if self.lbs > FIRST_MASTER - FIRST_LB || self.masters > VIP.octets()[3] - FIRST_MASTER {
-            return Err(LabError::NoRoom { lbs: self.lbs, masters: self.masters });
-        }
+        let layout = self.layout()?;
         let lab_program = find_program("xvip-lab", "XVIP_LAB_BIN")?;
         // Only labs with LB nodes need it.
         let xvip = if self.lbs == 0 { PathBuf::new() } else { find_program("xvip", "XVIP_BIN")? };
         let run_dir = RunDir::create()?;
         let authority = Authority::create(run_dir.path())?;
-        let switch = Netns::create("switch", self.ipv6)?;
-        switch.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
-        switch.ip("link set br0 up")?;
-        let network = Network { switch, ports: Mutex::new(BTreeMap::new()), ipv6: self.ipv6 };
+        let network = Network::build(layout)?;
 
-        let client = network.machine("client", host(CLIENT), false)?;
+        let subnet = if self.narrow_clients { Subnet::Clients } else { Subnet::Main };
+        let client_place = Place { subnet, number: CLIENT, ipv6: self.ipv6 };
+        let client = network.machine("client", subnet, CLIENT, false)?;
         let mut masters = Vec::new();
         for n in 0..self.masters {
-            let name = format!("master{}", n + 1);
-            let address = host(FIRST_MASTER + n);
-            let machine = network.machine(&name, address, false)?;
-            let certificate =
-                authority.sign_server(&name, &[VIP.into(), address.into(), Ipv4Addr::LOCALHOST.into()])?;
-            let socket = SocketAddr::new(address.into(), self.api_port);
-            let master = Master::new(machine, socket, certificate, run_dir.path(), &lab_program);
+            let mut master = self.master(n, &network, &authority, run_dir.path(), &lab_program)?;
+            if self.mode == Mode::DsrIpip {
+                master.accept_tunnels()?;
+            }
+            if self.mode != Mode::Nat {
+                for family in layout.families() {
+                    master.answer_for(family.vip())?;
+                }
+            }
             master.start()?;
             masters.push(master);
         }
         let mut lbs = Vec::new();
         for n in 0..self.lbs {
             let name = format!("lb{}", n + 1);
-            let address = host(FIRST_LB + n);
-            let machine = network.machine(&name, address, self.stubs)?;
+            let place = Place { subnet: Subnet::Main, number: FIRST_LB + n, ipv6: self.ipv6 };
+            let machine = network.machine(&name, place.subnet, place.number, self.stubs)?;
+            if self.two_networks {
+                network.plug(&machine, "eth1", Subnet::Masters, place.number, self.stubs)?;
+            }
             machine.sysctl("net/ipv4/ip_forward", "0")?;
             let config = self.node_config(&name, n, &masters);
-            let node = LbNode::new(machine, address.into(), VIP.into(), run_dir.path(), &xvip, config);
+            let vip = self.families.first().copied().unwrap_or(Family::V4).vip();
+            let node = LbNode::new(Arc::new(machine), place, vip, run_dir.path(), &xvip, config);
             node.configure(|_| ())?;
             lbs.push(node);
         }
-        Ok(Lab { lbs, masters, client, network, authority, lab_program, run_dir })
+        let (families, mode) = (self.families, self.mode);
+        Ok(Lab {
+            lbs,
+            masters,
+            client,
+            client_place,
+            network,
+            authority,
+            lab_program,
+            run_dir,
+            families,
+            mode,
+            patience: self.patience,
+        })
+    }
+
+    fn master(
+        &self,
+        n: u8,
+        network: &Network,
+        authority: &Authority,
+        run_dir: &Path,
+        lab_program: &Path,
+    ) -> Result<Master, LabError> {
+        let away = match self.narrow_masters {
+            Behind::None => self.two_networks,
+            Behind::Last => n + 1 == self.masters,
+            Behind::All => true,
+        };
+        let subnet = if away { Subnet::Masters } else { Subnet::Main };
+        let place = Place { subnet, number: FIRST_MASTER + n, ipv6: self.ipv6 };
+        let name = format!("master{}", n + 1);
+        let machine = network.machine(&name, subnet, place.number, false)?;
+        if self.two_networks && self.mode == Mode::Nat {
+            machine.ip(&format!("route add {VIP} dev eth0"))?;
+            if self.ipv6 {
+                let leg = Subnet::Masters.host(Family::V6, FIRST_LB);
+                machine.ip(&format!("-6 route add {VIP6} via {leg}"))?;
+            }
+        }
+        let certificate = sign(authority, &name, place)?;
+        Ok(Master::new(Arc::new(machine), place, self.api_port, certificate, run_dir, lab_program))
     }
 
     fn node_config(&self, name: &str, n: u8, masters: &[Master]) -> NodeConfig {
-        let peers =
-            (0..self.lbs).filter(|peer| *peer != n).map(|peer| host(FIRST_LB + peer).into()).collect();
+        let address = |family, n| Subnet::Main.host(family, FIRST_LB + n);
+        let services = self.families.iter().map(|family| {
+            let backends = masters
+                .iter()
+                .map(|master| BackendConfig::new(master.name(), master.socket_address_of(*family)))
+                .collect();
+            service("kube-apiserver", *family, API_PORT, self.mode, backends)
+        });
+        let vrrp = self.families.iter().map(|family| VrrpConfig {
+            name: vrrp_name(*family).to_owned(),
+            version: 3,
+            virtual_router_id: if *family == Family::V4 { 60 } else { 61 },
+            priority: 100 - 10 * n,
+            advert_interval: None,
+            preempt: None,
+            unicast: (!self.multicast).then(|| {
+                let peers = (0..self.lbs).filter(|peer| *peer != n);
+                (address(*family, n), peers.map(|peer| address(*family, peer)).collect())
+            }),
+            extra: vec![],
+        });
+        let two = ["eth0", "eth1"].map(str::to_owned);
         NodeConfig {
             name: name.to_owned(),
-            interface: "eth0".to_owned(),
+            interface: if self.two_networks { String::new() } else { "eth0".to_owned() },
+            interfaces: if self.two_networks { two.to_vec() } else { vec![] },
             xdp_mode: None,
-            vip: format!("{VIP}/{PREFIX_LENGTH}"),
-            port: API_PORT,
-            balance: None,
-            health: vec![],
-            backends: masters.iter().map(|m| (m.name().to_owned(), m.socket_address(), None)).collect(),
-            vrrp: Some(VrrpConfig {
-                version: 3,
-                virtual_router_id: 60,
-                priority: 100 - 10 * n,
-                advert_interval: None,
-                preempt: None,
-                unicast: (!self.multicast).then(|| (host(FIRST_LB + n).into(), peers)),
-                extra: vec![],
-            }),
+            local_clients: None,
+            node: vec![],
+            services: services.collect(),
+            vrrp: vrrp.collect(),
+            flows: vec![],
             extra: String::new(),
         }
     }
+}
+
+/// A service of the lab: at the VIP of this family, checked as API servers are. The IPv6 one has a `6` in its name.
+fn service(name: &str, family: Family, port: u16, mode: Mode, backends: Vec<BackendConfig>) -> ServiceConfig {
+    let suffix = if family == Family::V6 { "6" } else { "" };
+    let vip = format!("{}/{}", family.vip(), family.prefix_length());
+    ServiceConfig {
+        mode: mode.key().to_owned(),
+        vrrp: Some(vrrp_name(family).to_owned()),
+        backends,
+        ..ServiceConfig::new(&format!("{name}{suffix}"), &vip, port)
+    }
+}
+
+/// The VRRP instance of this family's VIP.
+fn vrrp_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "main",
+        Family::V6 => "main6",
+    }
+}
+
+/// A certificate for an API server at its own addresses and at the VIPs.
+fn sign(authority: &Authority, name: &str, place: Place) -> Result<ServerCertificate, LabError> {
+    let mut addresses: Vec<IpAddr> =
+        vec![VIP.into(), VIP6.into(), Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    addresses.extend(place.addresses());
+    Ok(authority.sign_server(name, &addresses)?)
 }
 
 /// The lab. Dropping it kills every process and frees every interface; if that happens because a test panicked,
@@ -226,47 +465,34 @@ pub struct Lab {
     lbs: Vec<LbNode>,
     masters: Vec<Master>,
     client: Netns,
+    client_place: Place,
     network: Network,
     authority: Authority,
     lab_program: PathBuf,
     run_dir: RunDir,
-}
-
-/// How the request loop of [`Lab::load`] asks.
-#[derive(Debug, Clone)]
-pub struct Load {
-    /// What to ask for; `None`: `/version` at the VIP.
-    pub url: Option<String>,
-    /// From one request to the next (20 ms).
-    pub interval: Duration,
-    /// After which a request has failed (1 s).
-    pub timeout: Duration,
-    /// Requests that may be open at once (100).
-    pub in_flight: usize,
-    /// Stop after so many; `None`: never.
-    pub count: Option<u64>,
-    /// Speak HTTP/2.
-    pub http2: bool,
-}
-
-impl Default for Load {
-    fn default() -> Self {
-        Self {
-            url: None,
-            interval: Duration::from_millis(20),
-            timeout: Duration::from_secs(1),
-            in_flight: 100,
-            count: None,
-            http2: false,
-        }
-    }
+    patience: u32,
+    families: Vec<Family>,
+    mode: Mode,
 }
 
 impl Lab {
     /// Two LB nodes, three API servers, unicast VRRP, IPv4.
     #[must_use]
     pub fn builder() -> LabBuilder {
-        LabBuilder { lbs: 2, masters: 3, api_port: API_PORT, multicast: false, ipv6: false, stubs: true }
+        LabBuilder {
+            lbs: 2,
+            masters: 3,
+            api_port: API_PORT,
+            multicast: false,
+            ipv6: false,
+            stubs: true,
+            patience: 1,
+            mode: Mode::Nat,
+            families: vec![Family::V4],
+            narrow_clients: false,
+            narrow_masters: Behind::None,
+            two_networks: false,
+        }
     }
 
     /// The LB nodes; `lb1` has the higher priority.
@@ -299,6 +525,20 @@ impl Lab {
         &self.client
     }
 
+    /// The client's address.
+    #[must_use]
+    pub fn client_address(&self, family: Family) -> IpAddr {
+        self.client_place.address(family)
+    }
+
+    /// A router by its name in the drawings above.
+    ///
+    /// # Errors
+    /// When this lab has none of that name.
+    pub fn router(&self, name: &str) -> Result<&Netns, LabError> {
+        self.network.router(name).ok_or_else(|| LabError::NoMachine(name.to_owned()))
+    }
+
     /// The switch's machine, where the other ends of all cables are (`p-NAME`).
     #[must_use]
     pub fn switch(&self) -> &Netns {
@@ -317,10 +557,40 @@ impl Lab {
         self.authority.path()
     }
 
-    /// The URL of a path at the VIP.
+    /// The program whose subcommands are the API servers and the clients.
+    pub(crate) fn program(&self) -> &Path {
+        &self.lab_program
+    }
+
+    /// The URL of a path at the VIP (of the lab's first family).
     #[must_use]
     pub fn vip_url(&self, path: &str) -> String {
-        format!("https://{VIP}:{API_PORT}{path}")
+        self.vip_url_of(self.families.first().copied().unwrap_or(Family::V4), path)
+    }
+
+    /// The URL of a path at the VIP of this family.
+    #[must_use]
+    pub fn vip_url_of(&self, family: Family, path: &str) -> String {
+        format!("https://{}{path}", SocketAddr::new(family.vip(), API_PORT))
+    }
+
+    /// The API servers as backends of a service with this port at them.
+    #[must_use]
+    pub fn backends(&self, family: Family, port: u16) -> Vec<BackendConfig> {
+        let backend = |master: &Master| {
+            BackendConfig::new(master.name(), SocketAddr::new(master.address_of(family), port))
+        };
+        self.masters.iter().map(backend).collect()
+    }
+
+    /// A service for the plain port of the API servers at the VIP of this family and the same port, in the lab's
+    /// mode: what [`crate::plain`]'s clients ask. To be pushed into a node's configuration.
+    #[must_use]
+    pub fn plain_service(&self, family: Family) -> ServiceConfig {
+        ServiceConfig {
+            health: vec!["check = \"tcp\"".to_owned()],
+            ..service("plain", family, PLAIN_PORT, self.mode, self.backends(family, PLAIN_PORT))
+        }
     }
 
     /// The URL of a path at one API server, past the LBs.
@@ -330,27 +600,42 @@ impl Lab {
     }
 
     /// Starts all LB daemons and waits until one of them owns the VIP, all running backends are up on all nodes,
-    /// and the VIP answers.
+    /// and the VIPs answer.
     ///
     /// # Errors
-    /// When a daemon does not start, or that state is not reached within 20 seconds.
+    /// When a daemon does not start, or that state is not reached within 20 seconds (times
+    /// [`LabBuilder::patience`]).
     pub fn start_lbs(&self) -> Result<(), LabError> {
+        let limit = Duration::from_secs(20) * self.patience;
         for lb in &self.lbs {
-            lb.start()?;
+            lb.start_within(limit)?;
         }
-        let ready = self.masters.iter().filter(|master| master.is_running() && master.is_ready()).count();
-        let limit = Duration::from_secs(20);
         for lb in &self.lbs {
-            wait::until(&format!("{ready} backends up on {}", lb.name()), limit, || {
-                lb.status().is_ok_and(|status| status.backends_up() == ready)
-            })?;
+            for service in lb.config().services {
+                let expected = service.backends.iter().filter(|backend| self.is_ready(backend)).count();
+                let what = format!("{expected} backends of {} up on {}", service.name, lb.name());
+                wait::until(&what, limit, || {
+                    lb.status().is_ok_and(|status| status.service_up(&service.name) == expected)
+                })?;
+            }
         }
         self.wait_owner(None, limit)?;
-        wait::until("the VIP to answer", limit, || {
-            self.curl(&["--max-time", "1", &self.vip_url("/version")])
-                .is_ok_and(|output| output.status.success())
-        })?;
+        for family in &self.families {
+            let url = self.vip_url_of(*family, "/version");
+            wait::until(&format!("{url} to answer"), limit, || {
+                self.curl(&["--max-time", &self.patience.to_string(), &url]).is_ok_and(|output| output.status.success())
+            })?;
+        }
         Ok(())
+    }
+
+    /// Whether this backend is one of our API servers and runs.
+    fn is_ready(&self, backend: &BackendConfig) -> bool {
+        self.masters.iter().any(|master| {
+            master.address_of(Family::of(backend.address.ip())) == backend.address.ip()
+                && master.is_running()
+                && master.is_ready()
+        })
     }
 
     /// The LB node whose running daemon says that it is active and that has the VIP on its interface.
@@ -374,21 +659,21 @@ impl Lab {
         wait::value(&what, limit, || self.owner().filter(|lb| name.is_none_or(|name| lb.name() == name)))
     }
 
-    /// Starts a request loop on the client.
+    /// A machine as a place to ask from, for instance an LB node for clients on the node itself.
+    #[must_use]
+    pub fn on<'a>(&'a self, machine: &'a Netns) -> ClientHost<'a> {
+        ClientHost { lab: self, machine }
+    }
+
+    /// [`ClientHost::load`] on the client.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn load(&self, load: &Load) -> Result<ClientProcess, LabError> {
-        let mut command = self.client_command("load", load.url.as_deref(), "/version", load.http2);
-        command
-            .args(["--interval-ms", &load.interval.as_millis().to_string()])
-            .args(["--timeout-ms", &load.timeout.as_millis().to_string()])
-            .args(["--in-flight", &load.in_flight.to_string()])
-            .args(["--count", &load.count.unwrap_or(0).to_string()]);
-        self.start_client(&mut command)
+        self.on(&self.client).load(load)
     }
 
-    /// Starts watch streams on the client: at `url`, or at the VIP.
+    /// [`ClientHost::watch`] on the client.
     ///
     /// # Errors
     /// When they cannot be started.
@@ -398,53 +683,74 @@ impl Lab {
         streams: u32,
         silence: Duration,
     ) -> Result<ClientProcess, LabError> {
-        let mut command = self.client_command("watch", url, "/api/v1/watch", false);
-        command
-            .args(["--streams", &streams.to_string()])
-            .args(["--silence-ms", &silence.as_millis().to_string()]);
-        self.start_client(&mut command)
+        self.on(&self.client).watch(url, streams, silence)
     }
 
-    fn client_command(&self, kind: &str, url: Option<&str>, path: &str, http2: bool) -> Command {
-        let mut command = Command::new(&self.lab_program);
-        command.args(["client", kind, "--url"]);
-        command.arg(url.map_or_else(|| self.vip_url(path), str::to_owned));
-        command.arg("--ca").arg(self.ca());
-        if http2 {
-            command.arg("--http2");
-        }
-        command
+    /// [`ClientHost::bulk`] on the client.
+    ///
+    /// # Errors
+    /// When the connection failed; the error says how.
+    pub fn bulk(&self, bulk: &Bulk) -> Result<Moved, LabError> {
+        self.on(&self.client).bulk(bulk)
     }
 
-    fn start_client(&self, command: &mut Command) -> Result<ClientProcess, LabError> {
-        Ok(ClientProcess::start(&self.client, command, &self.run_dir.file("client.log"))?)
+    /// [`ClientHost::short`] on the client.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn short(&self, connections: &Connections) -> Result<ClientProcess, LabError> {
+        self.on(&self.client).short(connections)
     }
 
-    /// Runs `curl --silent --show-error --cacert CA WORDS` on the client.
+    /// [`ClientHost::hold`] on the client.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn hold(&self, connections: &Connections) -> Result<ClientProcess, LabError> {
+        self.on(&self.client).hold(connections)
+    }
+
+    /// [`ClientHost::curl`] on the client.
     ///
     /// # Errors
     /// When it cannot be started; a failure status is not an error here.
     pub fn curl(&self, words: &[&str]) -> Result<Output, NetnsError> {
-        let mut command = Command::new("curl");
-        command.args(["--silent", "--show-error", "--cacert"]).arg(self.ca()).args(words);
-        self.client.output(&mut command)
+        self.on(&self.client).curl(words)
     }
 
-    /// Adds one more machine, `eth0` at 172.16.0.`host_number`, which the caller owns. With `xdp` its programs may
+    /// Adds one more machine, `eth0` at 172.16.0.`host_number` (and `fd10::host_number`), which the caller owns. With `xdp` its programs may
     /// transmit (`XDP_TX`) in native mode.
     ///
     /// # Errors
     /// When it cannot be made or plugged in.
     pub fn add_machine(&self, name: &str, host_number: u8, xdp: bool) -> Result<Netns, LabError> {
-        self.network.machine(name, host(host_number), xdp)
+        self.network.machine(name, Subnet::Main, host_number, xdp)
     }
 
-    /// Unplugs a machine's cable: its carrier is gone, and no frame passes. No RST, no ICMP error: a black hole.
+    /// Starts an API server on an LB node's machine, as on a control-plane node: its port there is the same as the
+    /// VIP's. It ends when it is dropped.
+    ///
+    /// # Errors
+    /// When there is no such node, or the server does not come up.
+    pub fn apiserver_on(&self, lb: usize) -> Result<Master, LabError> {
+        let node = self.lbs.get(lb).ok_or_else(|| LabError::NoMachine(format!("lb{}", lb + 1)))?;
+        let (machine, place) = node.shared_machine();
+        let certificate = sign(&self.authority, node.name(), place)?;
+        let log = self.run_dir.file(&format!("{}-apiserver.log", node.name()));
+        let master =
+            Master::new(machine, place, API_PORT, certificate, self.run_dir.path(), &self.lab_program)
+                .logging_to(log);
+        master.start()?;
+        Ok(master)
+    }
+
+    /// Unplugs a machine's cable: its carrier is gone, and no frame passes. No RST, no ICMP error: a black hole. The
+    /// cable of another interface than `eth0` is `lb1-eth1`.
     ///
     /// # Errors
     /// When there is no such machine.
     pub fn cut(&self, machine: &str) -> Result<(), LabError> {
-        self.network.port_do(machine, "down")
+        self.network.cut(machine)
     }
 
     /// Keeps a machine's carrier, but takes its port out of the bridge: a switch that has lost its mind.
@@ -452,7 +758,7 @@ impl Lab {
     /// # Errors
     /// When there is no such machine.
     pub fn isolate(&self, machine: &str) -> Result<(), LabError> {
-        self.network.port_do(machine, "nomaster")
+        self.network.isolate(machine)
     }
 
     /// Undoes [`Lab::cut`] and [`Lab::isolate`].
@@ -460,7 +766,7 @@ impl Lab {
     /// # Errors
     /// When there is no such machine.
     pub fn heal(&self, machine: &str) -> Result<(), LabError> {
-        self.network.port_do(machine, "master br0 up")
+        self.network.heal(machine)
     }
 
     /// The ends of all logs.
@@ -482,60 +788,8 @@ impl Drop for Lab {
     }
 }
 
-/// The switch and what is plugged into it.
-struct Network {
-    switch: Netns,
-    ports: Mutex<BTreeMap<String, Option<XdpStub>>>,
-    ipv6: bool,
-}
-
-impl Network {
-    /// Makes a machine and plugs it in.
-    fn machine(&self, name: &str, address: Ipv4Addr, xdp: bool) -> Result<Netns, LabError> {
-        let machine = Netns::create(name, self.ipv6)?;
-        let port = port(name);
-        let [a, b, c, d] = address.octets();
-        self.switch.ip(&format!(
-            "link add {port} type veth peer name eth0 address 02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x} netns {}",
-            machine.init_id()
-        ))?;
-        self.switch.ip(&format!("link set {port} master br0 up"))?;
-        machine.ethtool("-K eth0 tx off tso off gso off gro off")?;
-        machine.ip(&format!("address add {address}/{PREFIX_LENGTH} broadcast + dev eth0"))?;
-        machine.ip("link set eth0 up")?;
-        let stub = if xdp { Some(self.stub(name, &port)?) } else { None };
-        self.ports.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), stub);
-        Ok(machine)
-    }
-
-    fn stub(&self, name: &str, port: &str) -> Result<XdpStub, LabError> {
-        self.switch
-            .run(|| XdpStub::attach(nix::net::if_::if_nametoindex(port)?, Action::Pass))?
-            .map_err(|source| LabError::Stub { machine: name.to_owned(), source })
-    }
-
-    fn port_do(&self, machine: &str, words: &str) -> Result<(), LabError> {
-        if !self.ports.lock().unwrap_or_else(PoisonError::into_inner).contains_key(machine) {
-            return Err(LabError::NoMachine(machine.to_owned()));
-        }
-        Ok(self.switch.ip(&format!("link set {} {words}", port(machine)))?)
-    }
-}
-
-/// The switch's end of a machine's cable.
-fn port(machine: &str) -> String {
-    format!("p-{machine}")
-}
-
-/// The host of this number in the lab's network.
-#[must_use]
-pub fn host(number: u8) -> Ipv4Addr {
-    let [a, b, c, _] = VIP.octets();
-    Ipv4Addr::new(a, b, c, number)
-}
-
 /// One of our programs: where the environment says, or beside this program (a test is one directory deeper).
-fn find_program(program: &'static str, variable: &'static str) -> Result<PathBuf, LabError> {
+pub(crate) fn find_program(program: &'static str, variable: &'static str) -> Result<PathBuf, LabError> {
     let missing = |at: &Path| LabError::NoProgram { program, looked_at: at.display().to_string(), variable };
     if let Some(path) = std::env::var_os(variable) {
         // Absolute: a process on a machine starts in another directory.

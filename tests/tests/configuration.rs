@@ -186,8 +186,8 @@ fn a_bad_reload_keeps_the_old_configuration_running() -> TestResult {
 fn a_good_reload_is_applied_without_breaking_a_stream() -> TestResult {
     let lab = Lab::builder().lbs(1).masters(4).build()?;
     let lb = lab.lb(0);
-    let fourth = lb.config().backends[3].clone();
-    lb.configure(|config| drop(config.backends.pop()))?;
+    let fourth = lb.config().services[0].backends[3].clone();
+    lb.configure(|config| drop(config.services[0].backends.pop()))?;
     lb.start()?;
     let up = |count| {
         wait::until(&format!("{count} backends up"), SOON, || {
@@ -210,14 +210,14 @@ fn a_good_reload_is_applied_without_breaking_a_stream() -> TestResult {
         Ok(lb.status()?.backends().iter().map(|b| b.share).collect())
     };
 
-    lb.configure(|config| config.backends.push(fourth))?;
+    lb.configure(|config| config.services[0].backends.push(fourth))?;
     reload()?;
     up(4)?;
     wait::until("master4 to answer, too", SOON, || load.by_server(begin).contains_key("master4"))?;
     assert_eq!(streams.go_on()?, 12);
     assert_eq!(load.failed(begin), 0, "adding a backend");
 
-    lb.configure(|config| config.backends[0].2 = Some(50))?;
+    lb.configure(|config| config.services[0].backends[0].weight = Some(50))?;
     reload()?;
     for (share, expected) in shares()?.iter().zip([1.0 / 7.0, 2.0 / 7.0, 2.0 / 7.0, 2.0 / 7.0]) {
         assert!((share - expected).abs() < 0.01, "{:?}", shares()?);
@@ -225,15 +225,15 @@ fn a_good_reload_is_applied_without_breaking_a_stream() -> TestResult {
     assert_eq!(streams.go_on()?, 12);
 
     // Weight 0 drains.
-    lb.configure(|config| config.backends[0].2 = Some(0))?;
+    lb.configure(|config| config.services[0].backends[0].weight = Some(0))?;
     reload()?;
     assert_eq!(shares()?[0], 0.0);
     assert_eq!(streams.go_on()?, 12);
-    lb.configure(|config| config.backends[0].2 = None)?;
+    lb.configure(|config| config.services[0].backends[0].weight = None)?;
     reload()?;
     assert_eq!(load.failed(begin), 0, "changing weights");
 
-    lb.configure(|config| drop(config.backends.remove(1)))?;
+    lb.configure(|config| drop(config.services[0].backends.remove(1)))?;
     reload()?;
     up(3)?;
     let removed = load.mark();

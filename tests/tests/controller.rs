@@ -98,7 +98,7 @@ fn a_killed_predecessor_s_vip_is_removed_when_it_is_configured_no_more() -> Test
     lb.kill();
     assert_eq!(addresses(lb), [VIP, "172.16.0.2/24", "172.16.0.77/24"], "nobody takes it off");
 
-    lb.configure(|config| config.vip = "172.16.0.11/32".to_owned())?;
+    lb.configure(|config| config.services[0].vip = "172.16.0.11/32".to_owned())?;
     lb.start()?;
     wait_state(lb, "active")?;
     wait_addresses(lb, &["172.16.0.11/32", "172.16.0.2/24", "172.16.0.77/24"])?;
@@ -123,7 +123,7 @@ fn a_foreign_address_that_the_kernel_drops_with_ours_comes_back() -> TestResult 
     lb.machine().sysctl("net/ipv4/conf/all/promote_secondaries", "0")?;
     lb.machine().sysctl("net/ipv4/conf/eth0/promote_secondaries", "0")?;
     // A subnet that only the VIP is in: it is the primary address there, and the next one a secondary.
-    lb.configure(|config| config.vip = "10.9.0.10/24".to_owned())?;
+    lb.configure(|config| config.services[0].vip = "10.9.0.10/24".to_owned())?;
     lb.start()?;
     wait_state(lb, "active")?;
     wait_addresses(lb, &["10.9.0.10/24", "172.16.0.2/24"])?;
@@ -170,7 +170,7 @@ fn a_bad_file_changes_nothing_and_a_good_one_only_what_differs() -> TestResult {
     assert_eq!(refused.status.code(), Some(2));
 
     // By signal this time.
-    lb.configure(|config| drop(config.backends.pop()))?;
+    lb.configure(|config| drop(config.services[0].backends.pop()))?;
     lb.signal(Signal::SIGHUP)?;
     wait::until("two backends", SOON, || lb.status().is_ok_and(|status| status.backends().len() == 2))?;
     let after = lb.status()?.raw;

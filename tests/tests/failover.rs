@@ -323,7 +323,7 @@ fn what_a_killed_predecessor_left_is_taken_away() -> TestResult {
     let lb = lab.lb(0);
     lb.kill();
     assert!(lb.holds_vip());
-    lb.configure(|config| config.vip = format!("{OTHER}/{PREFIX_LENGTH}"))?;
+    lb.configure(|config| config.services[0].vip = format!("{OTHER}/{PREFIX_LENGTH}"))?;
     lb.start()?;
     wait::until("the new VIP to be there and the old one gone", SOON, || has(lb, OTHER) && !lb.holds_vip())?;
     // The certificate is the old VIP's.
@@ -347,7 +347,7 @@ fn beside_keepalived(version: u8) -> TestResult {
     let machine = lab.add_machine("peer", KEEPALIVED, false)?;
     let password = (version == 2).then_some("1111");
     lb.configure(|config| {
-        if let Some(vrrp) = &mut config.vrrp {
+        if let Some(vrrp) = config.vrrp.first_mut() {
             vrrp.version = version;
             vrrp.priority = 150;
             vrrp.advert_interval = Some("1s".to_owned());

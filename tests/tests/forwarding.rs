@@ -76,7 +76,7 @@ fn curl_and_kubectl_work(test: &str, configured: Option<&str>, attached: &str) -
     // Health checks are traffic of the node's own; few of them, to see that the clients' is not.
     let lab = running_lab(3, |config| {
         config.xdp_mode = configured.map(str::to_owned);
-        config.health = vec!["interval = \"10s\"".to_owned()];
+        config.services[0].health.push("interval = \"10s\"".to_owned());
     })?;
     let lb = lab.lb(0);
     let tracked = kernel::track_connections(lb.machine());
@@ -178,7 +178,7 @@ fn connections_spread_evenly_and_by_weight() -> TestResult {
         assert_eq!(after[server] - before[server], *count as u64, "`status` counts {server} differently");
     }
 
-    lab.lb(0).configure(|config| config.backends[2].2 = Some(50))?;
+    lab.lb(0).configure(|config| config.services[0].backends[2].weight = Some(50))?;
     text(&lab.lb(0).xvip(&["reload"])?);
     let shares: Vec<f64> = lab.lb(0).status()?.backends().iter().map(|b| b.share).collect();
     for (share, expected) in shares.iter().zip([0.4, 0.4, 0.2]) {
@@ -381,7 +381,7 @@ fn two_services_on_one_vip_and_a_translated_port() -> TestResult {
     let lab = Lab::builder().lbs(1).build()?;
     let lb = lab.lb(0);
     lb.configure(|config| {
-        config.backends.truncate(2);
+        config.services[0].backends.truncate(2);
         config.extra = format!(
             "[[service]]\nname = \"second\"\nvip = \"{VIP}/24\"\nport = 9443\nvrrp = \"main\"\n\
              [service.health]\ncheck = \"https\"\nverify = \"none\"\n\

@@ -36,13 +36,13 @@ pub fn entry<A: Family>(
     rewritten: &FlowKey<A>,
     (direction, mode): (u8, u8),
     backend: BackendId,
-    client: Hop,
+    client: &Hop,
     clock: u32,
 ) -> FlowEntry<A> {
     let addresses = addresses(key, rewritten);
     FlowEntry {
         rewritten: *rewritten,
-        client,
+        client: *client,
         ip_delta: header_delta::<A>(addresses),
         tcp_delta: Delta::new(addresses.plus(port_sum(key, rewritten))),
         backend,

@@ -189,8 +189,12 @@ fn about_flow<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(
     let sent = if mode == MODE_DSR_IPIP {
         tunnel::encapsulate::<A, F>(frame, node, l3, &backend.hop, backend.address)
     } else {
-        let client = slot.filter(|_| to_client).map(|slot| slot.with(|entry| entry.client));
-        link::leave(frame, l3, &client.unwrap_or(backend.hop), A::ETHERTYPE, 0).is_some()
+        match slot {
+            Some(slot) if to_client => {
+                slot.with(|entry| link::leave(frame, l3, &entry.client, A::ETHERTYPE, 0).is_some())
+            }
+            _ => link::leave(frame, l3, &backend.hop, A::ETHERTYPE, 0).is_some(),
+        }
     };
     if !sent {
         return INTERNAL;

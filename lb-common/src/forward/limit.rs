@@ -53,14 +53,5 @@ pub fn admit<A: Family, T: Tables>(tables: &T, service: &ServiceEntry, source: B
 /// A source is an IPv4 address, or an IPv6 /64: the smallest that one host is given (RFC 6177 §2).
 #[inline(always)]
 fn bucket_of<A: Family>(source: Be128) -> Be128 {
-    if !A::IS_V6 {
-        return source;
-    }
-    let mut octets = source.octets();
-    let mut index = 8;
-    while index < 16 {
-        octets[index] = 0;
-        index += 1;
-    }
-    Be128::from_octets(octets)
+    if A::IS_V6 { source.network64() } else { source }
 }

@@ -11,7 +11,7 @@ use crate::{
         BackendEntry, BackendId, FlowEntry, FlowKey, Hop, MODE_NAT, SERVICE_SNAT_NODE, ServiceEntry,
         TO_CLIENT,
     },
-    tables::{FlowTables, Inserted, Level, PortSpace, Tables},
+    tables::{FlowTables, Inserted, Level, PortSpace, Slot, Tables},
     wire::Be16,
 };
 
@@ -31,16 +31,19 @@ pub fn claim<A: Family, T: Tables + FlowTables<A>>(
     service: &ServiceEntry,
     id: BackendId,
     backend: &BackendEntry,
-    client: Hop,
+    client: &Hop,
     hash: u32,
     clock: u32,
 ) -> Option<FlowKey<A>> {
     let space = if service.flags & SERVICE_SNAT_NODE != 0 { PortSpace::Node } else { PortSpace::Vip };
     let (address, source) = (A::narrow(backend.address), A::narrow(service.snat));
     let mut reply_key = FlowKey::new(address, backend.port, source, Be16::new(0));
-    let mut reply = flow::entry(&reply_key, &key.reversed(), (TO_CLIENT, MODE_NAT), id, client, clock);
-    let without_nat_port =
-        addresses(&reply_key, &reply.rewritten).plus(port_sum(&reply_key, &reply.rewritten));
+    let rewritten = key.reversed();
+    let without_nat_port = addresses(&reply_key, &rewritten).plus(port_sum(&reply_key, &rewritten));
+    let reply = FlowTables::<A>::draft(tables)?;
+    reply.update(|reply| {
+        *reply = flow::entry(&reply_key, &rewritten, (TO_CLIENT, MODE_NAT), id, client, clock);
+    });
 
     let mut closed = Be16::new(0);
     let mut closed_for = 0;
@@ -49,8 +52,8 @@ pub fn claim<A: Family, T: Tables + FlowTables<A>>(
         if tables.port_reserved(space, port) {
             continue;
         }
-        set_nat_port(&mut reply_key, &mut reply, without_nat_port, port);
-        if tables.insert_flow(Level::HalfOpen, &reply_key, &reply) != Inserted::Yes {
+        set_nat_port(&mut reply_key, reply, without_nat_port, port);
+        if reply.with(|reply| tables.insert_flow(Level::HalfOpen, &reply_key, reply)) != Inserted::Yes {
             continue;
         }
         let Some(taken) = tables.flow(Level::Established, &reply_key) else {
@@ -64,23 +67,23 @@ pub fn claim<A: Family, T: Tables + FlowTables<A>>(
         }
     }
 
-    set_nat_port(&mut reply_key, &mut reply, without_nat_port, closed);
+    set_nat_port(&mut reply_key, reply, without_nat_port, closed);
     let taken = tables.flow(Level::Established, &reply_key)?;
     forget_established(tables, &reply_key, taken);
-    let inserted = tables.insert_flow(Level::HalfOpen, &reply_key, &reply);
+    let inserted = reply.with(|reply| tables.insert_flow(Level::HalfOpen, &reply_key, reply));
     (inserted == Inserted::Yes).then(|| reply_key.reversed())
 }
 
 #[inline(always)]
 fn set_nat_port<A: Family>(
     reply_key: &mut FlowKey<A>,
-    reply: &mut FlowEntry<A>,
+    reply: Slot<FlowEntry<A>>,
     without_nat_port: Sum,
     port: Be16,
 ) {
     reply_key.dst_port = port;
     // The sum was taken with port 0, whose complement is all ones: nothing, in one's complement.
-    reply.tcp_delta = Delta::new(without_nat_port.minus_be16(port));
+    reply.update(|reply| reply.tcp_delta = Delta::new(without_nat_port.minus_be16(port)));
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The stage for a new flow: may it, where to, and what is remembered of it.
 
-use super::{Family, INTERNAL, Step, ask, balance, flow, flow_clock, limit, nat, send::send};
+use super::{Family, INTERNAL, Step, ask, balance, flow, flow_clock, limit, nat};
 use crate::{
     frame::Frame,
     hash,
@@ -17,7 +17,7 @@ use crate::{
 /// A SYN of no flow; or, where replies go straight to the client, any packet of a flow that is not known.
 #[inline(always)]
 pub fn open<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, tables: &T) -> Step {
-    let (Some(node), Some(scratch)) = (tables.node(), tables.scratch()) else { return INTERNAL };
+    let Some(scratch) = tables.scratch() else { return INTERNAL };
     let Some(segment) = Segment::<A>::recall(frame, scratch) else { return INTERNAL };
     let attempt = scratch.read().attempt;
     let clock = flow_clock(tables);
@@ -57,23 +57,23 @@ pub fn open<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     let mode = if backend.local != 0 { MODE_LOCAL } else { service.mode };
     let mut rewritten = segment.key;
     if mode == MODE_NAT {
-        let Some(claimed) = nat::claim(tables, &segment.key, &service, id, &backend, client, hash, clock)
+        let Some(claimed) = nat::claim(tables, &segment.key, &service, id, &backend, &client, hash, clock)
         else {
             tables.count(id, BackendCounter::PortsExhausted);
             return super::drop(DropReason::NatPortsExhausted);
         };
         rewritten = claimed;
     }
-    let mut entry = flow::entry(&segment.key, &rewritten, (TO_BACKEND, mode), id, client, clock);
-    entry.attempt = attempt;
+    let Some(draft) = FlowTables::<A>::draft(tables) else { return INTERNAL };
+    draft.update(|draft| {
+        *draft = flow::entry(&segment.key, &rewritten, (TO_BACKEND, mode), id, &client, clock);
+        draft.attempt = attempt;
+    });
     // A flow that another CPU has just opened for the same SYN is as good as this one.
-    let _ = tables.insert_flow(Level::HalfOpen, &segment.key, &entry);
-    let Some(slot) = tables.flow(Level::HalfOpen, &segment.key) else {
-        return super::drop(DropReason::FlowTableFull);
-    };
+    let _ = draft.with(|draft| tables.insert_flow(Level::HalfOpen, &segment.key, draft));
     if segment.opens() {
         tables.count(id, BackendCounter::Opened);
         balance::begun(tables, id, clock);
     }
-    send::<false, A, F, T>(frame, tables, node, &segment, slot, clock)
+    Step::Next(A::SEND)
 }

@@ -9,8 +9,8 @@ use super::{
 use crate::{
     frame::Frame,
     layout::{
-        ANSWER_RESET_UNKNOWN_FLOW, BALANCE_MAGLEV, FlowEntry, MODE_NAT, NodeEntry, SEEN_SYN, ServiceKey,
-        TO_BACKEND, TO_CLIENT,
+        ANSWER_RESET_UNKNOWN_FLOW, BALANCE_MAGLEV, FlowEntry, MODE_NAT, NodeEntry, SEEN_SYN, Scratch,
+        ServiceKey, TO_BACKEND, TO_CLIENT,
     },
     reason::{DropReason, PassReason, Verdict},
     segment::Segment,
@@ -36,10 +36,10 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
             if entry.direction == TO_BACKEND {
                 client_moved(frame, tables, Level::Established, segment.l3, slot);
             }
-            return send::<false, A, F, T>(frame, tables, node, &segment, slot, clock);
+            return go_on(scratch, &segment);
         }
     } else if let Some(slot) = tables.flow(Level::HalfOpen, &segment.key)
-        && let Some(step) = handshake(frame, tables, node, &segment, slot, clock, &mut attempt)
+        && let Some(step) = handshake(frame, tables, node, scratch, &segment, slot, clock, &mut attempt)
     {
         return step;
     }
@@ -78,6 +78,7 @@ fn handshake<A: Family, F: Frame, T: Tables + FlowTables<A>>(
     frame: &mut F,
     tables: &T,
     node: &NodeEntry,
+    scratch: Slot<Scratch>,
     segment: &Segment<A>,
     slot: Slot<FlowEntry<A>>,
     clock: u32,
@@ -121,28 +122,44 @@ fn handshake<A: Family, F: Frame, T: Tables + FlowTables<A>>(
                 .is_none_or(|reply| acknowledges(frame, segment, reply.with(|reply| reply.seen.next_seq)));
         if completes {
             match promote(tables, &segment.key, slot, reply, clock) {
-                Inserted::Yes => {
-                    tables.count(entry.backend, BackendCounter::Established);
-                    let slot = tables.flow(Level::Established, &segment.key);
-                    return Some(match slot {
-                        Some(slot) => send::<false, A, F, T>(frame, tables, node, segment, slot, clock),
-                        None => INTERNAL,
-                    });
-                }
+                Inserted::Yes => tables.count(entry.backend, BackendCounter::Established),
                 // It can do without an entry: the Maglev table says the same.
                 _ if reply.is_none() => {}
                 _ => return Some(super::drop(DropReason::FlowTableFull)),
             }
         }
     }
-    let step = send::<false, A, F, T>(frame, tables, node, segment, slot, clock);
-    if segment.has(TCP_RST) && matches!(step, Step::Done(Verdict::Transmit(_))) {
+    Some(go_on(scratch, segment))
+}
+
+/// Has the segment sent.
+#[inline(always)]
+fn go_on<A: Family>(scratch: Slot<Scratch>, segment: &Segment<A>) -> Step {
+    segment.leave(scratch);
+    Step::Next(A::SEND)
+}
+
+/// The stage that sends a packet of a known flow. A RST ends a half-open one: nothing of it is worth keeping.
+#[inline(always)]
+pub fn send_known<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, tables: &T) -> Step {
+    let (Some(node), Some(scratch)) = (tables.node(), tables.scratch()) else { return INTERNAL };
+    let Some(segment) = Segment::<A>::recall(frame, scratch) else { return INTERNAL };
+    let clock = flow_clock(tables);
+    let established = tables.flow(Level::Established, &segment.key);
+    let slot = match established {
+        Some(slot) => Some(slot),
+        None => tables.flow(Level::HalfOpen, &segment.key),
+    };
+    let Some(slot) = slot else { return super::drop(DropReason::FlowTableFull) };
+    let step = send::<false, A, F, T>(frame, tables, node, &segment, slot, clock);
+    if established.is_none() && segment.has(TCP_RST) && matches!(step, Step::Done(Verdict::Transmit(_))) {
+        let entry = slot.read();
         if entry.direction == TO_CLIENT && entry.seen.flags & SEEN_SYN == 0 {
             tables.count(entry.backend, BackendCounter::Refused);
         }
         forget_half_open(tables, &segment.key, &entry, clock);
     }
-    Some(step)
+    step
 }
 
 #[inline(always)]

@@ -1,0 +1,172 @@
+//! The few bpf(2) commands that the lab's own little XDP programs need. Aya loads programs from object files only; for
+//! a handful of instructions the system call is shorter than any object.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use libc::{c_long, c_uint};
+
+/// `struct bpf_insn`: opcode, two registers in one byte (the destination in the low half), offset, immediate value
+/// (the last two in host order).
+pub(crate) type Instruction = [u8; 8];
+
+/// How an XDP program is attached (`XDP_FLAGS_*`, include/uapi/linux/if_link.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum XdpMode {
+    /// In the network stack, on any device.
+    Generic = 2,
+    /// In the driver.
+    Native = 4,
+}
+
+// enum bpf_cmd, enum bpf_map_type, enum bpf_prog_type, enum bpf_attach_type.
+const BPF_MAP_CREATE: c_long = 0;
+const BPF_MAP_LOOKUP_ELEM: c_long = 1;
+const BPF_PROG_LOAD: c_long = 5;
+const BPF_LINK_CREATE: c_long = 28;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
+
+/// The head of `union bpf_attr` for `BPF_MAP_CREATE`; the kernel takes the rest as zero.
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// The head of `union bpf_attr` for `BPF_MAP_LOOKUP_ELEM`.
+#[repr(C)]
+struct MapElement {
+    map_fd: u32,
+    _padding: u32,
+    key: u64,
+    value: u64,
+}
+
+/// The head of `union bpf_attr` for `BPF_PROG_LOAD`.
+#[repr(C)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+}
+
+/// The head of `union bpf_attr` for `BPF_LINK_CREATE`.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// An array map of 64-bit counters. A program adds to them; they are read here.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    map: OwnedFd,
+}
+
+impl Counters {
+    /// `count` counters at zero.
+    pub(crate) fn create(count: u32) -> io::Result<Self> {
+        let attr = MapCreate {
+            map_type: BPF_MAP_TYPE_ARRAY,
+            key_size: size_of::<u32>() as u32,
+            value_size: size_of::<u64>() as u32,
+            max_entries: count,
+        };
+        // SAFETY: MapCreate is the head of the bpf_attr that BPF_MAP_CREATE reads, and holds no pointer.
+        Ok(Self { map: unsafe { bpf_fd(BPF_MAP_CREATE, &attr) }? })
+    }
+
+    /// The descriptor, for a program's `ld_imm64` with `BPF_PSEUDO_MAP_FD`.
+    pub(crate) fn descriptor(&self) -> i32 {
+        self.map.as_raw_fd()
+    }
+
+    /// Counter number `index`.
+    pub(crate) fn read(&self, index: u32) -> io::Result<u64> {
+        let mut value = 0_u64;
+        let attr = MapElement {
+            map_fd: self.map.as_raw_fd().cast_unsigned(),
+            _padding: 0,
+            key: std::ptr::from_ref(&index) as u64,
+            value: std::ptr::from_mut(&mut value) as u64,
+        };
+        // SAFETY: MapElement is the head of the bpf_attr that BPF_MAP_LOOKUP_ELEM reads; `key` and `value` point to
+        // variables of the sizes that the map was made with, both alive until the call returns.
+        unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &attr) }?;
+        Ok(value)
+    }
+}
+
+/// Loads an XDP program. With an error of the verifier its log is the message.
+pub(crate) fn load_xdp(program: &[Instruction]) -> io::Result<OwnedFd> {
+    let mut log = vec![0_u8; 1 << 16];
+    let attr = ProgLoad {
+        prog_type: BPF_PROG_TYPE_XDP,
+        insn_cnt: program.len() as u32,
+        insns: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log_level: 1,
+        log_size: log.len() as u32,
+        log_buf: log.as_mut_ptr() as u64,
+        kern_version: 0,
+        prog_flags: 0,
+    };
+    // SAFETY: ProgLoad is the head of the bpf_attr that BPF_PROG_LOAD reads; `insns` points to insn_cnt
+    // instructions, `license` to a terminated string and `log_buf` to log_size bytes that nobody else uses, all alive
+    // until the call returns.
+    unsafe { bpf_fd(BPF_PROG_LOAD, &attr) }.map_err(|error| {
+        let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+        if end == 0 {
+            return error;
+        }
+        io::Error::new(error.kind(), format!("{error}: {}", String::from_utf8_lossy(&log[..end])))
+    })
+}
+
+/// Attaches an XDP program to the interface of this index in the calling thread's network namespace; it is detached
+/// when the descriptor is closed. Kernel 5.9 or later (XDP links).
+pub(crate) fn attach_xdp(program: &OwnedFd, interface_index: u32, mode: XdpMode) -> io::Result<OwnedFd> {
+    let attr = LinkCreate {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        target_ifindex: interface_index,
+        attach_type: BPF_XDP,
+        flags: mode as u32,
+    };
+    // SAFETY: LinkCreate is the head of the bpf_attr that BPF_LINK_CREATE reads, and holds no pointer.
+    unsafe { bpf_fd(BPF_LINK_CREATE, &attr) }
+}
+
+/// Calls bpf(2) for a command that returns a new file descriptor.
+///
+/// # Safety
+/// `attr` must be the head of the `union bpf_attr` that `command` reads, the pointers in it valid, and `command` one
+/// that makes a descriptor.
+unsafe fn bpf_fd<T>(command: c_long, attr: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's promise.
+    let fd = unsafe { bpf(command, attr) }?;
+    // SAFETY: a descriptor that the call just made; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Calls bpf(2).
+///
+/// # Safety
+/// `attr` must be the head of the `union bpf_attr` that `command` reads, and the pointers in it valid.
+unsafe fn bpf<T>(command: c_long, attr: &T) -> io::Result<i32> {
+    let size = size_of::<T>() as c_uint;
+    // SAFETY: the kernel reads `size` bytes at `attr`, which are there; the rest is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size) };
+    i32::try_from(result).ok().filter(|value| *value >= 0).ok_or_else(io::Error::last_os_error)
+}
