@@ -423,7 +423,7 @@ fn backend_entry(
 /// Whether packets can be left to the host where a backend is this very node: it must listen on the port that they are
 /// for. Of what is draining the service may not be known, and its flows tell.
 fn is_reached_as_it_is(service: Option<ServiceKey>, address: SocketAddr) -> bool {
-    service.is_none_or(|service| service.port.get() == address.port())
+    service.is_none_or(|service| service.port() == address.port())
 }
 
 /// Whether packets for a backend can never be brought there, as opposed to not now: why, and what to do about it.

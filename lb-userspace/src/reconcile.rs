@@ -205,7 +205,7 @@ struct KeyText(ServiceKey);
 
 impl fmt::Display for KeyText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", SocketAddr::new(self.0.vip.into(), self.0.port.get()))
+        write!(f, "{}", SocketAddr::new(self.0.vip.into(), self.0.port()))
     }
 }
 
