@@ -119,7 +119,7 @@ fn pinned_vips(pin_path: &Path) -> anyhow::Result<BTreeSet<IpAddr>> {
     let mut vips = BTreeSet::new();
     let directories = match std::fs::read_dir(pin_path) {
         Ok(directories) => directories,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vips),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vips),
         Err(error) => return Err(error).context(pin_path.display().to_string()),
     };
     for directory in directories {
