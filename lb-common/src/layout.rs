@@ -211,7 +211,8 @@ impl NodeEntry {
     #[inline(always)]
     pub fn is_own_mac(&self, mac: MacWord) -> bool {
         let [first, second, third, fourth] = self.macs;
-        mac == first || mac == second || mac == third || mac == fourth
+        // Unused ones are zero, and no interface's.
+        mac != MacWord::ZERO && (mac == first || mac == second || mac == third || mac == fourth)
     }
 }
 
