@@ -1,7 +1,9 @@
 //! Direct server return, and the node itself as a backend: replies are not seen here.
 
 use lb_common::{
-    layout::{BALANCE_LEAST_CONNECTIONS, BALANCE_ROUND_ROBIN, HOP_KEEPS_TAGS, MODE_LOCAL, MODE_NAT, SEEN_FIN},
+    layout::{
+        BALANCE_LEAST_CONNECTIONS, BALANCE_ROUND_ROBIN, HOP_KEEPS_TAGS, MODE_LOCAL, MODE_NAT, SEEN_FIN,
+    },
     reason::{DropReason, PassReason, TransmitReason, Verdict},
     tables::Level,
 };

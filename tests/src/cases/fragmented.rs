@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     frames::{
-        ACK, Extension, FRAGMENT_ID, PSH, SYN, error_about, fragments, fragments_behind, passed_on, rewritten,
-        tagged, through, udp, vlan,
+        ACK, Extension, FRAGMENT_ID, PSH, SYN, error_about, fragments, fragments_behind, passed_on,
+        rewritten, tagged, through, udp, vlan,
     },
     plane::{NODE_MAC, ROUTER_MAC, START, World, node_of},
 };

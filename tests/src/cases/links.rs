@@ -10,9 +10,12 @@ use super::{
     settings::{ALL, FORWARDING, NAT, one},
 };
 use crate::{
-    frames::{ACK, PSH, RST, SYN, Tag, arp_request, error_about, neighbour_solicitation, service_vlan, tagged, vlan},
+    frames::{
+        ACK, PSH, RST, SYN, Tag, arp_request, error_about, neighbour_solicitation, service_vlan, tagged, vlan,
+    },
     plane::{
-        Heartbeat, NODE6, NODE_MAC, ROUTER_MAC, SECOND_LINK, SECOND_MAC, VIP, VIP6, World, backend_mac, node_of,
+        Heartbeat, NODE_MAC, NODE6, ROUTER_MAC, SECOND_LINK, SECOND_MAC, VIP, VIP6, World, backend_mac,
+        node_of,
     },
 };
 

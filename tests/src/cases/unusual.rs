@@ -97,8 +97,11 @@ pub(super) const CASES: &[Case] = &[
         |script| {
             let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
-            for segment in [script.connection(50_000).from_client(SYN, b""), connection.from_client(ACK, b"x")] {
-                let bytes = Segment { extensions: vec![Extension::padded(DESTINATION, 0)], ..segment }.bytes();
+            for segment in
+                [script.connection(50_000).from_client(SYN, b""), connection.from_client(ACK, b"x")]
+            {
+                let bytes =
+                    Segment { extensions: vec![Extension::padded(DESTINATION, 0)], ..segment }.bytes();
                 for units in [20, 21, 100, 255] {
                     let mut frame = bytes.clone();
                     frame[14 + 40 + 1] = units;
@@ -171,7 +174,7 @@ pub(super) const CASES: &[Case] = &[
                 let with = |segment: Segment| Segment { ip_options: options.clone(), ..segment }.bytes();
                 let mut connection = script.connection(40_000 + words);
                 let syn = with(connection.from_client(SYN, b""));
-    script.open(&mut connection, &syn);
+                script.open(&mut connection, &syn);
                 connection.client_seq = connection.client_seq.wrapping_add(1);
                 for payload in [&b""[..], b"x", b"odd"] {
                     script.up(&connection, &with(connection.from_client(ACK, payload)));
