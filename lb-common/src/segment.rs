@@ -62,7 +62,8 @@ impl<A: Address> Segment<A> {
             scratch.l3 = self.l3 as u32;
             scratch.l4 = self.l4 as u32;
             scratch.payload = u32::from(self.payload);
-            scratch.flags = u32::from(self.flags) | if self.later_fragment { SCRATCH_LATER_FRAGMENT } else { 0 };
+            scratch.flags =
+                u32::from(self.flags) | if self.later_fragment { SCRATCH_LATER_FRAGMENT } else { 0 };
         });
     }
 

@@ -4,14 +4,16 @@ use super::flow::tick;
 use crate::{
     hash,
     layout::{
-        BALANCE_LEAST_CONNECTIONS, BALANCE_ROUND_ROBIN, BackendId, Load, MAX_MEMBERS, SERVICE_HAS_LIMITS,
-        ServiceEntry,
+        BALANCE_LEAST_CONNECTIONS, BALANCE_ROUND_ROBIN, BackendId, Load, SERVICE_HAS_LIMITS, ServiceEntry,
     },
     tables::{BackendCounter, Tables},
 };
 
 /// How many backends in the flow's own order of preference are asked, before whichever has room is taken.
 const PREFERENCES: u32 = 16;
+/// How many members are compared for the fewest connections. Of more than that, so many in a row from a place that the
+/// flow's hash names: the verifier's patience with loops is limited, and the least of 64 is as good as any.
+const COMPARED: u32 = 64;
 /// Handshakes that are not completed count against a backend's limit only while fewer new flows than this ask for it
 /// within two seconds: a SYN flood must not fill a backend that has no connections.
 const FLOOD: u32 = 1024;
@@ -62,7 +64,7 @@ fn least_loaded<T: Tables>(tables: &T, service: &ServiceEntry, hash: u32, clock:
     let first = hash % count;
     let mut best = None;
     let (mut best_load, mut best_weight) = (u64::MAX, 1);
-    for step in 0..MAX_MEMBERS as u32 {
+    for step in 0..COMPARED {
         if step >= count {
             break;
         }
