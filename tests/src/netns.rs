@@ -143,12 +143,8 @@ impl Netns {
         // Before `/run` is replaced: mount(8) keeps notes there.
         machine.mount_proc(stdout).map_err(|e| step("mounting proc on /proc", e))?;
         // The new `/sys` hides the mount of the cgroups, which all machines share.
-        let mounts = [
-            ("sysfs", "/sys"),
-            ("bpf", "/sys/fs/bpf"),
-            ("cgroup2", "/sys/fs/cgroup"),
-            ("tmpfs", "/run"),
-        ];
+        let mounts =
+            [("sysfs", "/sys"), ("bpf", "/sys/fs/bpf"), ("cgroup2", "/sys/fs/cgroup"), ("tmpfs", "/run")];
         for (kind, target) in mounts {
             mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>)
                 .map_err(|e| step(&format!("mounting {kind} on {target}"), e.into()))?;
