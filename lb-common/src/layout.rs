@@ -663,7 +663,7 @@ const _: () = {
 mod pod {
     use super::{
         AllowedKey, BackendCounters, BackendEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load,
-        Members, NodeEntry, PulseEntry, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
+        Members, NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     };
     use crate::wire::{Be32, Be128};
 
@@ -689,6 +689,7 @@ mod pod {
         Members,
         NodeEntry,
         PulseEntry,
+        Removed,
         Scratch,
         ServiceEntry,
         ServiceKey,

@@ -17,6 +17,7 @@
 //! **Stop.** VRRP hands over, addresses are taken off, and the program and its maps stay: what still arrives is
 //! forwarded. `xvip cleanup` removes them.
 
+mod alerts;
 mod checks;
 pub mod claim;
 mod evidence;
@@ -32,14 +33,17 @@ mod transmit_watch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::pending,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
-use lb_common::{layout::PulseEntry, reason::TransmitReason};
+use lb_common::{
+    layout::{PulseEntry, RESERVED_PORT_WORDS},
+    reason::TransmitReason,
+};
 use nix::time::{ClockId, clock_gettime};
 use sd_notify::NotifyState;
 use tokio::{
@@ -50,10 +54,12 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use self::{
+    alerts::Alerts,
     checks::Checks,
     claim::Claim,
     evidence::Evidence,
     pins::PinLock,
+    reserved_ports::HostPorts,
     routers::Routers,
     sweep::{Sweep, finished},
     transmit_watch::TransmitWatch,
@@ -63,11 +69,15 @@ use crate::{
     config::model::{Config, XdpMode},
     control::{protocol::Request, server::Server},
     dataplane::{AttachedMode, Census, Dataplane, DataplaneError, FlowTables, Tables},
-    desired::{BackendIds, Desired, Inputs, InterfaceAddress, NextHop, RingMemo, desired, pool_entries},
+    desired::{
+        BackendIds, Desired, Inputs, InterfaceAddress, NextHop, PoolEntry, RingMemo, desired, pool,
+        pool_entries, vips_of,
+    },
     flows::Timeouts,
     health::rise_fall::HealthState,
     netlink::{Link, Netlink, NetlinkEvent, NextHops},
     reconcile::{Change, Observed, Stage, diff},
+    slow_start::SlowStart,
 };
 
 /// What happened in the kernel within that time is looked at together.
@@ -112,6 +122,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     transmit.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut evidence = interval(evidence::PERIOD);
     evidence.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut alerts = interval(alerts::PERIOD);
+    alerts.set_missed_tick_behavior(MissedTickBehavior::Delay);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -142,6 +154,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = sweep.tick() => controller.sweep(),
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
+            _ = alerts.tick() => controller.look_at_alerts(),
             _ = resync.tick() => controller.resync().await,
             () = at(controller.join_at) => controller.join_vrrp().await,
             () = at(controller.recheck.map(|recheck| recheck.by)) => controller.rechecked(),
@@ -199,6 +212,8 @@ struct Problems {
     maps: Option<String>,
     reconcile: Option<String>,
     heartbeat: Option<String>,
+    /// What of the configuration cannot be had here.
+    services: Option<String>,
 }
 
 impl Problems {
@@ -234,16 +249,18 @@ struct Controller {
     netlink: Netlink,
     /// `None` after the connection broke, until it is made anew.
     events: Option<mpsc::Receiver<NetlinkEvent>>,
-    link: Link,
+    /// In the configured order.
+    links: Vec<Link>,
     next_hops: NextHops,
     announcer: Announcer,
-    announced: BTreeMap<Ipv4Addr, u64>,
+    announced: BTreeMap<IpAddr, u64>,
 
     dataplane: Option<Dataplane>,
     transmit_watch: TransmitWatch,
     evidence: Evidence,
+    alerts: Alerts,
     pins: Option<PinLock>,
-    _claim: Claim,
+    _claims: Vec<Claim>,
     ids: BackendIds,
     rings: RingMemo,
     /// The flow clock at `started`.
@@ -258,6 +275,7 @@ struct Controller {
     census: Census,
 
     checks: Checks,
+    slow_starts: BTreeMap<PoolEntry, SlowStart>,
     routers: Routers,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
@@ -276,10 +294,11 @@ struct Controller {
 impl Controller {
     async fn start(config: Config, options: Options, wake: &Wake) -> anyhow::Result<Self> {
         let interface = config.node.interface().to_owned();
-        let claim = Claim::take(&interface)?;
+        let claims = config.node.interfaces.iter().map(|interface| Claim::take(interface));
+        let claims = claims.collect::<Result<_, _>>()?;
         let pins = PinLock::take_if_there(&config.node.pin_path)?;
         let (netlink, events) = Netlink::open(&config.node.interfaces).await?;
-        let link = interface::first(netlink.links().await?).context("no interface")?;
+        let links = netlink.links().await?;
         let announcer = Announcer::spawn(&interface).context("no thread for announcements")?;
         let mut checks = Checks::new(Arc::clone(&wake.health));
         let plan = checks.plan(&config)?;
@@ -295,25 +314,27 @@ impl Controller {
             last_reload_error: None,
             netlink,
             events: Some(events),
-            link,
+            links,
             next_hops: NextHops::default(),
             announcer,
             announced: BTreeMap::new(),
             dataplane: None,
             transmit_watch: TransmitWatch::default(),
             evidence: Evidence::default(),
+            alerts: Alerts::default(),
             pins,
-            _claim: claim,
+            _claims: claims,
             ids: BackendIds::default(),
             rings: RingMemo::default(),
             clock_base: 0,
             settled: false,
-            reserved_ports: Box::new([0; crate::dataplane::RESERVED_PORT_WORDS]),
+            reserved_ports: Box::new([0; RESERVED_PORT_WORDS]),
             flow_tables: None,
             sweeping: None,
             sweep_not_before: now,
             census: Census::default(),
             checks,
+            slow_starts: BTreeMap::new(),
             join_at: Some(now + (slowest + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
             recheck: None,
             problems: Problems::default(),
@@ -349,8 +370,9 @@ impl Controller {
     }
 
     fn try_open_dataplane(&mut self) -> Result<(), DataplaneError> {
-        let dataplane = Dataplane::open(&self.config.node, &self.config.flows)?;
-        if let Some(attachment) = dataplane.attachment() {
+        let points = interface::attach_points(&self.links);
+        let dataplane = Dataplane::open(&self.config.node, &self.config.flows, &points)?;
+        for attachment in dataplane.attachments() {
             info!(
                 interface = attachment.interface,
                 mode = attachment.mode.name(),
@@ -415,7 +437,7 @@ impl Controller {
     /// Where native XDP was our own choice and the driver does not send, chooses generic.
     fn watch_transmit(&mut self) {
         let Some(dataplane) = &mut self.dataplane else { return };
-        let native = dataplane.attachment().is_some_and(|attachment| attachment.mode == AttachedMode::Native);
+        let native = dataplane.attachments().iter().any(|attachment| attachment.mode == AttachedMode::Native);
         if !native || self.config.node.xdp_mode != XdpMode::Auto {
             return;
         }
@@ -437,8 +459,8 @@ impl Controller {
     async fn health_changed(&mut self) {
         // Whoever has just answered a check has a neighbour entry by now.
         let up = self.checks.states().into_iter().filter(|(_, state)| *state == HealthState::Up);
-        self.look_at_neighbours |= up.map(|(entry, _)| *entry.address.ip()).any(|backend| {
-            matches!(self.next_hops.by_backend.get(&backend.into()), None | Some(NextHop::Unresolved))
+        self.look_at_neighbours |= up.map(|(entry, _)| entry.address.ip()).any(|backend| {
+            matches!(self.next_hops.by_backend.get(&backend), None | Some(NextHop::Unresolved))
         });
         self.reconcile().await;
     }
@@ -464,15 +486,15 @@ impl Controller {
 
     fn refresh_reserved_ports(&mut self) {
         let Some(dataplane) = &mut self.dataplane else { return };
-        let vips: Vec<Ipv4Addr> = our_vips(&self.config).into_iter().collect();
+        let vips = self.config.services.iter().map(|service| service.vip.address).collect();
         // Without IPv6 there is no tcp6.
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-        let ports = reserved_ports::reserved_ports(
-            &self.config,
-            &vips,
-            &read("/proc/self/net/tcp"),
-            &read("/proc/self/net/tcp6"),
-        );
+        let host = HostPorts {
+            tcp: &read("/proc/self/net/tcp"),
+            tcp6: &read("/proc/self/net/tcp6"),
+            local_range: &read("/proc/sys/net/ipv4/ip_local_port_range"),
+        };
+        let ports = reserved_ports::reserved_ports(&self.config, &vips, &host);
         if ports == self.reserved_ports {
             return;
         }
@@ -486,7 +508,7 @@ impl Controller {
     async fn reconcile(&mut self) {
         self.due = None;
         if std::mem::take(&mut self.look_at_link) {
-            self.refresh_link().await;
+            self.refresh_links().await;
             self.routers.set_tracking(self.problems.tracked());
         }
         if std::mem::take(&mut self.look_at_neighbours) {
@@ -515,6 +537,8 @@ impl Controller {
         };
         set_problem(&mut self.problems.maps, None);
         let desired = self.desired(&observed);
+        let problem = (!desired.problems.is_empty()).then(|| desired.problems.join("; "));
+        set_problem(&mut self.problems.services, problem);
         let changes = diff(&desired, &observed);
         self.apply(changes, &observed).await
     }
@@ -528,22 +552,50 @@ impl Controller {
                 node: observed.node,
                 addresses: BTreeSet::new(),
                 announce: BTreeMap::new(),
+                problems: Vec::new(),
             };
         }
         let health = self.checks.states();
-        let attachment = self.dataplane.as_ref().and_then(Dataplane::attachment);
+        let now = Instant::now().into_std();
+        self.follow_recoveries(&health, now);
         let inputs = Inputs {
             config: &self.config,
-            mac: self.link.mac.or(attachment.map(|attachment| attachment.mac)).unwrap_or_default(),
+            links: &self.links,
             lease: lease(&self.config),
             half_open_timeout: Duration::from_secs(self.timeouts().half_open.into()),
             health: &health,
+            slow_starts: &self.slow_starts,
+            now,
             active: &active,
             next_hops: &self.next_hops.by_backend,
             ids: &self.ids,
             observed: &observed.tables,
         };
         desired(&inputs, &mut self.rings)
+    }
+
+    /// Notes who has recovered, and comes back when the next of them is due for more.
+    fn follow_recoveries(&mut self, health: &BTreeMap<PoolEntry, HealthState>, now: std::time::Instant) {
+        self.slow_starts.retain(|entry, _| health.contains_key(entry));
+        for service in &self.config.services {
+            for entry in pool(service) {
+                let state = health.get(&entry).copied().unwrap_or(HealthState::Unknown);
+                self.slow_starts.entry(entry).or_default().observe(state, service.health.slow_start, now);
+            }
+        }
+        if let Some(next) = self.slow_starts.values().filter_map(|start| start.next_step(now)).min() {
+            self.schedule(next.saturating_duration_since(now));
+        }
+    }
+
+    /// Warns of counters that should stand still.
+    fn look_at_alerts(&mut self) {
+        let Some(counters) = self.dataplane.as_ref().and_then(|dataplane| dataplane.counters().ok()) else {
+            return;
+        };
+        for alert in self.alerts.look(&counters, Instant::now().into_std()) {
+            warn!(packets = alert.packets, "{}: {}", alert.name, alert.remedy);
+        }
     }
 
     async fn observe(&self) -> anyhow::Result<Observed> {
@@ -560,7 +612,7 @@ impl Controller {
             Err(_) if self.problems.interface.is_some() => BTreeSet::new(),
             Err(error) => return Err(error.into()),
         };
-        addresses.retain(|(address, _)| matches!(address, IpAddr::V4(vip) if ours.contains(vip)));
+        addresses.retain(|(address, _)| ours.contains(address));
         Ok(Observed { tables, node, addresses, announced: self.announced.clone() })
     }
 
@@ -610,13 +662,13 @@ impl Controller {
     async fn apply_one(&mut self, change: Change) -> anyhow::Result<()> {
         match change {
             Change::StopAnnouncing(vip) => {
-                self.announcer.stop(vip.into());
+                self.announcer.stop(vip);
                 self.announced.remove(&vip);
             }
             Change::RemoveAddress(address) => self.netlink.remove_address(address).await?,
             Change::AddAddress(address) => self.netlink.add_address(address).await?,
             Change::Announce(vip, generation) => {
-                self.announcer.announce(vip.into());
+                self.announcer.announce(vip);
                 if self.announced.insert(vip, generation).is_some() {
                     // Announced again: another router was Active, too. If we were cut off until now, what the checks
                     // know is of no use.
@@ -674,28 +726,23 @@ impl Controller {
 }
 
 /// The VIPs that a VRRP instance owns: those whose addresses are ours to add and remove.
-fn our_vips(config: &Config) -> BTreeSet<Ipv4Addr> {
-    (config.vrrp.iter())
-        .flat_map(|instance| ipv4_vips(crate::desired::vips_of(config, &instance.name)))
-        .collect()
-}
-
-fn ipv4_vips(addresses: BTreeSet<InterfaceAddress>) -> impl Iterator<Item = Ipv4Addr> {
-    addresses.into_iter().filter_map(|(vip, _)| match vip {
-        IpAddr::V4(vip) => Some(vip),
-        IpAddr::V6(_) => None,
-    })
+fn our_vips(config: &Config) -> BTreeSet<IpAddr> {
+    let instances = config.vrrp.iter();
+    instances.flat_map(|instance| vips_of(config, &instance.name)).map(|(vip, _)| vip).collect()
 }
 
 fn apply_to_maps(dataplane: &mut Dataplane, change: Change) -> Result<(), DataplaneError> {
     match change {
         Change::SetBackend(id, entry) => dataplane.set_backend(id, entry),
         Change::SetRing(ring, slots) => dataplane.set_ring(ring, &slots),
+        Change::SetMembers(service, members) => dataplane.set_members(service, &members),
+        Change::Allow(prefix) => dataplane.allow(prefix),
         Change::SetService(key, entry) => dataplane.set_service(key, entry),
         Change::SetVip(vip, entry) => dataplane.set_vip(vip, entry),
         Change::SetNode(node) => dataplane.set_node(&node),
         Change::RemoveVip(vip) => dataplane.remove_vip(vip),
         Change::RemoveService(key) => dataplane.remove_service(key),
+        Change::Disallow(prefix) => dataplane.disallow(prefix),
         Change::RemoveBackend(id) => dataplane.remove_backend(id),
         Change::StopAnnouncing(_)
         | Change::RemoveAddress(_)

@@ -1,88 +1,108 @@
 //! The kernel side: load, adopt, attach, pin; maps: observe and apply.
 //!
-//! Everything lives in pins below `node.pin_path`: the maps in `maps-v<layout version>/`, the link as
+//! Everything lives in pins below `node.pin_path`: the maps in `maps-v<layout version>/`, each link as
 //! `link-<interface index>-<mode>`. So the program goes on forwarding while no controller runs, and the next
 //! controller adopts what it finds: it puts its own program into the link in one step and keeps the maps, flows
 //! included.
 
+mod attach;
 mod flow_tables;
 mod interface;
 mod pins;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    thread::sleep,
-    time::{Duration, Instant},
 };
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray},
-    pin::PinError,
-    programs::{
-        ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode as AyaXdpMode,
-        links::{FdLink, LinkError, PinnedLink},
-        xdp::XdpLink,
+    maps::{
+        Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray,
+        lpm_trie::{Key, LpmTrie},
     },
+    pin::PinError,
+    programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, links::LinkError},
+    sys::SyscallError,
 };
 use lb_common::{
+    forward::Stage,
     layout::{
-        BackendCounters, BackendEntry, BackendId, LAYOUT_VERSION, MAX_BACKENDS, MAX_SERVICES, MaglevSlots,
-        NodeEntry, PulseEntry, ServiceEntry, ServiceKey, VipEntry,
+        AllowedKey, BackendCounters, BackendEntry, BackendId, LAYOUT_VERSION, Load, MAX_BACKENDS,
+        MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed,
+        ServiceEntry, ServiceKey, VipEntry,
     },
     reason,
-    wire::Mac,
+    wire::Be128,
 };
 
-use self::pins::{BPFFS, link_pin, mount_bpffs, remove_links, remove_other_layouts};
+use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 pub use self::{
-    flow_tables::{BackendFlows, Census, FlowTables},
+    attach::{AttachPoint, AttachedMode, Attachment},
+    flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
     pins::cleanup,
 };
-use crate::config::model::{Flows, Node, XdpMode};
+use crate::{
+    config::model::{Flows, Node},
+    flows,
+};
 
-/// The XDP program, built from source by `build.rs`.
+/// The XDP programs, built from source by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xvip-xdp"));
-/// Its name in the object.
+/// How much longer a frame can become: a tunnel header, or what an ICMP error quotes.
+const GROWS_AT_MOST: usize = 128;
+/// The program that is attached.
 const PROGRAM: &str = "xvip";
-/// The program that it goes on with for packets of no established flow.
-const SLOW_PROGRAM: &str = "xvip_slow";
-/// Its maps: each is pinned under its own name.
-const MAPS: [&str; 12] = [
+/// The maps of the object: each is pinned under its own name.
+const MAPS: [&str; 21] = [
     "NODE",
     "PULSE",
     "VIPS",
     "SERVICES",
     "RINGS",
+    "MEMBERS",
+    "TURNS",
     "BACKENDS",
+    "LOADS",
     "BACKEND_COUNTERS",
     "RESERVED_PORTS",
-    "HALF_OPEN",
-    "ESTABLISHED",
+    "HALF_OPEN4",
+    "HALF_OPEN6",
+    "ESTABLISHED4",
+    "ESTABLISHED6",
+    "FRAGMENTS",
+    "SOURCES",
+    "ALLOWED",
+    "SCRATCH",
     "COUNTERS",
     "PROGRAMS",
 ];
-/// A link without a pin is gone by then; what is in the way still is another's.
-const LINK_GOES_WITHIN: Duration = Duration::from_millis(200);
-/// Words of the `RESERVED_PORTS` map: one bit for each port.
-pub const RESERVED_PORT_WORDS: usize = 1024;
 
 /// What the maps say, or should say. Both sides of the reconciler have this form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
     /// The VIPs.
-    pub vips: BTreeMap<Ipv4Addr, VipEntry>,
+    pub vips: BTreeMap<IpAddr, VipEntry>,
     /// VIP and port -> service.
     pub services: BTreeMap<ServiceKey, ServiceEntry>,
     /// Backends by id; unused ids are absent.
     pub backends: BTreeMap<BackendId, BackendEntry>,
-    /// Maglev tables by `ServiceEntry::ring`.
+    /// Maglev tables, or turns, by `ServiceEntry::index`.
     pub rings: BTreeMap<u32, Arc<MaglevSlots>>,
+    /// The backends that can be chosen, by `ServiceEntry::index`; a service that has none is absent.
+    pub members: BTreeMap<u32, Members>,
+    /// Who may connect to the services that do not let everybody.
+    pub allowed: BTreeSet<AllowedPrefix>,
 }
+
+/// An entry of `ALLOWED`: a service and a network. Its length is in bits of the key: [`ALLOWED_SERVICE_BITS`] and those of
+/// the network in its wide form.
+///
+/// [`ALLOWED_SERVICE_BITS`]: lb_common::layout::ALLOWED_SERVICE_BITS
+pub type AllowedPrefix = (AllowedKey, u32);
 
 /// Why the data plane could not be set up, read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -149,95 +169,66 @@ pub enum DataplaneError {
     },
 }
 
-/// How the program is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttachedMode {
-    /// In the driver.
-    Native,
-    /// In the stack.
-    Generic,
-}
-
-impl AttachedMode {
-    /// The word in `status` and in the name of the pin.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-        }
-    }
-
-    const fn for_aya(self) -> AyaXdpMode {
-        match self {
-            Self::Native => AyaXdpMode::Driver,
-            Self::Generic => AyaXdpMode::Skb,
-        }
-    }
-}
-
-/// Where the program is attached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attachment {
-    /// The interface's name.
-    pub interface: String,
-    /// Its index.
-    pub if_index: u32,
-    /// Its Ethernet address.
-    pub mac: Mac,
-    /// How.
-    pub mode: AttachedMode,
-    /// Whether a predecessor's link was taken over, so that no packet missed a program.
-    pub adopted: bool,
-}
-
-/// The loaded program and its maps.
+/// The loaded programs and their maps.
 pub struct Dataplane {
     ebpf: Ebpf,
-    attachment: Option<Attachment>,
+    attachments: Vec<Attachment>,
     pins: PathBuf,
     maps_path: PathBuf,
     node: Array<MapData, NodeEntry>,
     pulse: Array<MapData, PulseEntry>,
-    vips: HashMap<MapData, Be32Key, VipEntry>,
+    vips: HashMap<MapData, WideKey, VipEntry>,
     services: HashMap<MapData, ServiceKey, ServiceEntry>,
     rings: ArrayOfMaps<MapData, Ring>,
+    members: Array<MapData, Members>,
     backends: Array<MapData, BackendEntry>,
+    loads: Array<MapData, Load>,
     backend_counters: PerCpuArray<MapData, BackendCounters>,
+    totals: Array<MapData, Removed>,
+    allowed: LpmTrie<MapData, AllowedKey, u32>,
     reserved_ports: Array<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
-    /// What `rings` and `backends` hold. Nobody else writes them, and reading them back costs a quarter of a megabyte
-    /// a ring and thousands of system calls.
-    written_rings: BTreeMap<u32, Arc<MaglevSlots>>,
-    written_backends: BTreeMap<BackendId, BackendEntry>,
+    /// What the maps hold that nobody else writes. Reading them back costs a quarter of a megabyte a ring and thousands
+    /// of system calls.
+    written: Written,
 }
 
-/// A VIP as a map key: its octets.
-type Be32Key = [u8; 4];
+/// See [`Dataplane`].
+#[derive(Debug, Default)]
+struct Written {
+    rings: BTreeMap<u32, Arc<MaglevSlots>>,
+    members: BTreeMap<u32, Members>,
+    backends: BTreeMap<BackendId, BackendEntry>,
+    allowed: BTreeSet<AllowedPrefix>,
+}
+
+/// A VIP as a map key: the octets of its wide form.
+type WideKey = [u8; 16];
 /// The inner map of `RINGS`.
 type Ring = Array<MapData, MaglevSlots>;
 
 impl Dataplane {
-    /// Loads the program, adopts the maps and the link of a predecessor or creates them, attaches and pins.
+    /// Loads the programs, adopts the maps and the links of a predecessor or creates them, attaches to every point and
+    /// pins.
     ///
     /// # Errors
     ///
-    /// Where the kernel, the driver or the BPF file system refuses; nothing is left behind that was not there before,
+    /// Where the kernel, a driver or the BPF file system refuses; nothing is left behind that was not there before,
     /// but for pinned maps.
-    pub fn open(node: &Node, flows: &Flows) -> Result<Self, DataplaneError> {
+    pub fn open(node: &Node, flows: &Flows, points: &[AttachPoint]) -> Result<Self, DataplaneError> {
         let mut dataplane = Self::load(&node.pin_path, flows)?;
-        let attachment = dataplane.attach(node.interface(), node.xdp_mode, &node.pin_path)?;
-        dataplane.attachment = Some(attachment);
+        dataplane.attachments = dataplane.attach(points, node.xdp_mode)?;
         remove_other_layouts(&node.pin_path, &dataplane.maps_path)?;
         Ok(dataplane)
     }
 
-    /// Loads the program and adopts or creates its maps, without attaching it anywhere: for tests of the program.
+    /// Loads the programs and adopts or creates their maps, without attaching them anywhere: for tests of the programs.
     ///
     /// # Errors
     ///
-    /// Where the kernel refuses the program, or `pin_path` is not on a BPF file system.
+    /// Where the kernel refuses a program, or `pin_path` is not on a BPF file system.
     pub fn load(pin_path: &Path, flows: &Flows) -> Result<Self, DataplaneError> {
-        let maps_path = pin_path.join(format!("maps-v{LAYOUT_VERSION}"));
+        let maps_path = maps_path(pin_path);
         mount_bpffs(pin_path)?;
         fs::create_dir_all(&maps_path)
             .map_err(|source| DataplaneError::PinPath { path: maps_path.clone(), source })?;
@@ -245,16 +236,21 @@ impl Dataplane {
         for map in MAPS {
             loader.map_pin_path(map, maps_path.join(map));
         }
-        // Each flow has an entry for each direction.
-        loader.map_max_entries("ESTABLISHED", flows.max.saturating_mul(2));
-        loader.map_max_entries("HALF_OPEN", flows.half_open_max);
-        let mut ebpf = loader.load(OBJECT).map_err(|error| DataplaneError::Object(Box::new(error)))?;
-        for name in [SLOW_PROGRAM, PROGRAM] {
-            program(&mut ebpf, name)?.load().map_err(refused)?;
+        for (half_open, established) in [("HALF_OPEN4", "ESTABLISHED4"), ("HALF_OPEN6", "ESTABLISHED6")] {
+            loader.map_max_entries(half_open, flows.half_open_max);
+            // A flow has an entry for each direction.
+            loader.map_max_entries(established, flows.max.saturating_mul(2));
         }
+        loader.map_max_entries("SOURCES", flows.sources_max);
+        let mut ebpf = loader.load(OBJECT).map_err(|error| DataplaneError::Object(Box::new(error)))?;
         let mut programs: ProgramArray<MapData> = take(&mut ebpf, "PROGRAMS")?;
-        let slow = program(&mut ebpf, SLOW_PROGRAM)?.fd().map_err(refused)?;
-        programs.set(0, slow, 0).map_err(in_map("PROGRAMS"))?;
+        for stage in Stage::ALL {
+            let program = program(&mut ebpf, stage.program())?;
+            program.load().map_err(refused)?;
+            let program = program.fd().map_err(refused)?;
+            programs.set(stage as u32, program, 0).map_err(in_map("PROGRAMS"))?;
+        }
+        program(&mut ebpf, PROGRAM)?.load().map_err(refused)?;
 
         let mut dataplane = Self {
             node: take(&mut ebpf, "NODE")?,
@@ -262,13 +258,16 @@ impl Dataplane {
             vips: take(&mut ebpf, "VIPS")?,
             services: take(&mut ebpf, "SERVICES")?,
             rings: take(&mut ebpf, "RINGS")?,
+            members: take(&mut ebpf, "MEMBERS")?,
             backends: take(&mut ebpf, "BACKENDS")?,
+            loads: take(&mut ebpf, "LOADS")?,
             backend_counters: take(&mut ebpf, "BACKEND_COUNTERS")?,
+            totals: flow_tables::open_totals(&maps_path)?,
+            allowed: take(&mut ebpf, "ALLOWED")?,
             reserved_ports: take(&mut ebpf, "RESERVED_PORTS")?,
             counters: take(&mut ebpf, "COUNTERS")?,
-            written_rings: BTreeMap::new(),
-            written_backends: BTreeMap::new(),
-            attachment: None,
+            written: Written::default(),
+            attachments: Vec::new(),
             pins: pin_path.to_owned(),
             maps_path,
             ebpf,
@@ -277,29 +276,15 @@ impl Dataplane {
         Ok(dataplane)
     }
 
-    /// Where the program is attached; `None` after [`Dataplane::load`] alone.
-    pub const fn attachment(&self) -> Option<&Attachment> {
-        self.attachment.as_ref()
+    /// Where the program is attached; nowhere after [`Dataplane::load`] alone.
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
     }
 
-    /// How many frames XDP has said to send and the driver has not, since the interface exists; `None` where the driver
-    /// does not count them.
+    /// How many frames XDP has said to send and the drivers have not, since the interfaces exist; `None` where no
+    /// driver counts them.
     pub fn transmit_failures(&self) -> Option<u64> {
-        interface::transmit_failures([self.attachment.as_ref()?.interface.as_str()])
-    }
-
-    /// Attaches in generic mode instead, for a driver that takes a program but does not send for it.
-    ///
-    /// # Errors
-    ///
-    /// Where that is refused, too; nothing is attached then.
-    pub fn fall_back_to_generic(&mut self) -> Result<(), DataplaneError> {
-        let Some(attachment) = self.attachment.take() else { return Ok(()) };
-        remove_links(&self.pins, None)?;
-        let mode = AttachedMode::Generic;
-        self.create_link(attachment.if_index, mode, &link_pin(&self.pins, attachment.if_index, mode))?;
-        self.attachment = Some(Attachment { mode, adopted: false, ..attachment });
-        Ok(())
+        interface::transmit_failures(self.attachments.iter().map(|attachment| attachment.interface.as_str()))
     }
 
     /// What the maps say.
@@ -312,12 +297,14 @@ impl Dataplane {
             vips: self
                 .vips
                 .iter()
-                .map(|entry| entry.map(|(address, vip)| (Ipv4Addr::from(address), vip)))
+                .map(|entry| entry.map(|(address, vip)| (Be128::from_octets(address).into(), vip)))
                 .collect::<Result<_, _>>()
                 .map_err(in_map("VIPS"))?,
             services: self.services.iter().collect::<Result<_, _>>().map_err(in_map("SERVICES"))?,
-            backends: self.written_backends.clone(),
-            rings: self.written_rings.clone(),
+            backends: self.written.backends.clone(),
+            rings: self.written.rings.clone(),
+            members: self.written.members.clone(),
+            allowed: self.written.allowed.clone(),
         })
     }
 
@@ -362,8 +349,8 @@ impl Dataplane {
     /// # Errors
     ///
     /// See [`Dataplane::set_node`].
-    pub fn set_vip(&mut self, vip: Ipv4Addr, entry: VipEntry) -> Result<(), DataplaneError> {
-        self.vips.insert(vip.octets(), entry, 0).map_err(in_map("VIPS"))
+    pub fn set_vip(&mut self, vip: IpAddr, entry: VipEntry) -> Result<(), DataplaneError> {
+        self.vips.insert(Be128::from(vip).octets(), entry, 0).map_err(in_map("VIPS"))
     }
 
     /// Makes an address an ordinary one again.
@@ -371,8 +358,8 @@ impl Dataplane {
     /// # Errors
     ///
     /// See [`Dataplane::set_node`].
-    pub fn remove_vip(&mut self, vip: Ipv4Addr) -> Result<(), DataplaneError> {
-        self.vips.remove(&vip.octets()).map_err(in_map("VIPS"))
+    pub fn remove_vip(&mut self, vip: IpAddr) -> Result<(), DataplaneError> {
+        self.vips.remove(&Be128::from(vip).octets()).map_err(in_map("VIPS"))
     }
 
     /// Adds or changes a service.
@@ -393,14 +380,17 @@ impl Dataplane {
         self.services.remove(&key).map_err(in_map("SERVICES"))
     }
 
-    /// Adds or changes a backend.
+    /// Adds or changes a backend. One that gets an id that was unused begins with counters of zero.
     ///
     /// # Errors
     ///
     /// See [`Dataplane::set_node`].
     pub fn set_backend(&mut self, id: BackendId, entry: BackendEntry) -> Result<(), DataplaneError> {
+        if !self.written.backends.contains_key(&id) {
+            self.forget_counts(id)?;
+        }
         self.backends.set(u32::from(id), entry, 0).map_err(in_map("BACKENDS"))?;
-        self.written_backends.insert(id, entry);
+        self.written.backends.insert(id, entry);
         Ok(())
     }
 
@@ -411,20 +401,60 @@ impl Dataplane {
     /// See [`Dataplane::set_node`].
     pub fn remove_backend(&mut self, id: BackendId) -> Result<(), DataplaneError> {
         self.backends.set(u32::from(id), BackendEntry::default(), 0).map_err(in_map("BACKENDS"))?;
-        self.written_backends.remove(&id);
+        self.written.backends.remove(&id);
         Ok(())
     }
 
-    /// Replaces a service's Maglev table in one step: the new one is filled before the data plane can see it.
+    /// Replaces a service's table in one step: the new one is filled before the data plane can see it.
     ///
     /// # Errors
     ///
     /// See [`Dataplane::set_node`].
-    pub fn set_ring(&mut self, ring: u32, slots: &Arc<MaglevSlots>) -> Result<(), DataplaneError> {
+    pub fn set_ring(&mut self, service: u32, slots: &Arc<MaglevSlots>) -> Result<(), DataplaneError> {
         let mut inner = Ring::create(1, 0).map_err(in_map("RINGS"))?;
         inner.set(0, slots.as_ref(), 0).map_err(in_map("RINGS"))?;
-        self.rings.set(ring, &inner, 0).map_err(in_map("RINGS"))?;
-        self.written_rings.insert(ring, Arc::clone(slots));
+        self.rings.set(service, &inner, 0).map_err(in_map("RINGS"))?;
+        self.written.rings.insert(service, Arc::clone(slots));
+        Ok(())
+    }
+
+    /// Replaces the list of a service's backends that can be chosen.
+    ///
+    /// The kernel copies half a kilobyte while packets may read it: one of these may find an id of the old list behind
+    /// the new ones, which still is a backend.
+    ///
+    /// # Errors
+    ///
+    /// See [`Dataplane::set_node`].
+    pub fn set_members(&mut self, service: u32, members: &Members) -> Result<(), DataplaneError> {
+        self.members.set(service, members, 0).map_err(in_map("MEMBERS"))?;
+        if members.count == 0 {
+            self.written.members.remove(&service);
+        } else {
+            self.written.members.insert(service, *members);
+        }
+        Ok(())
+    }
+
+    /// Lets a network connect to a service.
+    ///
+    /// # Errors
+    ///
+    /// See [`Dataplane::set_node`].
+    pub fn allow(&mut self, prefix: AllowedPrefix) -> Result<(), DataplaneError> {
+        self.allowed.insert(&trie_key(prefix), 1, 0).map_err(in_map("ALLOWED"))?;
+        self.written.allowed.insert(prefix);
+        Ok(())
+    }
+
+    /// Lets it no more.
+    ///
+    /// # Errors
+    ///
+    /// See [`Dataplane::set_node`].
+    pub fn disallow(&mut self, prefix: AllowedPrefix) -> Result<(), DataplaneError> {
+        self.allowed.remove(&trie_key(prefix)).map_err(in_map("ALLOWED"))?;
+        self.written.allowed.remove(&prefix);
         Ok(())
     }
 
@@ -469,6 +499,8 @@ impl Dataplane {
             unresolved: sum.unresolved + cpu.unresolved,
             refused: sum.refused + cpu.refused,
             unanswered: sum.unanswered + cpu.unanswered,
+            full: sum.full + cpu.full,
+            removed: flows::plus(&sum.removed, &cpu.removed),
         }))
     }
 
@@ -481,16 +513,37 @@ impl Dataplane {
         FlowTables::open(&self.maps_path)
     }
 
-    /// Runs the program once on a frame (`BPF_PROG_TEST_RUN`), with the maps as they are. Returns the XDP action and
+    /// Runs the programs once on a frame (`BPF_PROG_TEST_RUN`), with the maps as they are. Returns the XDP action and
     /// the frame afterwards.
     ///
     /// # Errors
     ///
     /// Where the kernel refuses the run.
     pub fn test_run(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>), DataplaneError> {
-        let mut out = vec![0; frame.len()];
-        let options =
-            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
+        self.run_once(frame, None)
+    }
+
+    /// The same for a frame that came in by an interface of the calling thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses the run, or there is no such interface.
+    pub fn test_run_at(&mut self, frame: &[u8], if_index: u32) -> Result<(u32, Vec<u8>), DataplaneError> {
+        // struct xdp_md of include/uapi/linux/bpf.h: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
+        // egress_ifindex. The kernel wants data_end to be the length of the frame.
+        let words = [0, frame.len() as u32, 0, if_index, 0, 0];
+        let context: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();
+        self.run_once(frame, Some(&context))
+    }
+
+    fn run_once(&mut self, frame: &[u8], context: Option<&[u8]>) -> Result<(u32, Vec<u8>), DataplaneError> {
+        let mut out = vec![0; frame.len() + GROWS_AT_MOST];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: context,
+            ..TestRunOptions::default()
+        };
         let result = program(&mut self.ebpf, PROGRAM)?.test_run(options).map_err(refused)?;
         out.truncate(result.data_size_out as usize);
         Ok((result.return_value, out))
@@ -502,8 +555,8 @@ impl Dataplane {
     ///
     /// Where the kernel refuses to tell anything.
     pub fn instructions(&mut self) -> Result<Vec<(&'static str, Option<u32>)>, DataplaneError> {
-        [PROGRAM, SLOW_PROGRAM]
-            .into_iter()
+        std::iter::once(PROGRAM)
+            .chain(Stage::ALL.map(Stage::program))
             .map(|name| {
                 let info = program(&mut self.ebpf, name)?.info().map_err(refused)?;
                 Ok((name, info.size_translated().map(|bytes| bytes / 8)))
@@ -511,108 +564,57 @@ impl Dataplane {
             .collect()
     }
 
+    /// Begins anew with what was counted for an id.
+    fn forget_counts(&mut self, id: BackendId) -> Result<(), DataplaneError> {
+        let id = u32::from(id);
+        let cpus = self.backend_counters.get(&id, 0).map_err(in_map("BACKEND_COUNTERS"))?;
+        let zeros = cpus.iter().map(|_| BackendCounters::default()).collect::<Vec<_>>();
+        let zeros = PerCpuValues::try_from(zeros).map_err(|source| {
+            let source = SyscallError { call: "reading the number of CPUs", io_error: source };
+            DataplaneError::Map { map: "BACKEND_COUNTERS", source: source.into() }
+        })?;
+        self.backend_counters.set(id, zeros, 0).map_err(in_map("BACKEND_COUNTERS"))?;
+        self.totals.set(id, Removed::default(), 0).map_err(in_map("TOTALS"))?;
+        self.loads.set(id, Load::default(), 0).map_err(in_map("LOADS"))
+    }
+
     /// Reads what a predecessor wrote into the maps that are not read again later.
     fn read_back(&mut self) -> Result<(), DataplaneError> {
         for id in 0..MAX_BACKENDS as BackendId {
             let entry = self.backends.get(&u32::from(id), 0).map_err(in_map("BACKENDS"))?;
             if entry != BackendEntry::default() {
-                self.written_backends.insert(id, entry);
+                self.written.backends.insert(id, entry);
             }
         }
-        for ring in 0..MAX_SERVICES {
-            match self.rings.get(&ring, 0) {
+        for service in 0..MAX_SERVICES {
+            match self.rings.get(&service, 0) {
                 Ok(inner) => {
                     let slots = inner.get(&0, 0).map_err(in_map("RINGS"))?;
-                    self.written_rings.insert(ring, Arc::new(slots));
+                    self.written.rings.insert(service, Arc::new(slots));
                 }
                 Err(MapError::KeyNotFound) => {}
                 Err(source) => return Err(DataplaneError::Map { map: "RINGS", source }),
             }
+            let members = self.members.get(&service, 0).map_err(in_map("MEMBERS"))?;
+            if members.count > 0 {
+                self.written.members.insert(service, members);
+            }
+        }
+        for key in self.allowed.keys() {
+            let key = key.map_err(in_map("ALLOWED"))?;
+            self.written.allowed.insert((key.data(), key.prefix_len()));
         }
         Ok(())
     }
+}
 
-    fn attach(
-        &mut self,
-        interface: &str,
-        wanted: XdpMode,
-        pins: &Path,
-    ) -> Result<Attachment, DataplaneError> {
-        let unusable = |source| DataplaneError::Interface { interface: interface.to_owned(), source };
-        let if_index = interface::index(interface).map_err(unusable)?;
-        let mac = interface::mac(interface).map_err(unusable)?;
-        let modes: &[AttachedMode] = match wanted {
-            XdpMode::Auto => &[AttachedMode::Native, AttachedMode::Generic],
-            XdpMode::Native => &[AttachedMode::Native],
-            XdpMode::Generic => &[AttachedMode::Generic],
-        };
-        let attached =
-            |mode, adopted| Attachment { interface: interface.to_owned(), if_index, mac, mode, adopted };
+/// Where the maps of this layout are pinned.
+fn maps_path(pin_path: &Path) -> PathBuf {
+    pin_path.join(format!("maps-v{LAYOUT_VERSION}"))
+}
 
-        for &mode in modes {
-            let pin = link_pin(pins, if_index, mode);
-            if self.adopt_link(&pin)? {
-                remove_links(pins, Some(&pin))?;
-                return Ok(attached(mode, true));
-            }
-        }
-        // No link of ours that fits: one on another interface or in another mode would be in the way.
-        remove_links(pins, None)?;
-        let mut last = None;
-        for &mode in modes {
-            match self.create_link(if_index, mode, &link_pin(pins, if_index, mode)) {
-                Ok(()) => return Ok(attached(mode, false)),
-                Err(DataplaneError::Load(refusal)) => last = Some((mode, refusal)),
-                Err(error) => return Err(error),
-            }
-        }
-        let Some((mode, source)) = last else { unreachable!("every wish has at least one mode") };
-        Err(DataplaneError::Attach {
-            interface: interface.to_owned(),
-            mode: mode.name(),
-            remedy: "another XDP program may be there (`ip link show`), or the driver lacks queues or room for the MTU",
-            source,
-        })
-    }
-
-    /// Attaches and pins. The kernel frees a link a moment after its last pin is gone, and until then it is in the way.
-    fn create_link(&mut self, if_index: u32, mode: AttachedMode, pin: &Path) -> Result<(), DataplaneError> {
-        let program = program(&mut self.ebpf, PROGRAM)?;
-        let begun = Instant::now();
-        let id = loop {
-            match program.attach_to_if_index(if_index, mode.for_aya()) {
-                Ok(id) => break id,
-                Err(error) if is_in_the_way(&error) && begun.elapsed() < LINK_GOES_WITHIN => {
-                    sleep(Duration::from_millis(1));
-                }
-                Err(error) => return Err(refused(error)),
-            }
-        };
-        let link = program.take_link(id).map_err(refused)?;
-        let link = FdLink::try_from(link).map_err(DataplaneError::Link)?;
-        link.pin(pin).map_err(DataplaneError::Pin)?;
-        Ok(())
-    }
-
-    /// Puts our program into a predecessor's link. False where there is none, or its interface is gone.
-    fn adopt_link(&mut self, pin: &Path) -> Result<bool, DataplaneError> {
-        if !pin.exists() {
-            return Ok(false);
-        }
-        let pinned = PinnedLink::from_pin(pin).map_err(DataplaneError::Link)?;
-        let link: XdpLink = FdLink::from(pinned).try_into().map_err(DataplaneError::Link)?;
-        match program(&mut self.ebpf, PROGRAM)?.attach_to_link(link) {
-            Ok(id) => {
-                // Closing our handle leaves the link where it is: the pin holds it.
-                drop(program(&mut self.ebpf, PROGRAM)?.take_link(id).map_err(refused)?);
-                Ok(true)
-            }
-            Err(error) => {
-                tracing::debug!(%error, "a pinned link could not be adopted");
-                Ok(false)
-            }
-        }
-    }
+fn trie_key((key, len): AllowedPrefix) -> Key<AllowedKey> {
+    Key::new(len, key)
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DataplaneError> {
@@ -627,12 +629,6 @@ fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) 
 
 fn refused(error: ProgramError) -> DataplaneError {
     DataplaneError::Load(Box::new(error))
-}
-
-/// Whether another program or link on the interface is why attaching failed.
-fn is_in_the_way(error: &ProgramError) -> bool {
-    let ProgramError::SyscallError(error) = error else { return false };
-    matches!(error.io_error.raw_os_error(), Some(libc::EEXIST | libc::EBUSY))
 }
 
 fn in_map(map: &'static str) -> impl Fn(MapError) -> DataplaneError {

@@ -2,34 +2,40 @@
 //!
 //! What is decided here, and why:
 //!
-//! - **Not checked yet** (`Unknown`) leaves a backend as it was: in the Maglev table if the maps have it there, out of
-//!   it if not. A daemon that adopts a running data plane is so never worse than what it found, and one that starts on
+//! - **Not checked yet** (`Unknown`) leaves a backend as it was: among those that can be chosen if the maps have it there,
+//!   and not if not. A daemon that adopts a running data plane is so never worse than what it found, and one that starts on
 //!   an empty one has no backend until the first results are in (the controller lets VRRP wait for these).
 //! - **An unresolved next hop** keeps the one that the maps have for that backend: an old one is more often right than
 //!   none. A backend that never had one is not in the Maglev table, so that no SYN is lost while its neighbour is
 //!   being resolved.
-//! - **All down** with `on_all_down = "last-known"` keeps those of the service's backends that its table has now.
+//! - **All down** with `on_all_down = "last-known"` keeps those of the service's backends that can be chosen now.
+//! - **This very node as a backend** is a backend like any other, so that every node has the same Maglev table; only its
+//!   entry says that packets for it stay here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
-    sync::Arc,
-    time::Duration,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
 };
 
 use lb_common::{
     layout::{
-        BackendEntry, BackendId, MAX_BACKENDS, MAX_SERVICES, MacWord, MaglevSlots, NodeEntry, ServiceEntry,
-        ServiceKey, VipEntry,
+        ALLOWED_SERVICE_BITS, AllowedKey, BALANCE_LEAST_CONNECTIONS, BALANCE_MAGLEV, BALANCE_ROUND_ROBIN,
+        BackendEntry, BackendId, HOP_KEEPS_TAGS, Hop, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES, MODE_DSR_IPIP,
+        MODE_DSR_L2, MODE_NAT, MacWord, Members, NodeEntry, SERVICE_DROPS_WHEN_FULL, SERVICE_HAS_ALLOW_LIST,
+        SERVICE_HAS_LIMITS, SERVICE_SNAT_NODE, ServiceEntry, ServiceKey, TagWord, VLAN_WORDS, VipEntry,
     },
-    wire::{Be16, Be32, Mac},
+    wire::{Be16, Be32, Be128, Mac},
 };
 
 use crate::{
-    config::model::{Config, OnAllDown, Service},
-    dataplane::Tables,
+    config::model::{Backend, Balance, Config, Mode, OnAllDown, OnAllFull, Prefix, Service, Snat},
+    dataplane::{AllowedPrefix, Tables},
     health::rise_fall::HealthState,
     maglev::{self, Member},
+    netlink::{Link, VlanTag},
+    round_robin::{self, Turns},
+    slow_start::SlowStart,
 };
 
 /// An address with the prefix length that the interface has, or should have, it with.
@@ -45,7 +51,9 @@ pub struct Desired {
     /// Our addresses on the interface; everybody else's are none of our business.
     pub addresses: BTreeSet<InterfaceAddress>,
     /// VIP -> which announcement of it is due; a higher number than last time means that it is due again.
-    pub announce: BTreeMap<Ipv4Addr, u64>,
+    pub announce: BTreeMap<IpAddr, u64>,
+    /// What of the configuration cannot be had here, in words for the operator.
+    pub problems: Vec<String>,
 }
 
 /// A backend in a service's pool: what a [`BackendId`] stands for.
@@ -54,7 +62,7 @@ pub struct PoolEntry {
     /// The service.
     pub service: ServiceKey,
     /// The backend's address and port; its identity, also in the Maglev table.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
 }
 
 /// Where frames for a backend go.
@@ -69,20 +77,11 @@ pub enum NextHop {
     },
     /// Not known (yet), or there is no route.
     Unresolved,
-    /// The backend is this very node, which XDP cannot send to.
+    /// The backend is this very node: its host gets the packets as they are, and must listen on the port that they are
+    /// for.
     Local,
     /// It is behind an interface that is none of ours, which XDP cannot send to.
     OtherInterface,
-}
-
-impl NextHop {
-    /// Whether XDP could never reach the backend, as opposed to not now.
-    pub fn is_unusable(self) -> bool {
-        match self {
-            Self::Mac { .. } | Self::Unresolved => false,
-            Self::Local | Self::OtherInterface => true,
-        }
-    }
 }
 
 /// What [`desired`] is computed from.
@@ -90,14 +89,21 @@ impl NextHop {
 pub struct Inputs<'a> {
     /// The configuration in force.
     pub config: &'a Config,
-    /// The interface's own address.
-    pub mac: Mac,
+    /// The interfaces, in the configured order.
+    pub links: &'a [Link],
     /// How old the heartbeat may be before ARP for a fenced VIP is silenced.
     pub lease: Duration,
     /// A half-open flow without a packet for that long is forgotten.
     pub half_open_timeout: Duration,
     /// Health of the pool entries; one that is missing is `Unknown`.
     pub health: &'a BTreeMap<PoolEntry, HealthState>,
+    /// Who has recovered lately; one that is missing has its whole weight.
+    ///
+    /// Each node sees a backend recover at a moment of its own, so with direct server return the nodes' tables differ for
+    /// the length of a step or so. A flow that changes nodes just then may change its backend.
+    pub slow_starts: &'a BTreeMap<PoolEntry, SlowStart>,
+    /// Now, for these.
+    pub now: Instant,
     /// The VRRP instances that are active, with the number of their last announcement.
     pub active: &'a BTreeMap<String, u64>,
     /// By backend address; one that is missing is `Unresolved`.
@@ -108,19 +114,15 @@ pub struct Inputs<'a> {
     pub observed: &'a Tables,
 }
 
-/// The services as the data plane knows them: IPv4 only.
-pub fn service_key(service: &Service) -> Option<ServiceKey> {
-    let vip = ipv4(service.vip.address)?;
-    Some(ServiceKey::new(vip.into(), Be16::new(service.port.get())))
+/// A service as the data plane knows it.
+pub fn service_key(service: &Service) -> ServiceKey {
+    ServiceKey::new(service.vip.address.into(), Be16::new(service.port.get()))
 }
 
-/// The IPv4 pool entries of a service, in the file's order.
+/// The pool entries of a service, in the file's order.
 pub fn pool(service: &Service) -> impl Iterator<Item = PoolEntry> {
     let key = service_key(service);
-    service.backends.iter().filter_map(move |backend| match backend.address {
-        SocketAddr::V4(address) => Some(PoolEntry { service: key?, address }),
-        SocketAddr::V6(_) => None,
-    })
+    service.backends.iter().map(move |backend| PoolEntry { service: key, address: backend.address })
 }
 
 /// Every pool entry of a configuration, in the file's order.
@@ -132,30 +134,33 @@ pub fn pool_entries(config: &Config) -> Vec<PoolEntry> {
 pub fn vips_of(config: &Config, instance: &str) -> BTreeSet<InterfaceAddress> {
     (config.services.iter())
         .filter(|service| service.vrrp.as_deref() == Some(instance))
-        .filter_map(|service| Some((ipv4(service.vip.address)?.into(), service.vip.prefix_len)))
+        .map(|service| (service.vip.address, service.vip.prefix_len))
         .collect()
 }
 
-fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
+/// The addresses that are no node's own: the VIPs of the configuration, and those that the maps still have.
+pub fn all_vips(config: &Config, tables: &Tables) -> BTreeSet<IpAddr> {
+    config.services.iter().map(|service| service.vip.address).chain(tables.vips.keys().copied()).collect()
 }
 
-/// Maglev tables that were computed before, so that a reconcile which changes no membership costs nothing.
+/// Tables that were computed before, so that a reconcile which changes no membership costs nothing.
 #[derive(Debug, Default)]
-pub struct RingMemo(BTreeMap<ServiceKey, (Vec<Member>, Arc<MaglevSlots>)>);
+pub struct RingMemo(BTreeMap<ServiceKey, (bool, Vec<Member>, Turns)>);
 
 impl RingMemo {
-    fn table(&mut self, service: ServiceKey, members: Vec<Member>) -> Option<Arc<MaglevSlots>> {
-        if let Some((known, table)) = self.0.get(&service)
-            && *known == members
+    fn table(&mut self, service: ServiceKey, balance: Balance, members: &[Member]) -> Option<Turns> {
+        let takes_turns = balance == Balance::RoundRobin;
+        if let Some((known_turns, known, table)) = self.0.get(&service)
+            && (*known_turns, known.as_slice()) == (takes_turns, members)
         {
-            return Some(Arc::clone(table));
+            return Some(table.clone());
         }
-        let table = maglev::table(&members)?;
-        self.0.insert(service, (members, Arc::clone(&table)));
+        let table = if takes_turns {
+            round_robin::turns(members)?
+        } else {
+            Turns { slots: maglev::table(members)?, length: 0 }
+        };
+        self.0.insert(service, (takes_turns, members.to_vec(), table.clone()));
         Some(table)
     }
 }
@@ -163,44 +168,158 @@ impl RingMemo {
 /// What the kernel should have.
 pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
     let config = inputs.config;
-    let mut tables = Tables::default();
-    let mut node = NodeEntry {
-        lease_ns: u64::try_from(inputs.lease.as_nanos()).unwrap_or(u64::MAX),
-        idle_timeout: ticks(config.flows.idle_timeout),
-        half_open_timeout: ticks(inputs.half_open_timeout),
-        mac: MacWord::new(inputs.mac),
-        ..NodeEntry::EMPTY
+    let own = OwnAddresses::of(inputs);
+    let mut desired = Desired {
+        tables: Tables::default(),
+        node: node_entry(inputs, &own),
+        addresses: BTreeSet::new(),
+        announce: BTreeMap::new(),
+        problems: Vec::new(),
     };
-    let mut addresses = BTreeSet::new();
-    let mut announce = BTreeMap::new();
+    let Desired { tables, node, addresses, announce, problems } = &mut desired;
 
-    for (id, address) in inputs.ids.all() {
-        tables.backends.insert(id, backend_entry(inputs, id, address));
+    let configured: BTreeMap<PoolEntry, (&Service, &Backend)> = (config.services.iter())
+        .flat_map(|service| pool(service).zip(service.backends.iter().map(move |backend| (service, backend))))
+        .collect();
+    for (id, identity) in inputs.ids.all() {
+        let backend = identity
+            .service
+            .and_then(|service| configured.get(&PoolEntry { service, address: identity.address }).copied());
+        tables.backends.insert(id, backend_entry(inputs, id, identity, backend));
     }
 
-    let ring_indices = ring_indices(config, inputs.observed);
+    let indices = service_indices(config, inputs.observed);
     for service in &config.services {
-        let (Some(key), Some(vip)) = (service_key(service), ipv4(service.vip.address)) else { continue };
-        let Some(&ring) = ring_indices.get(&key) else { continue };
+        let (key, vip) = (service_key(service), service.vip.address);
+        let Some(&index) = indices.get(&key) else {
+            problems.push(format!("service {:?}: a node has at most {MAX_SERVICES} services", service.name));
+            continue;
+        };
 
-        node.add_vip(vip.into());
+        add_to_filter(node, vip);
         let fenced = u32::from(service.vrrp.is_some());
         // Two services on one VIP: if an instance owns it for one of them, it is fenced.
         tables.vips.entry(vip).and_modify(|entry| entry.fenced |= fenced).or_insert(VipEntry { fenced });
         if let Some(&generation) = service.vrrp.as_ref().and_then(|name| inputs.active.get(name)) {
-            addresses.insert((vip.into(), service.vip.prefix_len));
+            addresses.insert((vip, service.vip.prefix_len));
             announce.insert(vip, generation);
         }
-
-        let members = members(inputs, service, key, &tables.backends);
-        let usable = members.len() as u32;
-        let table = rings.table(key, members);
-        if let Some(table) = table.or_else(|| inputs.observed.rings.get(&ring).cloned()) {
-            tables.rings.insert(ring, table);
+        for address in own.needed_by(service) {
+            add_to_filter(node, address);
         }
-        tables.services.insert(key, ServiceEntry { ring, usable });
+
+        let snat = match snat_address(service, &own) {
+            Ok(snat) => Some(snat),
+            Err(problem) => {
+                problems.push(problem);
+                None
+            }
+        };
+        let mut members = members(inputs, service, &tables.backends);
+        if members.len() > MAX_MEMBERS {
+            problems.push(format!(
+                "service {:?}: of {} backends that are up only {MAX_MEMBERS} are used",
+                service.name,
+                members.len()
+            ));
+            members.truncate(MAX_MEMBERS);
+        }
+        let usable = if snat.is_some() { members.len() as u32 } else { 0 };
+        let table = rings.table(key, service.balance, &members);
+        let turns = table.as_ref().map_or(0, |table| table.length);
+        let slots = table.map(|table| table.slots).or_else(|| inputs.observed.rings.get(&index).cloned());
+        if let Some(slots) = slots {
+            tables.rings.insert(index, slots);
+        }
+        // While there is none, no packet looks at table or list: they stay as they are.
+        let members = if members.is_empty() {
+            inputs.observed.members.get(&index).copied()
+        } else {
+            Some(member_list(&members))
+        };
+        if let Some(members) = members {
+            tables.members.insert(index, members);
+        }
+        tables.allowed.extend(service.allow.iter().map(|&prefix| allowed_prefix(index, prefix)));
+        let entry = service_entry(service, index);
+        let snat = snat.unwrap_or_default();
+        tables.services.insert(key, ServiceEntry { snat, usable, turns, ..entry });
     }
-    Desired { tables, node, addresses, announce }
+    desired
+}
+
+/// What packets that are for the node itself are addressed to.
+#[derive(Clone, Copy, Debug, Default)]
+struct OwnAddresses {
+    v4: Option<std::net::Ipv4Addr>,
+    v6: Option<std::net::Ipv6Addr>,
+}
+
+impl OwnAddresses {
+    fn of(inputs: &Inputs) -> Self {
+        let vips = all_vips(inputs.config, inputs.observed);
+        match inputs.links.first() {
+            Some(link) => Self { v4: link.v4(&vips), v6: link.v6(&vips) },
+            None => Self::default(),
+        }
+    }
+
+    fn of_family(&self, is_ipv4: bool) -> Option<IpAddr> {
+        if is_ipv4 { self.v4.map(IpAddr::V4) } else { self.v6.map(IpAddr::V6) }
+    }
+
+    /// Those at which the data plane waits for packets of a service: replies, or errors about tunnelled packets.
+    fn needed_by(&self, service: &Service) -> BTreeSet<IpAddr> {
+        let families: BTreeSet<bool> = match (service.mode, service.snat) {
+            (Mode::Nat, Snat::Node) => BTreeSet::from([service.vip.address.is_ipv4()]),
+            (Mode::DsrIpip, _) => service.backends.iter().map(|backend| backend.address.is_ipv4()).collect(),
+            (Mode::Nat, Snat::Vip) | (Mode::DsrL2, _) => BTreeSet::new(),
+        };
+        families.into_iter().filter_map(|is_ipv4| self.of_family(is_ipv4)).collect()
+    }
+}
+
+fn add_to_filter(node: &mut NodeEntry, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => node.add_vip(Be32::from(address)),
+        IpAddr::V6(address) => node.add_vip(Be128::from(address)),
+    }
+}
+
+fn node_entry(inputs: &Inputs, own: &OwnAddresses) -> NodeEntry {
+    let mut node = NodeEntry {
+        lease_ns: u64::try_from(inputs.lease.as_nanos()).unwrap_or(u64::MAX),
+        idle_timeout: ticks(inputs.config.flows.idle_timeout),
+        half_open_timeout: ticks(inputs.half_open_timeout),
+        v4: own.v4.map(Be32::from).unwrap_or_default(),
+        v6: own.v6.map(Be128::from).unwrap_or_default(),
+        untagged: 0,
+        ..NodeEntry::EMPTY
+    };
+    let macs: BTreeSet<Mac> = inputs.links.iter().filter_map(|link| link.mac).collect();
+    for (place, mac) in node.macs.iter_mut().zip(macs) {
+        *place = MacWord::new(mac);
+    }
+    for link in inputs.links {
+        match link.tags.first() {
+            Some(outer) => node.add_vlan(outer.id),
+            None => {
+                node.untagged = 1;
+                // A tag without a VLAN has only a priority (IEEE 802.1Q §9.6), and such a frame is as good as untagged.
+                node.add_vlan(0);
+                if takes_every_vlan(link, inputs.links) {
+                    node.vlans = [u64::MAX; VLAN_WORDS];
+                }
+            }
+        }
+    }
+    node
+}
+
+/// Whether frames with any tags that arrive by a link are its own: it has none itself, and none of the others says
+/// which ones are whose.
+fn takes_every_vlan(link: &Link, links: &[Link]) -> bool {
+    link.tags.is_empty() && links.iter().all(|other| other.tags.is_empty() || other.parent != link.parent)
 }
 
 /// Whole seconds of the flow clock, at least one.
@@ -208,43 +327,158 @@ fn ticks(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs().max(1)).unwrap_or(u32::MAX)
 }
 
-fn backend_entry(inputs: &Inputs, id: BackendId, address: SocketAddrV4) -> BackendEntry {
+/// The address that a backend sees as its client's; zero where it sees the client's own.
+fn snat_address(service: &Service, own: &OwnAddresses) -> Result<Be128, String> {
+    let vip = service.vip.address;
+    match (service.mode, service.snat) {
+        (Mode::Nat, Snat::Vip) => Ok(vip.into()),
+        (Mode::Nat, Snat::Node) => own.of_family(vip.is_ipv4()).map(Be128::from).ok_or_else(|| {
+            format!(
+                "service {:?}: with snat = \"node\" the first interface needs an {} address of its own; until it has one, \
+                 new connections get a RST",
+                service.name,
+                if vip.is_ipv4() { "IPv4" } else { "IPv6" }
+            )
+        }),
+        (Mode::DsrL2 | Mode::DsrIpip, _) => Ok(Be128::default()),
+    }
+}
+
+/// What follows from the service's configuration alone.
+fn service_entry(service: &Service, index: u32) -> ServiceEntry {
+    let flags = [
+        (SERVICE_DROPS_WHEN_FULL, service.on_all_full == OnAllFull::Drop),
+        (SERVICE_HAS_ALLOW_LIST, !service.allow.is_empty()),
+        (SERVICE_HAS_LIMITS, service.backends.iter().any(|backend| backend.max_connections > 0)),
+        (SERVICE_SNAT_NODE, service.mode == Mode::Nat && service.snat == Snat::Node),
+    ];
+    ServiceEntry {
+        index,
+        source_rate: service.new_connections_per_source,
+        source_burst: service.new_connections_burst,
+        mode: match service.mode {
+            Mode::Nat => MODE_NAT,
+            Mode::DsrL2 => MODE_DSR_L2,
+            Mode::DsrIpip => MODE_DSR_IPIP,
+        },
+        balance: match service.balance {
+            Balance::Maglev => BALANCE_MAGLEV,
+            Balance::RoundRobin => BALANCE_ROUND_ROBIN,
+            Balance::LeastConnections => BALANCE_LEAST_CONNECTIONS,
+        },
+        flags: flags.into_iter().filter(|(_, is_set)| *is_set).fold(0, |flags, (flag, _)| flags | flag),
+        ..ServiceEntry::default()
+    }
+}
+
+fn allowed_prefix(index: u32, prefix: Prefix) -> AllowedPrefix {
+    let wide = if prefix.address.is_ipv4() { 96 + u32::from(prefix.len) } else { u32::from(prefix.len) };
+    let key = AllowedKey { service: Be32::new(index), source: prefix.address.into() };
+    (key, ALLOWED_SERVICE_BITS + wide)
+}
+
+fn backend_entry(
+    inputs: &Inputs,
+    id: BackendId,
+    identity: BackendIdentity,
+    configured: Option<(&Service, &Backend)>,
+) -> BackendEntry {
+    let BackendIdentity { address, service } = identity;
     let mut entry = BackendEntry {
-        address: Be32::from(*address.ip()),
+        address: address.ip().into(),
         port: Be16::new(address.port()),
+        // One that is draining gets no new flows, whatever it has here.
+        max_connections: configured.map_or(0, |(_, backend)| backend.max_connections),
+        weight: configured.map_or(0, |(_, backend)| effective_weight(inputs, service, backend)),
         ..BackendEntry::default()
     };
-    entry.mac = match inputs.next_hops.get(&IpAddr::V4(*address.ip())) {
-        Some(NextHop::Mac { mac, .. }) => MacWord::new(*mac),
-        Some(NextHop::Local | NextHop::OtherInterface) => MacWord::ZERO,
-        Some(NextHop::Unresolved) | None => (inputs.observed.backends.get(&id))
-            .filter(|known| known.address == entry.address && known.port == entry.port)
-            .map_or(MacWord::ZERO, |known| known.mac),
-    };
+    let known = (inputs.observed.backends.get(&id))
+        .filter(|known| (known.address, known.port) == (entry.address, entry.port));
+    match inputs.next_hops.get(&address.ip()) {
+        Some(NextHop::Local) => entry.local = u32::from(is_reached_as_it_is(service, address)),
+        Some(NextHop::OtherInterface) => {}
+        Some(&NextHop::Mac { mac, link }) => {
+            if let Some((hop, link)) = hop(inputs.links, mac, link) {
+                let is_tunnelled = match configured {
+                    Some((service, _)) => service.mode == Mode::DsrIpip,
+                    None => known.is_some_and(|known| known.mtu != 0),
+                };
+                let is_narrow = inputs.links.iter().any(|other| other.mtu > link.mtu);
+                entry.hop = hop;
+                entry.mtu = if is_tunnelled || is_narrow { link.mtu } else { 0 };
+            }
+        }
+        Some(NextHop::Unresolved) | None => {
+            // An interface that was made anew has another index.
+            let is_there =
+                |known: &&BackendEntry| inputs.links.iter().any(|link| link.parent == known.hop.if_index);
+            if let Some(known) = known.filter(is_there) {
+                (entry.hop, entry.mtu) = (known.hop, known.mtu);
+            }
+        }
+    }
     entry
 }
 
-/// The members of a service's Maglev table, all with weight.
-fn members(
-    inputs: &Inputs,
-    service: &Service,
-    key: ServiceKey,
-    entries: &BTreeMap<BackendId, BackendEntry>,
-) -> Vec<Member> {
-    let mut in_ring: Option<BTreeSet<BackendId>> = None;
-    let mut was_member = |id| in_ring.get_or_insert_with(|| ring_members(inputs.observed, key)).contains(&id);
+/// Whether packets can be left to the host where a backend is this very node: it must listen on the port that they are
+/// for. Of what is draining the service may not be known, and its flows tell.
+fn is_reached_as_it_is(service: Option<ServiceKey>, address: SocketAddr) -> bool {
+    service.is_none_or(|service| service.port() == address.port())
+}
+
+/// Whether packets for a backend can never be brought there, as opposed to not now: why, and what to do about it.
+pub fn unreachable_because(next_hop: NextHop, entry: &PoolEntry) -> Option<&'static str> {
+    match next_hop {
+        NextHop::Mac { .. } | NextHop::Unresolved => None,
+        NextHop::Local if is_reached_as_it_is(Some(entry.service), entry.address) => None,
+        NextHop::Local => {
+            Some("it is this very node, on another port than the service's: give both the same port")
+        }
+        NextHop::OtherInterface => {
+            Some("it is behind an interface that is not in node.interfaces: add that one there")
+        }
+    }
+}
+
+fn hop(links: &[Link], mac: Mac, link: u8) -> Option<(Hop, &Link)> {
+    let link = links.get(usize::from(link))?;
+    let mut tags =
+        link.tags.iter().map(|&VlanTag { protocol, id }| TagWord::new(Be16::new(protocol), Be16::new(id)));
+    let hop = Hop {
+        mac: MacWord::new(mac),
+        source: MacWord::new(link.mac?),
+        if_index: link.parent,
+        outer: tags.next().unwrap_or(TagWord::NONE),
+        inner: tags.next().unwrap_or(TagWord::NONE),
+        flags: if takes_every_vlan(link, links) { HOP_KEEPS_TAGS } else { 0 },
+    };
+    Some((hop, link))
+}
+
+fn effective_weight(inputs: &Inputs, service: Option<ServiceKey>, backend: &Backend) -> u16 {
+    let entry = service.map(|service| PoolEntry { service, address: backend.address });
+    let slow_start = entry.and_then(|entry| inputs.slow_starts.get(&entry));
+    slow_start.map_or(backend.weight, |start| start.effective_weight(backend.weight, inputs.now))
+}
+
+/// The backends of a service that can be chosen, all with weight, in ascending order of their addresses: the same order
+/// on every node.
+fn members(inputs: &Inputs, service: &Service, entries: &BTreeMap<BackendId, BackendEntry>) -> Vec<Member> {
+    let key = service_key(service);
+    let were_members = members_of(inputs.observed, key);
     let mut members = Vec::new();
     let mut last_known = Vec::new();
     let mut all_down = true;
     for backend in &service.backends {
-        let SocketAddr::V4(address) = backend.address else { continue };
+        let address = backend.address;
         let Some(id) = inputs.ids.id(&PoolEntry { service: key, address }) else { continue };
         let state = inputs.health.get(&PoolEntry { service: key, address }).copied();
-        let member = Member { id, address: address.into(), weight: backend.weight };
-        let reachable = entries.get(&id).is_some_and(BackendEntry::is_resolved);
+        let member = Member { id, address, weight: effective_weight(inputs, Some(key), backend) };
+        let reachable = entries.get(&id).is_some_and(BackendEntry::is_reachable);
+        let was_member = were_members.contains(&id);
         let up = match state.unwrap_or(HealthState::Unknown) {
             HealthState::Up => true,
-            HealthState::Unknown => was_member(id),
+            HealthState::Unknown => was_member,
             HealthState::Down => false,
         };
         all_down &= !up;
@@ -253,33 +487,39 @@ fn members(
         }
         if up {
             members.push(member);
-        } else if service.on_all_down == OnAllDown::LastKnown && was_member(id) {
+        } else if service.on_all_down == OnAllDown::LastKnown && was_member {
             last_known.push(member);
         }
     }
-    if all_down { last_known } else { members }
+    let mut members = if all_down { last_known } else { members };
+    members.sort_by_key(|member| (member.address.ip(), member.address.port()));
+    members
 }
 
-/// The backends that a service's Maglev table has now; none if nothing is forwarded by it.
-pub fn ring_members(tables: &Tables, service: ServiceKey) -> BTreeSet<BackendId> {
-    let entry = tables.services.get(&service).filter(|entry| entry.usable > 0);
-    let Some(slots) = entry.and_then(|entry| tables.rings.get(&entry.ring)) else { return BTreeSet::new() };
-    let mut seen = vec![false; MAX_BACKENDS as usize];
-    for &id in slots.iter() {
-        if let Some(seen) = seen.get_mut(usize::from(id)) {
-            *seen = true;
-        }
+fn member_list(members: &[Member]) -> Members {
+    let mut list = Members { count: members.len().min(MAX_MEMBERS) as u32, ..Members::EMPTY };
+    for (place, member) in list.ids.iter_mut().zip(members) {
+        *place = member.id;
     }
-    (0..).zip(seen).filter_map(|(id, seen)| seen.then_some(id)).collect()
+    list
 }
 
-/// Which Maglev table each service uses: the one that it has, else the lowest that no service has.
-fn ring_indices(config: &Config, observed: &Tables) -> BTreeMap<ServiceKey, u32> {
-    let mut taken: BTreeSet<u32> = observed.services.values().map(|entry| entry.ring).collect();
+/// The backends that a service chooses from now; none if nothing is forwarded by it.
+pub fn members_of(tables: &Tables, service: ServiceKey) -> BTreeSet<BackendId> {
+    let entry = tables.services.get(&service).filter(|entry| entry.usable > 0);
+    let Some(members) = entry.and_then(|entry| tables.members.get(&entry.index)) else {
+        return BTreeSet::new();
+    };
+    members.ids.iter().take(members.count as usize).copied().collect()
+}
+
+/// Which index each service has: the one that it had, else the lowest that no service has.
+fn service_indices(config: &Config, observed: &Tables) -> BTreeMap<ServiceKey, u32> {
+    let mut taken: BTreeSet<u32> = observed.services.values().map(|entry| entry.index).collect();
     let mut indices = BTreeMap::new();
-    for key in config.services.iter().filter_map(service_key) {
+    for key in config.services.iter().map(service_key) {
         let index = match observed.services.get(&key) {
-            Some(entry) => Some(entry.ring),
+            Some(entry) => Some(entry.index),
             None => (0..MAX_SERVICES).find(|index| !taken.contains(index)),
         };
         if let Some(index) = index {
@@ -303,9 +543,18 @@ pub struct BackendIds {
 /// Whether a pool entry may have a draining id.
 type Fits<'a> = dyn Fn(&PoolEntry, &Draining) -> bool + 'a;
 
+/// What an id stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendIdentity {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// The service; not known of a draining one where a predecessor's maps do not tell.
+    pub service: Option<ServiceKey>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Draining {
-    address: SocketAddrV4,
+    address: SocketAddr,
     /// The service that it was of; not known where a predecessor's maps do not tell.
     service: Option<ServiceKey>,
     /// On the flow clock.
@@ -317,10 +566,10 @@ impl BackendIds {
     pub fn adopt(observed: &Tables, now: u32) -> Self {
         let mut owners = BTreeMap::new();
         for &service in observed.services.keys() {
-            owners.extend(ring_members(observed, service).into_iter().map(|id| (id, service)));
+            owners.extend(members_of(observed, service).into_iter().map(|id| (id, service)));
         }
         let draining = (observed.backends.iter()).map(|(&id, entry)| {
-            let address = SocketAddrV4::new(entry.address.into(), entry.port.get());
+            let address = SocketAddr::new(entry.address.into(), entry.port.get());
             (id, Draining { address, service: owners.get(&id).copied(), since: now })
         });
         Self { assigned: BTreeMap::new(), draining: draining.collect() }
@@ -392,10 +641,15 @@ impl BackendIds {
         self.assigned.get(entry).copied()
     }
 
-    /// Every id in use with its backend's address, draining ones included.
-    pub fn all(&self) -> impl Iterator<Item = (BackendId, SocketAddrV4)> {
-        let assigned = self.assigned.iter().map(|(entry, &id)| (id, entry.address));
-        assigned.chain(self.draining.iter().map(|(&id, old)| (id, old.address)))
+    /// Every id in use with what it stands for, draining ones included.
+    pub fn all(&self) -> impl Iterator<Item = (BackendId, BackendIdentity)> {
+        let assigned = self.assigned.iter().map(|(entry, &id)| {
+            (id, BackendIdentity { address: entry.address, service: Some(entry.service) })
+        });
+        let draining = self.draining.iter();
+        assigned.chain(
+            draining.map(|(&id, old)| (id, BackendIdentity { address: old.address, service: old.service })),
+        )
     }
 
     /// How many ids are draining.

@@ -3,23 +3,24 @@
 //! The order is a contract, so that no packet ever meets half of a change, and no address outlives its ownership:
 //!
 //! 1. what we no longer own goes first: announcements stop, addresses leave the interface;
-//! 2. what is new is built from the bottom up: backends, Maglev tables, services, VIPs, the node's filter, addresses,
-//!    announcements;
-//! 3. what is no longer used is taken down from the top: VIPs, services, backends.
+//! 2. what is new is built from the bottom up: backends, tables and lists of members, who may connect, services, VIPs,
+//!    the node's filter, addresses, announcements;
+//! 3. what is no longer used is taken down from the top: VIPs, services, who might connect, backends.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use lb_common::layout::{
-    BackendEntry, BackendId, MaglevSlots, NodeEntry, ServiceEntry, ServiceKey, VipEntry,
+    ALLOWED_SERVICE_BITS, BackendEntry, BackendId, MacWord, MaglevSlots, Members, NodeEntry, ServiceEntry,
+    ServiceKey, VipEntry,
 };
 
 use crate::{
-    dataplane::Tables,
+    dataplane::{AllowedPrefix, Tables},
     desired::{Desired, InterfaceAddress},
 };
 
@@ -33,34 +34,40 @@ pub struct Observed {
     /// Our addresses on the interface: those of VIPs that are, or were, ours.
     pub addresses: BTreeSet<InterfaceAddress>,
     /// VIP -> the last announcement of it.
-    pub announced: BTreeMap<Ipv4Addr, u64>,
+    pub announced: BTreeMap<IpAddr, u64>,
 }
 
 /// One step from observed to desired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Stop repeating the announcement of a VIP.
-    StopAnnouncing(Ipv4Addr),
+    StopAnnouncing(IpAddr),
     /// Take an address off the interface.
     RemoveAddress(InterfaceAddress),
     /// Write a backend.
     SetBackend(BackendId, BackendEntry),
-    /// Replace a Maglev table.
+    /// Replace a service's table.
     SetRing(u32, Arc<MaglevSlots>),
+    /// Replace the list of a service's backends that can be chosen.
+    SetMembers(u32, Box<Members>),
+    /// Let a network connect to a service.
+    Allow(AllowedPrefix),
     /// Write a service.
     SetService(ServiceKey, ServiceEntry),
     /// Write a VIP.
-    SetVip(Ipv4Addr, VipEntry),
+    SetVip(IpAddr, VipEntry),
     /// Write the node's entry.
     SetNode(Box<NodeEntry>),
     /// Put an address on the interface.
     AddAddress(InterfaceAddress),
     /// Tell the network where a VIP is, with the number of the announcement.
-    Announce(Ipv4Addr, u64),
+    Announce(IpAddr, u64),
     /// Remove a VIP.
-    RemoveVip(Ipv4Addr),
+    RemoveVip(IpAddr),
     /// Remove a service.
     RemoveService(ServiceKey),
+    /// Do not let a network connect to a service any more, or not because of this.
+    Disallow(AllowedPrefix),
     /// Mark a backend's index unused.
     RemoveBackend(BackendId),
 }
@@ -83,19 +90,23 @@ impl Change {
             Self::StopAnnouncing(_) | Self::RemoveAddress(_) => Stage::Disown,
             Self::SetBackend(..)
             | Self::SetRing(..)
+            | Self::SetMembers(..)
+            | Self::Allow(_)
             | Self::SetService(..)
             | Self::SetVip(..)
             | Self::SetNode(_)
             | Self::AddAddress(_)
             | Self::Announce(..) => Stage::Build,
-            Self::RemoveVip(_) | Self::RemoveService(_) | Self::RemoveBackend(_) => Stage::Remove,
+            Self::RemoveVip(_) | Self::RemoveService(_) | Self::Disallow(_) | Self::RemoveBackend(_) => {
+                Stage::Remove
+            }
         }
     }
 }
 
 /// The changes that lead from `observed` to `desired`, in the order in which they must be applied.
 ///
-/// Maglev tables that no service uses are left alone: nothing reads them.
+/// Tables and lists of members that no service uses are left alone: nothing reads them.
 pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
     let (want, have) = (&desired.tables, &observed.tables);
     let mut changes = Vec::new();
@@ -109,6 +120,12 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
     changes.extend(
         changed(&want.rings, &have.rings).map(|(&ring, slots)| Change::SetRing(ring, Arc::clone(slots))),
     );
+    changes.extend(
+        changed(&want.members, &have.members)
+            .map(|(&service, &members)| Change::SetMembers(service, Box::new(members))),
+    );
+    // Before the service asks for them.
+    changes.extend(want.allowed.difference(&have.allowed).map(|&prefix| Change::Allow(prefix)));
     changes
         .extend(changed(&want.services, &have.services).map(|(&key, &entry)| Change::SetService(key, entry)));
     changes.extend(changed(&want.vips, &have.vips).map(|(&vip, &entry)| Change::SetVip(vip, entry)));
@@ -120,12 +137,14 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
     changes.extend(added.iter().map(|&address| Change::AddAddress(address)));
     // An address that had gone missing is announced again too: its traffic may have gone elsewhere meanwhile.
     let due = desired.announce.iter().filter(|&(vip, generation)| {
-        observed.announced.get(vip) != Some(generation) || added.iter().any(|(address, _)| *address == *vip)
+        observed.announced.get(vip) != Some(generation) || added.iter().any(|(address, _)| address == vip)
     });
     changes.extend(due.map(|(&vip, &generation)| Change::Announce(vip, generation)));
 
     changes.extend(unwanted(&want.vips, &have.vips).map(|&vip| Change::RemoveVip(vip)));
     changes.extend(unwanted(&want.services, &have.services).map(|&key| Change::RemoveService(key)));
+    // After the service has been told to ask for others, or for none.
+    changes.extend(have.allowed.difference(&want.allowed).map(|&prefix| Change::Disallow(prefix)));
     changes.extend(unwanted(&want.backends, &have.backends).map(|&id| Change::RemoveBackend(id)));
     changes
 }
@@ -150,26 +169,33 @@ impl fmt::Display for Change {
             Self::StopAnnouncing(vip) => write!(f, "stop announcing {vip}"),
             Self::RemoveAddress((address, prefix)) => write!(f, "remove address {address}/{prefix}"),
             Self::SetBackend(id, entry) => {
-                let address = SocketAddrV4::new(entry.address.into(), entry.port.get());
-                let next_hop = if entry.is_resolved() {
-                    MacText(entry.mac.octets()).to_string()
-                } else {
-                    "unresolved".into()
-                };
-                write!(f, "backend {id}: {address}, next hop {next_hop}")
+                let address = SocketAddr::new(entry.address.into(), entry.port.get());
+                write!(f, "backend {id}: {address}, weight {}, ", entry.weight)?;
+                match (entry.local, entry.hop.is_resolved()) {
+                    (0, false) => write!(f, "next hop unresolved"),
+                    (0, true) => write!(f, "next hop {}", MacText(entry.hop.mac.octets())),
+                    _ => write!(f, "on this node"),
+                }
             }
-            Self::SetRing(ring, _) => write!(f, "Maglev table {ring}"),
+            Self::SetRing(service, _) => write!(f, "table {service}"),
+            Self::SetMembers(service, members) => write!(f, "members {service}: {}", members.count),
+            Self::Allow(prefix) => write!(f, "allow {}", PrefixText(*prefix)),
             Self::SetService(key, entry) => {
-                write!(f, "service {}: table {}, {} usable", KeyText(*key), entry.ring, entry.usable)
+                write!(f, "service {}: table {}, {} usable", KeyText(*key), entry.index, entry.usable)
             }
             Self::SetVip(vip, entry) => {
                 write!(f, "VIP {vip}{}", if entry.fenced == 1 { ", fenced" } else { "" })
             }
-            Self::SetNode(node) => write!(f, "node: {}", MacText(node.mac.octets())),
+            Self::SetNode(node) => {
+                write!(f, "node:")?;
+                let mut macs = node.macs.iter().filter(|mac| **mac != MacWord::ZERO);
+                macs.try_for_each(|mac| write!(f, " {}", MacText(mac.octets())))
+            }
             Self::AddAddress((address, prefix)) => write!(f, "add address {address}/{prefix}"),
             Self::Announce(vip, _) => write!(f, "announce {vip}"),
             Self::RemoveVip(vip) => write!(f, "remove VIP {vip}"),
             Self::RemoveService(key) => write!(f, "remove service {}", KeyText(*key)),
+            Self::Disallow(prefix) => write!(f, "do not allow {}", PrefixText(*prefix)),
             Self::RemoveBackend(id) => write!(f, "remove backend {id}"),
         }
     }
@@ -179,7 +205,22 @@ struct KeyText(ServiceKey);
 
 impl fmt::Display for KeyText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", SocketAddrV4::new(self.0.vip.into(), self.0.port.get()))
+        write!(f, "{}", SocketAddr::new(self.0.vip.into(), self.0.port()))
+    }
+}
+
+struct PrefixText(AllowedPrefix);
+
+impl fmt::Display for PrefixText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (key, len) = self.0;
+        let len = len.saturating_sub(ALLOWED_SERVICE_BITS);
+        let (network, len): (IpAddr, u32) = match len.checked_sub(96) {
+            Some(len) if key.source.is_mapped() => (key.source.into(), len),
+            // The mapped form is of IPv4 only where its first 96 bits count.
+            _ => (IpAddr::V6(key.source.octets().into()), len),
+        };
+        write!(f, "{network}/{len} at service {}", key.service.get())
     }
 }
 

@@ -3,7 +3,7 @@
 //! Times are RFC 3339 in UTC with milliseconds (`2026-01-02T03:04:05.678Z`), durations have their unit in the field's
 //! name. Fields are only ever added.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +24,11 @@ pub struct Status {
     pub problems: Vec<String>,
     /// The configuration in force.
     pub config: ConfigStatus,
-    /// The interface.
+    /// The first interface, where the VIPs are.
     pub interface: InterfaceStatus,
+    /// All of them, in the configured order.
+    #[serde(default)]
+    pub interfaces: Vec<InterfaceStatus>,
     /// `[[vrrp]]`, in the file's order.
     pub vrrp: Vec<VrrpStatus>,
     /// `[[service]]`, in the file's order.
@@ -48,8 +51,8 @@ pub struct ConfigStatus {
     pub last_reload_error: Option<String>,
 }
 
-/// The interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// An interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
@@ -57,6 +60,15 @@ pub struct InterfaceStatus {
     pub xdp_mode: String,
     /// Its Ethernet address.
     pub mac: String,
+    /// The interface that XDP is attached to: this one or, for a VLAN sub-interface, the one at the bottom.
+    #[serde(default)]
+    pub attached_to: String,
+    /// The VLANs of its frames there, from the outside in.
+    #[serde(default)]
+    pub vlans: Vec<u16>,
+    /// Largest IP packet in bytes.
+    #[serde(default)]
+    pub mtu: u32,
 }
 
 /// A virtual router.
@@ -107,9 +119,9 @@ pub struct ServiceStatus {
     pub vip: String,
     /// Its port.
     pub port: u16,
-    /// `nat`
+    /// `nat`, `dsr-l2` or `dsr-ipip`
     pub mode: String,
-    /// `maglev`
+    /// `maglev`, `round-robin` or `least-connections`
     pub balance: String,
     /// How many backends get new flows. 0: new connections get a RST.
     pub usable: u32,
@@ -126,6 +138,15 @@ pub struct BackendStatus {
     pub address: String,
     /// Its weight.
     pub weight: u16,
+    /// What counts of it at the moment: less than the weight for a while after a recovery (`slow_start`).
+    #[serde(default)]
+    pub effective_weight: u16,
+    /// How many connections it may have from this node; 0: no limit.
+    #[serde(default)]
+    pub max_connections: u32,
+    /// Whether it is this very node.
+    #[serde(default)]
+    pub local: bool,
     /// `unknown`, `up` or `down`.
     pub state: String,
     /// While it is down: `dead` or `shutting-down`; absent as long as that is not known.
@@ -135,7 +156,7 @@ pub struct BackendStatus {
     pub since: String,
     /// Why: the check that decided.
     pub reason: String,
-    /// Its part of the Maglev table, 0 to 1: what part of new flows it gets.
+    /// Its part of the Maglev table or of the turns, 0 to 1: what part of new flows it gets.
     pub share: f64,
     /// Ethernet address that its packets are sent to; null while it is not known, or XDP cannot reach it.
     pub next_hop: Option<String>,
@@ -143,13 +164,53 @@ pub struct BackendStatus {
     pub flows: BackendFlowsStatus,
 }
 
-/// Flows of a backend.
+/// Flows of a backend. Each number begins with zero when the backend is first configured, and goes on when the daemon is
+/// restarted. What is not said to be as of now is as of the last count, at most some seconds ago.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendFlowsStatus {
-    /// Opened to it since the maps were made.
+    /// SYNs that chose it, until now.
     pub opened: u64,
-    /// Established now, as of the last count.
+    /// Handshakes that were completed, until now.
+    #[serde(default)]
+    pub established: u64,
+    /// Established, and neither closed nor reset.
     pub active: u64,
+    /// Waiting for the end of the handshake.
+    #[serde(default)]
+    pub half_open: u64,
+    /// Closed by one side at least, or reset, and still remembered.
+    #[serde(default)]
+    pub closing: u64,
+    /// How many both sides have closed; with direct server return, the client.
+    #[serde(default)]
+    pub closed: u64,
+    /// How many a RST has ended.
+    #[serde(default)]
+    pub reset: u64,
+    /// How many were forgotten since they were silent for too long.
+    #[serde(default)]
+    pub expired: u64,
+    /// How many went elsewhere, since it had all the connections that it may have; until now.
+    #[serde(default)]
+    pub full: u64,
+    /// SYNs that it answered with a RST, until now.
+    #[serde(default)]
+    pub refused: u64,
+    /// SYNs that it had not answered when they were sent again, until now.
+    #[serde(default)]
+    pub unanswered: u64,
+    /// Packets from clients in established flows.
+    #[serde(default)]
+    pub packets_in: u64,
+    /// Their bytes, IP headers included.
+    #[serde(default)]
+    pub bytes_in: u64,
+    /// Packets to clients; none with direct server return, where they do not come through.
+    #[serde(default)]
+    pub packets_out: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub bytes_out: u64,
 }
 
 /// Packets by what became of them and why; every reason is there, also with 0.
@@ -172,15 +233,19 @@ pub struct FlowsStatus {
     pub established: u64,
     /// Flows that wait for it.
     pub half_open: u64,
+    /// Flows that have ended, or nearly, and are still remembered.
+    #[serde(default)]
+    pub closing: u64,
 }
 
 impl Status {
     /// Whether this node is active for the instance that owns a VIP.
-    pub fn owns(&self, vip: Ipv4Addr) -> bool {
+    pub fn owns(&self, vip: impl Into<IpAddr>) -> bool {
+        let vip: IpAddr = vip.into();
         let address = vip.to_string();
         self.vrrp.iter().any(|vrrp| {
             vrrp.state == "active"
-                && vrrp.vips.iter().any(|vip| vip.split('/').next() == Some(address.as_str()))
+                && vrrp.vips.iter().any(|owned| owned.split('/').next() == Some(address.as_str()))
         })
     }
 }

@@ -8,8 +8,11 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use aya::maps::{HashMap, Map, MapData};
-use lb_common::layout::VipEntry;
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData},
+};
+use lb_common::{layout::VipEntry, wire::Be128};
 
 use super::command::{EXIT_USAGE, SocketArgs, block_on, failed};
 use crate::{
@@ -55,19 +58,16 @@ async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
         bail!("xvip is running (pid {pid}); stop it first");
     }
     let pin_path = config.map_or(Path::new(DEFAULT_PIN_PATH), |config| &config.node.pin_path);
-    let claim = config.map(|config| Claim::take(config.node.interface())).transpose()?;
+    let interfaces = config.map_or(&[][..], |config| &config.node.interfaces);
+    let claims = interfaces.iter().map(|interface| Claim::take(interface)).collect::<Result<Vec<_>, _>>()?;
     let lock = PinLock::take_if_there(pin_path)?;
 
     let mut vips = pinned_vips(pin_path)?;
     let mut removed = 0;
     match config {
         Some(config) => {
-            vips.extend(config.services.iter().filter(|service| service.vrrp.is_some()).filter_map(
-                |service| match service.vip.address {
-                    IpAddr::V4(vip) => Some(vip),
-                    IpAddr::V6(_) => None,
-                },
-            ));
+            let owned = config.services.iter().filter(|service| service.vrrp.is_some());
+            vips.extend(owned.map(|service| service.vip.address));
             removed += remove_addresses(config.node.interface(), &vips).await?;
         }
         None => {
@@ -84,14 +84,14 @@ async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
         println!("removed {}", pin.display());
     }
     removed += pins.len();
-    drop((claim, lock));
+    drop((claims, lock));
     if removed == 0 {
         println!("nothing to remove");
     }
     Ok(())
 }
 
-async fn remove_addresses(interface: &str, vips: &BTreeSet<Ipv4Addr>) -> anyhow::Result<usize> {
+async fn remove_addresses(interface: &str, vips: &BTreeSet<IpAddr>) -> anyhow::Result<usize> {
     let netlink = match Netlink::open(&[interface.to_owned()]).await {
         Ok((netlink, _)) => netlink,
         Err(NetlinkError::NoInterface(_)) => return Ok(0),
@@ -99,7 +99,7 @@ async fn remove_addresses(interface: &str, vips: &BTreeSet<Ipv4Addr>) -> anyhow:
     };
     let mut removed = 0;
     for address in netlink.addresses().await? {
-        if matches!(address.0, IpAddr::V4(vip) if vips.contains(&vip)) {
+        if vips.contains(&address.0) {
             netlink.remove_address(address).await?;
             println!("removed address {}/{} from {interface}", address.0, address.1);
             removed += 1;
@@ -109,7 +109,7 @@ async fn remove_addresses(interface: &str, vips: &BTreeSet<Ipv4Addr>) -> anyhow:
 }
 
 /// The VIPs that a VRRP instance owned, as the pinned maps of whatever layout have them.
-fn pinned_vips(pin_path: &Path) -> anyhow::Result<BTreeSet<Ipv4Addr>> {
+fn pinned_vips(pin_path: &Path) -> anyhow::Result<BTreeSet<IpAddr>> {
     let mut vips = BTreeSet::new();
     let directories = match std::fs::read_dir(pin_path) {
         Ok(directories) => directories,
@@ -121,15 +121,21 @@ fn pinned_vips(pin_path: &Path) -> anyhow::Result<BTreeSet<Ipv4Addr>> {
         if !pin.exists() {
             continue;
         }
-        let map: Result<HashMap<MapData, [u8; 4], VipEntry>, _> =
-            MapData::from_pin(&pin).and_then(|data| HashMap::try_from(Map::HashMap(data)));
-        let Ok(map) = map else {
+        if let Some(found) = fenced::<[u8; 16]>(&pin) {
+            vips.extend(found.into_iter().map(|vip| IpAddr::from(Be128::from_octets(vip))));
+        } else if let Some(found) = fenced::<[u8; 4]>(&pin) {
+            // Layouts up to 2 were of IPv4 alone.
+            vips.extend(found.into_iter().map(|vip| IpAddr::V4(Ipv4Addr::from(vip))));
+        } else {
             eprintln!("{} is of another layout and was not read", pin.display());
-            continue;
-        };
-        vips.extend(
-            map.iter().flatten().filter(|(_, entry)| entry.fenced == 1).map(|(vip, _)| Ipv4Addr::from(vip)),
-        );
+        }
     }
     Ok(vips)
+}
+
+/// The keys of the fenced entries; `None` where the keys are of another kind.
+fn fenced<K: Pod>(pin: &Path) -> Option<Vec<K>> {
+    let map: Result<HashMap<MapData, K, VipEntry>, _> =
+        MapData::from_pin(pin).and_then(|data| HashMap::try_from(Map::HashMap(data)));
+    Some(map.ok()?.iter().flatten().filter(|(_, entry)| entry.fenced == 1).map(|(vip, _)| vip).collect())
 }

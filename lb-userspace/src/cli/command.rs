@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use super::{check, cleanup, reload, run, status};
+use super::{check, cleanup, flows, reload, run, status};
 use crate::config::model::DEFAULT_SOCKET;
 
 /// Exit code for a wrong command line or a wrong configuration. 0 is done, 1 is failed at run time.
@@ -26,6 +26,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show who owns the VIP and why, each backend, and what becomes of the packets
     Status(status::StatusArgs),
+    /// List the flows, with their backends and NAT ports; also while the daemon is down
+    Flows(flows::FlowsArgs),
     /// Let the daemon read its configuration again
     Reload(reload::ReloadArgs),
     /// Remove the program, pins and addresses that a stopped or killed daemon left
@@ -46,6 +48,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Flows(args) => flows::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
     }
@@ -80,6 +83,8 @@ mod tests {
             "xvip run --config /tmp/x.toml --socket /tmp/x.sock",
             "xvip check --config /tmp/x.toml --json",
             "xvip status --json --socket /tmp/x.sock",
+            "xvip flows --config /tmp/x.toml --client 10.0.0.0/8 --backend m1 --json",
+            "xvip flows --client fd00::7",
             "xvip reload --socket /tmp/x.sock",
             "xvip cleanup --config /tmp/x.toml",
         ] {
@@ -89,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_wrong_command_line_is_code_2() {
-        for line in ["xvip", "xvip walk", "xvip run --confg x"] {
+        for line in ["xvip", "xvip walk", "xvip run --confg x", "xvip flows --client 10.0.0.0/33"] {
             let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
             assert_eq!(error.exit_code(), i32::from(EXIT_USAGE), "{line}");
         }

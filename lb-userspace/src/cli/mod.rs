@@ -2,6 +2,7 @@
 pub mod check;
 pub mod cleanup;
 pub mod command;
+pub mod flows;
 pub mod reload;
 pub mod run;
 pub mod status;

@@ -53,7 +53,7 @@ impl Checks {
                 if self.running.get(&entry).is_some_and(|running| running.settings == service.health) {
                     continue;
                 }
-                let monitor = Monitor::spawn(&service.health, entry.address.into())
+                let monitor = Monitor::spawn(&service.health, entry.address)
                     .with_context(|| format!("service {:?}: checks of {}", service.name, entry.address))?;
                 let health = monitor.health();
                 tokio::spawn(follow(health.clone(), Arc::clone(&self.changed)));

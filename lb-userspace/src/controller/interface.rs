@@ -1,4 +1,4 @@
-//! The interface: what netlink says about it, its carrier, and the way to the backends.
+//! The interfaces: what netlink says about them, their carriers, and the way to the backends.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,9 @@ use tracing::{info, warn};
 use super::{Controller, DEBOUNCE, FIRST_ROUND_AT_MOST, set_problem};
 use crate::{
     config::model::{Config, Health},
-    netlink::{Link, Netlink, NetlinkEvent},
+    dataplane::AttachPoint,
+    desired::{pool_entries, unreachable_because},
+    netlink::{Link, Netlink, NetlinkEvent, NextHops},
 };
 
 /// The backends are being checked because the carrier came back.
@@ -29,7 +31,8 @@ impl Controller {
     pub(super) fn netlink_event(&mut self, event: Option<NetlinkEvent>) {
         match event {
             Some(NetlinkEvent::Link) => (self.look_at_link, self.look_at_neighbours) = (true, true),
-            Some(NetlinkEvent::Address) => {}
+            // The node's own addresses are among what the data plane knows.
+            Some(NetlinkEvent::Address) => self.look_at_link = true,
             Some(NetlinkEvent::Neighbour(address)) if self.next_hops.neighbours.contains(&address) => {
                 self.look_at_neighbours = true;
             }
@@ -44,24 +47,19 @@ impl Controller {
         self.schedule(DEBOUNCE);
     }
 
-    /// Looks at the link; starts over where it is another one now.
-    pub(super) async fn refresh_link(&mut self) {
+    /// Looks at the links; starts over where one is another one now.
+    pub(super) async fn refresh_links(&mut self) {
         if self.events.is_none() {
             self.reopen_netlink().await;
         }
         match self.netlink.links().await {
             Ok(links) if links.iter().map(|link| link.index).eq(self.netlink.indices()) => {
-                if let Some(link) = first(links) {
-                    self.link = link;
-                }
+                self.links = links;
                 set_problem(&mut self.problems.interface, None);
                 self.look_at_carrier();
             }
             Ok(_) => {
-                info!(
-                    interface = self.config.node.interface(),
-                    "the interface was made anew; starting over on it"
-                );
+                info!(interfaces = ?self.config.node.interfaces, "an interface was made anew; starting over");
                 self.start_over().await;
             }
             Err(error) => {
@@ -74,8 +72,7 @@ impl Controller {
     /// Without a carrier VRRP is in Fault. When the carrier comes back, what the checks know is out of date: VRRP stays
     /// away until they have looked again, so that a node that sees no backend does not take the VIP from one that does.
     pub(super) fn look_at_carrier(&mut self) {
-        let interface = self.config.node.interface();
-        let problem = if let Some(problem) = carrier_problem(interface, &self.link) {
+        let problem = if let Some(problem) = self.links.iter().find_map(carrier_problem) {
             self.recheck = None;
             Some(problem)
         } else if self.problems.link.is_none() {
@@ -87,7 +84,8 @@ impl Controller {
                 let by = Instant::now() + recovery_time(&self.config);
                 self.recheck = Some(Recheck { since: SystemTime::now(), by });
             }
-            Some(format!("interface {interface} is back: checking the backends first"))
+            let interfaces = self.config.node.interfaces.join(", ");
+            Some(format!("interface {interfaces} is back: checking the backends first"))
         };
         set_problem(&mut self.problems.link, problem);
     }
@@ -113,13 +111,13 @@ impl Controller {
         }
     }
 
-    /// The interface has another index: everything that was on the old one is gone with it.
+    /// An interface has another index: everything that was on the old one is gone with it.
     pub(super) async fn start_over(&mut self) {
         if !self.reopen_netlink().await {
             return;
         }
-        if let Some(link) = self.netlink.links().await.ok().and_then(first) {
-            self.link = link;
+        if let Ok(links) = self.netlink.links().await {
+            self.links = links;
         }
         set_problem(&mut self.problems.interface, None);
         self.look_at_carrier();
@@ -132,13 +130,16 @@ impl Controller {
 
     /// Looks up where frames for each backend go.
     pub(super) async fn refresh_next_hops(&mut self) {
-        let backends: BTreeSet<IpAddr> =
-            self.ids.all().map(|(_, address)| IpAddr::V4(*address.ip())).collect();
+        let backends: BTreeSet<IpAddr> = self.ids.all().map(|(_, identity)| identity.address.ip()).collect();
         match self.netlink.next_hops(&backends).await {
             Ok(next_hops) => {
-                for (backend, next_hop) in &next_hops.by_backend {
-                    if next_hop.is_unusable() && self.next_hops.by_backend.get(backend) != Some(next_hop) {
-                        warn!(%backend, ?next_hop, "XDP cannot reach this backend: it gets no new connections");
+                for entry in pool_entries(&self.config) {
+                    let of = |known: &NextHops| known.by_backend.get(&entry.address.ip()).copied();
+                    let now = of(&next_hops);
+                    if now != of(&self.next_hops)
+                        && let Some(reason) = now.and_then(|now| unreachable_because(now, &entry))
+                    {
+                        warn!(backend = %entry.address, "this backend gets no new connections: {reason}");
                     }
                 }
                 self.next_hops = next_hops;
@@ -149,9 +150,16 @@ impl Controller {
     }
 }
 
-/// The interface that VIPs are on.
-pub(super) fn first(links: Vec<Link>) -> Option<Link> {
-    links.into_iter().next()
+/// Where XDP is attached for these interfaces: each parent once.
+pub(super) fn attach_points(links: &[Link]) -> Vec<AttachPoint> {
+    let mut points: Vec<AttachPoint> = Vec::new();
+    for link in links {
+        let point = AttachPoint { if_index: link.parent, interface: link.parent_name.clone() };
+        if !points.contains(&point) {
+            points.push(point);
+        }
+    }
+    points
 }
 
 /// How long a backend that works again takes to be up at most: a check that hangs, and then `rise` that pass.
@@ -161,11 +169,35 @@ fn recovery_time(config: &Config) -> Duration {
     longest.unwrap_or_default().min(FIRST_ROUND_AT_MOST)
 }
 
-/// Why nothing can be sent or received, if so.
-fn carrier_problem(interface: &str, link: &Link) -> Option<String> {
+/// Why nothing can be sent or received by an interface, if so.
+fn carrier_problem(link: &Link) -> Option<String> {
     match (link.up, link.running) {
         (true, true) => None,
-        (true, false) => Some(format!("interface {interface} has no carrier")),
-        (false, _) => Some(format!("interface {interface} is switched off")),
+        (true, false) => Some(format!("interface {} has no carrier", link.name)),
+        (false, _) => Some(format!("interface {} is switched off", link.name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::tests::{link, vlan};
+
+    #[test]
+    fn each_parent_is_attached_to_once_and_in_order() {
+        let links = [vlan("b.100", 3, 100), link("a", 2), vlan("b.200", 3, 200)];
+        let points: Vec<_> =
+            attach_points(&links).into_iter().map(|point| (point.if_index, point.interface)).collect();
+        assert_eq!(points, [(3, "parent3".to_owned()), (2, "a".to_owned())]);
+    }
+
+    #[test]
+    fn every_interface_needs_a_carrier() {
+        let mut links = [link("a", 2), link("b", 3)];
+        assert_eq!(links.iter().find_map(carrier_problem), None);
+        links[1].running = false;
+        assert_eq!(links.iter().find_map(carrier_problem).as_deref(), Some("interface b has no carrier"));
+        links[1].up = false;
+        assert_eq!(links.iter().find_map(carrier_problem).as_deref(), Some("interface b is switched off"));
     }
 }

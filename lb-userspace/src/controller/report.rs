@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use lb_common::{
-    layout::{BackendId, MacWord},
+    layout::BackendId,
     reason::{DropReason, PassReason, TransmitReason},
 };
 use serde::Serialize;
@@ -13,6 +13,7 @@ use crate::{
     config::model::{Backend, Service, VrrpInstance},
     dataplane::{Dataplane, Tables},
     desired::{PoolEntry, service_key, vips_of},
+    netlink::Link,
     reconcile::MacText,
     status::{
         ActiveRouterStatus, BackendFlowsStatus, BackendStatus, ConfigStatus, FlowsStatus, InterfaceStatus,
@@ -25,8 +26,8 @@ impl Controller {
     pub(super) fn status(&self) -> Status {
         let tables =
             self.dataplane.as_ref().and_then(|dataplane| dataplane.observe().ok()).unwrap_or_default();
-        let attachment = self.dataplane.as_ref().and_then(Dataplane::attachment);
-        let mac = self.link.mac.or(attachment.map(|attachment| attachment.mac)).unwrap_or_default();
+        let interfaces: Vec<InterfaceStatus> =
+            self.links.iter().map(|link| self.interface_status(link)).collect();
         Status {
             node: self.config.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -38,11 +39,8 @@ impl Controller {
                 loaded_at: rfc3339(self.loaded_at),
                 last_reload_error: self.last_reload_error.clone(),
             },
-            interface: InterfaceStatus {
-                name: self.config.node.interface().to_owned(),
-                xdp_mode: attachment.map_or("none", |attachment| attachment.mode.name()).to_owned(),
-                mac: MacText(mac).to_string(),
-            },
+            interface: interfaces.first().cloned().unwrap_or_default(),
+            interfaces,
             vrrp: self.config.vrrp.iter().map(|instance| self.vrrp_status(instance)).collect(),
             services: self
                 .config
@@ -55,7 +53,22 @@ impl Controller {
                 max: self.config.flows.max,
                 established: self.census.established,
                 half_open: self.census.half_open,
+                closing: self.census.closing,
             },
+        }
+    }
+
+    fn interface_status(&self, link: &Link) -> InterfaceStatus {
+        let attachments = self.dataplane.as_ref().map_or(&[][..], Dataplane::attachments);
+        let attachment = attachments.iter().find(|attachment| attachment.if_index == link.parent);
+        let mac = link.mac.or(attachment.map(|attachment| attachment.mac)).unwrap_or_default();
+        InterfaceStatus {
+            name: link.name.clone(),
+            xdp_mode: attachment.map_or("none", |attachment| attachment.mode.name()).to_owned(),
+            mac: MacText(mac).to_string(),
+            attached_to: link.parent_name.clone(),
+            vlans: link.tags.iter().map(|tag| tag.id).collect(),
+            mtu: link.mtu,
         }
     }
 
@@ -68,8 +81,10 @@ impl Controller {
             &problems.maps,
             &problems.reconcile,
             &problems.heartbeat,
+            &problems.services,
         ];
-        own.into_iter().flatten().chain(self.routers.problems()).cloned().collect()
+        let own = own.into_iter().flatten().chain(self.routers.problems()).cloned();
+        own.chain(self.alerts.problems(std::time::Instant::now())).collect()
     }
 
     fn vrrp_status(&self, instance: &VrrpInstance) -> VrrpStatus {
@@ -115,11 +130,13 @@ impl Controller {
     }
 
     fn service_status(&self, service: &Service, tables: &Tables) -> ServiceStatus {
-        let entry = service_key(service).and_then(|key| tables.services.get(&key));
+        let entry = tables.services.get(&service_key(service));
         let mut slots: BTreeMap<BackendId, usize> = BTreeMap::new();
-        let ring = entry.filter(|entry| entry.usable > 0).and_then(|entry| tables.rings.get(&entry.ring));
+        let ring = entry.filter(|entry| entry.usable > 0).and_then(|entry| tables.rings.get(&entry.index));
         if let Some(ring) = ring {
-            for &id in ring.iter() {
+            let turns = entry.map_or(0, |entry| entry.turns as usize);
+            let part = if turns > 0 { turns } else { ring.len() };
+            for &id in ring.iter().take(part) {
                 *slots.entry(id).or_default() += 1;
             }
         }
@@ -149,6 +166,9 @@ impl Controller {
             name: backend.name.clone(),
             address: backend.address.to_string(),
             weight: backend.weight,
+            effective_weight: backend.weight,
+            max_connections: backend.max_connections,
+            local: false,
             state: "unknown".to_owned(),
             down: None,
             since: rfc3339(self.loaded_at),
@@ -157,10 +177,7 @@ impl Controller {
             next_hop: None,
             flows: BackendFlowsStatus::default(),
         };
-        let (Some(key), std::net::SocketAddr::V4(address)) = (service_key(service), backend.address) else {
-            return status;
-        };
-        let entry = PoolEntry { service: key, address };
+        let entry = PoolEntry { service: service_key(service), address: backend.address };
         if let Some(health) = self.checks.health(&entry) {
             status.state = word(&health.state);
             status.down = health.down.map(|kind| word(&kind));
@@ -169,12 +186,32 @@ impl Controller {
         }
         let Some(id) = self.ids.id(&entry) else { return status };
         status.share = share(id);
-        let mac = tables.backends.get(&id).map_or(MacWord::ZERO, |entry| entry.mac);
-        status.next_hop = (mac != MacWord::ZERO).then(|| MacText(mac.octets()).to_string());
+        if let Some(entry) = tables.backends.get(&id) {
+            let hop = &entry.hop;
+            status.next_hop = hop.is_resolved().then(|| MacText(hop.mac.octets()).to_string());
+            status.effective_weight = entry.weight;
+            status.local = entry.local != 0;
+        }
         let counters = self.dataplane.as_ref().and_then(|dataplane| dataplane.backend_counters(id).ok());
+        let counters = counters.unwrap_or_default();
+        let counted = self.census.by_backend.get(&id).copied().unwrap_or_default();
+        let figures = counted.figures;
         status.flows = BackendFlowsStatus {
-            opened: counters.map_or(0, |counters| counters.opened),
-            active: self.census.by_backend.get(&id).map_or(0, |flows| flows.active),
+            opened: counters.opened,
+            established: counters.established,
+            active: counted.active,
+            half_open: counted.half_open,
+            closing: counted.other,
+            closed: figures.closed,
+            reset: figures.reset,
+            expired: figures.expired,
+            full: counters.full,
+            refused: counters.refused,
+            unanswered: counters.unanswered,
+            packets_in: figures.packets_in,
+            bytes_in: figures.bytes_in,
+            packets_out: figures.packets_out,
+            bytes_out: figures.bytes_out,
         };
         status
     }

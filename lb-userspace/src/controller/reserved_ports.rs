@@ -1,30 +1,68 @@
-//! Which ports may not be NAT ports: a backend's reply to such a port of the VIP would look like a client's packet, or
-//! be one that the host waits for. Pure.
+//! Which ports may not be NAT ports: a backend's reply to such a port would look like a client's packet, or be one that
+//! the host waits for. Pure.
+//!
+//! There are two spaces of ports: the VIPs', and the node's own addresses' (`snat = "node"`), from which the host opens
+//! connections of its own.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+};
 
-use crate::{config::model::Config, dataplane::RESERVED_PORT_WORDS};
+use lb_common::layout::RESERVED_PORT_WORDS;
 
-/// One bit per port, as the `RESERVED_PORTS` map has it.
+use crate::config::model::Config;
+
+/// One bit per port and space, as the `RESERVED_PORTS` map has it.
 pub type PortBits = [u64; RESERVED_PORT_WORDS];
 
-/// The ports of all services, and those that the host listens on at a VIP or at every address. `tcp` and `tcp6` are the
-/// texts of `/proc/net/tcp` and `/proc/net/tcp6`; lines that are not understood are skipped.
-pub fn reserved_ports(config: &Config, vips: &[Ipv4Addr], tcp: &str, tcp6: &str) -> Box<PortBits> {
+/// The kernel's default of `net.ipv4.ip_local_port_range`.
+const LOCAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
+
+/// What the kernel tells of this network namespace, as text. Lines that are not understood are skipped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostPorts<'a> {
+    /// `/proc/net/tcp`
+    pub tcp: &'a str,
+    /// `/proc/net/tcp6`
+    pub tcp6: &'a str,
+    /// `/proc/sys/net/ipv4/ip_local_port_range`, which is that of IPv6, too.
+    pub local_range: &'a str,
+}
+
+/// Of the VIPs: the ports of all services, and those that the host listens on at a VIP or at every address. Of the node:
+/// these, whatever else the host listens on, and those that its own connections come from.
+pub fn reserved_ports(config: &Config, vips: &BTreeSet<IpAddr>, host: &HostPorts) -> Box<PortBits> {
     let mut bits = Box::new([0; RESERVED_PORT_WORDS]);
+    let (of_vips, of_node) = bits.split_at_mut(RESERVED_PORT_WORDS / 2);
     let services = config.services.iter().map(|service| service.port.get());
-    let listening = tcp.lines().chain(tcp6.lines()).filter_map(listener);
-    let listening = listening.filter(|(address, _)| address.is_unspecified() || vips.contains(address));
-    for port in services.chain(listening.map(|(_, port)| port)) {
+    let listeners = || host.tcp.lines().chain(host.tcp6.lines()).filter_map(listener);
+    let at_vips = listeners().filter(|(address, _)| address.is_unspecified() || vips.contains(address));
+    set(of_vips, services.chain(at_vips.map(|(_, port)| port)));
+    of_node.copy_from_slice(of_vips);
+    set(of_node, listeners().map(|(_, port)| port).chain(local_range(host.local_range)));
+    bits
+}
+
+fn set(bits: &mut [u64], ports: impl Iterator<Item = u16>) {
+    for port in ports {
         bits[usize::from(port >> 6)] |= 1 << (port & 63);
     }
-    bits
+}
+
+fn local_range(text: &str) -> RangeInclusive<u16> {
+    let mut ends = text.split_ascii_whitespace().map(str::parse);
+    match (ends.next(), ends.next()) {
+        (Some(Ok(first)), Some(Ok(last))) if first <= last => first..=last,
+        _ => LOCAL_PORTS,
+    }
 }
 
 /// Address and port of a line that is a listening socket; `::` counts as every address, IPv4 included.
 ///
 /// Addresses are words of four bytes printed as the machine's own numbers (Documentation/networking/proc_net_tcp.rst).
-fn listener(line: &str) -> Option<(Ipv4Addr, u16)> {
+fn listener(line: &str) -> Option<(IpAddr, u16)> {
     const TCP_LISTEN: &str = "0A";
     let mut fields = line.split_ascii_whitespace();
     let (local, state) = (fields.nth(1)?, fields.nth(1)?);
@@ -35,14 +73,14 @@ fn listener(line: &str) -> Option<(Ipv4Addr, u16)> {
     let port = u16::from_str_radix(port, 16).ok()?;
     let word = |text: &str| u32::from_str_radix(text, 16).ok().map(u32::to_ne_bytes);
     let address = match address.len() {
-        8 => Ipv4Addr::from(word(address)?),
+        8 => Ipv4Addr::from(word(address)?).into(),
         32 => {
             let mut octets = [0; 16];
             for (index, part) in octets.chunks_exact_mut(4).enumerate() {
                 part.copy_from_slice(&word(address.get(index * 8..index * 8 + 8)?)?);
             }
             let address = Ipv6Addr::from(octets);
-            if address.is_unspecified() { Ipv4Addr::UNSPECIFIED } else { address.to_ipv4_mapped()? }
+            address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)
         }
         _ => return None,
     };
@@ -65,27 +103,45 @@ mod tests {
         1: 0000000000000000FFFF00000A0010AC:192D 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 6\n   \
         2: 000080FE00000000000000000100007F:192E 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 7\n";
 
+    fn ports(bits: &[u64]) -> Vec<usize> {
+        (0..65_536).filter(|port| bits[port >> 6] & (1 << (port & 63)) != 0).collect()
+    }
+
     #[test]
     #[cfg(target_endian = "little")]
-    fn listeners_at_the_vip_or_everywhere_are_found() {
+    fn listeners_are_found_with_their_addresses() {
         let find = |text: &str| text.lines().filter_map(listener).collect::<Vec<_>>();
-        let vip = Ipv4Addr::new(172, 16, 0, 10);
+        let vip = IpAddr::from([172, 16, 0, 10]);
         assert_eq!(
             find(TCP),
-            [(Ipv4Addr::UNSPECIFIED, 22), (vip, 8080), (Ipv4Addr::new(127, 0, 0, 1), 9081)],
+            [(Ipv4Addr::UNSPECIFIED.into(), 22), (vip, 8080), (Ipv4Addr::LOCALHOST.into(), 9081)],
             "an established connection is none"
         );
-        assert_eq!(find(TCP6), [(Ipv4Addr::UNSPECIFIED, 6444), (vip, 6445)], "an IPv6 address is no VIP");
+        let v6 = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x7f00, 1);
+        assert_eq!(find(TCP6), [(Ipv6Addr::UNSPECIFIED.into(), 6444), (vip, 6445), (v6.into(), 6446)]);
     }
 
     #[test]
     #[cfg(target_endian = "little")]
     fn a_bit_is_set_for_each_of_them_and_each_service() {
-        let config = config(vec![service("api", Ipv4Addr::new(172, 16, 0, 10), &[4])]);
-        let bits = reserved_ports(&config, &[Ipv4Addr::new(172, 16, 0, 10)], TCP, TCP6);
-        let ports: Vec<usize> =
-            (0..65_536).filter(|port| bits[port >> 6] & (1 << (port & 63)) != 0).collect();
-        assert_eq!(ports, [22, 6443, 6444, 6445, 8080]);
+        let vip = Ipv4Addr::new(172, 16, 0, 10);
+        let config = config(vec![service("api", vip, &[4])]);
+        let host = HostPorts { tcp: TCP, tcp6: TCP6, local_range: "40000\t40002\n" };
+        let bits = reserved_ports(&config, &BTreeSet::from([vip.into()]), &host);
+        let (of_vips, of_node) = bits.split_at(RESERVED_PORT_WORDS / 2);
+        assert_eq!(ports(of_vips), [22, 6443, 6444, 6445, 8080]);
+        assert_eq!(ports(of_node), [22, 6443, 6444, 6445, 6446, 8080, 9081, 40_000, 40_001, 40_002]);
+
+        let v6 = IpAddr::from(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x7f00, 1));
+        let bits = reserved_ports(&config, &BTreeSet::from([v6]), &host);
+        assert!(ports(&bits[..RESERVED_PORT_WORDS / 2]).contains(&6446), "a VIP of IPv6");
+    }
+
+    #[test]
+    fn a_range_that_is_not_understood_is_the_kernel_s_default() {
+        for text in ["", "1", "x y", "40000 39999", "70000 80000"] {
+            assert_eq!(local_range(text), LOCAL_PORTS, "{text:?}");
+        }
     }
 
     #[test]

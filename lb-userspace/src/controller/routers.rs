@@ -1,6 +1,10 @@
 //! The virtual routers that run: one for each VRRP instance that has a VIP.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use tokio::sync::{Notify, watch};
 use tracing::{error, info};
@@ -60,7 +64,13 @@ impl Routers {
     pub async fn configure(&mut self, config: &Config) {
         let mut wanted: BTreeMap<String, Wanted> = BTreeMap::new();
         for instance in &config.vrrp {
-            let vips: Vec<Ipv4Addr> = super::ipv4_vips(vips_of(config, &instance.name)).collect();
+            // VRRP itself is IPv4: an IPv6 VIP goes where the instance's IPv4 VIPs are.
+            let vips: Vec<Ipv4Addr> = (vips_of(config, &instance.name).into_iter())
+                .filter_map(|(vip, _)| match vip {
+                    IpAddr::V4(vip) => Some(vip),
+                    IpAddr::V6(_) => None,
+                })
+                .collect();
             if !vips.is_empty() {
                 wanted.insert(instance.name.clone(), Wanted { instance: instance.clone(), vips });
             }

@@ -6,7 +6,10 @@ use tokio::{task::JoinHandle, time::Instant};
 use tracing::{error, info, warn};
 
 use super::Controller;
-use crate::dataplane::{Census, DataplaneError, FlowTables};
+use crate::{
+    dataplane::{Census, DataplaneError, FlowTables},
+    flows,
+};
 
 /// A sweep that runs. It gives the tables back.
 pub type Sweep = JoinHandle<Swept>;
@@ -29,9 +32,10 @@ impl Controller {
         }
         let Some(mut tables) = self.flow_tables.take() else { return };
         let (now, timeouts) = (self.flow_clock(), self.timeouts());
+        let ids = self.ids.all().map(|(id, _)| id).collect();
         self.sweeping = Some(tokio::task::spawn_blocking(move || {
             let begin = std::time::Instant::now();
-            let census = tables.sweep(now, &timeouts);
+            let census = tables.sweep(now, &timeouts, &ids);
             (tables, census, begin.elapsed())
         }));
     }
@@ -47,12 +51,18 @@ impl Controller {
         self.sweep_not_before = Instant::now() + took * 20;
         self.flow_tables = Some(tables);
         match census {
-            Ok(census) => {
-                let flows = census.by_backend.iter().map(|(&id, flows)| (id, flows.active + flows.other));
-                let flows = flows.collect();
+            Ok(mut census) => {
+                for (id, flows) in &mut census.by_backend {
+                    if let Some(before) = self.census.by_backend.get(id) {
+                        flows.figures = flows::at_least(&flows.figures, &before.figures);
+                    }
+                }
+                let flows = census.by_backend.iter().map(|(&id, flows)| (id, flows.all())).collect();
                 let grace = self.timeouts().half_open.saturating_add(1);
                 let free = self.ids.release(&flows, self.flow_clock(), grace);
                 if !free.is_empty() {
+                    // Whoever has them next begins with nothing.
+                    census.by_backend.retain(|id, _| !free.contains(id));
                     info!(?free, "backends that had left the configuration have no flow any more");
                     self.schedule(Duration::ZERO);
                 }

@@ -1,22 +1,50 @@
 //! The flow tables from user space: counting flows, and removing those that are over.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
-use aya::maps::{HashMap, Map, MapData};
-use lb_common::layout::{BackendId, FlowEntry, FlowKey, TO_BACKEND};
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+};
+use lb_common::{
+    family::Address,
+    layout::{
+        BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey, Load, MAX_BACKENDS, PulseEntry,
+        Removed, TO_BACKEND,
+    },
+    wire::{Be32, Be128},
+};
 
-use super::{DataplaneError, in_map};
-use crate::flows::{self, Timeouts};
+use super::{DataplaneError, in_map, maps_path};
+use crate::flows::{self, Flow, Phase, Timeouts};
 
 /// A walk begins anew where the entry it stands on goes away; under a flood it might never end. The most entries that
-/// both tables can have (`flows.max` is at most 16 M).
+/// both tables of a family can have (`flows.max` is at most 16 M).
 const WALK_AT_MOST: usize = 1 << 25;
 
+/// What this process removed, by backend. Only user space reads and writes it, so the object does not have it; it is
+/// pinned with the others to outlive the process.
+const TOTALS: &str = "TOTALS";
+
 /// The flow tables, for a thread of their own: walking a million flows takes seconds.
-#[derive(Debug)]
 pub struct FlowTables {
-    half_open: HashMap<MapData, FlowKey, FlowEntry>,
-    established: HashMap<MapData, FlowKey, FlowEntry>,
+    v4: FamilyTables<Be32>,
+    v6: FamilyTables<Be128>,
+    loads: Array<MapData, Load>,
+    backend_counters: PerCpuArray<MapData, BackendCounters>,
+    totals: Array<MapData, Removed>,
+}
+
+struct FamilyTables<A>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    half_open: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+    established: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
 }
 
 /// What a sweep found.
@@ -30,7 +58,7 @@ pub struct Census {
     pub half_open: u64,
     /// Flows that this sweep removed.
     pub removed: u64,
-    /// Flows of each backend, in whatever phase: its id is in use while it is here.
+    /// What there is of each backend that was asked for, or has flows in whatever phase: its id is in use then.
     pub by_backend: BTreeMap<BackendId, BackendFlows>,
 }
 
@@ -39,57 +67,141 @@ pub struct Census {
 pub struct BackendFlows {
     /// Established, neither closed nor reset.
     pub active: u64,
-    /// Half-open, closed and reset ones.
+    /// Before their handshake has completed.
+    pub half_open: u64,
+    /// Half-closed, closed and reset ones that are still remembered.
     pub other: u64,
+    /// How its flows have ended, and what all of them have carried, the living ones included.
+    pub figures: Removed,
+}
+
+impl BackendFlows {
+    /// Flows of whatever phase.
+    pub const fn all(&self) -> u64 {
+        self.active + self.half_open + self.other
+    }
 }
 
 impl FlowTables {
     /// Opens the pinned tables in the directory `maps`.
     pub(super) fn open(maps: &Path) -> Result<Self, DataplaneError> {
-        let map = |name: &'static str| {
-            MapData::from_pin(maps.join(name)).map_err(in_map(name)).map(|data| (name, data))
-        };
-        let typed = |(name, data): (&'static str, MapData), lru: bool| {
-            let map = if lru { Map::LruHashMap(data) } else { Map::HashMap(data) };
-            HashMap::try_from(map).map_err(in_map(name))
-        };
         Ok(Self {
-            half_open: typed(map("HALF_OPEN")?, true)?,
-            established: typed(map("ESTABLISHED")?, false)?,
+            v4: FamilyTables::open(maps, "HALF_OPEN4", "ESTABLISHED4")?,
+            v6: FamilyTables::open(maps, "HALF_OPEN6", "ESTABLISHED6")?,
+            loads: Array::try_from(Map::Array(pinned(maps, "LOADS")?)).map_err(in_map("LOADS"))?,
+            backend_counters: PerCpuArray::try_from(Map::PerCpuArray(pinned(maps, "BACKEND_COUNTERS")?))
+                .map_err(in_map("BACKEND_COUNTERS"))?,
+            totals: open_totals(maps)?,
         })
     }
 
-    /// Removes the flows that are over at `now` (flow clock, seconds) and counts the others.
+    /// Removes the flows that are over at `now` (flow clock, seconds), counts the others, and sets the loads of the
+    /// backends `ids` right.
     ///
     /// # Errors
     ///
     /// Where a map cannot be read; what one removal says does not matter, the entry may be gone already.
-    pub fn sweep(&mut self, now: u32, timeouts: &Timeouts) -> Result<Census, DataplaneError> {
+    pub fn sweep(
+        &mut self,
+        now: u32,
+        timeouts: &Timeouts,
+        ids: &BTreeSet<BackendId>,
+    ) -> Result<Census, DataplaneError> {
         let mut census = Census::default();
+        for &id in ids {
+            // Before the walk: a flow that the data plane removes meanwhile is then missed once, not counted twice.
+            let cpus = self.backend_counters.get(&id.into(), 0).map_err(in_map("BACKEND_COUNTERS"))?;
+            let figures = cpus.iter().fold(Removed::default(), |sum, cpu| flows::plus(&sum, &cpu.removed));
+            census.by_backend.insert(id, BackendFlows { figures, ..BackendFlows::default() });
+        }
+        let mut removed = BTreeMap::new();
+        self.v4.sweep(now, timeouts, &mut census, &mut removed)?;
+        self.v6.sweep(now, timeouts, &mut census, &mut removed)?;
+
+        for (id, removed) in removed {
+            let index = u32::from(id);
+            let total = self.totals.get(&index, 0).map_err(in_map(TOTALS))?;
+            self.totals.set(index, flows::plus(&total, &removed), 0).map_err(in_map(TOTALS))?;
+        }
+        for &id in ids {
+            let total = self.totals.get(&id.into(), 0).map_err(in_map(TOTALS))?;
+            let flows = census.by_backend.entry(id).or_default();
+            flows.figures = flows::plus(&flows.figures, &total);
+            // What the data plane counted since it was read is lost with this. The next sweep finds it.
+            let load = self.loads.get(&id.into(), 0).map_err(in_map("LOADS"))?;
+            let active = u32::try_from(flows.active).unwrap_or(u32::MAX);
+            if load.active != active {
+                self.loads.set(id.into(), Load { active, ..load }, 0).map_err(in_map("LOADS"))?;
+            }
+        }
+        Ok(census)
+    }
+}
+
+impl<A: Address> FamilyTables<A>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    fn open(maps: &Path, half_open: &'static str, established: &'static str) -> Result<Self, DataplaneError> {
+        let lru = Map::LruHashMap(pinned(maps, half_open)?);
+        let hash = Map::HashMap(pinned(maps, established)?);
+        Ok(Self {
+            half_open: HashMap::try_from(lru).map_err(in_map(half_open))?,
+            established: HashMap::try_from(hash).map_err(in_map(established))?,
+        })
+    }
+
+    fn sweep(
+        &mut self,
+        now: u32,
+        timeouts: &Timeouts,
+        census: &mut Census,
+        totals: &mut BTreeMap<BackendId, Removed>,
+    ) -> Result<(), DataplaneError> {
         let mut over = Vec::new();
         for item in self.established.iter().take(WALK_AT_MOST) {
             let (key, entry) = item.map_err(in_map("ESTABLISHED"))?;
-            let other = self.established.get(&entry.rewritten.reversed(), 0).ok();
-            if entry.direction != TO_BACKEND && other.is_some() {
+            let is_reply = entry.direction != TO_BACKEND;
+            // Whether it is half a flow need not be known yet.
+            if is_reply && entry.seen.silence(now) <= timeouts.shortest() {
+                continue;
+            }
+            let other = other_direction(&self.established, &entry);
+            if is_reply && other.is_some() {
                 continue;
             }
             let backend = census.by_backend.entry(entry.backend).or_default();
             if flows::is_over(&entry, other.as_ref(), now, timeouts) {
                 over.push((key, entry));
-            } else if flows::phase(&entry, other.as_ref()) == flows::Phase::Open {
-                census.established += 1;
-                backend.active += 1;
-            } else {
-                census.closing += 1;
-                backend.other += 1;
+                continue;
             }
+            backend.figures = flows::plus(&backend.figures, &flows::carried(&entry, other.as_ref()));
+            match flows::phase(&entry, other.as_ref()) {
+                Phase::Open => {
+                    census.established += 1;
+                    backend.active += 1;
+                    continue;
+                }
+                Phase::HalfClosed => {}
+                // What has ended counts at once, not when its time-out is over.
+                Phase::Closed => backend.figures.closed += 1,
+                Phase::Reset => backend.figures.reset += 1,
+            }
+            census.closing += 1;
+            backend.other += 1;
         }
         for (key, entry) in over {
             // The client may have opened it anew since it was read.
-            let unchanged = self.established.get(&key, 0).is_ok_and(|now| now == entry);
-            if unchanged {
+            let Ok(entry_now) = self.established.get(&key, 0) else { continue };
+            if entry_now == entry {
+                let other = other_direction(&self.established, &entry);
+                let total = totals.entry(entry.backend).or_default();
+                *total = flows::plus(total, &flows::removed(&entry, other.as_ref()));
                 let _ = self.established.remove(&key);
-                let _ = self.established.remove(&entry.rewritten.reversed());
+                if flows::has_reply(&entry) {
+                    let _ = self.established.remove(&entry.rewritten.reversed());
+                }
                 census.removed += 1;
             }
         }
@@ -101,12 +213,100 @@ impl FlowTables {
                 over.push(key);
             } else if entry.direction == TO_BACKEND {
                 census.half_open += 1;
-                census.by_backend.entry(entry.backend).or_default().other += 1;
+                census.by_backend.entry(entry.backend).or_default().half_open += 1;
             }
         }
         for key in over {
             let _ = self.half_open.remove(&key);
         }
-        Ok(census)
+        Ok(())
+    }
+}
+
+/// The other entry of a flow that has one; the entry's own key would be found otherwise.
+fn other_direction<A: Address>(
+    table: &HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+    entry: &FlowEntry<A>,
+) -> Option<FlowEntry<A>>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    if flows::has_reply(entry) { table.get(&entry.rewritten.reversed(), 0).ok() } else { None }
+}
+
+/// Opens the totals of the flows that user space removed, or makes them.
+pub(super) fn open_totals(maps: &Path) -> Result<Array<MapData, Removed>, DataplaneError> {
+    if !maps.join(TOTALS).exists() {
+        let made: Array<MapData, Removed> = Array::create(MAX_BACKENDS, 0).map_err(in_map(TOTALS))?;
+        made.pin(maps.join(TOTALS)).map_err(DataplaneError::Pin)?;
+    }
+    Array::try_from(Map::Array(pinned(maps, TOTALS)?)).map_err(in_map(TOTALS))
+}
+
+fn pinned(maps: &Path, name: &'static str) -> Result<MapData, DataplaneError> {
+    MapData::from_pin(maps.join(name)).map_err(in_map(name))
+}
+
+/// What the pinned tables have, for whoever only looks: no daemon has to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PinnedFlows {
+    /// The flows, in no order.
+    pub flows: Vec<Flow>,
+    /// The backends that they name.
+    pub backends: BTreeMap<BackendId, BackendEntry>,
+}
+
+impl PinnedFlows {
+    /// Reads the flows of an instance that `keep` wants. Nothing is changed. Flows may come and go meanwhile: one that
+    /// is promoted while it is read can be missing, or be there twice.
+    ///
+    /// # Errors
+    ///
+    /// Where there are no pinned maps, or they cannot be read.
+    pub fn read(pin_path: &Path, keep: &dyn Fn(&Flow) -> bool) -> Result<Self, DataplaneError> {
+        let maps = maps_path(pin_path);
+        let pulse: Array<MapData, PulseEntry> =
+            Array::try_from(Map::Array(pinned(&maps, "PULSE")?)).map_err(in_map("PULSE"))?;
+        let now = pulse.get(&0, 0).map_err(in_map("PULSE"))?.flow_clock;
+        let mut read = Self::default();
+        let v4: FamilyTables<Be32> = FamilyTables::open(&maps, "HALF_OPEN4", "ESTABLISHED4")?;
+        v4.read(now, keep, &mut read.flows)?;
+        let v6: FamilyTables<Be128> = FamilyTables::open(&maps, "HALF_OPEN6", "ESTABLISHED6")?;
+        v6.read(now, keep, &mut read.flows)?;
+
+        let backends: Array<MapData, BackendEntry> =
+            Array::try_from(Map::Array(pinned(&maps, "BACKENDS")?)).map_err(in_map("BACKENDS"))?;
+        let ids: BTreeSet<BackendId> = read.flows.iter().map(|flow| flow.backend).collect();
+        for id in ids {
+            let entry = backends.get(&id.into(), 0).map_err(in_map("BACKENDS"))?;
+            read.backends.insert(id, entry);
+        }
+        Ok(read)
+    }
+}
+
+impl<A: Address> FamilyTables<A>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    fn read(&self, now: u32, keep: &dyn Fn(&Flow) -> bool, to: &mut Vec<Flow>) -> Result<(), DataplaneError> {
+        for (table, name, is_half_open) in
+            [(&self.half_open, "HALF_OPEN", true), (&self.established, "ESTABLISHED", false)]
+        {
+            for item in table.iter().take(WALK_AT_MOST) {
+                let (key, entry) = item.map_err(in_map(name))?;
+                if entry.direction != TO_BACKEND {
+                    continue;
+                }
+                let other = other_direction(table, &entry);
+                let flow = Flow::new(&key, &entry, other.as_ref(), is_half_open, now);
+                if keep(&flow) {
+                    to.push(flow);
+                }
+            }
+        }
+        Ok(())
     }
 }

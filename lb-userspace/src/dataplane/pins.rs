@@ -1,6 +1,7 @@
 //! Pins on the BPF file system: what survives the controller.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     thread::sleep,
@@ -30,7 +31,7 @@ const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 /// Where something of it cannot be removed.
 pub fn cleanup(pin_path: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
     let attached = attached_programs(pin_path)?;
-    let mut removed = remove_links(pin_path, None)?;
+    let mut removed = remove_links(pin_path, &BTreeSet::new())?;
     for directory in pins_named(pin_path, "maps-v")? {
         removed.extend(remove_pin_directory(&directory)?);
     }
@@ -109,10 +110,10 @@ fn pins_named(pins: &Path, prefix: &str) -> Result<Vec<PathBuf>, DataplaneError>
     Ok(found)
 }
 
-/// Removes the pinned links, but for one. A link without a pin and without a holder detaches its program.
-pub fn remove_links(pins: &Path, keep: Option<&Path>) -> Result<Vec<PathBuf>, DataplaneError> {
+/// Removes the pinned links, but for some. A link without a pin and without a holder detaches its program.
+pub fn remove_links(pins: &Path, keep: &BTreeSet<PathBuf>) -> Result<Vec<PathBuf>, DataplaneError> {
     let links: Vec<PathBuf> =
-        pins_named(pins, "link-")?.into_iter().filter(|link| Some(link.as_path()) != keep).collect();
+        pins_named(pins, "link-")?.into_iter().filter(|link| !keep.contains(link)).collect();
     for link in &links {
         fs::remove_file(link).map_err(at(link))?;
     }

@@ -1,12 +1,14 @@
-use std::num::{NonZeroU8, NonZeroU16};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
+    num::{NonZeroU8, NonZeroU16},
+};
 
 use proptest::{collection, prelude::*};
 
 use super::*;
 use crate::{
     config::model::{
-        Backend, Balance, Check, Flows, Health, LocalClients, Mode, Node, OnAllFull, Snat, Vip, VrrpChecksum,
-        VrrpInstance, VrrpVersion, XdpMode,
+        Check, Flows, Health, LocalClients, Node, Vip, VrrpChecksum, VrrpInstance, VrrpVersion, XdpMode,
     },
     reconcile::{Observed, diff},
 };
@@ -15,9 +17,52 @@ const VIP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 10);
 const NOBODY: [u8; 0] = [];
 const NO_IDS: [BackendId; 0] = [];
 const MAC: Mac = [2, 0, 0, 0, 0, 9];
+/// Index of the usual link.
+const LINK: u32 = 2;
+const OWN: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
+const OWN6: Ipv6Addr = Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, 2);
+const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, 10);
 
 fn address(host: u8) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::new(172, 16, 0, host), 6443)
+}
+
+fn address6(host: u8) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, host.into()).into(), 6443)
+}
+
+/// The last byte.
+fn host(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => address.octets()[15],
+    }
+}
+
+/// An ordinary interface with addresses of both families.
+pub(crate) fn link(name: &str, index: u32) -> Link {
+    Link {
+        name: name.into(),
+        index,
+        mac: Some(MAC),
+        up: true,
+        running: true,
+        mtu: 1500,
+        parent: index,
+        parent_name: name.into(),
+        tags: Vec::new(),
+        addresses: vec![OWN.into(), OWN6.into()],
+    }
+}
+
+/// A VLAN sub-interface on `parent`, whose index is no other's.
+pub(crate) fn vlan(name: &str, parent: u32, id: u16) -> Link {
+    Link {
+        parent,
+        parent_name: format!("parent{parent}"),
+        tags: vec![VlanTag { protocol: 0x8100, id }],
+        ..link(name, 1000 + u32::from(id))
+    }
 }
 
 /// A service with a backend per host of 172.16.0.0/24, in the instance `main`.
@@ -92,7 +137,10 @@ pub(crate) fn config(services: Vec<Service>) -> Config {
 /// A controller without I/O: what it remembers, and kernel tables that do what they are told.
 struct World {
     config: Config,
+    links: Vec<Link>,
     health: BTreeMap<PoolEntry, HealthState>,
+    slow_starts: BTreeMap<PoolEntry, SlowStart>,
+    now: Instant,
     active: BTreeMap<String, u64>,
     next_hops: BTreeMap<IpAddr, NextHop>,
     ids: BackendIds,
@@ -103,11 +151,14 @@ struct World {
 impl World {
     fn new(config: Config) -> Self {
         let next_hops = (pool_entries(&config).iter())
-            .map(|entry| ((*entry.address.ip()).into(), by([2, 0, 0, 0, 1, entry.address.ip().octets()[3]])))
+            .map(|entry| (entry.address.ip(), by([2, 0, 0, 0, 1, host(entry.address.ip())])))
             .collect();
         Self {
             config,
+            links: vec![link("eth0", LINK)],
             health: BTreeMap::new(),
+            slow_starts: BTreeMap::new(),
+            now: Instant::now(),
             active: BTreeMap::new(),
             next_hops,
             ids: BackendIds::default(),
@@ -118,7 +169,7 @@ impl World {
 
     fn health(&mut self, state: HealthState, hosts: &[u8]) -> &mut Self {
         for entry in pool_entries(&self.config) {
-            if hosts.contains(&entry.address.ip().octets()[3]) {
+            if hosts.contains(&host(entry.address.ip())) {
                 self.health.insert(entry, state);
             }
         }
@@ -129,10 +180,12 @@ impl World {
         assert_eq!(self.ids.assign(&pool_entries(&self.config), 0), []);
         let inputs = Inputs {
             config: &self.config,
-            mac: MAC,
+            links: &self.links,
             lease: Duration::from_secs(1),
             half_open_timeout: Duration::from_secs(30),
             health: &self.health,
+            slow_starts: &self.slow_starts,
+            now: self.now,
             active: &self.active,
             next_hops: &self.next_hops,
             ids: &self.ids,
@@ -149,10 +202,28 @@ impl World {
     }
 
     fn hosts(&self, service: usize) -> Vec<u8> {
-        let key = service_key(&self.config.services[service]).expect("IPv4");
-        let ids = ring_members(&self.kernel, key);
-        assert_eq!(ids.len() as u32, self.kernel.services[&key].usable);
-        ids.iter().map(|id| self.kernel.backends[id].address.octets()[3]).collect()
+        let key = service_key(&self.config.services[service]);
+        let entry = self.kernel.services[&key];
+        let ids = members_of(&self.kernel, key);
+        assert_eq!(ids.len() as u32, entry.usable);
+        if entry.usable > 0 {
+            let in_ring: BTreeSet<BackendId> = self.kernel.rings[&entry.index].iter().copied().collect();
+            assert_eq!(in_ring, ids, "the table and the list of members are of the same backends");
+        }
+        ids.iter().map(|id| host(self.kernel.backends[id].address.into())).collect()
+    }
+
+    /// The entry of the first service.
+    fn service(&mut self) -> ServiceEntry {
+        let key = service_key(&self.config.services[0]);
+        self.desired().tables.services[&key]
+    }
+
+    /// The entry of the first service's backend.
+    fn backend(&mut self, index: usize) -> BackendEntry {
+        let desired = self.desired();
+        let entry = pool_entries(&self.config)[index];
+        desired.tables.backends[&self.ids.id(&entry).expect("assigned")]
     }
 }
 
@@ -169,7 +240,7 @@ fn the_backends_that_are_up_form_the_table() {
     assert_eq!(world.health(Up, &[4, 6]).health(Down, &[5]).reconcile(), [4, 6]);
     assert_eq!(world.health(Up, &[5]).reconcile(), [4, 5, 6]);
     assert_eq!(world.health(Down, &[4, 5, 6]).reconcile(), NOBODY);
-    let backends: Vec<_> = world.kernel.backends.values().map(|entry| entry.address.octets()[3]).collect();
+    let backends: Vec<_> = world.kernel.backends.values().map(|entry| host(entry.address.into())).collect();
     assert_eq!(backends, [4, 5, 6], "those that are down still have flows");
 }
 
@@ -202,14 +273,14 @@ fn an_adopted_data_plane_goes_on_until_results_are_in() {
 #[test]
 fn a_backend_is_used_once_its_next_hop_is_known_and_keeps_it() {
     let mut world = World::new(config(vec![service("api", VIP, &[4, 5])]));
-    let host = (*address(5).ip()).into();
+    let host = IpAddr::V4(*address(5).ip());
     world.next_hops.insert(host, NextHop::Unresolved);
     assert_eq!(world.health(Up, &[4, 5]).reconcile(), [4]);
     world.next_hops.insert(host, by([2; 6]));
     assert_eq!(world.reconcile(), [4, 5]);
     world.next_hops.insert(host, NextHop::Unresolved);
     assert_eq!(world.reconcile(), [4, 5], "an old next hop is better than none");
-    world.next_hops.insert(host, NextHop::Local);
+    world.next_hops.insert(host, NextHop::OtherInterface);
     assert_eq!(world.reconcile(), [4]);
 }
 
@@ -225,12 +296,12 @@ fn the_address_follows_the_active_instance() {
     let mut world = World::new(config(vec![service("api", VIP, &[4])]));
     let backup = world.desired();
     assert_eq!(backup.addresses, BTreeSet::new());
-    assert_eq!(backup.tables.vips[&VIP], VipEntry { fenced: 1 });
-    assert!(backup.node.may_be_vip(VIP.into()), "a backup forwards what reaches it");
+    assert_eq!(backup.tables.vips[&VIP.into()], VipEntry { fenced: 1 });
+    assert!(backup.node.may_be_vip(Be32::from(VIP)), "a backup forwards what reaches it");
     world.active.insert("main".into(), 3);
     let active = world.desired();
     assert_eq!(active.addresses, BTreeSet::from([(VIP.into(), 24)]));
-    assert_eq!(active.announce, BTreeMap::from([(VIP, 3)]));
+    assert_eq!(active.announce, BTreeMap::from([(VIP.into(), 3)]));
 }
 
 #[test]
@@ -240,13 +311,15 @@ fn a_vip_without_an_instance_is_never_ours() {
     world.active.insert("main".into(), 1);
     let desired = world.desired();
     assert!(desired.addresses.is_empty() && desired.announce.is_empty());
-    assert_eq!(desired.tables.vips[&VIP], VipEntry { fenced: 0 });
+    assert_eq!(desired.tables.vips[&VIP.into()], VipEntry { fenced: 0 });
 }
 
 #[test]
 fn the_node_s_entry_says_what_the_configuration_says() {
     let node = World::new(config(vec![service("api", VIP, &[4])])).desired().node;
-    assert_eq!((node.mac, node.lease_ns), (MacWord::new(MAC), 1_000_000_000));
+    assert_eq!((node.macs[0], node.macs[1]), (MacWord::new(MAC), MacWord::ZERO));
+    assert_eq!(node.lease_ns, 1_000_000_000);
+    assert_eq!((node.v4, node.v6), (OWN.into(), OWN6.into()));
     assert_eq!((node.idle_timeout, node.half_open_timeout), (3600, 30));
 }
 
@@ -298,19 +371,280 @@ fn an_id_is_never_given_to_another_backend_while_it_drains() {
     world.config = config(vec![service("api", VIP, &[5])]);
     world.next_hops.insert((*address(5).ip()).into(), by([2; 6]));
     world.reconcile();
-    let addresses: Vec<u8> = world.kernel.backends.values().map(|entry| entry.address.octets()[3]).collect();
+    let addresses: Vec<u8> = world.kernel.backends.values().map(|entry| host(entry.address.into())).collect();
     assert_eq!(addresses, [4, 5]);
 }
 
 #[test]
 fn when_ids_run_out_the_rest_is_refused_by_name() {
-    let key = ServiceKey::new(VIP.into(), Be16::new(1));
-    let entry =
-        |n: u32| PoolEntry { service: key, address: SocketAddrV4::new(Ipv4Addr::from(0x0a00_0000 + n), 1) };
+    let key = ServiceKey::new(IpAddr::V4(VIP).into(), Be16::new(1));
+    let entry = |n: u32| PoolEntry {
+        service: key,
+        address: SocketAddr::new(Ipv4Addr::from(0x0a00_0000 + n).into(), 1),
+    };
     let wanted: Vec<_> = (0..MAX_BACKENDS + 1).map(entry).collect();
     let mut ids = BackendIds::default();
     assert_eq!(ids.assign(&wanted, 0), [entry(MAX_BACKENDS)]);
     assert_eq!(ids.all().count(), MAX_BACKENDS as usize);
+}
+
+#[test]
+fn both_families_side_by_side() {
+    let mut api6 = service("api6", VIP, &[]);
+    api6.vip = Vip { address: VIP6.into(), prefix_len: 64 };
+    api6.backends = service("api", VIP, &[4, 5]).backends;
+    (4..).zip(&mut api6.backends).for_each(|(host, backend)| backend.address = address6(host));
+    let mut world = World::new(config(vec![service("api", VIP, &[4, 5]), api6]));
+    world.active.insert("main".into(), 1);
+    world.health(Up, &[4, 5]).reconcile();
+    assert_eq!((world.hosts(0), world.hosts(1)), (vec![4, 5], vec![4, 5]));
+    let desired = world.desired();
+    assert_eq!(desired.addresses, BTreeSet::from([(VIP.into(), 24), (VIP6.into(), 64)]));
+    assert_eq!(desired.announce, BTreeMap::from([(VIP.into(), 1), (VIP6.into(), 1)]));
+    assert!(desired.node.may_be_vip(Be32::from(VIP)) && desired.node.may_be_vip(Be128::from(VIP6)));
+    let key = service_key(&world.config.services[1]);
+    assert_eq!(desired.tables.services[&key].snat, VIP6.into(), "backends see the VIP");
+    let backends: BTreeSet<IpAddr> =
+        desired.tables.backends.values().map(|entry| entry.address.into()).collect();
+    assert!(backends.contains(&address6(4).ip()) && backends.contains(&address(4).ip().to_owned().into()));
+    // A successor finds them all again.
+    let before = world.ids.assigned.clone();
+    world.ids = BackendIds::adopt(&world.kernel, 0);
+    world.reconcile();
+    assert_eq!(world.ids.assigned, before);
+}
+
+#[test]
+fn the_entry_of_a_service_says_what_the_configuration_says() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4, 5])]));
+    let plain = world.service();
+    assert_eq!((plain.mode, plain.balance, plain.flags), (MODE_NAT, BALANCE_MAGLEV, 0));
+    assert_eq!((plain.snat, plain.source_rate, plain.turns), (IpAddr::V4(VIP).into(), 0, 0));
+
+    let service = &mut world.config.services[0];
+    service.mode = Mode::DsrL2;
+    service.balance = Balance::LeastConnections;
+    service.on_all_full = OnAllFull::Drop;
+    service.allow = vec![Prefix { address: [10, 0, 0, 0].into(), len: 8 }];
+    (service.new_connections_per_source, service.new_connections_burst) = (20, 40);
+    service.backends[1].max_connections = 500;
+    let special = world.service();
+    assert_eq!((special.mode, special.balance), (MODE_DSR_L2, BALANCE_LEAST_CONNECTIONS));
+    assert_eq!(special.flags, SERVICE_DROPS_WHEN_FULL | SERVICE_HAS_ALLOW_LIST | SERVICE_HAS_LIMITS);
+    assert_eq!((special.source_rate, special.source_burst), (20, 40));
+    assert_eq!(special.snat, Be128::default(), "the backend sees the client");
+    assert_eq!(world.backend(1).max_connections, 500);
+    world.config.services[0].mode = Mode::DsrIpip;
+    assert_eq!(world.service().mode, MODE_DSR_IPIP);
+}
+
+#[test]
+fn the_allow_list_is_matched_after_the_service() {
+    let mut world =
+        World::new(config(vec![service("a", VIP, &[4]), service("b", [172, 16, 0, 11].into(), &[4])]));
+    world.config.services[1].allow = vec![
+        Prefix { address: [10, 0, 0, 0].into(), len: 8 },
+        Prefix { address: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0).into(), len: 8 },
+    ];
+    let key = |address: IpAddr| AllowedKey { service: Be32::new(1), source: address.into() };
+    assert_eq!(
+        world.desired().tables.allowed,
+        BTreeSet::from([
+            (key([10, 0, 0, 0].into()), 32 + 96 + 8),
+            (key(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0).into()), 32 + 8),
+        ])
+    );
+}
+
+#[test]
+fn round_robin_takes_turns_by_weight() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4, 5])]));
+    world.config.services[0].balance = Balance::RoundRobin;
+    world.config.services[0].backends[0].weight = 200;
+    world.health(Up, &[4, 5]).reconcile();
+    let entry = world.service();
+    assert_eq!(entry.balance, BALANCE_ROUND_ROBIN);
+    assert!(entry.turns > 0 && entry.turns.is_multiple_of(3), "{}", entry.turns);
+    let first: Vec<u8> = (world.kernel.rings[&entry.index].iter().take(3))
+        .map(|id| host(world.kernel.backends[id].address.into()))
+        .collect();
+    assert_eq!(first.iter().filter(|host| **host == 4).count(), 2);
+    // The same members in another balance are another table.
+    world.config.services[0].balance = Balance::Maglev;
+    assert_eq!(world.service().turns, 0);
+}
+
+#[test]
+fn members_are_in_the_order_of_their_addresses_whatever_the_file_s() {
+    let lists = [[4, 5, 6], [6, 4, 5]].map(|hosts| {
+        let mut world = World::new(config(vec![service("api", VIP, &hosts)]));
+        world.health(Up, &[4, 5, 6]).reconcile();
+        let members = world.kernel.members[&0];
+        let ids = members.ids[..members.count as usize].iter();
+        ids.map(|id| host(world.kernel.backends[id].address.into())).collect::<Vec<_>>()
+    });
+    assert_eq!(lists, [[4, 5, 6], [4, 5, 6]]);
+}
+
+#[test]
+fn of_too_many_backends_the_first_are_used_and_it_is_said() {
+    let hosts: Vec<u8> = (0..=255).collect();
+    let mut world = World::new(config(vec![service("api", VIP, &hosts)]));
+    let mut more = service("api", VIP, &[1]).backends.remove(0);
+    more.address = SocketAddr::new([172, 16, 1, 1].into(), 6443);
+    world.next_hops.insert(more.address.ip(), by([2; 6]));
+    world.config.services[0].backends.insert(0, more);
+    world.health(Up, &hosts);
+    let desired = world.desired();
+    assert_eq!(world.service().usable as usize, MAX_MEMBERS);
+    assert!(
+        matches!(&desired.problems[..], [only] if only.contains("257 backends")),
+        "{:?}",
+        desired.problems
+    );
+    world.reconcile();
+    assert_eq!(world.hosts(0).len(), MAX_MEMBERS);
+}
+
+#[test]
+fn with_snat_node_the_node_s_own_address_is_waited_for() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4])]));
+    world.health(Up, &[4]);
+    assert!(!world.desired().node.may_be_vip(Be32::from(OWN)), "nothing is for the node itself");
+    world.config.services[0].snat = Snat::Node;
+    let entry = world.service();
+    assert_eq!((entry.snat, entry.flags, entry.usable), (IpAddr::V4(OWN).into(), SERVICE_SNAT_NODE, 1));
+    assert!(world.desired().node.may_be_vip(Be32::from(OWN)));
+
+    // A VIP that is on the interface is not the node's own.
+    world.links[0].addresses = vec![VIP.into(), OWN6.into()];
+    let desired = world.desired();
+    let entry = desired.tables.services[&service_key(&world.config.services[0])];
+    assert_eq!((entry.usable, entry.snat), (0, Be128::default()));
+    assert!(matches!(&desired.problems[..], [only] if only.contains("IPv4 address of its own")));
+    assert_eq!(desired.node.v4, Be32::new(0));
+}
+
+#[test]
+fn tunnels_and_narrow_links_have_an_mtu() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4])]));
+    assert_eq!(world.backend(0).mtu, 0, "whatever came in fits");
+    world.config.services[0].mode = Mode::DsrIpip;
+    assert_eq!(world.backend(0).mtu, 1500);
+    assert!(
+        world.desired().node.may_be_vip(Be32::from(OWN)),
+        "errors about tunnelled packets are for the node"
+    );
+    // Draining, its flows still go through the tunnel.
+    world.reconcile();
+    let id = world.ids.id(&pool_entries(&world.config)[0]).expect("assigned");
+    world.config.services[0].backends.clear();
+    assert_eq!(world.desired().tables.backends[&id].mtu, 1500);
+
+    let mut world = World::new(config(vec![service("api", VIP, &[4])]));
+    world.links.push(Link { mtu: 9000, ..link("eth1", 3) });
+    assert_eq!(world.backend(0).mtu, 1500, "clients may come by the wider one");
+}
+
+#[test]
+fn a_hop_leaves_by_its_link_with_the_link_s_tags() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4])]));
+    let hop = world.backend(0).hop;
+    assert_eq!((hop.mac, hop.source), (MacWord::new([2, 0, 0, 0, 1, 4]), MacWord::new(MAC)));
+    assert_eq!((hop.if_index, hop.outer, hop.flags), (LINK, TagWord::NONE, HOP_KEEPS_TAGS));
+    let node = world.desired().node;
+    assert!(node.untagged == 1 && node.takes_vlan(7) && node.takes_vlan(4094), "a trunk's tags are kept");
+
+    // The second of two links, a VLAN in a VLAN.
+    let other = [2, 0, 0, 0, 0, 8];
+    let mut double = vlan("eth1.5.7", 3, 5);
+    double.tags.push(VlanTag { protocol: 0x8100, id: 7 });
+    double.tags[0].protocol = 0x88a8;
+    double.mac = Some(other);
+    world.links.push(double);
+    world.next_hops.insert((*address(4).ip()).into(), NextHop::Mac { mac: [2; 6], link: 1 });
+    let hop = world.backend(0).hop;
+    assert_eq!((hop.mac, hop.source, hop.if_index), (MacWord::new([2; 6]), MacWord::new(other), 3));
+    assert_eq!((hop.outer.octets(), hop.inner.octets()), ([0x88, 0xa8, 0, 5], [0x81, 0, 0, 7]));
+    assert_eq!(hop.flags, 0);
+    let node = world.desired().node;
+    assert!(node.is_own_mac(MacWord::new(MAC)) && node.is_own_mac(MacWord::new(other)));
+    assert!(node.untagged == 1 && node.takes_vlan(9), "the first link is no VLAN's parent");
+}
+
+#[test]
+fn a_sub_interface_s_frames_have_its_tag_alone() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4])]));
+    world.links = vec![vlan("bond0.100", 3, 100)];
+    let node = world.desired().node;
+    assert_eq!(node.untagged, 0);
+    assert!(node.takes_vlan(100) && !node.takes_vlan(0) && !node.takes_vlan(101));
+    assert_eq!(world.backend(0).hop.if_index, 3, "XDP is on the parent");
+
+    world.links.push(link("bond0", 3));
+    let node = world.desired().node;
+    assert!(node.untagged == 1 && node.takes_vlan(100) && !node.takes_vlan(101), "tags say whose a frame is");
+    world.next_hops.insert((*address(4).ip()).into(), NextHop::Mac { mac: [2; 6], link: 1 });
+    assert_eq!(world.backend(0).hop.flags, 0, "so they are not kept either");
+}
+
+#[test]
+fn an_old_next_hop_on_an_interface_that_is_gone_is_none() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4])]));
+    assert_eq!(world.health(Up, &[4]).reconcile(), [4]);
+    world.next_hops.clear();
+    assert_eq!(world.reconcile(), [4]);
+    world.links = vec![link("eth0", LINK + 1)];
+    assert_eq!(world.reconcile(), NOBODY);
+}
+
+#[test]
+fn this_very_node_is_a_backend_like_any_other() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4, 5])]));
+    world.health(Up, &[4, 5]).reconcile();
+    let remote = world.kernel.rings[&0].clone();
+    let ip: IpAddr = (*address(5).ip()).into();
+    world.next_hops.insert(ip, NextHop::Local);
+    world.kernel.rings.clear();
+    assert_eq!(world.reconcile(), [4, 5]);
+    assert_eq!(world.kernel.rings[&0], remote, "every node has the same table");
+    let entry = world.backend(1);
+    assert_eq!((entry.local, entry.hop), (1, Hop::NONE));
+    assert_eq!(unreachable_because(NextHop::Local, &pool_entries(&world.config)[1]), None);
+
+    // On another port the host would not know what to do with it.
+    world.config.services[0].port = NonZeroU16::new(443).expect("not 0");
+    world.ids = BackendIds::default();
+    world.kernel = Tables::default();
+    assert_eq!(world.health(Up, &[4, 5]).reconcile(), [4]);
+    let reason = unreachable_because(NextHop::Local, &pool_entries(&world.config)[1]);
+    assert!(reason.is_some_and(|reason| reason.contains("same port")), "{reason:?}");
+}
+
+#[test]
+fn a_backend_that_has_recovered_grows_into_its_weight() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4, 5])]));
+    world.health(Up, &[4, 5]).reconcile();
+    let entry = pool_entries(&world.config)[1];
+    let begin = world.now;
+    let length = Duration::from_secs(90);
+    let mut start = SlowStart::default();
+    start.observe(Down, length, begin);
+    start.observe(Up, length, begin);
+    world.slow_starts.insert(entry, start);
+    let mut tables = BTreeSet::new();
+    let mut weights = Vec::new();
+    for second in 0..=100 {
+        world.now = begin + Duration::from_secs(second);
+        world.reconcile();
+        let id = world.ids.id(&entry).expect("assigned");
+        tables.insert(world.kernel.rings[&0].iter().filter(|slot| **slot == id).count());
+        weights.push(world.kernel.backends[&id].weight);
+    }
+    assert_eq!((weights[0], weights[100]), (10, 100));
+    assert!(weights.is_sorted());
+    assert_eq!(tables.len(), 10, "each step is a table");
+    assert_eq!(world.backend(0).weight, 100, "nobody else is touched");
 }
 
 /// A reload, a change of health, or flows that end.
@@ -381,9 +715,9 @@ proptest! {
             }
             world.kernel = wanted.tables.clone();
             for service in &world.config.services {
-                let key = service_key(service).expect("IPv4");
+                let key = service_key(service);
                 let own: BTreeSet<BackendId> = pool(service).filter_map(|entry| world.ids.id(&entry)).collect();
-                prop_assert!(ring_members(&world.kernel, key).is_subset(&own));
+                prop_assert!(members_of(&world.kernel, key).is_subset(&own));
             }
             let observed = Observed {
                 tables: world.kernel.clone(),

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use comfy_table::{Table, presets};
 
-use super::{BackendStatus, ServiceStatus, Status, VrrpStatus};
+use super::{BackendStatus, InterfaceStatus, ServiceStatus, Status, VrrpStatus};
 
 /// How the tables look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +34,16 @@ fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
         writeln!(out, "problem: the last reload changed nothing: {error}")?;
     }
     let uptime = humantime::format_duration(Duration::from_secs(status.uptime_seconds));
+    let interfaces = if status.interfaces.is_empty() {
+        interface(&status.interface)
+    } else {
+        status.interfaces.iter().map(interface).collect::<Vec<_>>().join(", ")
+    };
     writeln!(
         out,
-        "node {}, xvip {}, up {uptime}, {} (XDP {}, {}), {} loaded {}",
+        "node {}, xvip {}, up {uptime}, {interfaces}, {} loaded {}",
         status.node,
         status.version,
-        status.interface.name,
-        status.interface.xdp_mode,
-        status.interface.mac,
         status.config.path.display(),
         status.config.loaded_at,
     )?;
@@ -54,8 +56,8 @@ fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
     let flows = &status.flows;
     writeln!(
         out,
-        "flows: {} established, {} half-open, at most {}",
-        flows.established, flows.half_open, flows.max
+        "flows: {} established, {} half-open, {} closing, at most {}",
+        flows.established, flows.half_open, flows.closing, flows.max
     )?;
     let mut packets = new_table(look);
     packets.set_header(["packets", "reason", "count"]);
@@ -75,6 +77,15 @@ fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
     Ok(())
 }
 
+fn interface(interface: &InterfaceStatus) -> String {
+    let InterfaceStatus { name, xdp_mode, mac, attached_to, .. } = interface;
+    if attached_to.is_empty() || attached_to == name {
+        format!("{name} (XDP {xdp_mode}, {mac})")
+    } else {
+        format!("{name} (XDP {xdp_mode} at {attached_to}, {mac})")
+    }
+}
+
 fn ownership(vrrp: &VrrpStatus) -> String {
     let vips = vrrp.vips.join(", ");
     let owner = match (vrrp.state.as_str(), &vrrp.active_router) {
@@ -91,10 +102,9 @@ fn ownership(vrrp: &VrrpStatus) -> String {
 fn write_service(out: &mut String, service: &ServiceStatus, look: Look) -> std::fmt::Result {
     writeln!(
         out,
-        "service {}: {}:{} ({}, {}), {} of {} backends usable",
+        "service {}: {} ({}, {}), {} of {} backends usable",
         service.name,
-        service.vip,
-        service.port,
+        at_port(&service.vip, service.port),
         service.mode,
         service.balance,
         service.usable,
@@ -102,7 +112,22 @@ fn write_service(out: &mut String, service: &ServiceStatus, look: Look) -> std::
     )?;
     let mut table = new_table(look);
     table.set_header([
-        "backend", "address", "weight", "state", "since", "reason", "share", "next hop", "opened", "active",
+        "backend",
+        "address",
+        "weight",
+        "state",
+        "since",
+        "reason",
+        "share",
+        "next hop",
+        "opened",
+        "active",
+        "closed",
+        "reset",
+        "full",
+        "packets in/out",
+        "bytes in",
+        "bytes out",
     ]);
     for backend in &service.backends {
         table.add_row(row(backend));
@@ -110,26 +135,62 @@ fn write_service(out: &mut String, service: &ServiceStatus, look: Look) -> std::
     writeln!(out, "{}", trimmed(&table))
 }
 
-fn row(backend: &BackendStatus) -> [String; 10] {
+/// An IPv6 address in brackets.
+fn at_port(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+fn row(backend: &BackendStatus) -> [String; 16] {
     let state = match &backend.down {
         Some(kind) => format!("{} ({kind})", backend.state),
         None => backend.state.clone(),
     };
+    let weight = if backend.effective_weight == backend.weight {
+        backend.weight.to_string()
+    } else {
+        format!("{} of {}", backend.effective_weight, backend.weight)
+    };
+    let next_hop = if backend.local { Some("this node".to_owned()) } else { backend.next_hop.clone() };
+    let flows = &backend.flows;
     [
         backend.name.clone(),
         backend.address.clone(),
-        backend.weight.to_string(),
+        weight,
         state,
         backend.since.clone(),
         backend.reason.clone(),
         format!("{:.1} %", backend.share * 100.0),
-        backend.next_hop.clone().unwrap_or_else(|| "-".to_owned()),
-        backend.flows.opened.to_string(),
-        backend.flows.active.to_string(),
+        next_hop.unwrap_or_else(|| "-".to_owned()),
+        flows.opened.to_string(),
+        match backend.max_connections {
+            0 => flows.active.to_string(),
+            limit => format!("{} of {limit}", flows.active),
+        },
+        flows.closed.to_string(),
+        flows.reset.to_string(),
+        flows.full.to_string(),
+        format!("{}/{}", flows.packets_in, flows.packets_out),
+        amount(flows.bytes_in),
+        amount(flows.bytes_out),
     ]
 }
 
-fn new_table(look: Look) -> Table {
+/// A number of bytes as people read it; `--json` has it exactly.
+pub(crate) fn amount(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut unit = 0;
+    let mut left = bytes as f64 / 1024.0;
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    while left >= 1023.95 && unit + 1 < UNITS.len() {
+        left /= 1024.0;
+        unit += 1;
+    }
+    format!("{left:.1} {}", UNITS[unit])
+}
+
+pub(crate) fn new_table(look: Look) -> Table {
     let mut table = Table::new();
     table.load_style(match look {
         Look::Terminal => presets::UTF8_FULL_CONDENSED,
@@ -139,7 +200,7 @@ fn new_table(look: Look) -> Table {
 }
 
 /// The table without blanks at the ends of its lines.
-fn trimmed(table: &Table) -> String {
+pub(crate) fn trimmed(table: &Table) -> String {
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
@@ -162,7 +223,18 @@ mod tests {
             reason: "status 200".into(),
             share: if down.is_some() { 0.0 } else { 1.0 },
             next_hop: down.is_none().then(|| "02:00:00:00:00:04".into()),
-            flows: BackendFlowsStatus { opened: 12, active: 3 },
+            effective_weight: 100,
+            max_connections: 0,
+            local: false,
+            flows: BackendFlowsStatus { opened: 12, active: 3, bytes_out: 5 << 20, ..Default::default() },
+        };
+        let interface = InterfaceStatus {
+            name: "eth0".into(),
+            xdp_mode: "native".into(),
+            mac: "02:00:00:00:00:02".into(),
+            attached_to: "eth0".into(),
+            vlans: Vec::new(),
+            mtu: 1500,
         };
         Status {
             node: "lb1".into(),
@@ -175,11 +247,8 @@ mod tests {
                 loaded_at: since.clone(),
                 last_reload_error: None,
             },
-            interface: InterfaceStatus {
-                name: "eth0".into(),
-                xdp_mode: "native".into(),
-                mac: "02:00:00:00:00:02".into(),
-            },
+            interface: interface.clone(),
+            interfaces: vec![interface],
             vrrp: vec![VrrpStatus {
                 name: "main".into(),
                 state: "active".into(),
@@ -208,7 +277,7 @@ mod tests {
                 dropped: [("fragment".to_owned(), 7)].into(),
                 transmitted: [("to-backend".to_owned(), 42)].into(),
             },
-            flows: FlowsStatus { max: 1024, established: 3, half_open: 0 },
+            flows: FlowsStatus { max: 1024, established: 3, half_open: 0, closing: 2 },
         }
     }
 
@@ -255,11 +324,73 @@ mod tests {
     }
 
     #[test]
+    fn every_interface_says_where_xdp_is() {
+        let mut status = status();
+        let vlan = InterfaceStatus {
+            name: "bond0.100".into(),
+            attached_to: "bond0".into(),
+            vlans: vec![100],
+            xdp_mode: "generic".into(),
+            ..status.interface.clone()
+        };
+        status.interfaces.push(vlan);
+        let text = render(&status, Look::Plain);
+        assert!(
+            text.contains("eth0 (XDP native, 02:00:00:00:00:02), bond0.100 (XDP generic at bond0, "),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_backend_shows_what_is_special_about_it() {
+        let mut status = status();
+        let service = &mut status.services[0];
+        service.vip = "fd00::10".into();
+        let backend = &mut service.backends[0];
+        (backend.effective_weight, backend.max_connections, backend.local) = (10, 500, true);
+        let text = render(&status, Look::Plain);
+        assert!(text.contains("service api: [fd00::10]:6443 ("), "{text}");
+        let line = text.lines().find(|line| line.contains("m1")).expect("its line");
+        assert!(
+            line.contains("10 of 100") && line.contains("3 of 500") && line.contains("this node"),
+            "{line}"
+        );
+        assert!(line.ends_with("5.0 MiB"), "{line}");
+    }
+
+    #[test]
+    fn amounts_are_short() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1024 * 1024 - 1, "1.0 MiB"),
+            (3 << 30, "3.0 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(amount(bytes), text);
+        }
+    }
+
+    #[test]
+    fn the_answer_of_an_older_daemon_is_understood() {
+        let mut value = serde_json::to_value(status()).expect("serializable");
+        value.as_object_mut().expect("an object").remove("interfaces");
+        let backend = value["services"][0]["backends"][0].as_object_mut().expect("an object");
+        for key in ["local", "effective_weight", "max_connections"] {
+            backend.remove(key);
+        }
+        backend["flows"] = serde_json::json!({ "opened": 1, "active": 1 });
+        let status: Status = serde_json::from_value(value).expect("all that is new has a default");
+        assert!(render(&status, Look::Plain).contains("eth0 (XDP native"));
+    }
+
+    #[test]
     fn json_reads_back_as_it_was_written() {
         let status = status();
         let text = serde_json::to_string(&status).expect("serializable");
         assert_eq!(serde_json::from_str::<Status>(&text).expect("its own form"), status);
         assert!(!text.contains("last_reload_error") && text.contains(r#""next_hop":null"#), "{text}");
-        assert!(status.owns([172, 16, 0, 10].into()) && !status.owns([172, 16, 0, 1].into()));
+        assert!(status.owns([172, 16, 0, 10]) && !status.owns([172, 16, 0, 1]));
     }
 }

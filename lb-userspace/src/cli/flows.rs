@@ -1,0 +1,357 @@
+//! `xvip flows`: the flow tables as they are in the kernel, whether the daemon runs or not.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal as _, Write as _},
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    str::FromStr,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use lb_common::layout::{BackendEntry, BackendId};
+use serde::Serialize;
+
+use super::command::{EXIT_USAGE, failed};
+use crate::{
+    config::{
+        self, LoadError,
+        model::{Config, DEFAULT_CONFIG, DEFAULT_PIN_PATH},
+    },
+    dataplane::PinnedFlows,
+    flows::{Flow, FlowState},
+    status::table::{Look, amount, new_table, trimmed},
+};
+
+/// The arguments of `xvip flows`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FlowsArgs {
+    /// The configuration file, for the pin path and the backends' names
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Only flows of clients in this network; an address alone is that client
+    #[arg(long, value_name = "CIDR")]
+    pub client: Option<Network>,
+    /// Only flows of this backend: its name, or its address, with or without port
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Print one JSON array with an object for each flow, whose form is stable
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A network that clients are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    len: u32,
+}
+
+impl Network {
+    fn contains(&self, address: IpAddr) -> bool {
+        let bits = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let differing = bits(self.address) ^ bits(address);
+        self.address.is_ipv4() == address.is_ipv4() && differing.leading_zeros() >= self.len
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (address, len) = text.split_once('/').map_or((text, None), |(address, len)| (address, Some(len)));
+        let address: IpAddr = address.parse().map_err(|_| format!("{address:?} is no address"))?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        match len.map_or(Ok(longest), str::parse) {
+            Ok(len) if len <= longest => Ok(Self { address, len }),
+            _ => Err(format!("the prefix length must be 0 to {longest}")),
+        }
+    }
+}
+
+/// A flow as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Row {
+    /// Address and port of the client.
+    client: String,
+    /// VIP and service port.
+    service: String,
+    /// The backend's name; its address where the configuration has it no more.
+    backend: String,
+    /// Its address and port.
+    backend_address: String,
+    /// The port that the backend sees; null with direct server return.
+    nat_port: Option<u16>,
+    /// `half-open`, `established`, `closing` or `reset`.
+    state: FlowState,
+    age_seconds: u32,
+    idle_seconds: u32,
+    packets_in: u64,
+    bytes_in: u64,
+    packets_out: u64,
+    bytes_out: u64,
+}
+
+/// Prints the flows. Exits with 1 where the tables cannot be read, with 2 for a configuration that is refused.
+pub fn run(args: &FlowsArgs) -> ExitCode {
+    let config = match config::load(&args.config) {
+        Ok(checked) => Some(checked.config),
+        Err(LoadError::Unreadable { .. }) if args.config == Path::new(DEFAULT_CONFIG) => None,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match print(args, config.as_ref()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn print(args: &FlowsArgs, config: Option<&Config>) -> anyhow::Result<()> {
+    let pin_path = config.map_or(Path::new(DEFAULT_PIN_PATH), |config| &config.node.pin_path);
+    let client = args.client;
+    let keep = |flow: &Flow| client.is_none_or(|client| client.contains(flow.client.ip()));
+    let read = PinnedFlows::read(pin_path, &keep).with_context(|| {
+        format!(
+            "the flow tables below {} cannot be read (root only; is node.pin_path right?)",
+            pin_path.display()
+        )
+    })?;
+    let known =
+        |name: &str| rows(&read, config).iter().any(|row| is_of(row, name)) || is_configured(config, name);
+    if let Some(name) = &args.backend
+        && !known(name)
+    {
+        bail!("no backend is called {name:?}, and no flow is on one with this address");
+    }
+    let mut rows = rows(&read, config);
+    rows.retain(|row| args.backend.as_ref().is_none_or(|name| is_of(row, name)));
+    let mut out = io::stdout();
+    let text = if args.json {
+        format!("{}\n", serde_json::to_string_pretty(&rows)?)
+    } else {
+        render(&rows, if out.is_terminal() { Look::Terminal } else { Look::Plain })
+    };
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // `xvip flows | head`
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn is_configured(config: Option<&Config>, name: &str) -> bool {
+    let services = config.map_or(&[][..], |config| &config.services);
+    services
+        .iter()
+        .flat_map(|service| &service.backends)
+        .any(|backend| backend.name == name || is_address(&backend.address.to_string(), name))
+}
+
+fn is_of(row: &Row, name: &str) -> bool {
+    row.backend == name || is_address(&row.backend_address, name)
+}
+
+/// Whether a text is this address, with or without the port.
+fn is_address(address: &str, text: &str) -> bool {
+    let of = |text: &str| text.parse::<SocketAddr>().ok();
+    address == text
+        || of(address).is_some_and(|address| of(text) == Some(address) || text.parse() == Ok(address.ip()))
+}
+
+/// The flows with the names that the configuration has for them, by client.
+fn rows(read: &PinnedFlows, config: Option<&Config>) -> Vec<Row> {
+    let names = names(config);
+    let mut flows: Vec<&Flow> = read.flows.iter().collect();
+    flows.sort();
+    flows.into_iter().map(|flow| row(flow, &read.backends, &names)).collect()
+}
+
+/// VIP with port, and address -> name.
+type Names = BTreeMap<(SocketAddr, SocketAddr), String>;
+
+fn names(config: Option<&Config>) -> Names {
+    let services = config.map_or(&[][..], |config| &config.services);
+    let backends = services.iter().flat_map(|service| {
+        let vip = SocketAddr::new(service.vip.address, service.port.get());
+        service.backends.iter().map(move |backend| ((vip, backend.address), backend.name.clone()))
+    });
+    backends.collect()
+}
+
+fn row(flow: &Flow, backends: &BTreeMap<BackendId, BackendEntry>, names: &Names) -> Row {
+    let entry = backends.get(&flow.backend).filter(|entry| **entry != BackendEntry::default());
+    let address = (flow.translated_to)
+        .or_else(|| entry.map(|entry| SocketAddr::new(entry.address.into(), entry.port.get())));
+    let backend_address = address.map_or_else(|| format!("#{}", flow.backend), |address| address.to_string());
+    let name = address.and_then(|address| names.get(&(flow.service, address)).cloned());
+    Row {
+        client: flow.client.to_string(),
+        service: flow.service.to_string(),
+        backend: name.unwrap_or_else(|| backend_address.clone()),
+        backend_address,
+        nat_port: flow.nat_port,
+        state: flow.state,
+        age_seconds: flow.age,
+        idle_seconds: flow.idle,
+        packets_in: flow.carried.packets_in,
+        bytes_in: flow.carried.bytes_in,
+        packets_out: flow.carried.packets_out,
+        bytes_out: flow.carried.bytes_out,
+    }
+}
+
+fn render(rows: &[Row], look: Look) -> String {
+    if rows.is_empty() {
+        return "no flows\n".to_owned();
+    }
+    let mut table = new_table(look);
+    table.set_header([
+        "client",
+        "service",
+        "backend",
+        "NAT port",
+        "state",
+        "age",
+        "idle",
+        "packets in/out",
+        "bytes in",
+        "bytes out",
+    ]);
+    let time = |seconds: u32| humantime::format_duration(Duration::from_secs(seconds.into())).to_string();
+    for row in rows {
+        table.add_row([
+            row.client.clone(),
+            row.service.clone(),
+            row.backend.clone(),
+            row.nat_port.map_or_else(|| "-".to_owned(), |port| port.to_string()),
+            row.state.name().to_owned(),
+            time(row.age_seconds),
+            time(row.idle_seconds),
+            format!("{}/{}", row.packets_in, row.packets_out),
+            amount(row.bytes_in),
+            amount(row.bytes_out),
+        ]);
+    }
+    format!("{}\n{} flows\n", trimmed(&table), rows.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        desired::tests::{config, service},
+        flows::Carried,
+    };
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    fn flow(client: &str, backend: BackendId, translated_to: Option<&str>) -> Flow {
+        Flow {
+            client: at(client),
+            service: at("172.16.0.10:6443"),
+            backend,
+            translated_to: translated_to.map(at),
+            nat_port: translated_to.map(|_| 40_000),
+            state: FlowState::Established,
+            age: 61,
+            idle: 1,
+            carried: Carried { packets_in: 3, bytes_in: 2048, packets_out: 4, bytes_out: 10 },
+        }
+    }
+
+    fn read() -> PinnedFlows {
+        let entry = BackendEntry {
+            address: IpAddr::from([172, 16, 0, 5]).into(),
+            port: lb_common::wire::Be16::new(6443),
+            ..BackendEntry::default()
+        };
+        PinnedFlows {
+            flows: vec![
+                flow("10.0.0.9:1000", 0, Some("172.16.0.4:6443")),
+                flow("10.0.0.2:2000", 1, None),
+                flow("10.0.0.2:1000", 2, Some("172.16.0.77:6443")),
+                flow("10.0.0.2:3000", 9, None),
+            ],
+            backends: BTreeMap::from([(1, entry), (9, BackendEntry::default())]),
+        }
+    }
+
+    #[test]
+    fn networks() {
+        let network = |text: &str| text.parse::<Network>();
+        let contains = |text: &str, address: &str| {
+            network(text).expect("a network").contains(address.parse().expect("an address"))
+        };
+        assert!(contains("10.0.0.0/8", "10.255.0.1") && !contains("10.0.0.0/8", "11.0.0.1"));
+        assert!(contains("10.1.2.3/8", "10.255.0.1"), "bits behind the prefix do not count");
+        assert!(contains("10.0.0.1", "10.0.0.1") && !contains("10.0.0.1", "10.0.0.0"));
+        assert!(contains("0.0.0.0/0", "1.2.3.4") && !contains("0.0.0.0/0", "::1"));
+        assert!(contains("fd00::/64", "fd00::7") && !contains("fd00::/64", "fd00:0:0:1::7"));
+        assert!(contains("::/0", "fd00::7") && contains("fd00::7", "fd00::7"));
+        for text in ["", "x", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "fd00::/129", "10.0.0/8"] {
+            assert!(network(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn flows_are_sorted_and_their_backends_named() {
+        let config = config(vec![service("api", [172, 16, 0, 10].into(), &[4, 5])]);
+        let rows = rows(&read(), Some(&config));
+        let shown: Vec<_> = rows.iter().map(|row| (row.client.as_str(), row.backend.as_str())).collect();
+        assert_eq!(
+            shown,
+            [
+                ("10.0.0.2:1000", "172.16.0.77:6443"),
+                ("10.0.0.2:2000", "m5"),
+                ("10.0.0.2:3000", "#9"),
+                ("10.0.0.9:1000", "m4"),
+            ]
+        );
+        assert_eq!(
+            rows.iter().map(|row| row.nat_port).collect::<Vec<_>>(),
+            [Some(40_000), None, None, Some(40_000)]
+        );
+        assert_eq!(rows.iter().filter(|row| is_of(row, "m4")).count(), 1);
+        assert_eq!(rows.iter().filter(|row| is_of(row, "172.16.0.4")).count(), 1);
+        assert_eq!(rows.iter().filter(|row| is_of(row, "172.16.0.77:6443")).count(), 1);
+        assert_eq!(rows.iter().filter(|row| is_of(row, "m6")).count(), 0);
+        assert!(is_configured(Some(&config), "m5") && is_configured(Some(&config), "172.16.0.5"));
+        assert!(!is_configured(Some(&config), "m6") && !is_configured(None, "m5"));
+    }
+
+    #[test]
+    fn the_text_is_one_line_for_each_flow() {
+        let text = render(&rows(&read(), None), Look::Plain);
+        assert_eq!(text.lines().count(), 1 + 4 + 1, "{text}");
+        let line = text.lines().find(|line| line.contains("10.0.0.9:1000")).expect("its line");
+        for part in
+            ["172.16.0.10:6443", "172.16.0.4:6443", "40000", "established", "1m 1s", "3/4", "2.0 KiB", "10 B"]
+        {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        assert_eq!(render(&[], Look::Plain), "no flows\n");
+    }
+
+    #[test]
+    fn the_json_form() {
+        let value = serde_json::to_value(rows(&read(), None)).expect("serializable");
+        assert_eq!(
+            value[3],
+            serde_json::json!({
+                "client": "10.0.0.9:1000", "service": "172.16.0.10:6443", "backend": "172.16.0.4:6443",
+                "backend_address": "172.16.0.4:6443", "nat_port": 40_000, "state": "established",
+                "age_seconds": 61, "idle_seconds": 1, "packets_in": 3, "bytes_in": 2048, "packets_out": 4,
+                "bytes_out": 10,
+            })
+        );
+        assert_eq!(value[1]["nat_port"], serde_json::Value::Null);
+    }
+}
