@@ -189,6 +189,7 @@ fn cgroup2_root() -> Result<File, LocalClientsError> {
         match File::open(&path).and_then(|root| Ok((fstatfs(&root)?.filesystem_type(), root))) {
             Ok((CGROUP2_SUPER_MAGIC, root)) => return Ok(root),
             Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => problem = LocalClientsError::Cgroup { path, source },
         }
     }
