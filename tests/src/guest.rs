@@ -7,6 +7,7 @@
 
 mod forwarding;
 mod load;
+mod local_clients;
 mod machine;
 pub mod report;
 
@@ -35,6 +36,7 @@ pub struct Case {
 pub const CASES: &[Case] = &[
     Case { name: "programs-load", limit: Duration::from_secs(60), run: load::programs_load },
     Case { name: "native-forwarding", limit: Duration::from_secs(120), run: forwarding::native },
+    Case { name: "local-clients", limit: Duration::from_secs(120), run: local_clients::connect },
     Case { name: "lossy-link", limit: Duration::from_secs(120), run: forwarding::lossy_link },
 ];
 
