@@ -3,17 +3,16 @@
 //!
 //! Runner: minutes 10
 
-#[path = "modes/setup.rs"]
-mod setup;
-
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::time::Instant;
 
 use lb_tests::capture::Capture;
 use lb_tests::client_host::plain;
 use lb_tests::topology::{Connections, Family, Lab, Mode};
+use lb_tests::traffic::{ask, both_ways, drops, start, transmitted};
 
-use setup::{TestResult, ask, both_ways, drops, start, transmitted};
+type TestResult = Result<(), Box<dyn Error>>;
 
 const GIGABYTE: u64 = 1_000_000_000;
 const CONNECTIONS: u32 = 10_000;
@@ -54,7 +53,7 @@ fn everything_arrives(mode: Mode, family: Family) -> TestResult {
     }
 
     let status = lab.lb(0).status()?;
-    let (up, down) = (transmitted(&status, "to-backend"), transmitted(&status, "to-client"));
+    let (up, down) = (transmitted(&status, "to-backend")?, transmitted(&status, "to-client")?);
     println!(
         "{mode:?} {family:?}: {:.1?} in all, {up} packets to backends, {down} to clients, dropped {:?}",
         begin.elapsed(),
