@@ -23,6 +23,8 @@ pub const MAX_SERVICES: u32 = 256;
 pub const MAX_BACKENDS: u32 = 4096;
 /// How many backends a service can have.
 pub const MAX_MEMBERS: usize = 256;
+/// Source prefixes that all services together can allow.
+pub const MAX_ALLOWED: u32 = 65_536;
 /// Interfaces that a node can have.
 pub const MAX_LINKS: usize = 4;
 /// Words of [`NodeEntry::vip_filter`].

@@ -40,11 +40,13 @@ pub fn entry<A: Family>(
     clock: u32,
 ) -> FlowEntry<A> {
     let addresses = addresses(key, rewritten);
+    let segment = addresses.plus(port_sum(key, rewritten));
     FlowEntry {
         rewritten: *rewritten,
         client: *client,
         ip_delta: header_delta::<A>(addresses),
-        tcp_delta: Delta::new(addresses.plus(port_sum(key, rewritten))),
+        // Not even the other form of zero where nothing is rewritten.
+        tcp_delta: if mode == MODE_NAT { Delta::new(segment) } else { Delta::default() },
         backend,
         direction,
         mode,

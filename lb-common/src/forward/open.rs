@@ -35,10 +35,6 @@ pub fn open<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     if segment.opens() && attempt == 0 && !limit::admit::<A, T>(tables, &service, source) {
         return super::drop(DropReason::SourceRateLimited);
     }
-    let Some(ip) = frame.header::<A::Header>(segment.l3) else { return INTERNAL };
-    if A::hops(ip) <= 1 {
-        return ask(tables, &segment, ANSWER_TIME_EXCEEDED, 0);
-    }
 
     let hash = hash::flow(&segment.key);
     let Some(id) = balance::choose(tables, &service, hash, attempt, clock) else {
@@ -55,6 +51,10 @@ pub fn open<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     }
     let client = link::way_back(frame, segment.l3);
     let mode = if backend.local != 0 { MODE_LOCAL } else { service.mode };
+    let Some(ip) = frame.header::<A::Header>(segment.l3) else { return INTERNAL };
+    if mode != MODE_LOCAL && A::hops(ip) <= 1 {
+        return ask(tables, &segment, ANSWER_TIME_EXCEEDED, 0);
+    }
     let mut rewritten = segment.key;
     if mode == MODE_NAT {
         let Some(claimed) = nat::claim(tables, &segment.key, &service, id, &backend, &client, hash, clock)
