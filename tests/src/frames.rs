@@ -312,9 +312,8 @@ pub fn rewritten(frame: &[u8], rewrite: &Rewrite) -> Vec<u8> {
 pub fn passed_on(frame: &[u8], rewrite: &Rewrite) -> Vec<u8> {
     let mut datagram = Datagram::read(frame).expect("an IP packet");
     datagram.link = rewrite.link.clone();
-    let (src, dst) = rewrite
-        .ends
-        .map_or((datagram.ip.src(), datagram.ip.dst()), |(src, dst)| (src.ip(), dst.ip()));
+    let (src, dst) =
+        rewrite.ends.map_or((datagram.ip.src(), datagram.ip.dst()), |(src, dst)| (src.ip(), dst.ip()));
     datagram.ip.readdress(src, dst, 1);
     through(&datagram.bytes(), rewrite.tunnel)
 }

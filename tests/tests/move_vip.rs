@@ -58,7 +58,10 @@ fn streams_survive(lab: &Lab, what: &str, event: impl FnOnce() -> TestResult) ->
             tally.moved().first().cloned().ok_or_else(|| failure.unwrap_or_default())
         })?;
         assert!(moved.is_intact(), "{moved:?}");
-        println!("{what}, {family:?} {direction:?}: moved after {moved_at:.1?}, done after {:.1?}", moved.took);
+        println!(
+            "{what}, {family:?} {direction:?}: moved after {moved_at:.1?}, done after {:.1?}",
+            moved.took
+        );
     }
     let by_lb2 = forwarded(lab, 1)? - by_lb2;
     println!("{what}: {by_lb2} packets went by way of lb2");
