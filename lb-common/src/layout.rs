@@ -23,6 +23,8 @@ pub const MAX_SERVICES: u32 = 256;
 pub const MAX_BACKENDS: u32 = 4096;
 /// How many backends a service can have.
 pub const MAX_MEMBERS: usize = 256;
+/// Source prefixes that all services together can allow.
+pub const MAX_ALLOWED: u32 = 65_536;
 /// Interfaces that a node can have.
 pub const MAX_LINKS: usize = 4;
 /// Words of [`NodeEntry::vip_filter`].
@@ -209,7 +211,8 @@ impl NodeEntry {
     #[inline(always)]
     pub fn is_own_mac(&self, mac: MacWord) -> bool {
         let [first, second, third, fourth] = self.macs;
-        mac == first || mac == second || mac == third || mac == fourth
+        // Unused ones are zero, and no interface's.
+        mac != MacWord::ZERO && (mac == first || mac == second || mac == third || mac == fourth)
     }
 }
 
@@ -663,7 +666,8 @@ const _: () = {
 mod pod {
     use super::{
         AllowedKey, BackendCounters, BackendEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load,
-        Members, NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
+        Members, NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey,
+        VipEntry,
     };
     use crate::wire::{Be32, Be128};
 

@@ -17,9 +17,9 @@ use lb_common::{
     forward::Stage,
     layout::{
         ALLOWED_SERVICE_BITS, AllowedKey, BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey,
-        FragmentEntry, FragmentKey, Load, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NodeEntry,
-        PulseEntry, RESERVED_PORT_WORDS, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey,
-        VipEntry,
+        FragmentEntry, FragmentKey, Load, MAX_ALLOWED, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members,
+        NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry,
+        SourceKey, VipEntry,
     },
     reason,
     tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
@@ -99,7 +99,7 @@ static SOURCES: LruHashMap<SourceKey, SourceEntry, 65_536> = LruHashMap::new();
 
 /// Service and source prefix -> may connect.
 #[btf_map]
-static ALLOWED: LpmTrie<AllowedKey, u32, 65_536> = LpmTrie::new();
+static ALLOWED: LpmTrie<AllowedKey, u32, { MAX_ALLOWED as usize }> = LpmTrie::new();
 
 /// What one program leaves for the next one on the same frame.
 #[btf_map]
