@@ -32,7 +32,7 @@ fn start(lab: &Lab, change: impl FnOnce(&mut NodeConfig)) -> CaseResult {
     lab.lb(0).configure(|config| {
         // A second is a long time for a check, but not here.
         for service in &mut config.services {
-            service.health = vec!["timeout = \"10s\"".to_owned()];
+            service.health.push("timeout = \"10s\"".to_owned());
         }
         change(config);
     })?;
