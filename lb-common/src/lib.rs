@@ -15,4 +15,5 @@ pub mod link;
 pub mod reason;
 pub mod segment;
 pub mod tables;
+pub mod trace;
 pub mod wire;
