@@ -10,7 +10,7 @@ use crate::{
     wire::{
         Be16, Be32, Be128, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP_LEN,
         ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, ICMPV6_PARAMETER_PROBLEM,
-        ICMPV6_UNREACHABLE, IPV4_MIN_LEN, IPV4_OFFSET_MASK, IPV6_LEN, PROTOCOL_DESTINATION,
+        ICMPV6_UNREACHABLE, IPV4_OFFSET_MASK, IPV6_FRAGMENT_LEN, IPV6_LEN, PROTOCOL_DESTINATION,
         PROTOCOL_FRAGMENT, PROTOCOL_HOP_BY_HOP, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_IPV4,
         PROTOCOL_IPV6, PROTOCOL_ROUTING, PROTOCOL_TCP,
     },
@@ -124,6 +124,8 @@ pub struct Note {
     pub event: Event,
     /// The received frame, and the sent one [`TraceEntry::depth`] bytes later.
     pub frames: [u8; FRAME_ROOM],
+    /// For the search in them.
+    pub cursor: Cursor,
     /// Records that found no room, since the map exists.
     pub lost: u64,
 }
@@ -170,17 +172,33 @@ impl<'a> Kept<'a> {
     }
 }
 
-/// How many packets deep is looked: the outer one, what a tunnel carries, what an ICMP error is about.
-const PACKETS_DEEP: usize = 3;
-/// How many IPv6 extension headers are looked through.
-const EXTENSIONS_DEEP: usize = 4;
+/// How many headers are looked at: three packets deep (a tunnel, what it carries, what an error is about), extensions
+/// included.
+const HEADERS_DEEP: usize = 10;
 
-/// What a packet carries, where it is looked into.
-#[derive(Clone, Copy, Debug)]
-struct Inner {
-    at: usize,
-    is_v6: bool,
+/// Where the search for a client's packet stands.
+///
+/// It lives in map memory, and each step reads it again: what the verifier knew about it before is forgotten, so it
+/// follows each step once rather than once for each way there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Where the next header begins.
+    at: u32,
+    /// What it is, by its protocol number.
+    protocol: u32,
+    /// `FROM` and `TO`: whether the packet is from or to the client's address.
+    sides: u32,
+    /// 1: a fragment without ports.
+    is_later: u32,
 }
+
+/// [`Cursor::sides`]: from the client.
+const FROM: u32 = 1;
+/// [`Cursor::sides`]: to the client.
+const TO: u32 = 2;
+/// UDP (RFC 768).
+const PROTOCOL_UDP: u8 = 17;
 
 impl Wanted {
     /// Everything.
@@ -194,17 +212,17 @@ impl Wanted {
     /// Whether the frame is from or to the client, or is about such a packet. A fragment without ports is taken for one
     /// with the right ones.
     #[inline(always)]
-    pub fn is_in(&self, frame: &Kept<'_>) -> bool {
+    pub fn is_in(&self, frame: &Kept<'_>, cursor: &mut Cursor) -> bool {
         let [high, low] = self.mask.halves();
-        (high | low == 0 && self.port == 0) || self.is_in_some(frame).unwrap_or(false)
+        (high | low == 0 && self.port == 0) || self.search(frame, cursor).unwrap_or(false)
     }
 
     #[inline(always)]
-    fn is_in_some(&self, frame: &Kept<'_>) -> Option<bool> {
+    fn search(&self, frame: &Kept<'_>, mut cursor: &mut Cursor) -> Option<bool> {
         let (l3, ethertype) = network(frame)?;
-        let mut inner = match ethertype {
-            ETHERTYPE_IPV4 => Inner { at: l3, is_v6: false },
-            ETHERTYPE_IPV6 => Inner { at: l3, is_v6: true },
+        let protocol = match ethertype {
+            ETHERTYPE_IPV4 => PROTOCOL_IPV4,
+            ETHERTYPE_IPV6 => PROTOCOL_IPV6,
             ETHERTYPE_ARP => {
                 let (sender, target) = (frame.be32(l3 + 14)?, frame.be32(l3 + 24)?);
                 let is_client = self.has(Be128::mapped(sender)) || self.has(Be128::mapped(target));
@@ -212,78 +230,81 @@ impl Wanted {
             }
             _ => return None,
         };
-        for _ in 0..PACKETS_DEEP {
-            let (found, next) =
-                if inner.is_v6 { self.is_in_v6(frame, inner.at) } else { self.is_in_v4(frame, inner.at) }?;
+        *cursor = Cursor { at: l3 as u32, protocol: u32::from(protocol), sides: 0, is_later: 0 };
+        for _ in 0..HEADERS_DEEP {
+            cursor = core::hint::black_box(cursor);
+            let (next, found) = self.look(frame, *cursor)?;
             if found {
                 return Some(true);
             }
-            inner = next?;
+            *cursor = next;
         }
         None
     }
 
+    /// Looks at one header: where the next one is, and whether the packet is the client's.
     #[inline(always)]
-    fn is_in_v4(&self, frame: &Kept<'_>, at: usize) -> Option<(bool, Option<Inner>)> {
-        let source = Be128::mapped(frame.be32(at + 12)?);
-        let destination = Be128::mapped(frame.be32(at + 16)?);
-        let l4 = at + usize::from(frame.octet(at)? & 0x0f) * 4;
-        let is_later = frame.be16(at + 6)?.get() & IPV4_OFFSET_MASK != 0;
-        let protocol = frame.octet(at + 9)?;
-        let found = self.is_of(source, destination, frame, l4, protocol, is_later);
-        Some((found, if is_later { None } else { inside(frame, l4, protocol) }))
+    fn look(&self, frame: &Kept<'_>, cursor: Cursor) -> Option<(Cursor, bool)> {
+        let at = cursor.at as usize;
+        let next = |protocol: u8, at: usize| Cursor { protocol: u32::from(protocol), at: at as u32, ..cursor };
+        match cursor.protocol as u8 {
+            PROTOCOL_IPV4 => {
+                let source = Be128::mapped(frame.be32(at + 12)?);
+                let destination = Be128::mapped(frame.be32(at + 16)?);
+                let l4 = at + usize::from(frame.octet(at)? & 0x0f) * 4;
+                let is_later = frame.be16(at + 6)?.get() & IPV4_OFFSET_MASK != 0;
+                let next = Cursor {
+                    sides: self.sides(source, destination),
+                    is_later: is_later.into(),
+                    ..next(frame.octet(at + 9)?, l4)
+                };
+                Some((next, self.port == 0 && next.sides != 0))
+            }
+            PROTOCOL_IPV6 => {
+                let source = Be128::from_octets(frame.octets(at + 8)?);
+                let destination = Be128::from_octets(frame.octets(at + 24)?);
+                let sides = self.sides(source, destination);
+                let next = Cursor { sides, is_later: 0, ..next(frame.octet(at + 6)?, at + IPV6_LEN) };
+                Some((next, self.port == 0 && sides != 0))
+            }
+            PROTOCOL_HOP_BY_HOP | PROTOCOL_ROUTING | PROTOCOL_DESTINATION if cursor.is_later == 0 => {
+                let length = usize::from(frame.octet(at + 1)?) * 8 + 8;
+                Some((next(frame.octet(at)?, at + length), false))
+            }
+            PROTOCOL_FRAGMENT if cursor.is_later == 0 => {
+                let is_later = frame.be16(at + 2)?.get() & 0xfff8 != 0;
+                let next = next(frame.octet(at)?, at + IPV6_FRAGMENT_LEN);
+                Some((Cursor { is_later: is_later.into(), ..next }, false))
+            }
+            PROTOCOL_TCP | PROTOCOL_UDP => {
+                let is_port = |side: u32, at: usize| {
+                    cursor.sides & side != 0
+                        && (cursor.is_later != 0
+                            || frame.be16(at).is_some_and(|port| u32::from(port.get()) == self.port))
+                };
+                Some((cursor, is_port(FROM, at) || is_port(TO, at + 2))).filter(|(_, found)| *found)
+            }
+            PROTOCOL_ICMP if cursor.is_later == 0 => match frame.octet(at)? {
+                ICMP_UNREACHABLE | ICMP_TIME_EXCEEDED | ICMP_PARAMETER_PROBLEM => {
+                    Some((next(PROTOCOL_IPV4, at + ICMP_LEN), false))
+                }
+                _ => None,
+            },
+            PROTOCOL_ICMPV6 if cursor.is_later == 0 => match frame.octet(at)? {
+                ICMPV6_UNREACHABLE..=ICMPV6_PARAMETER_PROBLEM => {
+                    Some((next(PROTOCOL_IPV6, at + ICMP_LEN), false))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     #[inline(always)]
-    fn is_in_v6(&self, frame: &Kept<'_>, at: usize) -> Option<(bool, Option<Inner>)> {
-        let source = Be128::from_octets(frame.octets(at + 8)?);
-        let destination = Be128::from_octets(frame.octets(at + 24)?);
-        let mut protocol = frame.octet(at + 6)?;
-        let mut l4 = at + IPV6_LEN;
-        let mut is_later = false;
-        for _ in 0..EXTENSIONS_DEEP {
-            let length = match protocol {
-                PROTOCOL_HOP_BY_HOP | PROTOCOL_ROUTING | PROTOCOL_DESTINATION => {
-                    usize::from(frame.octet(l4 + 1)?) * 8 + 8
-                }
-                PROTOCOL_FRAGMENT => {
-                    is_later |= frame.be16(l4 + 2)?.get() & 0xfff8 != 0;
-                    8
-                }
-                _ => break,
-            };
-            protocol = frame.octet(l4)?;
-            l4 += length;
-        }
-        let found = self.is_of(source, destination, frame, l4, protocol, is_later);
-        Some((found, if is_later { None } else { inside(frame, l4, protocol) }))
-    }
-
-    #[inline(always)]
-    fn is_of(
-        &self,
-        source: Be128,
-        destination: Be128,
-        frame: &Kept<'_>,
-        l4: usize,
-        protocol: u8,
-        is_later: bool,
-    ) -> bool {
-        let (from, to) = (self.has(source), self.has(destination));
-        if !from && !to {
-            return false;
-        }
-        if self.port == 0 {
-            return true;
-        }
-        if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
-            return false;
-        }
-        if is_later {
-            return true;
-        }
-        let is_port = |at: usize| frame.be16(at).is_some_and(|port| u32::from(port.get()) == self.port);
-        (from && is_port(l4)) || (to && is_port(l4 + 2))
+    fn sides(&self, source: Be128, destination: Be128) -> u32 {
+        let from = if self.has(source) { FROM } else { 0 };
+        let to = if self.has(destination) { TO } else { 0 };
+        from | to
     }
 
     /// Whether an address is the client's.
@@ -293,9 +314,6 @@ impl Wanted {
         ((a ^ c) & m) | ((b ^ d) & n) == 0
     }
 }
-
-/// UDP (RFC 768).
-const PROTOCOL_UDP: u8 = 17;
 
 /// Where the network header begins, and what it is, behind at most two tags.
 #[inline(always)]
@@ -311,31 +329,12 @@ fn network(frame: &Kept<'_>) -> Option<(usize, Be16)> {
     Some((l3, ethertype))
 }
 
-/// The packet in a tunnel, or the one that an ICMP error is about.
-#[inline(always)]
-fn inside(frame: &Kept<'_>, l4: usize, protocol: u8) -> Option<Inner> {
-    let (at, is_v6) = match protocol {
-        PROTOCOL_IPV4 => (l4, false),
-        PROTOCOL_IPV6 => (l4, true),
-        PROTOCOL_ICMP => match frame.octet(l4)? {
-            ICMP_UNREACHABLE | ICMP_TIME_EXCEEDED | ICMP_PARAMETER_PROBLEM => (l4 + ICMP_LEN, false),
-            _ => return None,
-        },
-        PROTOCOL_ICMPV6 => match frame.octet(l4)? {
-            ICMPV6_UNREACHABLE..=ICMPV6_PARAMETER_PROBLEM => (l4 + ICMP_LEN, true),
-            _ => return None,
-        },
-        _ => return None,
-    };
-    Some(Inner { at, is_v6 })
-}
-
 const _: () = {
     assert!(size_of::<Wanted>() == 40);
     assert!(size_of::<TraceEntry>() == 64);
     assert!(EVENT_LEN == 48);
-    assert!(size_of::<Note>() == EVENT_LEN + FRAME_ROOM + 8);
-    assert!(HEADERS.is_multiple_of(8) && WHOLE.is_power_of_two() && IPV4_MIN_LEN <= 64);
+    assert!(size_of::<Note>() == EVENT_LEN + FRAME_ROOM + 16 + 8);
+    assert!(HEADERS.is_multiple_of(8) && WHOLE.is_power_of_two());
 };
 
 #[cfg(feature = "user")]

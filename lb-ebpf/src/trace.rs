@@ -10,7 +10,7 @@ use lb_common::{
     frame::Frame as _,
     reason::Verdict,
     tables::Slot,
-    trace::{EVENT_LEN, Event, HEADERS, Kept, Note, WHOLE, Watcher},
+    trace::{EVENT_LEN, Event, HEADERS, Kept, Note, TraceEntry, WHOLE, Watcher},
 };
 
 use crate::{maps, xdp_frame::XdpFrame};
@@ -91,17 +91,20 @@ fn decided(context: &XdpContext, note: Slot<Note>, action: u32, depth: u32) {
             note.event.egress = note.event.ingress;
         }
     });
-    let wanted = maps::trace().read().wanted;
-    let is_wanted = note.with(|note| {
-        let received = Kept::new(&note.frames, 0, note.event.received_kept as usize);
-        let sent = Kept::new(&note.frames, begin, note.event.sent_kept as usize);
-        wanted.is_in(&received) || wanted.is_in(&sent)
+    // Read again, so that the verifier follows what comes now once rather than once for each depth.
+    let TraceEntry { wanted, depth, .. } = maps::trace().reread();
+    let mut is_wanted = false;
+    note.update(|note| {
+        let Note { event, frames, cursor, .. } = note;
+        let received = Kept::new(frames, 0, event.received_kept as usize);
+        let sent = Kept::new(frames, depth as usize, event.sent_kept as usize);
+        is_wanted = wanted.is_in(&received, cursor) || wanted.is_in(&sent, cursor);
     });
     if !is_wanted {
         return;
     }
     // The length must be a constant to the verifier.
-    let has_room = match (begin == WHOLE, is_sent) {
+    let has_room = match (depth == WHOLE as u32, is_sent) {
         (false, false) => maps::send_words::<{ (EVENT_LEN + HEADERS) / 8 }>(note),
         (false, true) => maps::send_words::<{ (EVENT_LEN + 2 * HEADERS) / 8 }>(note),
         (true, false) => maps::send_words::<{ (EVENT_LEN + WHOLE) / 8 }>(note),
