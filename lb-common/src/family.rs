@@ -208,7 +208,7 @@ impl Address for Be128 {
         traffic_class: u8,
     ) -> Ipv6 {
         Ipv6 {
-            version_class_flow: Be32::new(0x6000_0000 | (traffic_class as u32) << 20),
+            version_class_flow: Be32::new(0x6000_0000 | u32::from(traffic_class) << 20),
             payload_length: Be16::new(payload_len),
             next_header: protocol,
             hop_limit: hops,

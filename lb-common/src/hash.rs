@@ -9,7 +9,7 @@ pub const MAGLEV_SLOTS: usize = 65_537;
 /// A well-mixed 32-bit hash of the 5-tuple (the protocol is always TCP). The mixing steps are MurmurHash3's.
 #[inline(always)]
 pub fn flow<A: Address>(key: &FlowKey<A>) -> u32 {
-    let ports = (key.src_port.get() as u32) << 16 | key.dst_port.get() as u32;
+    let ports = u32::from(key.src_port.get()) << 16 | u32::from(key.dst_port.get());
     let mut hash = address(0x7876_6970, key.src);
     hash = address(hash, key.dst);
     hash = mix(hash, ports);

@@ -663,7 +663,8 @@ const _: () = {
 mod pod {
     use super::{
         AllowedKey, BackendCounters, BackendEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load,
-        Members, NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
+        Members, NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey,
+        VipEntry,
     };
     use crate::wire::{Be32, Be128};
 

@@ -55,6 +55,16 @@ impl<A: Address> Segment<A> {
         })
     }
 
+    /// Where the IP header begins, read anew from what [`Segment::leave`] wrote.
+    ///
+    /// Linux 6.12's verifier: where a number that it knows exactly has been compared after something was added to it, its
+    /// bounds and its bits contradict each other, and a packet pointer that it is added to is no longer one
+    /// (`sync_linked_regs`, kernel/bpf/verifier.c).
+    #[inline(always)]
+    pub fn l3_anew(scratch: Slot<Scratch>) -> usize {
+        (scratch.reread().l3 & L3_MASK) as usize
+    }
+
     /// Leaves it for the next program.
     #[inline(always)]
     pub fn leave(&self, scratch: Slot<Scratch>) {

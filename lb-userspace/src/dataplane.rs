@@ -7,6 +7,7 @@
 
 mod attach;
 mod flow_tables;
+mod hash_walk;
 mod interface;
 mod pins;
 

@@ -623,7 +623,8 @@ impl Lab {
         for family in &self.families {
             let url = self.vip_url_of(*family, "/version");
             wait::until(&format!("{url} to answer"), limit, || {
-                self.curl(&["--max-time", &self.patience.to_string(), &url]).is_ok_and(|output| output.status.success())
+                self.curl(&["--max-time", &self.patience.to_string(), &url])
+                    .is_ok_and(|output| output.status.success())
             })?;
         }
         Ok(())

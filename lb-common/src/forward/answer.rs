@@ -57,13 +57,13 @@ pub fn answer<A: Quote, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step 
         ANSWER_RESET_ALL_FULL => TransmitReason::ResetAllFull,
         _ => TransmitReason::ResetUnknownFlow,
     };
-    if reset(frame, &segment) { Step::Done(Verdict::Transmit(reason)) } else { INTERNAL }
+    if reset(frame, scratch, &segment) { Step::Done(Verdict::Transmit(reason)) } else { INTERNAL }
 }
 
 /// Turns a frame into the RST that answers it. False where the frame could not be resized; it is garbage then. The
 /// segment is no RST itself: nobody answers those.
 #[inline(always)]
-fn reset<A: Quote, F: Frame>(frame: &mut F, segment: &Segment<A>) -> bool {
+fn reset<A: Quote, F: Frame>(frame: &mut F, scratch: Slot<Scratch>, segment: &Segment<A>) -> bool {
     let way = link::way_back(frame, segment.l3);
     let Some(tcp) = frame.header::<Tcp>(segment.l4).copied() else { return false };
     let header = <A as Address>::header(
@@ -103,11 +103,12 @@ fn reset<A: Quote, F: Frame>(frame: &mut F, segment: &Segment<A>) -> bool {
     {
         *padding = [0; 6];
     }
-    let Some(place) = frame.header_mut::<A::Header>(segment.l3) else { return false };
+    let l3 = Segment::<A>::l3_anew(scratch);
+    let Some(place) = frame.header_mut::<A::Header>(l3) else { return false };
     *place = header;
-    let Some(place) = frame.header_mut::<Tcp>(segment.l3 + A::HEADER_LEN) else { return false };
+    let Some(place) = frame.header_mut::<Tcp>(l3 + A::HEADER_LEN) else { return false };
     *place = tcp_answer;
-    link::leave(frame, segment.l3, &way, A::ETHERTYPE, 0).is_some()
+    link::leave(frame, l3, &way, A::ETHERTYPE, 0).is_some()
 }
 
 /// What an ICMP error quotes of the packet that it is about: the header, and of TCP so much that the sender finds the

@@ -9,8 +9,8 @@ use super::{
 use crate::{
     frame::Frame,
     layout::{
-        ANSWER_RESET_UNKNOWN_FLOW, BALANCE_MAGLEV, FlowEntry, MODE_NAT, NodeEntry, SEEN_SYN, Scratch,
-        ServiceKey, TO_BACKEND, TO_CLIENT,
+        ANSWER_RESET_UNKNOWN_FLOW, BALANCE_MAGLEV, FlowEntry, MODE_NAT, SEEN_SYN, Scratch, ServiceKey,
+        TO_BACKEND, TO_CLIENT,
     },
     reason::{DropReason, PassReason, Verdict},
     segment::Segment,
@@ -38,10 +38,13 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
             }
             return go_on(scratch, &segment);
         }
-    } else if let Some(slot) = tables.flow(Level::HalfOpen, &segment.key)
-        && let Some(step) = handshake(frame, tables, node, scratch, &segment, slot, clock, &mut attempt)
-    {
-        return step;
+    } else if let Some(slot) = tables.flow(Level::HalfOpen, &segment.key) {
+        let entry = slot.read();
+        if entry.seen.silence(clock) > node.half_open_timeout {
+            forget_half_open(tables, &segment.key, &entry, clock);
+        } else if let Some(step) = handshake(frame, tables, scratch, &segment, slot, clock, &mut attempt) {
+            return step;
+        }
     }
 
     let key = ServiceKey::new(segment.key.dst.wide(), segment.key.dst_port);
@@ -77,7 +80,6 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
 fn handshake<A: Family, F: Frame, T: Tables + FlowTables<A>>(
     frame: &mut F,
     tables: &T,
-    node: &NodeEntry,
     scratch: Slot<Scratch>,
     segment: &Segment<A>,
     slot: Slot<FlowEntry<A>>,
@@ -85,10 +87,6 @@ fn handshake<A: Family, F: Frame, T: Tables + FlowTables<A>>(
     attempt: &mut u32,
 ) -> Option<Step> {
     let entry = slot.read();
-    if entry.seen.silence(clock) > node.half_open_timeout {
-        forget_half_open(tables, &segment.key, &entry, clock);
-        return None;
-    }
     if entry.direction == TO_BACKEND {
         let mut reply = None;
         let mut answered = entry.seen.packets > 0 && !segment.opens();

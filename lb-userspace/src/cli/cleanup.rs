@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io::{self, Write as _},
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -81,14 +82,19 @@ async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
 
     let pins = dataplane::cleanup(pin_path).context("removing the program and its maps")?;
     for pin in &pins {
-        println!("removed {}", pin.display());
+        say(&format!("removed {}", pin.display()));
     }
     removed += pins.len();
     drop((claims, lock));
     if removed == 0 {
-        println!("nothing to remove");
+        say("nothing to remove");
     }
     Ok(())
+}
+
+/// Prints a line. Whoever has closed the other end (`| head`) wants the clean-up to go on all the same.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 async fn remove_addresses(interface: &str, vips: &BTreeSet<IpAddr>) -> anyhow::Result<usize> {
@@ -101,7 +107,7 @@ async fn remove_addresses(interface: &str, vips: &BTreeSet<IpAddr>) -> anyhow::R
     for address in netlink.addresses().await? {
         if vips.contains(&address.0) {
             netlink.remove_address(address).await?;
-            println!("removed address {}/{} from {interface}", address.0, address.1);
+            say(&format!("removed address {}/{} from {interface}", address.0, address.1));
             removed += 1;
         }
     }
@@ -113,7 +119,7 @@ fn pinned_vips(pin_path: &Path) -> anyhow::Result<BTreeSet<IpAddr>> {
     let mut vips = BTreeSet::new();
     let directories = match std::fs::read_dir(pin_path) {
         Ok(directories) => directories,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vips),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vips),
         Err(error) => return Err(error).context(pin_path.display().to_string()),
     };
     for directory in directories {

@@ -201,7 +201,7 @@ impl Controller {
             established: counters.established,
             active: counted.active,
             half_open: counted.half_open,
-            closing: counted.other,
+            closing: counted.half_closed + counted.ended,
             closed: figures.closed,
             reset: figures.reset,
             expired: figures.expired,

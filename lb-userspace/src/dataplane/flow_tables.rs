@@ -18,12 +18,8 @@ use lb_common::{
     wire::{Be32, Be128},
 };
 
-use super::{DataplaneError, in_map, maps_path};
+use super::{DataplaneError, hash_walk::HashWalk, in_map, maps_path};
 use crate::flows::{self, Flow, Phase, Timeouts};
-
-/// A walk begins anew where the entry it stands on goes away; under a flood it might never end. The most entries that
-/// both tables of a family can have (`flows.max` is at most 16 M).
-const WALK_AT_MOST: usize = 1 << 25;
 
 /// What this process removed, by backend. Only user space reads and writes it, so the object does not have it; it is
 /// pinned with the others to outlive the process.
@@ -45,6 +41,8 @@ where
 {
     half_open: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
     established: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+    walk_half_open: HashWalk<FlowKey<A>, FlowEntry<A>>,
+    walk_established: HashWalk<FlowKey<A>, FlowEntry<A>>,
 }
 
 /// What a sweep found.
@@ -69,8 +67,10 @@ pub struct BackendFlows {
     pub active: u64,
     /// Before their handshake has completed.
     pub half_open: u64,
-    /// Half-closed, closed and reset ones that are still remembered.
-    pub other: u64,
+    /// Closed by one of two sides. They still count for the load, as the data plane has it.
+    pub half_closed: u64,
+    /// Ended, and still remembered.
+    pub ended: u64,
     /// How its flows have ended, and what all of them have carried, the living ones included.
     pub figures: Removed,
 }
@@ -78,7 +78,7 @@ pub struct BackendFlows {
 impl BackendFlows {
     /// Flows of whatever phase.
     pub const fn all(&self) -> u64 {
-        self.active + self.half_open + self.other
+        self.active + self.half_open + self.half_closed + self.ended
     }
 }
 
@@ -129,7 +129,7 @@ impl FlowTables {
             flows.figures = flows::plus(&flows.figures, &total);
             // What the data plane counted since it was read is lost with this. The next sweep finds it.
             let load = self.loads.get(&id.into(), 0).map_err(in_map("LOADS"))?;
-            let active = u32::try_from(flows.active).unwrap_or(u32::MAX);
+            let active = u32::try_from(flows.active + flows.half_closed).unwrap_or(u32::MAX);
             if load.active != active {
                 self.loads.set(id.into(), Load { active, ..load }, 0).map_err(in_map("LOADS"))?;
             }
@@ -149,6 +149,8 @@ where
         Ok(Self {
             half_open: HashMap::try_from(lru).map_err(in_map(half_open))?,
             established: HashMap::try_from(hash).map_err(in_map(established))?,
+            walk_half_open: HashWalk::new(pinned(maps, half_open)?, half_open),
+            walk_established: HashWalk::new(pinned(maps, established)?, established),
         })
     }
 
@@ -160,37 +162,40 @@ where
         totals: &mut BTreeMap<BackendId, Removed>,
     ) -> Result<(), DataplaneError> {
         let mut over = Vec::new();
-        for item in self.established.iter().take(WALK_AT_MOST) {
-            let (key, entry) = item.map_err(in_map("ESTABLISHED"))?;
+        self.walk_established.run(|key, entry| {
             let is_reply = entry.direction != TO_BACKEND;
             // Whether it is half a flow need not be known yet.
             if is_reply && entry.seen.silence(now) <= timeouts.shortest() {
-                continue;
+                return;
             }
-            let other = other_direction(&self.established, &entry);
+            let other = other_direction(&self.established, entry);
             if is_reply && other.is_some() {
-                continue;
+                return;
             }
             let backend = census.by_backend.entry(entry.backend).or_default();
-            if flows::is_over(&entry, other.as_ref(), now, timeouts) {
-                over.push((key, entry));
-                continue;
+            if flows::is_over(entry, other.as_ref(), now, timeouts) {
+                over.push((*key, *entry));
+                return;
             }
-            backend.figures = flows::plus(&backend.figures, &flows::carried(&entry, other.as_ref()));
-            match flows::phase(&entry, other.as_ref()) {
+            backend.figures = flows::plus(&backend.figures, &flows::carried(entry, other.as_ref()));
+            match flows::phase(entry, other.as_ref()) {
                 Phase::Open => {
                     census.established += 1;
                     backend.active += 1;
-                    continue;
+                    return;
                 }
-                Phase::HalfClosed => {}
+                Phase::HalfClosed if flows::has_reply(entry) => {
+                    census.closing += 1;
+                    backend.half_closed += 1;
+                    return;
+                }
                 // What has ended counts at once, not when its time-out is over.
-                Phase::Closed => backend.figures.closed += 1,
+                Phase::HalfClosed | Phase::Closed => backend.figures.closed += 1,
                 Phase::Reset => backend.figures.reset += 1,
             }
             census.closing += 1;
-            backend.other += 1;
-        }
+            backend.ended += 1;
+        })?;
         for (key, entry) in over {
             // The client may have opened it anew since it was read.
             let Ok(entry_now) = self.established.get(&key, 0) else { continue };
@@ -207,15 +212,14 @@ where
         }
 
         let mut over = Vec::new();
-        for item in self.half_open.iter().take(WALK_AT_MOST) {
-            let (key, entry) = item.map_err(in_map("HALF_OPEN"))?;
+        self.walk_half_open.run(|key, entry| {
             if entry.seen.silence(now) > timeouts.half_open {
-                over.push(key);
+                over.push(*key);
             } else if entry.direction == TO_BACKEND {
                 census.half_open += 1;
                 census.by_backend.entry(entry.backend).or_default().half_open += 1;
             }
-        }
+        })?;
         for key in over {
             let _ = self.half_open.remove(&key);
         }
@@ -292,20 +296,19 @@ where
     FlowEntry<A>: Pod,
 {
     fn read(&self, now: u32, keep: &dyn Fn(&Flow) -> bool, to: &mut Vec<Flow>) -> Result<(), DataplaneError> {
-        for (table, name, is_half_open) in
-            [(&self.half_open, "HALF_OPEN", true), (&self.established, "ESTABLISHED", false)]
-        {
-            for item in table.iter().take(WALK_AT_MOST) {
-                let (key, entry) = item.map_err(in_map(name))?;
-                if entry.direction != TO_BACKEND {
-                    continue;
+        for (table, walk, is_half_open) in [
+            (&self.half_open, &self.walk_half_open, true),
+            (&self.established, &self.walk_established, false),
+        ] {
+            walk.run(|key, entry| {
+                if entry.direction == TO_BACKEND {
+                    let other = other_direction(table, entry);
+                    let flow = Flow::new(key, entry, other.as_ref(), is_half_open, now);
+                    if keep(&flow) {
+                        to.push(flow);
+                    }
                 }
-                let other = other_direction(table, &entry);
-                let flow = Flow::new(&key, &entry, other.as_ref(), is_half_open, now);
-                if keep(&flow) {
-                    to.push(flow);
-                }
-            }
+            })?;
         }
         Ok(())
     }

@@ -1,0 +1,125 @@
+//! Reading a whole hash map, many entries at a time.
+//!
+//! The kernel gives whole buckets (`BPF_MAP_LOOKUP_BATCH`, kernel 5.6), so entries that come and go meanwhile neither
+//! make the walk begin anew nor show any other entry twice, as going from key to key does; and a million flows cost
+//! some thousand system calls instead of millions.
+
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use aya::{Pod, maps::MapData, sys::SyscallError};
+
+use super::{DataplaneError, in_map};
+
+/// Entries that are asked for at once, unless a bucket has more.
+const BATCH: usize = 4096;
+/// `enum bpf_cmd` of the kernel's `include/uapi/linux/bpf.h`.
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+
+/// The part of `union bpf_attr` that is for batches, as the kernel's `include/uapi/linux/bpf.h` has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// A hash map, plain or LRU, that is read as a whole.
+#[derive(Debug)]
+pub(super) struct HashWalk<K, V> {
+    map: MapData,
+    name: &'static str,
+    _entry: PhantomData<(K, V)>,
+}
+
+impl<K: Pod, V: Pod> HashWalk<K, V> {
+    /// A walk through a map whose keys and values have these types; `name` is for errors.
+    pub(super) const fn new(map: MapData, name: &'static str) -> Self {
+        Self { map, name, _entry: PhantomData }
+    }
+
+    /// Shows every entry once, as it was when its bucket was read.
+    pub(super) fn run(&self, mut visit: impl FnMut(&K, &V)) -> Result<(), DataplaneError> {
+        self.check_sizes()?;
+        let (mut keys, mut values) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        let mut position = None;
+        loop {
+            let is_last = match self.next(&mut position, &mut keys, &mut values) {
+                Ok(is_last) => is_last,
+                // A bucket has more entries than fit.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    let more = keys.capacity() * 2;
+                    keys.reserve(more);
+                    values.reserve(more);
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(io_error) => {
+                    let source = SyscallError { call: "bpf_map_lookup_batch", io_error };
+                    return Err(in_map(self.name)(source.into()));
+                }
+            };
+            keys.iter().zip(&values).for_each(|(key, value)| visit(key, value));
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The kernel writes as much as the map says, whatever we made room for.
+    fn check_sizes(&self) -> Result<(), DataplaneError> {
+        let info = self.map.info().map_err(in_map(self.name))?;
+        let sizes = (info.key_size() as usize, info.value_size() as usize);
+        if sizes == (size_of::<K>(), size_of::<V>()) {
+            return Ok(());
+        }
+        let source = aya::maps::MapError::InvalidValueSize { size: size_of::<V>(), expected: sizes.1 };
+        Err(in_map(self.name)(source))
+    }
+
+    /// Replaces keys and values by the next ones. True where these are the last.
+    fn next(&self, position: &mut Option<u32>, keys: &mut Vec<K>, values: &mut Vec<V>) -> io::Result<bool> {
+        keys.clear();
+        values.clear();
+        let room = keys.capacity().min(values.capacity());
+        let begin = position.unwrap_or_default();
+        let mut next = 0u32;
+        let mut attr = BatchAttr {
+            in_batch: if position.is_some() { (&raw const begin).expose_provenance() as u64 } else { 0 },
+            out_batch: (&raw mut next).expose_provenance() as u64,
+            keys: keys.as_mut_ptr().expose_provenance() as u64,
+            values: values.as_mut_ptr().expose_provenance() as u64,
+            count: u32::try_from(room).unwrap_or(u32::MAX),
+            map_fd: self.map.fd().as_fd().as_raw_fd().cast_unsigned(),
+            ..BatchAttr::default()
+        };
+        // SAFETY: the attributes are laid out as the kernel's; what they point to lives through the call. It writes
+        // at most `count` keys and values, which both vectors have room for: `check_sizes` compared the sizes.
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>())
+        };
+        let is_last = match (result, io::Error::last_os_error()) {
+            (0, _) => false,
+            // Nothing follows; what was read until there counts.
+            (_, error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            (_, error) => return Err(error),
+        };
+        let count = (attr.count as usize).min(room);
+        // SAFETY: the kernel has written `count` of each, and any bytes are a `Pod` value.
+        unsafe {
+            keys.set_len(count);
+            values.set_len(count);
+        }
+        *position = Some(next);
+        Ok(is_last)
+    }
+}
