@@ -11,8 +11,8 @@ use crate::{
         Be16, Be32, Be128, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP_LEN,
         ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, ICMPV6_PARAMETER_PROBLEM,
         ICMPV6_UNREACHABLE, IPV4_OFFSET_MASK, IPV6_FRAGMENT_LEN, IPV6_LEN, PROTOCOL_DESTINATION,
-        PROTOCOL_FRAGMENT, PROTOCOL_HOP_BY_HOP, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_IPV4,
-        PROTOCOL_IPV6, PROTOCOL_ROUTING, PROTOCOL_TCP,
+        PROTOCOL_FRAGMENT, PROTOCOL_HOP_BY_HOP, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_IPV4, PROTOCOL_IPV6,
+        PROTOCOL_ROUTING, PROTOCOL_TCP,
     },
 };
 
@@ -202,12 +202,8 @@ const PROTOCOL_UDP: u8 = 17;
 
 impl Wanted {
     /// Everything.
-    pub const EVERYTHING: Self = Self {
-        client: Be128::from_octets([0; 16]),
-        mask: Be128::from_octets([0; 16]),
-        port: 0,
-        _pad: 0,
-    };
+    pub const EVERYTHING: Self =
+        Self { client: Be128::from_octets([0; 16]), mask: Be128::from_octets([0; 16]), port: 0, _pad: 0 };
 
     /// Whether the frame is from or to the client, or is about such a packet. A fragment without ports is taken for one
     /// with the right ones.
@@ -246,7 +242,8 @@ impl Wanted {
     #[inline(always)]
     fn look(&self, frame: &Kept<'_>, cursor: Cursor) -> Option<(Cursor, bool)> {
         let at = cursor.at as usize;
-        let next = |protocol: u8, at: usize| Cursor { protocol: u32::from(protocol), at: at as u32, ..cursor };
+        let next =
+            |protocol: u8, at: usize| Cursor { protocol: u32::from(protocol), at: at as u32, ..cursor };
         match cursor.protocol as u8 {
             PROTOCOL_IPV4 => {
                 let source = Be128::mapped(frame.be32(at + 12)?);

@@ -7,7 +7,8 @@ use core::{cell::UnsafeCell, ptr::NonNull};
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::{
-        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key as LpmKey,
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+        lpm_trie::Key as LpmKey,
     },
     helpers::bpf_ktime_get_ns,
     macros::btf_map,

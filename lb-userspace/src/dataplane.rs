@@ -29,6 +29,7 @@ use aya::{
     programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, links::LinkError},
     sys::SyscallError,
 };
+use aya_log::EbpfLogger;
 use lb_common::{
     forward::Stage,
     layout::{
@@ -37,6 +38,7 @@ use lb_common::{
         ServiceEntry, ServiceKey, VipEntry,
     },
     reason,
+    trace::Watcher,
     wire::Be128,
 };
 
@@ -58,7 +60,7 @@ const GROWS_AT_MOST: usize = 128;
 /// The program that is attached.
 const PROGRAM: &str = "xvip";
 /// The maps of the object: each is pinned under its own name.
-const MAPS: [&str; 21] = [
+const MAPS: [&str; 24] = [
     "NODE",
     "PULSE",
     "VIPS",
@@ -80,7 +82,12 @@ const MAPS: [&str; 21] = [
     "SCRATCH",
     "COUNTERS",
     "PROGRAMS",
+    "EVENTS",
+    "NOTES",
+    "WATCHERS",
 ];
+/// The section of the variable that switches tracing on, and the name that it is pinned under.
+const TRACE: (&str, &str) = (".data.trace", "TRACE");
 
 /// What the maps say, or should say. Both sides of the reconciler have this form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -159,6 +166,9 @@ pub enum DataplaneError {
     /// A map or program is not in the object: object and controller do not belong together.
     #[error("the XDP object has nothing called {0}")]
     NotInObject(&'static str),
+    /// What the programs log cannot be read.
+    #[error("the log of the XDP programs")]
+    Log(#[source] io::Error),
     /// A map could not be read or written.
     #[error("map {map}")]
     Map {
@@ -237,6 +247,7 @@ impl Dataplane {
         for map in MAPS {
             loader.map_pin_path(map, maps_path.join(map));
         }
+        loader.map_pin_path(TRACE.0, maps_path.join(TRACE.1));
         for (half_open, established) in [("HALF_OPEN4", "ESTABLISHED4"), ("HALF_OPEN6", "ESTABLISHED6")] {
             loader.map_max_entries(half_open, flows.half_open_max);
             // A flow has an entry for each direction.
@@ -250,6 +261,13 @@ impl Dataplane {
             program.load().map_err(refused)?;
             let program = program.fd().map_err(refused)?;
             programs.set(stage as u32, program, 0).map_err(in_map("PROGRAMS"))?;
+        }
+        let mut watchers: ProgramArray<MapData> = take(&mut ebpf, "WATCHERS")?;
+        for watcher in Watcher::ALL {
+            let program = program(&mut ebpf, watcher.program())?;
+            program.load().map_err(refused)?;
+            let program = program.fd().map_err(refused)?;
+            watchers.set(watcher as u32, program, 0).map_err(in_map("WATCHERS"))?;
         }
         program(&mut ebpf, PROGRAM)?.load().map_err(refused)?;
 
@@ -550,6 +568,16 @@ impl Dataplane {
         Ok((result.return_value, out))
     }
 
+    /// The lines that the data plane logs, as they come. There is one reader; who asks again gets an error.
+    ///
+    /// # Errors
+    ///
+    /// Where the object logs nothing, or somebody reads already.
+    pub fn log_lines<T: log::Log>(&mut self, logger: T) -> Result<EbpfLogger<T>, DataplaneError> {
+        EbpfLogger::init_with_logger(&mut self.ebpf, logger)
+            .map_err(|error| DataplaneError::Log(io::Error::other(error)))
+    }
+
     /// How many instructions each program has after the verifier, where the kernel tells.
     ///
     /// # Errors
@@ -558,6 +586,7 @@ impl Dataplane {
     pub fn instructions(&mut self) -> Result<Vec<(&'static str, Option<u32>)>, DataplaneError> {
         std::iter::once(PROGRAM)
             .chain(Stage::ALL.map(Stage::program))
+            .chain(Watcher::ALL.map(Watcher::program))
             .map(|name| {
                 let info = program(&mut self.ebpf, name)?.info().map_err(refused)?;
                 Ok((name, info.size_translated().map(|bytes| bytes / 8)))
@@ -610,7 +639,7 @@ impl Dataplane {
 }
 
 /// Where the maps of this layout are pinned.
-fn maps_path(pin_path: &Path) -> PathBuf {
+pub fn maps_path(pin_path: &Path) -> PathBuf {
     pin_path.join(format!("maps-v{LAYOUT_VERSION}"))
 }
 
