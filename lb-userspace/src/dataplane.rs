@@ -10,6 +10,7 @@ mod flow_tables;
 mod hash_walk;
 mod interface;
 mod pins;
+pub mod ring;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,6 +42,8 @@ use lb_common::{
     trace::Watcher,
     wire::Be128,
 };
+
+use tokio::io::unix::AsyncFd;
 
 use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 pub use self::{
@@ -568,14 +571,17 @@ impl Dataplane {
         Ok((result.return_value, out))
     }
 
-    /// The lines that the data plane logs, as they come. There is one reader; who asks again gets an error.
+    /// The lines that the data plane logs, as they come. There is one reader; who asks again gets an error. Needs a Tokio
+    /// runtime with I/O.
     ///
     /// # Errors
     ///
     /// Where the object logs nothing, or somebody reads already.
-    pub fn log_lines<T: log::Log>(&mut self, logger: T) -> Result<EbpfLogger<T>, DataplaneError> {
+    pub fn log_lines<T: log::Log>(&mut self, logger: T) -> Result<AsyncFd<EbpfLogger<T>>, DataplaneError> {
         EbpfLogger::init_with_logger(&mut self.ebpf, logger)
-            .map_err(|error| DataplaneError::Log(io::Error::other(error)))
+            .map_err(io::Error::other)
+            .and_then(ring::watched_log)
+            .map_err(DataplaneError::Log)
     }
 
     /// How many instructions each program has after the verifier, where the kernel tells.

@@ -24,13 +24,13 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
     time::{Instant, interval, sleep_until},
 };
 
 use self::record::Record;
-use crate::dataplane::maps_path;
+use crate::dataplane::{maps_path, ring};
 
 /// How long the programs go on for a tracer that does not say that it still lives.
 const LEASE: Duration = Duration::from_secs(3);
@@ -162,7 +162,7 @@ impl Tracer {
             trace,
             lost_before: lost(&notes)?,
             notes,
-            events: AsyncFd::with_interest(events, Interest::READABLE).map_err(TraceError::Wait)?,
+            events: ring::watched(events).map_err(TraceError::Wait)?,
         };
         tracer.renew()?;
         Ok(tracer)

@@ -3,10 +3,7 @@
 
 use lb_common::reason::DropReason;
 use log::{Log, Metadata, Record};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    task::JoinHandle,
-};
+use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::dataplane::{Dataplane, DataplaneError};
@@ -22,10 +19,8 @@ impl DropLog {
     ///
     /// Where the object has no log, or it has been taken already.
     pub fn begin(dataplane: &mut Dataplane) -> Result<Self, DataplaneError> {
-        let lines = dataplane.log_lines(Translator)?;
-        let lines = AsyncFd::with_interest(lines, Interest::READABLE).map_err(DataplaneError::Log)?;
+        let mut lines = dataplane.log_lines(Translator)?;
         Ok(Self(tokio::spawn(async move {
-            let mut lines = lines;
             while let Ok(mut guard) = lines.readable_mut().await {
                 guard.get_inner_mut().flush();
                 guard.clear_ready();

@@ -104,7 +104,12 @@ impl Packet {
                 return;
             }
             None => {
-                match sliced.link.as_ref().and_then(|link| link.to_header()).and_then(etherparse::LinkHeader::ethernet2) {
+                match sliced
+                    .link
+                    .as_ref()
+                    .and_then(|link| link.to_header())
+                    .and_then(etherparse::LinkHeader::ethernet2)
+                {
                     Some(ethernet) if depth == 0 => {
                         let _ = write!(self.summary, "ethertype {:#06x}", ethernet.ether_type.0);
                     }
