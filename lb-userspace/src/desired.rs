@@ -74,6 +74,8 @@ pub enum NextHop {
         mac: Mac,
         /// Out of which of the configured interfaces (`node.interfaces`), counted from 0.
         link: u8,
+        /// Whether the address is a router's, and the backend behind it.
+        routed: bool,
     },
     /// Not known (yet), or there is no route.
     Unresolved,
@@ -397,10 +399,13 @@ fn backend_entry(
     match inputs.next_hops.get(&address.ip()) {
         Some(NextHop::Local) => entry.local = u32::from(is_reached_as_it_is(service, address)),
         Some(NextHop::OtherInterface) => {}
-        Some(&NextHop::Mac { mac, link }) => {
-            if let Some((hop, link)) = hop(inputs.links, mac, link) {
-                let is_tunnelled = match configured {
-                    Some((service, _)) => service.mode == Mode::DsrIpip,
+        Some(&NextHop::Mac { mac, link, routed }) => {
+            let mode = configured.map(|(service, _)| service.mode);
+            if !(routed && mode == Some(Mode::DsrL2))
+                && let Some((hop, link)) = hop(inputs.links, mac, link)
+            {
+                let is_tunnelled = match mode {
+                    Some(mode) => mode == Mode::DsrIpip,
                     None => known.is_some_and(|known| known.mtu != 0),
                 };
                 let is_narrow = inputs.links.iter().any(|other| other.mtu > link.mtu);
@@ -427,8 +432,11 @@ fn is_reached_as_it_is(service: Option<ServiceKey>, address: SocketAddr) -> bool
 }
 
 /// Whether packets for a backend can never be brought there, as opposed to not now: why, and what to do about it.
-pub fn unreachable_because(next_hop: NextHop, entry: &PoolEntry) -> Option<&'static str> {
+pub fn unreachable_because(next_hop: NextHop, entry: &PoolEntry, mode: Mode) -> Option<&'static str> {
     match next_hop {
+        NextHop::Mac { routed: true, .. } if mode == Mode::DsrL2 => Some(
+            "it is behind a router, which would not know what to do with a packet for the VIP: use mode = \"dsr-ipip\"",
+        ),
         NextHop::Mac { .. } | NextHop::Unresolved => None,
         NextHop::Local if is_reached_as_it_is(Some(entry.service), entry.address) => None,
         NextHop::Local => {

@@ -1,14 +1,26 @@
 //! Frames, built and read by `etherparse`, never by `lb_common`: the code under test does not mark its own homework.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+mod fragments;
+mod icmp;
+mod segment;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use etherparse::{
-    ArpEthIpv4Packet, ArpOperation, ArpPacket, EtherType, Ethernet2Header, IpNumber, Ipv4Header,
-    PacketBuilder, TcpHeader, checksum::Sum16BitWords,
+    ArpEthIpv4Packet, ArpOperation, ArpPacket, EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header,
+    PacketBuilder, checksum::Sum16BitWords,
+};
+
+pub use self::{
+    fragments::{FRAGMENT_ID, fragments, fragments_behind},
+    icmp::{IcmpMessage, echo_request, error_about, neighbour_solicitation, quote},
+    segment::{Extension, Packet, Segment},
 };
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
+/// A VLAN tag as on the wire: EtherType, then tag control information.
+pub type Tag = [u8; 4];
 
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -32,155 +44,249 @@ pub const ECE: u8 = 0x40;
 /// TCP flag: congestion window reduced.
 pub const CWR: u8 = 0x80;
 
-/// A TCP segment in IPv4 in Ethernet, before it is bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Ethernet source.
-    pub src_mac: Mac,
-    /// Ethernet destination.
-    pub dst_mac: Mac,
-    /// IPv4 source and TCP source port.
-    pub src: SocketAddrV4,
-    /// IPv4 destination and TCP destination port.
-    pub dst: SocketAddrV4,
-    /// Hops left.
-    pub ttl: u8,
-    /// IPv4 options; a multiple of four bytes, up to 40.
-    pub ip_options: Vec<u8>,
-    /// Flags, the constants above.
-    pub flags: u8,
-    /// Sequence number of the first byte.
-    pub seq: u32,
-    /// Acknowledgement number.
-    pub ack: u32,
-    /// TCP options; a multiple of four bytes, up to 40.
-    pub tcp_options: Vec<u8>,
-    /// TCP payload.
-    pub payload: Vec<u8>,
-    /// What follows the datagram within the frame.
-    pub padding: Vec<u8>,
+/// The tag of a customer VLAN, without priority.
+pub const fn vlan(id: u16) -> Tag {
+    let [high, low] = id.to_be_bytes();
+    [0x81, 0x00, high, low]
 }
 
-impl Segment {
-    /// The bytes on the wire, all checksums right.
+/// The outer tag of two.
+pub const fn service_vlan(id: u16) -> Tag {
+    let [high, low] = id.to_be_bytes();
+    [0x88, 0xa8, high, low]
+}
+
+/// The VLAN ids of tags, without their priorities.
+pub fn vlan_ids(tags: &[Tag]) -> Vec<u16> {
+    tags.iter().map(|tag| u16::from_be_bytes([tag[2] & 0x0f, tag[3]])).collect()
+}
+
+/// What a frame has in front of its network header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Ethernet destination.
+    pub destination: Mac,
+    /// Ethernet source.
+    pub source: Mac,
+    /// From the outside in.
+    pub tags: Vec<Tag>,
+}
+
+impl Link {
+    /// Reads it; returns the EtherType behind the tags and the rest, too. `None` where the frame ends before.
+    pub fn read(frame: &[u8]) -> Option<(Self, EtherType, &[u8])> {
+        let (ethernet, _) = Ethernet2Header::from_slice(frame).ok()?;
+        let mut tags = vec![];
+        let mut offset = 12;
+        while let [0x81, 0x00] | [0x88, 0xa8] = frame.get(offset..offset + 2)? {
+            tags.push(frame.get(offset..offset + 4)?.try_into().ok()?);
+            offset += 4;
+        }
+        let ether_type = u16::from_be_bytes(frame.get(offset..offset + 2)?.try_into().ok()?);
+        let link = Self { destination: ethernet.destination, source: ethernet.source, tags };
+        Some((link, EtherType(ether_type), &frame[offset + 2..]))
+    }
+
+    /// The bytes on the wire, up to the network header.
+    pub fn bytes(&self, ether_type: EtherType) -> Vec<u8> {
+        let mut bytes = [self.destination, self.source].concat();
+        bytes.extend(self.tags.iter().flatten());
+        bytes.extend(ether_type.0.to_be_bytes());
+        bytes
+    }
+}
+
+/// An IP header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ip {
+    /// With its options.
+    V4(Ipv4Header),
+    /// Without extension headers.
+    V6(Ipv6Header),
+}
+
+impl Ip {
+    /// A header without options for that many bytes behind it.
     ///
     /// # Panics
     ///
-    /// Where `etherparse` cannot express the segment; a fault of the test.
+    /// Where the families differ, or the length is none; a fault of the test.
+    pub fn new(src: IpAddr, dst: IpAddr, hops: u8, protocol: IpNumber, length: usize) -> Self {
+        let length = u16::try_from(length).expect("a packet's length");
+        match (src, dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let mut ip = Ipv4Header::new(length, hops, protocol, src.octets(), dst.octets())
+                    .expect("an IPv4 header");
+                ip.header_checksum = ip.calc_header_checksum();
+                Self::V4(ip)
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => Self::V6(Ipv6Header {
+                payload_length: length,
+                next_header: protocol,
+                hop_limit: hops,
+                source: src.octets(),
+                destination: dst.octets(),
+                ..Ipv6Header::default()
+            }),
+            _ => panic!("{src} and {dst} are of two families"),
+        }
+    }
+
+    /// Reads one; returns what it says is behind it, and what else there is.
+    pub fn read(ether_type: EtherType, bytes: &[u8]) -> Option<(Self, &[u8], &[u8])> {
+        let (ip, header_len, total_len) = match ether_type {
+            EtherType::IPV4 => {
+                let (ip, _) = Ipv4Header::from_slice(bytes).ok()?;
+                let (header_len, total_len) = (ip.header_len(), usize::from(ip.total_len));
+                (Self::V4(ip), header_len, total_len)
+            }
+            EtherType::IPV6 => {
+                let (ip, _) = Ipv6Header::from_slice(bytes).ok()?;
+                let total_len = Ipv6Header::LEN + usize::from(ip.payload_length);
+                (Self::V6(ip), Ipv6Header::LEN, total_len)
+            }
+            _ => return None,
+        };
+        let packet = bytes.get(..total_len)?;
+        Some((ip, packet.get(header_len..)?, &bytes[total_len..]))
+    }
+
+    /// The EtherType.
+    pub const fn ether_type(&self) -> EtherType {
+        match self {
+            Self::V4(_) => EtherType::IPV4,
+            Self::V6(_) => EtherType::IPV6,
+        }
+    }
+
+    /// The bytes on the wire, the checksum as it stands.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut tcp = TcpHeader::new(self.src.port(), self.dst.port(), self.seq, 64_240);
-        tcp.acknowledgment_number = self.ack;
-        tcp.fin = self.flags & FIN != 0;
-        tcp.syn = self.flags & SYN != 0;
-        tcp.rst = self.flags & RST != 0;
-        tcp.psh = self.flags & PSH != 0;
-        tcp.ack = self.flags & ACK != 0;
-        tcp.urg = self.flags & URG != 0;
-        tcp.ece = self.flags & ECE != 0;
-        tcp.cwr = self.flags & CWR != 0;
-        tcp.set_options_raw(&self.tcp_options).expect("TCP options");
-        let length = u16::try_from(tcp.header_len() + self.payload.len()).expect("a segment's length");
-        let mut ip =
-            Ipv4Header::new(length, self.ttl, IpNumber::TCP, self.src.ip().octets(), self.dst.ip().octets())
-                .expect("an IPv4 header");
-        ip.identification = 0x1234;
-        ip.dont_fragment = true;
-        ip.options = self.ip_options.as_slice().try_into().expect("IPv4 options");
-        ip.set_payload_len(length.into()).expect("a datagram's length");
-        let ethernet =
-            Ethernet2Header { source: self.src_mac, destination: self.dst_mac, ether_type: EtherType::IPV4 };
-        let mut packet =
-            Packet { ethernet, ip, tcp, payload: self.payload.clone(), padding: self.padding.clone() };
-        packet.set_checksums();
-        packet.bytes()
+        match self {
+            Self::V4(ip) => ip.to_bytes().to_vec(),
+            Self::V6(ip) => ip.to_bytes().to_vec(),
+        }
+    }
+
+    /// Source address.
+    pub fn src(&self) -> IpAddr {
+        match self {
+            Self::V4(ip) => IpAddr::from(ip.source),
+            Self::V6(ip) => IpAddr::from(ip.source),
+        }
+    }
+
+    /// Destination address.
+    pub fn dst(&self) -> IpAddr {
+        match self {
+            Self::V4(ip) => IpAddr::from(ip.destination),
+            Self::V6(ip) => IpAddr::from(ip.destination),
+        }
+    }
+
+    /// Hops left.
+    pub const fn hops(&self) -> u8 {
+        match self {
+            Self::V4(ip) => ip.time_to_live,
+            Self::V6(ip) => ip.hop_limit,
+        }
+    }
+
+    /// What follows; of IPv6 the first extension header where there is one.
+    pub const fn protocol(&self) -> IpNumber {
+        match self {
+            Self::V4(ip) => ip.protocol,
+            Self::V6(ip) => ip.next_header,
+        }
+    }
+
+    /// Whether the checksum is what `etherparse` calculates; IPv6 has none.
+    pub fn checksum_is_right(&self) -> bool {
+        match self {
+            Self::V4(ip) => ip.header_checksum == ip.calc_header_checksum(),
+            Self::V6(_) => true,
+        }
+    }
+
+    /// Other addresses, so many hops less, and the checksum calculated from nothing.
+    ///
+    /// # Panics
+    ///
+    /// Where the families differ.
+    pub fn readdress(&mut self, src: IpAddr, dst: IpAddr, hops: u8) {
+        match (self, src, dst) {
+            (Self::V4(ip), IpAddr::V4(src), IpAddr::V4(dst)) => {
+                (ip.source, ip.destination) = (src.octets(), dst.octets());
+                ip.time_to_live -= hops;
+                ip.header_checksum = ip.calc_header_checksum();
+            }
+            (Self::V6(ip), IpAddr::V6(src), IpAddr::V6(dst)) => {
+                (ip.source, ip.destination) = (src.octets(), dst.octets());
+                ip.hop_limit -= hops;
+            }
+            _ => panic!("{src} and {dst} are not of this packet's family"),
+        }
+    }
+
+    /// Another length of what follows, and the checksum calculated from nothing.
+    ///
+    /// # Panics
+    ///
+    /// Where it is too long.
+    pub fn set_payload_len(&mut self, length: usize) {
+        match self {
+            Self::V4(ip) => {
+                ip.set_payload_len(length).expect("a length");
+                ip.header_checksum = ip.calc_header_checksum();
+            }
+            Self::V6(ip) => ip.set_payload_length(length).expect("a length"),
+        }
     }
 }
 
-/// A frame with a TCP segment, as `etherparse` reads it.
+/// An IP packet in a frame, whatever is in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packet {
-    /// The link-layer header.
-    pub ethernet: Ethernet2Header,
-    /// The IPv4 header with its options.
-    pub ip: Ipv4Header,
-    /// The TCP header with its options.
-    pub tcp: TcpHeader,
-    /// TCP payload.
+pub struct Datagram {
+    /// What is in front of it.
+    pub link: Link,
+    /// Its header.
+    pub ip: Ip,
+    /// What follows the header; of IPv6 extension headers included.
     pub payload: Vec<u8>,
-    /// What follows the datagram within the frame.
+    /// What follows the packet within the frame.
     pub padding: Vec<u8>,
 }
 
-impl Packet {
-    /// Reads a frame; `None` where it is no whole TCP segment in IPv4 in Ethernet.
+impl Datagram {
+    /// Reads a frame; `None` where it holds no whole IP packet.
     pub fn read(frame: &[u8]) -> Option<Self> {
-        let (ethernet, rest) = Ethernet2Header::from_slice(frame).ok()?;
-        let (ip, _) = Ipv4Header::from_slice(rest).ok()?;
-        if ethernet.ether_type != EtherType::IPV4
-            || ip.protocol != IpNumber::TCP
-            || ip.is_fragmenting_payload()
-        {
-            return None;
-        }
-        let datagram = rest.get(..usize::from(ip.total_len))?;
-        let (tcp, payload) = TcpHeader::from_slice(datagram.get(ip.header_len()..)?).ok()?;
-        let padding = rest[datagram.len()..].to_vec();
-        Some(Self { ethernet, ip, tcp, payload: payload.to_vec(), padding })
+        let (link, ether_type, rest) = Link::read(frame)?;
+        let (ip, payload, padding) = Ip::read(ether_type, rest)?;
+        Some(Self { link, ip, payload: payload.to_vec(), padding: padding.to_vec() })
     }
 
-    /// The bytes on the wire, checksums as they stand.
+    /// The bytes on the wire.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.ethernet.to_bytes().to_vec();
-        bytes.extend_from_slice(&self.ip.to_bytes());
-        bytes.extend_from_slice(&self.tcp.to_bytes());
-        bytes.extend_from_slice(&self.payload);
-        bytes.extend_from_slice(&self.padding);
+        let mut bytes = self.link.bytes(self.ip.ether_type());
+        bytes.extend(self.packet());
+        bytes.extend(&self.padding);
         bytes
     }
 
-    /// IPv4 source and TCP source port.
-    pub fn src(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(self.ip.source.into(), self.tcp.source_port)
-    }
-
-    /// IPv4 destination and TCP destination port.
-    pub fn dst(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(self.ip.destination.into(), self.tcp.destination_port)
-    }
-
-    /// Whether the checksum of the IPv4 header is what `etherparse` calculates.
-    pub fn ip_checksum_is_right(&self) -> bool {
-        self.ip.header_checksum == self.ip.calc_header_checksum()
-    }
-
-    /// Whether the checksum of the TCP segment is what `etherparse` calculates.
-    pub fn tcp_checksum_is_right(&self) -> bool {
-        self.tcp.checksum == self.tcp_checksum()
-    }
-
-    fn tcp_checksum(&self) -> u16 {
-        self.tcp
-            .calc_checksum_ipv4_raw(self.ip.source, self.ip.destination, &self.payload)
-            .expect("the payload came out of a datagram")
-    }
-
-    fn set_checksums(&mut self) {
-        self.ip.header_checksum = self.ip.calc_header_checksum();
-        self.tcp.checksum = self.tcp_checksum();
+    /// The IP packet alone.
+    pub fn packet(&self) -> Vec<u8> {
+        [self.ip.bytes(), self.payload.clone()].concat()
     }
 }
 
 /// What a frame has to become when it is forwarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rewrite {
-    /// The new Ethernet source.
-    pub src_mac: Mac,
-    /// The new Ethernet destination.
-    pub dst_mac: Mac,
-    /// The new IPv4 source and TCP source port.
-    pub src: SocketAddrV4,
-    /// The new IPv4 destination and TCP destination port.
-    pub dst: SocketAddrV4,
+    /// What is in front of the network header.
+    pub link: Link,
+    /// The new addresses and ports; `None`: as they were.
+    pub ends: Option<(SocketAddr, SocketAddr)>,
+    /// The ends of the tunnel that it goes through.
+    pub tunnel: Option<(IpAddr, IpAddr)>,
 }
 
 /// The frame after a rewrite and one hop, with checksums calculated from nothing.
@@ -192,64 +298,82 @@ pub fn rewritten(frame: &[u8], rewrite: &Rewrite) -> Vec<u8> {
     let mut packet = Packet::read(frame).expect("a TCP segment");
     assert_eq!(packet.bytes(), frame, "etherparse keeps every bit of this frame");
     assert!(packet.ip_checksum_is_right() && packet.tcp_checksum_is_right(), "a frame that a sender makes");
-    packet.ethernet.source = rewrite.src_mac;
-    packet.ethernet.destination = rewrite.dst_mac;
-    packet.ip.source = rewrite.src.ip().octets();
-    packet.ip.destination = rewrite.dst.ip().octets();
-    packet.ip.time_to_live -= 1;
-    packet.tcp.source_port = rewrite.src.port();
-    packet.tcp.destination_port = rewrite.dst.port();
-    packet.set_checksums();
-    packet.bytes()
+    packet.link = rewrite.link.clone();
+    let (src, dst) = rewrite.ends.unwrap_or((packet.src(), packet.dst()));
+    packet.set_ends(src, dst, 1);
+    through(&packet.bytes(), rewrite.tunnel)
 }
 
-/// The RST that answers a segment (RFC 9293 §3.10.7.1): from its ACK where it has one, else acknowledging all of it.
-/// Padded with zeros to Ethernet's minimum where the segment's frame was that long.
+/// The same for any IP packet, of which only addresses and hops change.
 ///
 /// # Panics
 ///
-/// Where `frame` holds no TCP segment.
-pub fn reset_for(frame: &[u8]) -> Vec<u8> {
-    let packet = Packet::read(frame).expect("a TCP segment");
-    let (src, dst) = (packet.dst(), packet.src());
-    let builder = PacketBuilder::ethernet2(packet.ethernet.destination, packet.ethernet.source)
-        .ipv4(src.ip().octets(), dst.ip().octets(), 64)
-        .tcp(src.port(), dst.port(), 0, 0);
-    let builder = if packet.tcp.ack {
-        let mut header = TcpHeader::new(src.port(), dst.port(), packet.tcp.acknowledgment_number, 0);
-        header.rst = true;
-        PacketBuilder::ethernet2(packet.ethernet.destination, packet.ethernet.source)
-            .ipv4(src.ip().octets(), dst.ip().octets(), 64)
-            .tcp_header(header)
-    } else {
-        let length = packet.payload.len() as u32 + u32::from(packet.tcp.syn) + u32::from(packet.tcp.fin);
-        builder.rst().ack(packet.tcp.sequence_number.wrapping_add(length))
+/// Where `frame` holds none.
+pub fn passed_on(frame: &[u8], rewrite: &Rewrite) -> Vec<u8> {
+    let mut datagram = Datagram::read(frame).expect("an IP packet");
+    datagram.link = rewrite.link.clone();
+    let (src, dst) =
+        rewrite.ends.map_or((datagram.ip.src(), datagram.ip.dst()), |(src, dst)| (src.ip(), dst.ip()));
+    datagram.ip.readdress(src, dst, 1);
+    through(&datagram.bytes(), rewrite.tunnel)
+}
+
+/// The frame with an outer IP header in front of its packet (RFC 2003, RFC 2473).
+fn through(frame: &[u8], tunnel: Option<(IpAddr, IpAddr)>) -> Vec<u8> {
+    let Some((src, dst)) = tunnel else { return frame.to_vec() };
+    let inner = Datagram::read(frame).expect("an IP packet");
+    let (protocol, traffic_class) = match &inner.ip {
+        Ip::V4(ip) => (IpNumber::IPV4, ip.dscp.value() << 2 | ip.ecn.value()),
+        Ip::V6(ip) => (IpNumber::IPV6, ip.traffic_class),
     };
-    let mut bytes = Vec::new();
-    builder.write(&mut bytes, &[]).expect("a RST can be written");
-    if frame.len() >= ETHERNET_MIN {
-        bytes.resize(ETHERNET_MIN, 0);
+    let mut outer = Ip::new(src, dst, 64, protocol, inner.packet().len());
+    match &mut outer {
+        Ip::V4(ip) => {
+            ip.dont_fragment = true;
+            ip.dscp = (traffic_class >> 2).try_into().expect("six bits");
+            ip.ecn = (traffic_class & 3).try_into().expect("two bits");
+            ip.header_checksum = ip.calc_header_checksum();
+        }
+        Ip::V6(ip) => ip.traffic_class = traffic_class,
     }
-    bytes
+    Datagram { link: inner.link.clone(), ip: outer, payload: inner.packet(), padding: inner.padding }.bytes()
+}
+
+/// The frame without its outer IP header.
+///
+/// # Panics
+///
+/// Where there is no IP packet in the IP packet.
+pub fn decapsulated(frame: &[u8]) -> Vec<u8> {
+    let outer = Datagram::read(frame).expect("an IP packet");
+    let ether_type = match outer.ip.protocol() {
+        IpNumber::IPV4 => EtherType::IPV4,
+        IpNumber::IPV6 => EtherType::IPV6,
+        other => panic!("{other:?} in a tunnel"),
+    };
+    [outer.link.bytes(ether_type), outer.payload, outer.padding].concat()
 }
 
 /// Writes a right checksum into an IPv4 header that was tampered with, over as many bytes as its length field says (the
-/// frame's end permitting).
+/// frame's end permitting). Of frames without tags.
 pub fn fix_ip_checksum(frame: &mut [u8]) {
     let end = (ETHERNET + usize::from(frame[ETHERNET] & 0x0f) * 4).min(frame.len());
     frame[24..26].fill(0);
-    let sum = Sum16BitWords::new().add_slice(&frame[ETHERNET..end]).ones_complement();
+    let sum = checksum(&frame[ETHERNET..end]);
+    frame[24..26].copy_from_slice(&sum);
+}
+
+/// The Internet checksum of bytes, as on the wire.
+pub fn checksum(bytes: &[u8]) -> [u8; 2] {
     // `ones_complement` gives the sum in the order that the words were read in.
-    frame[24..26].copy_from_slice(&sum.to_ne_bytes());
+    Sum16BitWords::new().add_slice(bytes).ones_complement().to_ne_bytes()
 }
 
 /// Whether the words of the IPv4 header sum to all ones. Of the bytes, since `etherparse` has no place for the header's
 /// reserved bit.
-pub fn ip_checksum_is_right(frame: &[u8]) -> bool {
-    let end = ETHERNET + usize::from(frame[ETHERNET] & 0x0f) * 4;
-    frame
-        .get(ETHERNET..end)
-        .is_some_and(|header| Sum16BitWords::new().add_slice(header).ones_complement() == 0)
+pub fn ip_checksum_is_right(header: &[u8]) -> bool {
+    let end = header.first().map_or(0, |first| usize::from(first & 0x0f) * 4);
+    header.get(..end).is_some_and(|header| checksum(header) == [0, 0])
 }
 
 /// An ARP request of `sender` for `target`, broadcast.
@@ -270,48 +394,24 @@ pub fn arp_request(sender_mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u
     bytes
 }
 
-/// An ICMP echo request.
-///
-/// # Panics
-///
-/// Never: the sizes are fixed.
-pub fn echo_request(src_mac: Mac, dst_mac: Mac, src: Ipv4Addr, dst: Ipv4Addr) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    PacketBuilder::ethernet2(src_mac, dst_mac)
-        .ipv4(src.octets(), dst.octets(), 64)
-        .icmpv4_echo_request(1, 1)
-        .write(&mut bytes, b"are you there?")
-        .expect("an echo request can be written");
-    bytes
-}
-
 /// A UDP datagram.
 ///
 /// # Panics
 ///
-/// Where the payload is too long for one.
-pub fn udp(src_mac: Mac, dst_mac: Mac, src: SocketAddrV4, dst: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+/// Where the payload is too long for one, or the families differ.
+pub fn udp(src_mac: Mac, dst_mac: Mac, src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(src_mac, dst_mac);
+    let builder = match (src.ip(), dst.ip()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => builder.ipv4(src.octets(), dst.octets(), 64),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => builder.ipv6(src.octets(), dst.octets(), 64),
+        _ => panic!("{src} and {dst} are of two families"),
+    };
     let mut bytes = Vec::new();
-    PacketBuilder::ethernet2(src_mac, dst_mac)
-        .ipv4(src.ip().octets(), dst.ip().octets(), 64)
-        .udp(src.port(), dst.port())
-        .write(&mut bytes, payload)
-        .expect("a datagram can be written");
+    builder.udp(src.port(), dst.port()).write(&mut bytes, payload).expect("a datagram can be written");
     bytes
 }
 
-/// An IPv6 TCP SYN.
-///
-/// # Panics
-///
-/// Never: the sizes are fixed.
-pub fn ipv6_syn(src_mac: Mac, dst_mac: Mac) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    PacketBuilder::ethernet2(src_mac, dst_mac)
-        .ipv6([0xfd; 16], [0xfe; 16], 64)
-        .tcp(40_000, 6443, 1, 64_240)
-        .syn()
-        .write(&mut bytes, &[])
-        .expect("a SYN can be written");
-    bytes
+/// The same frame with tags in front of its EtherType.
+pub fn tagged(frame: &[u8], tags: &[Tag]) -> Vec<u8> {
+    [&frame[..12], &tags.concat(), &frame[12..]].concat()
 }

@@ -7,69 +7,107 @@ use std::{
 };
 
 use lb_common::{
+    family::Address as _,
     forward::forward,
     frame::{Frame, Header},
     layout::{
-        BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey, NodeEntry, PulseEntry, ServiceEntry,
-        ServiceKey, VipEntry,
+        ALLOWED_SERVICE_BITS, AllowedKey, BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey,
+        FragmentEntry, FragmentKey, Load, Members, NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry,
+        ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
-    tables::{BackendCounter, Inserted, Level, Slot, Tables},
-    wire::{Be16, Be32},
+    tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
+    wire::{Be16, Be32, Be128},
 };
 
-use crate::plane::{FlowState, Heartbeat, LEASE_NS, Outcome, Plane, World};
+use crate::plane::{
+    BACKENDS, FlowState, Heartbeat, LEASE_NS, LINK, Notes, Outcome, Plane, World, wide_entry, wide_key,
+};
 
-/// What `CLOCK_MONOTONIC` says on the host, in nanoseconds: it stands still.
-const NOW_NS: u64 = 1_000_000_000_000;
+/// What lies in front of a frame and can be taken (`XDP_PACKET_HEADROOM`), less what the kernel keeps there
+/// (`struct xdp_frame`).
+const HEADROOM: usize = 256 - 40;
 
 /// A frame in a buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BufferFrame(pub Vec<u8>);
+pub struct BufferFrame {
+    buffer: Vec<u8>,
+    begin: usize,
+    if_index: u32,
+    leaves_by: u32,
+}
+
+impl BufferFrame {
+    /// A frame that came in by that interface.
+    pub fn new(frame: &[u8], if_index: u32) -> Self {
+        // What is in front of a frame in the kernel is not zero either.
+        let mut buffer = vec![0xa5; HEADROOM];
+        buffer.extend_from_slice(frame);
+        Self { buffer, begin: HEADROOM, if_index, leaves_by: if_index }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.begin..]
+    }
+}
 
 impl Frame for BufferFrame {
     fn len(&self) -> usize {
-        self.0.len()
+        self.bytes().len()
+    }
+
+    fn if_index(&self) -> u32 {
+        self.if_index
+    }
+
+    fn leave_by(&mut self, if_index: u32) {
+        self.leaves_by = if_index;
     }
 
     fn header<H: Header>(&self, offset: usize) -> Option<&H> {
-        let bytes = self.0.get(offset..)?.get(..size_of::<H>())?;
+        let bytes = self.bytes().get(offset..)?.get(..size_of::<H>())?;
         // SAFETY: as many bytes as an `H` has, borrowed for as long; any bytes at any address are one (its contract).
         Some(unsafe { &*bytes.as_ptr().cast() })
     }
 
-    fn reread(&self, offset: usize) -> Option<u8> {
-        self.0.get(offset).copied()
-    }
-
     fn header_mut<H: Header>(&mut self, offset: usize) -> Option<&mut H> {
-        let bytes = self.0.get_mut(offset..)?.get_mut(..size_of::<H>())?;
+        let bytes = self.buffer[self.begin..].get_mut(offset..)?.get_mut(..size_of::<H>())?;
         // SAFETY: as in `header`, borrowed mutably.
         Some(unsafe { &mut *bytes.as_mut_ptr().cast() })
     }
 
     fn truncate(&mut self, len: usize) -> bool {
-        let fits = len <= self.0.len();
+        let fits = len <= self.len();
         if fits {
-            self.0.truncate(len);
+            self.buffer.truncate(self.begin + len);
         }
         fits
     }
+
+    fn grow_front(&mut self, bytes: i32) -> bool {
+        // The kernel leaves at least an Ethernet header (`bpf_xdp_adjust_head`).
+        let begin = self.begin.checked_add_signed(-bytes as isize);
+        let begin = begin.filter(|begin| begin + 14 <= self.buffer.len());
+        if let Some(begin) = begin {
+            self.begin = begin;
+        }
+        begin.is_some()
+    }
 }
 
-/// A flow table. Values never move, and outlive their removal, as in the kernel: a slot may still point to one.
+/// A map. Values never move, and outlive their removal, as in the kernel: a slot may still point to one.
 #[derive(Debug)]
-struct FlowMap {
-    live: BTreeMap<FlowKey, NonNull<FlowEntry>>,
-    removed: Vec<NonNull<FlowEntry>>,
+struct SlotMap<K, V> {
+    live: BTreeMap<K, NonNull<V>>,
+    removed: Vec<NonNull<V>>,
     max_entries: usize,
 }
 
-impl FlowMap {
+impl<K: Ord + Copy, V: Copy> SlotMap<K, V> {
     const fn new(max_entries: usize) -> Self {
         Self { live: BTreeMap::new(), removed: vec![], max_entries }
     }
 
-    fn insert(&mut self, key: &FlowKey, entry: &FlowEntry) -> Inserted {
+    fn insert(&mut self, key: &K, entry: &V) -> Inserted {
         if self.live.contains_key(key) {
             Inserted::Exists
         } else if self.live.len() >= self.max_entries {
@@ -80,17 +118,29 @@ impl FlowMap {
         }
     }
 
-    fn remove(&mut self, key: &FlowKey) {
+    fn remove(&mut self, key: &K) {
         self.removed.extend(self.live.remove(key));
     }
 
-    fn entries(&self) -> BTreeMap<FlowKey, FlowEntry> {
+    fn slot(&self, key: &K) -> Option<Slot<V>> {
+        let entry = self.live.get(key).copied()?;
+        // SAFETY: a leaked box, freed only with the map, which outlives the frame; one thread.
+        Some(unsafe { Slot::new(entry) })
+    }
+
+    /// The slot of a key, with that entry where there was none.
+    fn slot_or(&mut self, key: K, entry: V) -> Option<Slot<V>> {
+        self.insert(&key, &entry);
+        self.slot(&key)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (K, V)> {
         // SAFETY: what is in `live` is freed only in `drop`, and no slot is in use between frames.
-        self.live.iter().map(|(key, entry)| (*key, unsafe { entry.read() })).collect()
+        self.live.iter().map(|(key, entry)| (*key, unsafe { entry.read() }))
     }
 }
 
-impl Drop for FlowMap {
+impl<K, V> Drop for SlotMap<K, V> {
     fn drop(&mut self) {
         for entry in self.live.values().chain(&self.removed) {
             // SAFETY: leaked by `insert`, in one of the two collections, and freed once; no slot outlives a frame.
@@ -99,12 +149,44 @@ impl Drop for FlowMap {
     }
 }
 
+/// The flow tables of one family.
+#[derive(Debug)]
+struct FamilyMaps<A: Ord + Copy> {
+    half_open: RefCell<SlotMap<FlowKey<A>, FlowEntry<A>>>,
+    established: RefCell<SlotMap<FlowKey<A>, FlowEntry<A>>>,
+    draft: RefCell<SlotMap<(), FlowEntry<A>>>,
+}
+
+impl<A: Ord + Copy> FamilyMaps<A> {
+    fn new(max_flows: u32) -> Self {
+        Self {
+            // The kernel's table of half-open flows is an LRU that never refuses. Tests stay below where it begins to
+            // evict, since which entry goes is up to the kernel.
+            half_open: RefCell::new(SlotMap::new(usize::MAX)),
+            established: RefCell::new(SlotMap::new(max_flows as usize * 2)),
+            draft: RefCell::new(SlotMap::new(1)),
+        }
+    }
+
+    fn level(&self, level: Level) -> &RefCell<SlotMap<FlowKey<A>, FlowEntry<A>>> {
+        match level {
+            Level::HalfOpen => &self.half_open,
+            Level::Established => &self.established,
+        }
+    }
+}
+
 /// The maps, on the host.
 #[derive(Debug)]
 pub struct HostTables {
     world: World,
-    half_open: RefCell<FlowMap>,
-    established: RefCell<FlowMap>,
+    v4: FamilyMaps<Be32>,
+    v6: FamilyMaps<Be128>,
+    fragments: RefCell<BTreeMap<FragmentKey, FragmentEntry>>,
+    sources: RefCell<SlotMap<SourceKey, SourceEntry>>,
+    loads: RefCell<SlotMap<BackendId, Load>>,
+    turns: RefCell<BTreeMap<u32, u32>>,
+    scratch: RefCell<SlotMap<(), Scratch>>,
     counters: RefCell<BTreeMap<BackendId, BackendCounters>>,
     /// How often `monotonic_ns` was asked.
     clock_reads: Cell<u32>,
@@ -113,14 +195,15 @@ pub struct HostTables {
 impl HostTables {
     /// The maps of a world without flows.
     pub fn new(world: &World) -> Self {
-        // The kernel's table of half-open flows is an LRU that never refuses. Tests stay below where it begins to evict,
-        // since which entry goes is up to the kernel.
-        let half_open = FlowMap::new(usize::MAX);
-        let established = FlowMap::new(world.max_flows as usize * 2);
         Self {
             world: world.clone(),
-            half_open: RefCell::new(half_open),
-            established: RefCell::new(established),
+            v4: FamilyMaps::new(world.max_flows),
+            v6: FamilyMaps::new(world.max_flows),
+            fragments: RefCell::default(),
+            sources: RefCell::new(SlotMap::new(usize::MAX)),
+            loads: RefCell::new(SlotMap::new(usize::MAX)),
+            turns: RefCell::default(),
+            scratch: RefCell::new(SlotMap::new(1)),
             counters: RefCell::default(),
             clock_reads: Cell::new(0),
         }
@@ -131,12 +214,37 @@ impl HostTables {
         self.clock_reads.get()
     }
 
-    fn flow_map(&self, level: Level) -> &RefCell<FlowMap> {
-        match level {
-            Level::HalfOpen => &self.half_open,
-            Level::Established => &self.established,
-        }
+    /// What an earlier frame left for its own stages must not matter to this one; only the count of ICMP errors stays.
+    fn spoil_scratch(&self) {
+        let Some(scratch) = self.scratch() else { return };
+        scratch.update(|scratch| {
+            let ports =
+                FragmentEntry { src_port: Be16::new(0xa5a5), dst_port: Be16::new(0x5a5a), at: 0xa5a5_a5a5 };
+            *scratch = Scratch {
+                l3: 0xa5a5_a5a5,
+                l4: 0xa5a5_a5a5,
+                payload: 0xa5a5_a5a5,
+                flags: 0xa5a5_a5a5,
+                ports,
+                attempt: 0xa5a5_a5a5,
+                answer: 0xa5a5_a5a5,
+                mtu: 0xa5a5_a5a5,
+                if_index: 0xa5a5_a5a5,
+                _pad: 0,
+                errors: scratch.errors,
+                errors_since_ns: scratch.errors_since_ns,
+            };
+        });
     }
+}
+
+/// Whether the first `bits` of both are the same.
+fn same_prefix(a: &AllowedKey, b: &AllowedKey, bits: u32) -> bool {
+    let bytes = |key: &AllowedKey| [&key.service.octets()[..], &key.source.octets()].concat();
+    (bytes(a).iter().zip(bytes(b)).zip((0..).step_by(8))).all(|((a, b), at)| {
+        let compared = bits.saturating_sub(at).min(8);
+        compared == 0 || (a ^ b) >> (8 - compared) == 0
+    })
 }
 
 impl Tables for HostTables {
@@ -146,18 +254,18 @@ impl Tables for HostTables {
 
     fn pulse(&self) -> Option<PulseEntry> {
         let heartbeat_ns = match self.world.heartbeat {
-            Heartbeat::Fresh => NOW_NS,
-            Heartbeat::Stale => NOW_NS - 2 * LEASE_NS,
+            Heartbeat::Fresh => self.world.now_ns,
+            Heartbeat::Stale => self.world.now_ns - 2 * LEASE_NS,
         };
         Some(PulseEntry { heartbeat_ns, flow_clock: self.world.clock, _pad: 0 })
     }
 
     fn monotonic_ns(&self) -> u64 {
         self.clock_reads.set(self.clock_reads.get() + 1);
-        NOW_NS
+        self.world.now_ns
     }
 
-    fn vip(&self, address: Be32) -> Option<VipEntry> {
+    fn vip(&self, address: Be128) -> Option<VipEntry> {
         self.world.tables.vips.get(&address.into()).copied()
     }
 
@@ -165,13 +273,28 @@ impl Tables for HostTables {
         self.world.tables.services.get(key).copied()
     }
 
-    fn ring(&self, ring: u32, slot: usize) -> Option<BackendId> {
-        self.world.tables.rings.get(&ring)?.get(slot).copied()
+    fn ring(&self, service: u32, slot: usize) -> Option<BackendId> {
+        self.world.tables.rings.get(&service)?.get(slot).copied()
+    }
+
+    fn members(&self, service: u32) -> Option<&Members> {
+        // The kernel's map is an array: a service without members reads as zeros. So for the two below.
+        Some(self.world.tables.members.get(&service).unwrap_or(&Members::EMPTY))
+    }
+
+    fn next_turn(&self, service: u32) -> u32 {
+        let mut turns = self.turns.borrow_mut();
+        let turn = turns.entry(service).or_default();
+        *turn = turn.wrapping_add(1);
+        turn.wrapping_sub(1)
     }
 
     fn backend(&self, id: BackendId) -> Option<BackendEntry> {
-        // The kernel's map is an array: an unused id reads as zeros.
         Some(self.world.tables.backends.get(&id).copied().unwrap_or_default())
+    }
+
+    fn load(&self, id: BackendId) -> Option<Slot<Load>> {
+        self.loads.borrow_mut().slot_or(id, Load::default())
     }
 
     fn count(&self, id: BackendId, counter: BackendCounter) {
@@ -184,62 +307,160 @@ impl Tables for HostTables {
             BackendCounter::Unresolved => counters.unresolved += 1,
             BackendCounter::Refused => counters.refused += 1,
             BackendCounter::Unanswered => counters.unanswered += 1,
+            BackendCounter::Full => counters.full += 1,
         }
     }
 
-    fn port_reserved(&self, port: Be16) -> bool {
-        self.world.port_is_reserved(port.get())
+    fn count_removed(&self, id: BackendId, removed: &Removed) {
+        let mut counters = self.counters.borrow_mut();
+        let sum = &mut counters.entry(id).or_default().removed;
+        sum.closed += removed.closed;
+        sum.reset += removed.reset;
+        sum.expired += removed.expired;
+        sum.packets_in += removed.packets_in;
+        sum.bytes_in += removed.bytes_in;
+        sum.packets_out += removed.packets_out;
+        sum.bytes_out += removed.bytes_out;
     }
 
-    fn flow(&self, level: Level, key: &FlowKey) -> Option<Slot<FlowEntry>> {
-        let entry = self.flow_map(level).borrow().live.get(key).copied()?;
-        // SAFETY: a leaked box, freed only with the map, which outlives the frame; one thread.
-        Some(unsafe { Slot::new(entry) })
+    fn port_reserved(&self, space: PortSpace, port: Be16) -> bool {
+        self.world.port_is_reserved(space == PortSpace::Node, port.get())
     }
 
-    fn insert_flow(&self, level: Level, key: &FlowKey, entry: &FlowEntry) -> Inserted {
-        self.flow_map(level).borrow_mut().insert(key, entry)
+    fn scratch(&self) -> Option<Slot<Scratch>> {
+        self.scratch.borrow_mut().slot_or((), Scratch::default())
     }
 
-    fn remove_flow(&self, level: Level, key: &FlowKey) {
-        self.flow_map(level).borrow_mut().remove(key);
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn remember_fragment(&self, key: &FragmentKey, entry: &FragmentEntry) {
+        self.fragments.borrow_mut().insert(*key, *entry);
+    }
+
+    fn source(&self, key: &SourceKey) -> Option<Slot<SourceEntry>> {
+        self.sources.borrow().slot(key)
+    }
+
+    fn remember_source(&self, key: &SourceKey, entry: &SourceEntry) {
+        self.sources.borrow_mut().insert(key, entry);
+    }
+
+    fn is_allowed(&self, key: &AllowedKey) -> bool {
+        let mut prefixes = self.world.tables.allowed.iter();
+        prefixes.any(|(prefix, bits)| *bits >= ALLOWED_SERVICE_BITS && same_prefix(key, prefix, *bits))
     }
 }
 
+macro_rules! flow_tables {
+    ($address:ty, $maps:ident) => {
+        impl FlowTables<$address> for HostTables {
+            fn flow(&self, level: Level, key: &FlowKey<$address>) -> Option<Slot<FlowEntry<$address>>> {
+                self.$maps.level(level).borrow().slot(key)
+            }
+
+            fn insert_flow(
+                &self,
+                level: Level,
+                key: &FlowKey<$address>,
+                entry: &FlowEntry<$address>,
+            ) -> Inserted {
+                self.$maps.level(level).borrow_mut().insert(key, entry)
+            }
+
+            fn remove_flow(&self, level: Level, key: &FlowKey<$address>) {
+                self.$maps.level(level).borrow_mut().remove(key);
+            }
+
+            fn draft(&self) -> Option<Slot<FlowEntry<$address>>> {
+                let zero = <$address>::ZERO;
+                let nobody = FlowKey::new(zero, Be16::new(0), zero, Be16::new(0));
+                self.$maps.draft.borrow_mut().slot_or(
+                    (),
+                    FlowEntry {
+                        rewritten: nobody,
+                        client: lb_common::layout::Hop::NONE,
+                        ip_delta: lb_common::checksum::Delta::default(),
+                        tcp_delta: lb_common::checksum::Delta::default(),
+                        backend: 0,
+                        direction: 0,
+                        mode: 0,
+                        opened: 0,
+                        attempt: 0,
+                        seen: lb_common::layout::Seen::default(),
+                    },
+                )
+            }
+        }
+    };
+}
+
+flow_tables!(Be32, v4);
+flow_tables!(Be128, v6);
+
 /// The shared code on the host.
 #[derive(Debug)]
-pub struct HostPlane(pub HostTables);
+pub struct HostPlane {
+    /// Its maps.
+    pub tables: HostTables,
+    left_by: u32,
+}
 
 impl HostPlane {
     /// The data plane of a world without flows.
     pub fn new(world: &World) -> Self {
-        Self(HostTables::new(world))
+        Self { tables: HostTables::new(world), left_by: LINK }
+    }
+
+    /// Gives it a frame that came in by that interface.
+    pub fn run_at(&mut self, frame: &[u8], if_index: u32) -> Outcome {
+        self.tables.spoil_scratch();
+        let mut buffer = BufferFrame::new(frame, if_index);
+        let verdict = forward(&mut buffer, &self.tables);
+        self.left_by = buffer.leaves_by;
+        let redirected =
+            buffer.leaves_by != if_index && matches!(verdict, lb_common::reason::Verdict::Transmit(_));
+        Outcome { verdict, frame: buffer.bytes().to_vec(), redirected }
     }
 }
 
 impl Plane for HostPlane {
     fn reset(&mut self, world: &World) {
-        self.0 = HostTables::new(world);
+        self.tables = HostTables::new(world);
     }
 
     fn apply(&mut self, world: &World) {
-        self.0.world = world.clone();
+        self.tables.world = world.clone();
     }
 
     fn run(&mut self, frame: &[u8]) -> Outcome {
-        let mut buffer = BufferFrame(frame.to_vec());
-        let verdict = forward(&mut buffer, &self.0);
-        Outcome { verdict, frame: buffer.0 }
+        self.run_at(frame, LINK)
     }
 
     fn flows(&mut self) -> FlowState {
-        FlowState {
-            half_open: self.0.half_open.borrow().entries(),
-            established: self.0.established.borrow().entries(),
+        let both = |level| {
+            let v4 = self.tables.v4.level(level).borrow();
+            let v6 = self.tables.v6.level(level).borrow();
+            v4.entries()
+                .map(|(key, entry)| (wide_key(&key), wide_entry(&entry)))
+                .chain(v6.entries())
+                .collect()
+        };
+        FlowState { half_open: both(Level::HalfOpen), established: both(Level::Established) }
+    }
+
+    fn notes(&mut self) -> Notes {
+        let counters = self.tables.counters.borrow();
+        Notes {
+            fragments: self.tables.fragments.borrow().clone(),
+            sources: self.tables.sources.borrow().entries().map(|(key, _)| key).collect(),
+            loads: (0..BACKENDS).filter_map(|id| self.tables.load(id)).map(Slot::read).collect(),
+            counters: (0..BACKENDS).map(|id| counters.get(&id).copied().unwrap_or_default()).collect(),
         }
     }
 
-    fn backend_counters(&mut self, id: BackendId) -> BackendCounters {
-        self.0.counters.borrow().get(&id).copied().unwrap_or_default()
+    fn left_by(&self) -> Option<u32> {
+        Some(self.left_by)
     }
 }

@@ -2,7 +2,8 @@
 //! back from their pins.
 
 use std::{
-    collections::BTreeMap,
+    borrow::BorrowMut,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process,
@@ -14,10 +15,17 @@ use std::{
 };
 
 use anyhow::Context as _;
-use aya::maps::{HashMap, Map, MapData};
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData},
+};
 use lb_common::{
-    layout::{BackendCounters, BackendId, FlowEntry, FlowKey, PulseEntry},
+    layout::{
+        BackendCounters, BackendId, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES,
+        Members, PulseEntry, Removed, SourceEntry, SourceKey,
+    },
     reason::{DropReason, PassReason, TransmitReason, Verdict},
+    wire::{Be32, Be128},
 };
 use lb_userspace::{
     config::model::{Flows, MIN_ENTRIES, default_half_open_max},
@@ -28,12 +36,16 @@ use nix::{
     unistd::geteuid,
 };
 
-use crate::plane::{BACKENDS, FlowState, Heartbeat, IDLE_TIMEOUT, LEASE_NS, Outcome, Plane, World};
+use crate::plane::{
+    BACKENDS, FlowState, Heartbeat, IDLE_TIMEOUT, LEASE_NS, Notes, Outcome, Plane, World, wide_entry,
+    wide_key,
+};
 
 /// `enum xdp_action` of the kernel's `include/uapi/linux/bpf.h`.
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
 
 /// Whether programs can be loaded here: for root. Says so where not. As root, a kernel that refuses is a failure.
 pub fn can_load(test: &str) -> bool {
@@ -48,8 +60,14 @@ pub fn can_load(test: &str) -> bool {
 pub struct KernelPlane {
     dataplane: Dataplane,
     flows: Flows,
-    half_open: HashMap<MapData, FlowKey, FlowEntry>,
-    established: HashMap<MapData, FlowKey, FlowEntry>,
+    half_open4: HashMap<MapData, FlowKey<Be32>, FlowEntry<Be32>>,
+    half_open6: HashMap<MapData, FlowKey<Be128>, FlowEntry<Be128>>,
+    established4: HashMap<MapData, FlowKey<Be32>, FlowEntry<Be32>>,
+    established6: HashMap<MapData, FlowKey<Be128>, FlowEntry<Be128>>,
+    fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
+    sources: HashMap<MapData, SourceKey, SourceEntry>,
+    loads: Array<MapData, Load>,
+    turns: Array<MapData, u32>,
     applied: Option<World>,
     /// As of the last frame; empty where they are not known.
     counters: Vec<u64>,
@@ -96,8 +114,14 @@ impl KernelPlane {
         let open = |name| MapData::from_pin(maps.join(name)).with_context(|| format!("opening {name}"));
         Ok(Self {
             dataplane,
-            half_open: HashMap::try_from(Map::LruHashMap(open("HALF_OPEN")?))?,
-            established: HashMap::try_from(Map::HashMap(open("ESTABLISHED")?))?,
+            half_open4: HashMap::try_from(Map::LruHashMap(open("HALF_OPEN4")?))?,
+            half_open6: HashMap::try_from(Map::LruHashMap(open("HALF_OPEN6")?))?,
+            established4: HashMap::try_from(Map::HashMap(open("ESTABLISHED4")?))?,
+            established6: HashMap::try_from(Map::HashMap(open("ESTABLISHED6")?))?,
+            fragments: HashMap::try_from(Map::LruHashMap(open("FRAGMENTS")?))?,
+            sources: HashMap::try_from(Map::LruHashMap(open("SOURCES")?))?,
+            loads: Array::try_from(Map::Array(open("LOADS")?))?,
+            turns: Array::try_from(Map::Array(open("TURNS")?))?,
             applied: None,
             counters: vec![],
             backend_counters: BTreeMap::new(),
@@ -154,6 +178,18 @@ impl KernelPlane {
                 self.dataplane.set_ring(*ring, slots)?;
             }
         }
+        for service in 0..MAX_SERVICES {
+            let (old, new) = (observed.members.get(&service), world.tables.members.get(&service));
+            if old != new {
+                self.dataplane.set_members(service, new.unwrap_or(&Members::EMPTY))?;
+            }
+        }
+        for prefix in observed.allowed.difference(&world.tables.allowed) {
+            self.dataplane.disallow(*prefix)?;
+        }
+        for prefix in world.tables.allowed.difference(&observed.allowed) {
+            self.dataplane.allow(*prefix)?;
+        }
         for (key, entry) in &world.tables.services {
             self.dataplane.set_service(*key, *entry)?;
         }
@@ -175,14 +211,64 @@ impl KernelPlane {
     }
 }
 
+fn clear<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>) -> anyhow::Result<()> {
+    let keys: Vec<K> = map.keys().collect::<Result<_, _>>()?;
+    for key in keys {
+        map.remove(&key)?;
+    }
+    Ok(())
+}
+
+fn entries<K: Pod + Ord, V: Pod>(map: &HashMap<MapData, K, V>) -> BTreeMap<K, V> {
+    map.iter().collect::<Result<_, _>>().expect("the map can be read")
+}
+
+fn fill<T: BorrowMut<MapData>, V: Pod + Default>(map: &mut Array<T, V>, count: u32) -> anyhow::Result<()> {
+    for index in 0..count {
+        map.set(index, V::default(), 0)?;
+    }
+    Ok(())
+}
+
+impl KernelPlane {
+    fn forget(&mut self) -> anyhow::Result<()> {
+        clear(&mut self.half_open4)?;
+        clear(&mut self.half_open6)?;
+        clear(&mut self.established4)?;
+        clear(&mut self.established6)?;
+        clear(&mut self.fragments)?;
+        clear(&mut self.sources)?;
+        fill(&mut self.loads, BACKENDS.into())?;
+        fill(&mut self.turns, 4)
+    }
+
+    fn backend_counters(&self, id: BackendId) -> BackendCounters {
+        let now = self.dataplane.backend_counters(id).expect("the counters can be read");
+        let before = self.backend_counters.get(&id).copied().unwrap_or_default();
+        BackendCounters {
+            opened: now.opened - before.opened,
+            established: now.established - before.established,
+            ports_exhausted: now.ports_exhausted - before.ports_exhausted,
+            unresolved: now.unresolved - before.unresolved,
+            refused: now.refused - before.refused,
+            unanswered: now.unanswered - before.unanswered,
+            full: now.full - before.full,
+            removed: Removed {
+                closed: now.removed.closed - before.removed.closed,
+                reset: now.removed.reset - before.removed.reset,
+                expired: now.removed.expired - before.removed.expired,
+                packets_in: now.removed.packets_in - before.removed.packets_in,
+                bytes_in: now.removed.bytes_in - before.removed.bytes_in,
+                packets_out: now.removed.packets_out - before.removed.packets_out,
+                bytes_out: now.removed.bytes_out - before.removed.bytes_out,
+            },
+        }
+    }
+}
+
 impl Plane for KernelPlane {
     fn reset(&mut self, world: &World) {
-        for map in [&mut self.half_open, &mut self.established] {
-            let keys: Vec<FlowKey> = map.keys().collect::<Result<_, _>>().expect("the flows can be read");
-            for key in keys {
-                map.remove(&key).expect("a flow can be removed");
-            }
-        }
+        self.forget().expect("the maps can be cleared");
         self.apply(world);
         self.counters = self.counters();
         self.backend_counters = (0..BACKENDS)
@@ -207,33 +293,40 @@ impl Plane for KernelPlane {
         self.counters = counters;
         let [counter] = moved[..] else { panic!("one packet moved the counters {moved:?}") };
         let verdict = verdict_of(counter).expect("the counter of a reason");
+        let redirected = action == XDP_REDIRECT;
         let expected_action = match verdict {
             Verdict::Pass(_) => XDP_PASS,
             Verdict::Drop(_) => XDP_DROP,
+            Verdict::Transmit(_) if redirected => XDP_REDIRECT,
             Verdict::Transmit(_) => XDP_TX,
         };
         assert_eq!(action, expected_action, "the XDP action agrees with the counter of {verdict:?}");
-        Outcome { verdict, frame }
+        Outcome { verdict, frame, redirected }
     }
 
     fn flows(&mut self) -> FlowState {
-        let read = |map: &HashMap<MapData, FlowKey, FlowEntry>| {
-            map.iter().collect::<Result<BTreeMap<_, _>, _>>().expect("the flows can be read")
+        let both = |v4, v6| -> BTreeMap<_, _> {
+            let v4 = entries::<FlowKey<Be32>, FlowEntry<Be32>>(v4).into_iter();
+            v4.map(|(key, entry)| (wide_key(&key), wide_entry(&entry))).chain(entries(v6)).collect()
         };
-        FlowState { half_open: read(&self.half_open), established: read(&self.established) }
+        FlowState {
+            half_open: both(&self.half_open4, &self.half_open6),
+            established: both(&self.established4, &self.established6),
+        }
     }
 
-    fn backend_counters(&mut self, id: BackendId) -> BackendCounters {
-        let now = self.dataplane.backend_counters(id).expect("the counters can be read");
-        let before = self.backend_counters.get(&id).copied().unwrap_or_default();
-        BackendCounters {
-            opened: now.opened - before.opened,
-            established: now.established - before.established,
-            ports_exhausted: now.ports_exhausted - before.ports_exhausted,
-            unresolved: now.unresolved - before.unresolved,
-            refused: now.refused - before.refused,
-            unanswered: now.unanswered - before.unanswered,
+    fn notes(&mut self) -> Notes {
+        let load = |id: BackendId| self.loads.get(&id.into(), 0).expect("the map can be read");
+        Notes {
+            fragments: entries(&self.fragments),
+            sources: entries(&self.sources).into_keys().collect::<BTreeSet<_>>(),
+            loads: (0..BACKENDS).map(load).collect(),
+            counters: (0..BACKENDS).map(|id| self.backend_counters(id)).collect(),
         }
+    }
+
+    fn left_by(&self) -> Option<u32> {
+        None
     }
 }
 

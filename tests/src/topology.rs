@@ -68,6 +68,8 @@ pub const API_PORT: u16 = 6443;
 /// The port of the plain service (see [`crate::plain`]) at the API servers.
 pub const PLAIN_PORT: u16 = 7000;
 
+/// The VRRP instance that all VIPs belong to.
+const VRRP: &str = "main";
 const FIRST_LB: u8 = 2;
 const FIRST_MASTER: u8 = 4;
 const CLIENT: u8 = 100;
@@ -232,8 +234,9 @@ impl LabBuilder {
         self
     }
 
-    /// The families of the VIPs (IPv4 alone): one service each, with backends of the same family. With IPv6 among
-    /// them all machines have IPv6 addresses.
+    /// The families of the VIPs (IPv4 alone): one service each, with backends of the same family, all VIPs in one VRRP
+    /// instance. With IPv6 among them all machines have IPv6 addresses. An IPv6 VIP cannot do without an IPv4 one,
+    /// which its instance advertises: where IPv4 is not asked for, its service comes last.
     #[must_use]
     pub fn families(mut self, families: &[Family]) -> Self {
         self.ipv6 |= families.contains(&Family::V6);
@@ -394,26 +397,31 @@ impl LabBuilder {
 
     fn node_config(&self, name: &str, n: u8, masters: &[Master]) -> NodeConfig {
         let address = |family, n| Subnet::Main.host(family, FIRST_LB + n);
-        let services = self.families.iter().map(|family| {
+        let mut families = self.families.clone();
+        if !families.contains(&Family::V4) {
+            // The one that the instance advertises; the IPv6 VIP goes with it.
+            families.push(Family::V4);
+        }
+        let services = families.iter().map(|family| {
             let backends = masters
                 .iter()
                 .map(|master| BackendConfig::new(master.name(), master.socket_address_of(*family)))
                 .collect();
             service("kube-apiserver", *family, API_PORT, self.mode, backends)
         });
-        let vrrp = self.families.iter().map(|family| VrrpConfig {
-            name: vrrp_name(*family).to_owned(),
+        let vrrp = VrrpConfig {
+            name: VRRP.to_owned(),
             version: 3,
-            virtual_router_id: if *family == Family::V4 { 60 } else { 61 },
+            virtual_router_id: 60,
             priority: 100 - 10 * n,
             advert_interval: None,
             preempt: None,
             unicast: (!self.multicast).then(|| {
                 let peers = (0..self.lbs).filter(|peer| *peer != n);
-                (address(*family, n), peers.map(|peer| address(*family, peer)).collect())
+                (address(Family::V4, n), peers.map(|peer| address(Family::V4, peer)).collect())
             }),
             extra: vec![],
-        });
+        };
         let two = ["eth0", "eth1"].map(str::to_owned);
         NodeConfig {
             name: name.to_owned(),
@@ -423,7 +431,7 @@ impl LabBuilder {
             local_clients: None,
             node: vec![],
             services: services.collect(),
-            vrrp: vrrp.collect(),
+            vrrp: vec![vrrp],
             flows: vec![],
             extra: String::new(),
         }
@@ -436,17 +444,9 @@ fn service(name: &str, family: Family, port: u16, mode: Mode, backends: Vec<Back
     let vip = format!("{}/{}", family.vip(), family.prefix_length());
     ServiceConfig {
         mode: mode.key().to_owned(),
-        vrrp: Some(vrrp_name(family).to_owned()),
+        vrrp: Some(VRRP.to_owned()),
         backends,
         ..ServiceConfig::new(&format!("{name}{suffix}"), &vip, port)
-    }
-}
-
-/// The VRRP instance of this family's VIP.
-fn vrrp_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "main",
-        Family::V6 => "main6",
     }
 }
 

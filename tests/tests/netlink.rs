@@ -102,8 +102,8 @@ fn backends_of_both_families_are_reached_on_every_interface() {
     run(&format!("ip -n {a} route add 10.0.8.0/24 via {B}"));
     run(&format!("ip -n {a} route add blackhole 10.0.7.0/24"));
     run(&format!("ip -n {a} route add unreachable fd00:7::/64"));
-    let eth0 = NextHop::Mac { mac: mac_of(b, INTERFACE), link: 0 };
-    let eth1 = NextHop::Mac { mac: mac_of(b, "eth1"), link: 1 };
+    let eth0 = NextHop::Mac { mac: mac_of(b, INTERFACE), link: 0, routed: false };
+    let eth1 = NextHop::Mac { mac: mac_of(b, "eth1"), link: 1, routed: false };
     let expected = BTreeMap::from(
         [
             ("172.16.0.3", eth0),
@@ -147,7 +147,10 @@ fn backends_of_both_families_are_reached_on_every_interface() {
     in_a(&lan, async || {
         let (netlink, _events) = open(&["eth1", INTERFACE]).await;
         let found = netlink.next_hops(&[ip("fd00::3")].into()).await.expect("next hops");
-        assert_eq!(found.by_backend[&ip("fd00::3")], NextHop::Mac { mac: mac_of(b, INTERFACE), link: 1 });
+        assert_eq!(
+            found.by_backend[&ip("fd00::3")],
+            NextHop::Mac { mac: mac_of(b, INTERFACE), link: 1, routed: false }
+        );
     });
 }
 
@@ -165,7 +168,10 @@ fn a_thousand_backends_are_looked_up_at_once() {
                 "neigh add {backend} lladdr 02:00:00:0{family}:{high:02x}:{low:02x} dev {INTERFACE} nud permanent"
             )
             .expect("a string");
-            expected.insert(ip(&backend), NextHop::Mac { mac: [2, 0, 0, family as u8, high, low], link: 0 });
+            expected.insert(
+                ip(&backend),
+                NextHop::Mac { mac: [2, 0, 0, family as u8, high, low], link: 0, routed: false },
+            );
         }
     }
     run(&format!("ip -n {} route add 10.9.0.0/16 dev {INTERFACE}", lan.a.name()));

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, hash::Hash, net::SocketAddr};
 
+use lb_common::layout::{MAX_ALLOWED, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES};
+
 use super::{
     model::{DEFAULT_WEIGHT, Mode},
     nearest::nearest,
@@ -11,6 +13,7 @@ use super::{
 
 /// Reports every disagreement.
 pub(super) fn check(reader: &Reader<'_>, services: &[ServiceDraft], instances: &[VrrpDraft]) {
+    not_too_many(reader, services);
     service_names_and_ports(reader, services);
     one_owner_per_vip(reader, services);
     for service in services {
@@ -36,6 +39,40 @@ fn repeated<'p, K: Eq + Hash>(
 
 fn used<T: Clone>(value: Option<&At<T>>) -> Option<(T, &Place)> {
     value.map(|at| (at.value.clone(), &at.place))
+}
+
+/// What the maps of the data plane have room for.
+fn not_too_many(reader: &Reader<'_>, services: &[ServiceDraft]) {
+    let place = |service: &ServiceDraft| service.name.as_ref().map(|name| name.place.clone());
+    if let Some(place) = services.get(MAX_SERVICES as usize).and_then(place) {
+        let message = format!("this is service {}: a node has at most {MAX_SERVICES}", MAX_SERVICES + 1);
+        reader.error(&place, message, "remove it, or serve it from other nodes");
+    }
+    for service in services {
+        if service.backends.len() > MAX_MEMBERS
+            && let Some(place) = place(service)
+        {
+            let message =
+                format!("the service has {} backends, and at most {MAX_MEMBERS} fit", service.backends.len());
+            reader.error(&place, message, "remove some, or make two services of them");
+        }
+    }
+    let backends: usize = services.iter().map(|service| service.backends.len()).sum();
+    if backends > MAX_BACKENDS as usize
+        && let Some(place) = services.last().and_then(place)
+    {
+        let message =
+            format!("all services together have {backends} backends, and at most {MAX_BACKENDS} fit");
+        reader.error(&place, message, "remove some, or serve some from other nodes");
+    }
+    let allowed: usize = services.iter().map(|service| service.allow.len()).sum();
+    if allowed > MAX_ALLOWED as usize
+        && let Some(place) = services.iter().rfind(|service| !service.allow.is_empty()).and_then(place)
+    {
+        let message =
+            format!("all `allow` lists together have {allowed} networks, and at most {MAX_ALLOWED} fit");
+        reader.error(&place, message, "write: allow = fewer and larger networks");
+    }
 }
 
 fn service_names_and_ports(reader: &Reader<'_>, services: &[ServiceDraft]) {

@@ -100,7 +100,7 @@ pub(super) struct ServiceDraft {
     pub(super) vrrp: Option<At<String>>,
     on_all_down: OnAllDown,
     on_all_full: OnAllFull,
-    allow: Vec<Prefix>,
+    pub(super) allow: Vec<Prefix>,
     new_connections_per_source: u32,
     new_connections_burst: u32,
     health: Health,

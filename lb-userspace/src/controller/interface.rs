@@ -13,7 +13,7 @@ use super::{Controller, DEBOUNCE, FIRST_ROUND_AT_MOST, set_problem};
 use crate::{
     config::model::{Config, Health},
     dataplane::AttachPoint,
-    desired::{pool_entries, unreachable_because},
+    desired::{pool, unreachable_because},
     netlink::{Link, Netlink, NetlinkEvent, NextHops},
 };
 
@@ -133,11 +133,17 @@ impl Controller {
         let backends: BTreeSet<IpAddr> = self.ids.all().map(|(_, identity)| identity.address.ip()).collect();
         match self.netlink.next_hops(&backends).await {
             Ok(next_hops) => {
-                for entry in pool_entries(&self.config) {
+                for (service, entry) in self
+                    .config
+                    .services
+                    .iter()
+                    .flat_map(|service| pool(service).map(move |entry| (service, entry)))
+                {
                     let of = |known: &NextHops| known.by_backend.get(&entry.address.ip()).copied();
                     let now = of(&next_hops);
                     if now != of(&self.next_hops)
-                        && let Some(reason) = now.and_then(|now| unreachable_because(now, &entry))
+                        && let Some(reason) =
+                            now.and_then(|now| unreachable_because(now, &entry, service.mode))
                     {
                         warn!(backend = %entry.address, "this backend gets no new connections: {reason}");
                     }

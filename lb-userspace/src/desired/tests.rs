@@ -230,7 +230,7 @@ impl World {
 use HealthState::{Down, Unknown, Up};
 
 fn by(mac: Mac) -> NextHop {
-    NextHop::Mac { mac, link: 0 }
+    NextHop::Mac { mac, link: 0, routed: false }
 }
 
 #[test]
@@ -562,7 +562,7 @@ fn a_hop_leaves_by_its_link_with_the_link_s_tags() {
     double.tags[0].protocol = 0x88a8;
     double.mac = Some(other);
     world.links.push(double);
-    world.next_hops.insert((*address(4).ip()).into(), NextHop::Mac { mac: [2; 6], link: 1 });
+    world.next_hops.insert((*address(4).ip()).into(), NextHop::Mac { mac: [2; 6], link: 1, routed: false });
     let hop = world.backend(0).hop;
     assert_eq!((hop.mac, hop.source, hop.if_index), (MacWord::new([2; 6]), MacWord::new(other), 3));
     assert_eq!((hop.outer.octets(), hop.inner.octets()), ([0x88, 0xa8, 0, 5], [0x81, 0, 0, 7]));
@@ -584,7 +584,7 @@ fn a_sub_interface_s_frames_have_its_tag_alone() {
     world.links.push(link("bond0", 3));
     let node = world.desired().node;
     assert!(node.untagged == 1 && node.takes_vlan(100) && !node.takes_vlan(101), "tags say whose a frame is");
-    world.next_hops.insert((*address(4).ip()).into(), NextHop::Mac { mac: [2; 6], link: 1 });
+    world.next_hops.insert((*address(4).ip()).into(), NextHop::Mac { mac: [2; 6], link: 1, routed: false });
     assert_eq!(world.backend(0).hop.flags, 0, "so they are not kept either");
 }
 
@@ -610,15 +610,31 @@ fn this_very_node_is_a_backend_like_any_other() {
     assert_eq!(world.kernel.rings[&0], remote, "every node has the same table");
     let entry = world.backend(1);
     assert_eq!((entry.local, entry.hop), (1, Hop::NONE));
-    assert_eq!(unreachable_because(NextHop::Local, &pool_entries(&world.config)[1]), None);
+    assert_eq!(unreachable_because(NextHop::Local, &pool_entries(&world.config)[1], Mode::Nat), None);
 
     // On another port the host would not know what to do with it.
     world.config.services[0].port = NonZeroU16::new(443).expect("not 0");
     world.ids = BackendIds::default();
     world.kernel = Tables::default();
     assert_eq!(world.health(Up, &[4, 5]).reconcile(), [4]);
-    let reason = unreachable_because(NextHop::Local, &pool_entries(&world.config)[1]);
+    let reason = unreachable_because(NextHop::Local, &pool_entries(&world.config)[1], Mode::Nat);
     assert!(reason.is_some_and(|reason| reason.contains("same port")), "{reason:?}");
+}
+
+#[test]
+fn a_backend_behind_a_router_is_out_of_reach_of_ethernet_addresses() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4, 5])]));
+    let ip: IpAddr = (*address(5).ip()).into();
+    let behind = NextHop::Mac { mac: [2; 6], link: 0, routed: true };
+    world.next_hops.insert(ip, behind);
+    assert_eq!(world.health(Up, &[4, 5]).reconcile(), [4, 5], "a router brings translated packets there");
+    world.config.services[0].mode = Mode::DsrL2;
+    assert_eq!(world.reconcile(), [4]);
+    let entry = pool_entries(&world.config)[1];
+    assert!(
+        unreachable_because(behind, &entry, Mode::DsrL2).is_some_and(|reason| reason.contains("dsr-ipip"))
+    );
+    assert_eq!(unreachable_because(behind, &entry, Mode::DsrIpip), None);
 }
 
 #[test]

@@ -58,7 +58,9 @@ impl Netlink {
                     Some(&link) => {
                         found.neighbours.insert(address);
                         match neighbours.get(&key) {
-                            Some(&Neighbour::Known(mac)) => NextHop::Mac { mac, link },
+                            Some(&Neighbour::Known(mac)) => {
+                                NextHop::Mac { mac, link, routed: address != backend }
+                            }
                             Some(Neighbour::Resolving) => NextHop::Unresolved,
                             None => {
                                 wanted.insert(key);

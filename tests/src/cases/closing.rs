@@ -6,46 +6,46 @@ use lb_common::{
     tables::Level,
 };
 
-use super::{Case, Connection};
-use crate::{
-    frames::{ACK, FIN, PSH, RST, SYN},
-    plane::{World, backend, flow_key},
+use super::{
+    Case, Connection,
+    settings::{one, three},
 };
+use crate::frames::{ACK, FIN, PSH, RST, SYN};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
         "client resets",
         "After the client's RST a SYN on the same ports opens a new flow",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
             script.client(&mut connection, RST, b"");
             assert_ne!(script.directions(&connection).0.seen.flags & SEEN_RST, 0);
-            script.handshake(&mut Connection { client_seq: 5, ..Connection::new(40_000) });
+            script.handshake(&mut Connection { client_seq: 5, ..script.connection(40_000) });
             script.expect_flows(0, 1);
         },
     ),
     Case::new(
         "backend resets",
         "After the backend's RST a SYN on the same ports opens a new flow",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
             script.server(&mut connection, RST | ACK, b"");
             assert_ne!(script.directions(&connection).1.seen.flags & SEEN_RST, 0);
-            script.handshake(&mut Connection { client_seq: 5, ..Connection::new(40_000) });
+            script.handshake(&mut Connection { client_seq: 5, ..script.connection(40_000) });
             script.expect_flows(0, 1);
         },
     ),
     Case::new(
         "one fin",
         "After a FIN from one side only, the flow is open: a SYN goes to its backend, which will object",
-        World::three_backends,
+        three,
         |script| {
             for by_client in [true, false] {
-                let mut connection = Connection::new(40_000 + u16::from(by_client));
+                let mut connection = script.connection(40_000 + u16::from(by_client));
                 script.handshake(&mut connection);
                 if by_client {
                     script.client(&mut connection, FIN | ACK, b"");
@@ -62,9 +62,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "late packets",
         "After both FINs, retransmissions are still forwarded: the last ACK may have been lost",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
             script.client(&mut connection, FIN | ACK, b"");
             script.server(&mut connection, FIN | ACK, b"");
@@ -77,9 +77,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "forged rst",
         "Data after a RST from the same side shows that it did not send that RST: the flow is open",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
             script.client(&mut connection.clone(), RST, b"");
             script.client(&mut connection, ACK, b"I am here");
@@ -95,37 +95,37 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "restarted client",
         "A client that lost its memory: SYN, challenge ACK, RST, and the SYN again opens (RFC 9293 §3.10.7.4)",
-        World::three_backends,
+        three,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
             let syn = Connection { client_seq: 12_345, ..connection.clone() }.from_client(SYN, b"").bytes();
             script.up(&connection, &syn);
             script.down(&connection, &connection.from_backend(ACK, b"").bytes());
             script.client(&mut connection, RST, b"");
-            script.handshake(&mut Connection { client_seq: 12_345, ..Connection::new(40_000) });
+            script.handshake(&mut Connection { client_seq: 12_345, ..script.connection(40_000) });
         },
     ),
     Case::new(
         "reopened elsewhere",
         "A closed flow that is opened anew forgets the NAT port of its old backend",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(800);
+            let mut connection = script.connection(800);
             script.handshake(&mut connection);
             script.close(&mut connection);
-            let key = flow_key(backend(0), connection.nat_address());
+            let key = script.backend_key(&connection);
             assert!(script.flows.established.contains_key(&key));
-            script.syn(&mut Connection::new(800));
+            script.syn(&mut script.connection(800));
             assert!(!script.flows.established.contains_key(&key));
         },
     ),
     Case::new(
         "unknown",
         "What is no SYN and of no flow gets the RST that RFC 9293 §3.10.7.1 says, from its ACK",
-        World::one_backend,
+        one,
         |script| {
-            let connection = Connection::new(40_000);
+            let connection = script.connection(40_000);
             for (flags, payload) in
                 [(ACK, &b""[..]), (ACK | PSH, b"data"), (FIN | ACK, b""), (SYN | ACK, b""), (FIN | ACK, b"x")]
             {
@@ -134,18 +134,18 @@ pub(super) const CASES: &[Case] = &[
             }
         },
     ),
-    Case::new("unknown rst", "Nobody answers a RST", World::one_backend, |script| {
+    Case::new("unknown rst", "Nobody answers a RST", one, |script| {
         for flags in [RST, RST | ACK, RST | PSH] {
-            let frame = Connection::new(40_000).from_client(flags, b"").bytes();
+            let frame = script.connection(40_000).from_client(flags, b"").bytes();
             script.drops(&frame, DropReason::UnknownFlow);
         }
     }),
     Case::new(
         "unknown reply",
         "A backend's packet of no flow is for a port of the VIP without a service: the host answers",
-        World::one_backend,
+        one,
         |script| {
-            let stray = Connection { nat_port: 40_000, ..Connection::new(40_000) };
+            let stray = Connection { nat_port: 40_000, ..script.connection(40_000) };
             for flags in [ACK, SYN | ACK, FIN | ACK, RST] {
                 script.passes(&stray.from_backend(flags, b"").bytes(), PassReason::NoService);
             }
@@ -154,19 +154,22 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "wrong port",
         "Only the backend's own address and port, to exactly the NAT port, is a reply",
-        World::three_backends,
+        three,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
             let reply = connection.from_backend(ACK, b"data");
             let others = [
                 crate::frames::Segment {
-                    src: std::net::SocketAddrV4::new(*reply.src.ip(), 6444),
+                    src: std::net::SocketAddr::new(reply.src.ip(), 6444),
                     ..reply.clone()
                 },
-                crate::frames::Segment { src: backend((connection.backend + 1) % 3), ..reply.clone() },
                 crate::frames::Segment {
-                    dst: std::net::SocketAddrV4::new(*reply.dst.ip(), connection.nat_port + 1),
+                    src: script.setting.backend((connection.backend + 1) % 3),
+                    ..reply.clone()
+                },
+                crate::frames::Segment {
+                    dst: std::net::SocketAddr::new(reply.dst.ip(), connection.nat_port + 1),
                     ..reply.clone()
                 },
             ];

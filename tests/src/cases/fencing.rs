@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use lb_common::reason::{DropReason, PassReason};
 
-use super::{Case, Connection};
+use super::{Case, Setting, settings::one};
 use crate::{
     frames::{ACK, arp_request},
     plane::{Heartbeat, OTHER_VIP, ROUTER_MAC, VIP, World},
@@ -12,20 +12,15 @@ use crate::{
 
 const ASKER: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 
-fn stale() -> World {
-    World { heartbeat: Heartbeat::Stale, ..World::one_backend() }
+fn stale(setting: Setting) -> World {
+    World { heartbeat: Heartbeat::Stale, ..one(setting) }
 }
 
 pub(super) const CASES: &[Case] = &[
-    Case::new(
-        "fresh",
-        "While the controller runs, the host answers for the VIP",
-        World::one_backend,
-        |script| {
-            script.passes(&arp_request(ROUTER_MAC, ASKER, VIP), PassReason::Arp);
-        },
-    ),
-    Case::new(
+    Case::v4("fresh", "While the controller runs, the host answers for the VIP", one, |script| {
+        script.passes(&arp_request(ROUTER_MAC, ASKER, VIP), PassReason::Arp);
+    }),
+    Case::v4(
         "stale",
         "When it does not, another node may own the VIP: nobody answers here",
         stale,
@@ -35,21 +30,21 @@ pub(super) const CASES: &[Case] = &[
             script.passes(&arp_request(ROUTER_MAC, ASKER, VIP), PassReason::Arp);
         },
     ),
-    Case::new("not fenced", "A VIP without fencing answers all the same", stale, |script| {
+    Case::v4("not fenced", "A VIP without fencing answers all the same", stale, |script| {
         script.passes(&arp_request(ROUTER_MAC, ASKER, OTHER_VIP), PassReason::Arp);
     }),
-    Case::new("other address", "The host's own address is never silenced", stale, |script| {
+    Case::v4("other address", "The host's own address is never silenced", stale, |script| {
         script.passes(&arp_request(ROUTER_MAC, ASKER, Ipv4Addr::new(172, 16, 0, 2)), PassReason::Arp);
     }),
-    Case::new("short arp", "ARP that is cut short is the host's to judge", stale, |script| {
+    Case::v4("short arp", "ARP that is cut short is the host's to judge", stale, |script| {
         let frame = arp_request(ROUTER_MAC, ASKER, VIP);
         for length in 14..42 {
             script.passes(&frame[..length], PassReason::Arp);
         }
         script.drops(&frame[..42], DropReason::Fenced);
     }),
-    Case::new("flows go on", "Fencing silences ARP, not connections", stale, |script| {
-        let mut connection = Connection::new(40_000);
+    Case::v4("flows go on", "Fencing silences ARP, not connections", stale, |script| {
+        let mut connection = script.connection(40_000);
         script.handshake(&mut connection);
         script.client(&mut connection, ACK, b"data");
         script.server(&mut connection, ACK, b"data");

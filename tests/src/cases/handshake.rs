@@ -1,31 +1,29 @@
 //! How a connection comes about.
 
-use std::{
-    collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddrV4},
-};
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use lb_common::{
-    layout::{MacWord, SEEN_FIN, SEEN_SYN},
+    layout::{Hop, SEEN_FIN, SEEN_SYN},
     reason::{DropReason, TransmitReason},
     tables::Level,
 };
 
-use super::{Case, Connection};
+use super::{
+    Case, Connection,
+    settings::{ALL, EVERY_NAT, one, three},
+};
 use crate::{
     frames::{ACK, FIN, PSH, RST, SYN},
-    plane::{
-        BACKENDS, OTHER_ROUTER_MAC, ROUTER_MAC, SERVICE, START, TRANSLATED, World, backend, backend_mac,
-    },
+    plane::{BACKENDS, OTHER_ROUTER_MAC, ROUTER_MAC, START, World, backend_entry, backend_mac},
 };
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
         "life",
         "SYN, SYN-ACK, ACK, data both ways, FIN both ways, and a new connection on the same ports",
-        World::three_backends,
+        three,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.syn(&mut connection);
             script.expect_flows(1, 0);
             script.server(&mut connection, SYN | ACK, b"");
@@ -38,18 +36,19 @@ pub(super) const CASES: &[Case] = &[
             script.client(&mut connection, ACK, b"");
             script.close(&mut connection);
             script.expect_level(&connection, Level::Established);
-            let again = &mut Connection { client_seq: 77, ..Connection::new(40_000) };
+            let again = &mut Connection { client_seq: 77, ..script.connection(40_000) };
             script.handshake(again);
             script.expect_flows(0, 1);
             assert_eq!(again.nat_port, connection.nat_port, "its NAT port is free for the same client");
         },
-    ),
+    )
+    .on(ALL),
     Case::new(
         "counts",
         "Each direction counts its packets and bytes, and notes flags, sequence numbers and the time",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
             script.at(START + 5);
             script.client(&mut connection, ACK, b"12345");
@@ -60,8 +59,10 @@ pub(super) const CASES: &[Case] = &[
                 (seen.packets, seen.bytes, seen.next_seq, seen.ack, seen.flags, seen.at)
             };
             // SYN 0xfffffffe, ACK, 5 bytes; SYN-ACK 0xfffffffd, 3 bytes and a FIN.
-            assert_eq!(seen(client.seen), (3, 125, 4, 0xffff_fffe, SEEN_SYN, START + 5));
-            assert_eq!(seen(backend.seen), (2, 83, 2, 4, SEEN_SYN | SEEN_FIN, START + 7));
+            let header = if script.setting.v6 { 60 } else { 40 };
+            let bytes = (3 * header + 5, 2 * header + 3);
+            assert_eq!(seen(client.seen), (3, bytes.0, 4, 0xffff_fffe, SEEN_SYN, START + 5));
+            assert_eq!(seen(backend.seen), (2, bytes.1, 2, 4, SEEN_SYN | SEEN_FIN, START + 7));
             assert_eq!((client.opened, backend.opened), (START, START));
             let counters = script.counters(0);
             assert_eq!((counters.opened, counters.established), (1, 1));
@@ -71,22 +72,22 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "port translation",
         "VIP:9443 reaches the backends' 6443, and its replies come from 9443",
-        World::three_backends,
+        three,
         |script| {
-            let client = Connection::new(40_000).client;
-            let mut connection = Connection::from(client, TRANSLATED);
+            let mut connection = script.translated(40_000);
             script.handshake(&mut connection);
             script.client(&mut connection, ACK, b"up");
             script.server(&mut connection, ACK, b"down");
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "both services",
         "One client port on two services is two flows, with two NAT ports where they share a backend",
-        World::one_backend,
+        one,
         |script| {
-            let mut one = Connection::new(40_000);
-            let mut other = Connection::from(one.client, TRANSLATED);
+            let mut one = script.connection(40_000);
+            let mut other = script.translated(40_000);
             script.handshake(&mut one);
             script.handshake(&mut other);
             assert_ne!(one.nat_port, other.nat_port);
@@ -94,13 +95,14 @@ pub(super) const CASES: &[Case] = &[
             script.server(&mut other, ACK, b"other");
             script.server(&mut one, ACK, b"one");
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "syn with options and data",
         "A SYN with options and with data (TCP Fast Open) goes as it came",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             let mut syn = connection.from_client(SYN, b"early data");
             // MSS 1460, SACK permitted, time stamps, window scale 7.
             syn.tcp_options = vec![2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
@@ -110,18 +112,19 @@ pub(super) const CASES: &[Case] = &[
             script.client(&mut connection, ACK, b"");
             script.expect_level(&connection, Level::Established);
         },
-    ),
-    Case::new("ecn", "A SYN that offers ECN (ECE and CWR) is a SYN", World::one_backend, |script| {
-        let mut connection = Connection::new(40_000);
+    )
+    .on(ALL),
+    Case::new("ecn", "A SYN that offers ECN (ECE and CWR) is a SYN", one, |script| {
+        let mut connection = script.connection(40_000);
         let syn = connection.from_client(SYN | 0xc0, b"").bytes();
         script.open(&mut connection, &syn);
     }),
     Case::new(
         "ack too early",
         "An ACK before the backend has answered is forwarded, and completes nothing",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.syn(&mut connection);
             script.up(&connection, &connection.from_client(ACK, b"").bytes());
             let guess = connection.from_client(ACK, b"");
@@ -132,9 +135,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "ack of something else",
         "Only an ACK of exactly the backend's SYN completes the handshake: a flood cannot guess it",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.syn(&mut connection);
             script.server(&mut connection, SYN | ACK, b"");
             for wrong in [1u32, u32::MAX, 0x8000_0000] {
@@ -150,9 +153,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "syn-ack from the client",
         "A SYN-ACK with the right number completes nothing",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.syn(&mut connection);
             script.server(&mut connection, SYN | ACK, b"");
             script.up(&connection, &connection.from_client(SYN | ACK, b"").bytes());
@@ -162,9 +165,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "ack lost",
         "Where the client's ACK is lost, its first data completes the handshake",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.syn(&mut connection);
             script.server(&mut connection, SYN | ACK, b"");
             script.server(&mut connection.clone(), SYN | ACK, b"");
@@ -177,9 +180,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "fin completes",
         "A client that connects and closes at once: its FIN carries the ACK",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.syn(&mut connection);
             script.server(&mut connection, SYN | ACK, b"");
             script.client(&mut connection, FIN | ACK, b"");
@@ -190,11 +193,11 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "retransmitted syn, no answer",
         "A SYN that a backend leaves unanswered tries others: all three are tried in few attempts, one flow at a time",
-        World::three_backends,
+        three,
         |script| {
             let mut tried = BTreeSet::new();
-            for attempt in 0..16u8 {
-                let mut connection = Connection::new(40_000);
+            for attempt in 0..16u32 {
+                let mut connection = script.connection(40_000);
                 script.syn(&mut connection);
                 script.expect_flows(1, 0);
                 tried.insert(connection.backend);
@@ -210,11 +213,11 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "many attempts",
         "The count of attempts wraps after 256, and the flow can still be opened",
-        World::three_backends,
+        three,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             for _ in 0..260 {
-                connection = Connection::new(40_000);
+                connection = script.connection(40_000);
                 script.syn(&mut connection);
             }
             script.server(&mut connection, SYN | ACK, b"");
@@ -224,12 +227,12 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "retransmitted syn, late answer",
         "The SYN-ACK of a backend that was given up belongs to no flow any more",
-        World::three_backends,
+        three,
         |script| {
-            let mut first = Connection::new(40_000);
+            let mut first = script.connection(40_000);
             script.syn(&mut first);
             let second = (0..16).find_map(|_| {
-                let mut second = Connection::new(40_000);
+                let mut second = script.connection(40_000);
                 script.syn(&mut second);
                 (second.backend != first.backend).then_some(second)
             });
@@ -242,13 +245,13 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "retransmitted syn, answered",
         "Once the backend has answered, a retransmitted SYN stays with it: the SYN-ACK was lost on its way",
-        World::three_backends,
+        three,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.syn(&mut connection);
             script.server(&mut connection, SYN | ACK, b"");
             for _ in 0..8 {
-                let syn = Connection::new(40_000).from_client(SYN, b"").bytes();
+                let syn = script.connection(40_000).from_client(SYN, b"").bytes();
                 script.up(&connection, &syn);
             }
             script.server(
@@ -259,29 +262,30 @@ pub(super) const CASES: &[Case] = &[
             script.client(&mut connection, ACK, b"");
             script.expect_flows(0, 1);
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "refused",
         "A backend's RST reaches the client and frees the NAT port at once",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.syn(&mut connection);
             script.server(&mut connection, RST | ACK, b"");
             script.expect_gone(&connection);
             assert_eq!((script.counters(0).refused, script.counters(0).unanswered), (1, 0));
-            let mut other =
-                Connection::from(SocketAddrV4::new(Ipv4Addr::new(172, 16, 0, 101), 40_000), SERVICE);
+            let mut other = script.of_client(101, 40_000);
             script.handshake(&mut other);
             assert_eq!(other.nat_port, 40_000);
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "given up",
         "A client's RST during the handshake reaches the backend and ends the flow",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.syn(&mut connection);
             script.server(&mut connection, SYN | ACK, b"");
             script.client(&mut connection, RST, b"");
@@ -293,26 +297,27 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "hairpin",
         "A backend that connects to the VIP and is balanced to itself sees the VIP as its peer, and is forwarded both ways",
-        World::one_backend,
+        one,
         |script| {
-            let kubelet = SocketAddrV4::new(*backend(0).ip(), 40_000);
-            let mut connection =
-                Connection { client_mac: backend_mac(0), ..Connection::from(kubelet, SERVICE) };
+            let kubelet = SocketAddr::new(script.setting.backend(0).ip(), 40_000);
+            let connection = script.between(kubelet, script.setting.service());
+            let mut connection = Connection { client_mac: backend_mac(0), ..connection };
             script.handshake(&mut connection);
             script.client(&mut connection, ACK, b"to myself");
             script.server(&mut connection, ACK, b"from myself");
             script.close(&mut connection);
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "hairpin from the server's port",
         "Even where the backend's own client uses the port that it serves on, both flows keep apart",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection =
-                Connection { client_mac: backend_mac(0), ..Connection::from(backend(0), SERVICE) };
+            let connection = script.between(script.setting.backend(0), script.setting.service());
+            let mut connection = Connection { client_mac: backend_mac(0), ..connection };
             script.handshake(&mut connection);
-            assert_ne!(connection.nat_port, SERVICE.port(), "6443 is reserved");
+            assert_ne!(connection.nat_port, 6443, "it is reserved");
             script.client(&mut connection, ACK, b"to myself");
             script.server(&mut connection, ACK, b"from myself");
         },
@@ -320,10 +325,10 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "two routers",
         "Replies go to the Ethernet address that each client's packets came from",
-        World::one_backend,
+        one,
         |script| {
-            let mut one = Connection::new(40_000);
-            let mut other = Connection { client_mac: OTHER_ROUTER_MAC, ..Connection::new(40_001) };
+            let mut one = script.connection(40_000);
+            let mut other = Connection { client_mac: OTHER_ROUTER_MAC, ..script.connection(40_001) };
             script.handshake(&mut one);
             script.handshake(&mut other);
             script.server(&mut one, ACK, b"one");
@@ -333,9 +338,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "router fails over",
         "When the client's packets come from another router, its replies go there",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
             connection.client_mac = OTHER_ROUTER_MAC;
             script.client(&mut connection, ACK, b"data");
@@ -344,13 +349,14 @@ pub(super) const CASES: &[Case] = &[
             script.client(&mut connection, ACK, b"data");
             script.server(&mut connection, ACK, b"data");
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "router fails over in the handshake",
         "A retransmitted SYN from another router brings the SYN-ACK there: the first one was lost with the old router",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.syn(&mut connection);
             script.server(&mut connection.clone(), SYN | ACK, b"");
             connection.client_mac = OTHER_ROUTER_MAC;
@@ -365,47 +371,48 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "next hop unknown",
         "While the backend's next hop is unresolved a SYN is dropped without a trace, but for the counter",
-        || {
-            let mut world = World::one_backend();
-            world.backend_mut(0).mac = MacWord::ZERO;
+        |setting| {
+            let mut world = one(setting);
+            world.backend_mut(0).hop = Hop::NONE;
             world
         },
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             let syn = connection.from_client(SYN, b"").bytes();
             script.drops(&syn, DropReason::NextHopUnknown);
             assert_eq!(script.counters(0).unresolved, 1);
             assert_eq!(script.counters(0).opened, 0);
-            script.change(|world| world.backend_mut(0).mac = MacWord::new(backend_mac(0)));
+            script.change(|world| world.backend_mut(0).hop = backend_entry(false, 0).hop);
             script.handshake(&mut connection);
         },
     ),
     Case::new(
         "next hop lost",
         "A flow whose next hop becomes unknown loses packets, not itself; replies still go out",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
-            script.change(|world| world.backend_mut(0).mac = MacWord::ZERO);
+            script.change(|world| world.backend_mut(0).hop = Hop::NONE);
             script.drops(&connection.from_client(ACK, b"data").bytes(), DropReason::NextHopUnknown);
             assert_eq!(script.counters(0).unresolved, 1);
             script.server(&mut connection, ACK, b"data");
-            script.change(|world| world.backend_mut(0).mac = MacWord::new(backend_mac(0)));
+            script.change(|world| world.backend_mut(0).hop = backend_entry(false, 0).hop);
             script.client(&mut connection, ACK, b"data");
         },
     ),
     Case::new(
         "drained",
         "A service without usable backends, or without a service at all, keeps the flows it has",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
-            script.change(|world| world.service_mut(SERVICE).usable = 0);
+            let service = connection.service;
+            script.change(|world| world.service_mut(service).usable = 0);
             script.client(&mut connection, ACK, b"data");
             script.server(&mut connection, ACK, b"data");
-            let syn = Connection::new(40_001).from_client(SYN, b"").bytes();
+            let syn = script.connection(40_001).from_client(SYN, b"").bytes();
             script.resets(&syn, TransmitReason::ResetNoBackend);
             script.change(|world| world.tables.services.clear());
             script.client(&mut connection, ACK, b"data");
@@ -416,9 +423,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "table full",
         "Where the table of established flows is full, the handshake cannot complete; when a flow has gone, it does",
-        || World { max_flows: 2, ..World::one_backend() },
+        |setting| World { max_flows: 2, ..one(setting) },
         |script| {
-            let mut flows = [40_000, 40_001, 40_002].map(Connection::new);
+            let mut flows = [40_000, 40_001, 40_002].map(|port| script.connection(port));
             let [one, other, third] = &mut flows;
             script.handshake(one);
             script.handshake(other);
@@ -431,20 +438,21 @@ pub(super) const CASES: &[Case] = &[
             script.server(other, ACK, b"data");
             // The client of the first reopens it, which takes its old entries away.
             script.close(one);
-            script.syn(&mut Connection::new(40_000));
+            script.syn(&mut script.connection(40_000));
             script.client(third, ACK, b"");
             script.expect_level(third, Level::Established);
             script.expect_flows(1, 2);
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "spread",
         "The connections of one client spread over the backends, within a tenth of a third each",
-        World::three_backends,
+        three,
         |script| {
             let mut shares = [0u32; 3];
             for port in 0..600 {
-                let mut connection = Connection::new(30_000 + port);
+                let mut connection = script.connection(30_000 + port);
                 script.syn(&mut connection);
                 shares[usize::from(connection.backend)] += 1;
                 // So that the tables stay small.
@@ -456,13 +464,13 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "same backend",
         "The same client and port reach the same backend, whatever came between",
-        World::three_backends,
+        three,
         |script| {
-            let mut first = Connection::new(40_000);
+            let mut first = script.connection(40_000);
             script.handshake(&mut first);
             script.client(&mut first, RST | ACK, b"");
-            script.handshake(&mut Connection::new(40_001));
-            let mut again = Connection::new(40_000);
+            script.handshake(&mut script.connection(40_001));
+            let mut again = script.connection(40_000);
             script.handshake(&mut again);
             assert_eq!(again.backend, first.backend);
         },

@@ -2,15 +2,18 @@
 
 use lb_common::reason::{DropReason, TransmitReason};
 
-use super::{Case, Connection};
+use super::{
+    Case, Setting,
+    settings::{FORWARDING, one},
+};
 use crate::{
     frames::{ACK, FIN, PSH, RST, SYN},
-    plane::{SERVICE, TRANSLATED, World},
+    plane::World,
 };
 
-fn no_backend() -> World {
-    let mut world = World::one_backend();
-    world.service_mut(SERVICE).usable = 0;
+fn no_backend(setting: Setting) -> World {
+    let mut world = one(setting);
+    world.service_mut(setting.service()).usable = 0;
     world
 }
 
@@ -20,7 +23,7 @@ pub(super) const CASES: &[Case] = &[
         "With no backend a SYN gets RST and ACK at once: seq 0, ack one more (RFC 9293 §3.10.7.1)",
         no_backend,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             for seq in [0, 1, 0x7fff_ffff, u32::MAX - 1, u32::MAX] {
                 connection.client_seq = seq;
                 let frame = connection.from_client(SYN, b"").bytes();
@@ -28,15 +31,16 @@ pub(super) const CASES: &[Case] = &[
             }
             script.expect_flows(0, 0);
             assert_eq!(script.counters(0).opened, 0);
-            script.handshake(&mut Connection::from(connection.client, TRANSLATED));
+            script.handshake(&mut script.translated(40_000));
         },
-    ),
+    )
+    .on(FORWARDING),
     Case::new(
         "syn with data",
         "The RST for a SYN with data acknowledges SYN and data, and has none itself",
         no_backend,
         |script| {
-            let frame = Connection::new(40_000).from_client(SYN, b"early data").bytes();
+            let frame = script.connection(40_000).from_client(SYN, b"early data").bytes();
             script.resets(&frame, TransmitReason::ResetNoBackend);
         },
     ),
@@ -46,10 +50,10 @@ pub(super) const CASES: &[Case] = &[
         no_backend,
         |script| {
             for flags in [ACK, ACK | PSH, SYN | ACK, FIN | ACK] {
-                let frame = Connection::new(40_000).from_client(flags, b"data").bytes();
+                let frame = script.connection(40_000).from_client(flags, b"data").bytes();
                 script.resets(&frame, TransmitReason::ResetUnknownFlow);
             }
-            let rst = Connection::new(40_000).from_client(RST, b"").bytes();
+            let rst = script.connection(40_000).from_client(RST, b"").bytes();
             script.drops(&rst, DropReason::UnknownFlow);
         },
     ),
@@ -60,22 +64,23 @@ pub(super) const CASES: &[Case] = &[
         no_backend,
         |script| {
             for padding in 0..16usize {
-                let mut segment = Connection::new(40_000).from_client(SYN, b"");
+                let mut segment = script.connection(40_000).from_client(SYN, b"");
                 segment.padding = vec![0xa5; padding];
                 script.resets(&segment.bytes(), TransmitReason::ResetNoBackend);
                 let payload = vec![0xa5; padding];
-                let frame = Connection::new(40_000).from_client(SYN, &payload).bytes();
+                let frame = script.connection(40_000).from_client(SYN, &payload).bytes();
                 script.resets(&frame, TransmitReason::ResetNoBackend);
             }
         },
-    ),
+    )
+    .on(FORWARDING),
     Case::new(
         "options",
         "IP and TCP options of the segment do not come back, nor shift what does",
         no_backend,
         |script| {
             for words in 0..=10u8 {
-                let mut segment = Connection::new(40_000).from_client(SYN, b"data");
+                let mut segment = script.connection(40_000).from_client(SYN, b"data");
                 segment.ip_options = vec![0xa5; usize::from(words) * 4];
                 segment.tcp_options = vec![0x5a; usize::from(10 - words) * 4];
                 script.resets(&segment.bytes(), TransmitReason::ResetNoBackend);
@@ -85,13 +90,13 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "translated service",
         "The RST comes from the port that the client connected to",
-        || {
-            let mut world = World::one_backend();
-            world.service_mut(TRANSLATED).usable = 0;
+        |setting| {
+            let mut world = one(setting);
+            world.service_mut(setting.translated()).usable = 0;
             world
         },
         |script| {
-            let connection = Connection::from(Connection::new(40_000).client, TRANSLATED);
+            let connection = script.translated(40_000);
             script.resets(&connection.from_client(SYN, b"").bytes(), TransmitReason::ResetNoBackend);
         },
     ),

@@ -5,7 +5,10 @@ use lb_common::{
     tables::Level,
 };
 
-use super::{Case, Connection};
+use super::{
+    Case,
+    settings::{one, three},
+};
 use crate::{
     frames::{ACK, SYN},
     plane::{HALF_OPEN_TIMEOUT, IDLE_TIMEOUT, START, World},
@@ -15,9 +18,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "idle client",
         "A flow that was silent for longer than the idle time-out is unknown: the client gets a RST",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
             script.at(START + IDLE_TIMEOUT);
             script.client(&mut connection, ACK, b"just in time");
@@ -35,9 +38,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "idle backend",
         "The same from the backend's side: the packet is for no service, and the host answers",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
             script.at(START + IDLE_TIMEOUT + 1);
             let outcome = script.frame(&connection.from_backend(ACK, b"too late").bytes());
@@ -48,21 +51,21 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "idle, then a syn",
         "An expired flow is in nobody's way: a SYN on the same ports opens",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
             script.at(START + IDLE_TIMEOUT + 1);
-            script.handshake(&mut Connection::new(40_000));
+            script.handshake(&mut script.connection(40_000));
             script.expect_flows(0, 1);
         },
     ),
     Case::new(
         "one side is silent",
         "A side that only listens does not make the flow idle: the other side's packets keep it",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.handshake(&mut connection);
             script.at(START + IDLE_TIMEOUT);
             script.server(&mut connection, ACK, b"an event");
@@ -71,49 +74,36 @@ pub(super) const CASES: &[Case] = &[
             script.expect_level(&connection, Level::Established);
         },
     ),
-    Case::new(
-        "half-open client",
-        "A handshake that took too long is unknown",
-        World::one_backend,
-        |script| {
-            let mut connection = Connection::new(40_000);
-            script.syn(&mut connection);
-            script.server(&mut connection, SYN | ACK, b"");
-            script.at(START + HALF_OPEN_TIMEOUT + 1);
-            let outcome = script.frame(&connection.from_client(ACK, b"").bytes());
-            assert_eq!(
-                outcome.verdict,
-                lb_common::reason::Verdict::Transmit(TransmitReason::ResetUnknownFlow)
-            );
-            script.expect_gone(&connection);
-        },
-    ),
-    Case::new(
-        "half-open backend",
-        "A SYN-ACK that took too long is for nobody",
-        World::one_backend,
-        |script| {
-            let mut connection = Connection::new(40_000);
-            script.syn(&mut connection);
-            script.at(START + HALF_OPEN_TIMEOUT);
-            script.server(&mut connection.clone(), SYN | ACK, b"");
-            script.at(START + 2 * HALF_OPEN_TIMEOUT + 1);
-            let outcome = script.frame(&connection.from_backend(SYN | ACK, b"").bytes());
-            assert_eq!(outcome.verdict, lb_common::reason::Verdict::Pass(PassReason::NoService));
-            script.expect_gone(&connection);
-        },
-    ),
+    Case::new("half-open client", "A handshake that took too long is unknown", one, |script| {
+        let mut connection = script.connection(40_000);
+        script.syn(&mut connection);
+        script.server(&mut connection, SYN | ACK, b"");
+        script.at(START + HALF_OPEN_TIMEOUT + 1);
+        let outcome = script.frame(&connection.from_client(ACK, b"").bytes());
+        assert_eq!(outcome.verdict, lb_common::reason::Verdict::Transmit(TransmitReason::ResetUnknownFlow));
+        script.expect_gone(&connection);
+    }),
+    Case::new("half-open backend", "A SYN-ACK that took too long is for nobody", one, |script| {
+        let mut connection = script.connection(40_000);
+        script.syn(&mut connection);
+        script.at(START + HALF_OPEN_TIMEOUT);
+        script.server(&mut connection.clone(), SYN | ACK, b"");
+        script.at(START + 2 * HALF_OPEN_TIMEOUT + 1);
+        let outcome = script.frame(&connection.from_backend(SYN | ACK, b"").bytes());
+        assert_eq!(outcome.verdict, lb_common::reason::Verdict::Pass(PassReason::NoService));
+        script.expect_gone(&connection);
+    }),
     Case::new(
         "half-open, then a syn",
         "A SYN after the time-out is a new flow's first attempt, with the backend of its hash",
-        World::three_backends,
+        three,
         |script| {
-            let mut first = Connection::new(40_000);
+            let mut first = script.connection(40_000);
             script.syn(&mut first);
-            let mut second = Connection::new(40_000);
+            let mut second = script.connection(40_000);
             script.syn(&mut second);
             script.at(START + HALF_OPEN_TIMEOUT + 1);
-            let mut third = Connection::new(40_000);
+            let mut third = script.connection(40_000);
             script.syn(&mut third);
             assert_eq!(third.backend, first.backend);
             assert_eq!(script.flows.half_open[&third.client_key()].attempt, 0);
@@ -122,9 +112,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "clock wraps",
         "The clock may wrap under a flow",
-        || World { clock: u32::MAX - 2, ..World::one_backend() },
+        |setting| World { clock: u32::MAX - 2, ..one(setting) },
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.syn(&mut connection);
             script.at(5);
             script.server(&mut connection, SYN | ACK, b"");
@@ -137,9 +127,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new(
         "clock behind",
         "Another CPU may have noted a later second than this one reads: such a flow is fresh, not expired",
-        World::one_backend,
+        one,
         |script| {
-            let mut connection = Connection::new(40_000);
+            let mut connection = script.connection(40_000);
             script.syn(&mut connection);
             script.at(START - 1);
             script.server(&mut connection, SYN | ACK, b"");

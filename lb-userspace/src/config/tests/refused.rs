@@ -411,6 +411,37 @@ fn two_syntax_errors_are_both_reported() {
 }
 
 #[test]
+fn what_the_maps_have_no_room_for_is_refused() {
+    use std::fmt::Write as _;
+    let mut text = BASE.to_owned();
+    for n in 0..255 {
+        let _ = write!(
+            text,
+            "[[service.backend]]\nname = \"more{n}\"\naddress = \"172.16.1.{}:{}\"\n",
+            n % 250 + 1,
+            6443 + n / 250
+        );
+    }
+    // Those tables are the last service's, wherever they stand; there is one service.
+    let found = errors(&text);
+    let [found] = found.as_slice() else { panic!("{found:#?}") };
+    assert!(found.message.contains("the service has 257 backends"), "{found}");
+
+    let mut text = BASE.to_owned();
+    for n in 0..256 {
+        let _ = write!(
+            text,
+            "[[service]]\nname = \"s{n}\"\nvip = \"172.16.0.10/24\"\nvrrp = \"main\"\nport = {}\n\
+             health = {{ check = \"tcp\" }}\n[[service.backend]]\nname = \"a\"\naddress = \"172.16.0.4:6443\"\n",
+            7000 + n
+        );
+    }
+    let found = errors(&text);
+    let [found] = found.as_slice() else { panic!("{found:#?}") };
+    assert!(found.message.contains("a node has at most 256"), "{found}");
+}
+
+#[test]
 fn a_password_is_in_no_complaint() {
     for line in
         ["auth_pass = \"hunter2hunter2\"", "auth_pass = hunter2hunter2", "auth_pass = [\"hunter2hunter2\"]"]

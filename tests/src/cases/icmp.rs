@@ -1,0 +1,3 @@
+//! To be written.
+use super::Case;
+pub(super) const CASES: &[Case] = &[];
