@@ -5,14 +5,15 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
+use aya::maps::{Array, Map, MapData, MapError};
 use etherparse::PacketBuilder;
+use lb_common::{layout::LAYOUT_VERSION, trace::TraceEntry};
 use lb_tests::capture::Captured;
 use lb_tests::daemon::Daemon;
 use lb_tests::node::NodeConfig;
-use lb_tests::topology::{API_PORT, Family, Lab, VIP};
+use lb_tests::topology::{API_PORT, Family, Lab, Mode, VIP, host};
 use lb_tests::wait;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket,
@@ -142,7 +143,7 @@ fn each_decision_is_told_in_order_with_both_packets_and_its_reason() -> TestResu
 fn only_the_client_that_was_asked_for_is_shown() -> TestResult {
     let lab = running_lab(1, |_| ())?;
     let other = lab.add_machine("other", 101, false)?;
-    let address = lb_tests::topology::host(101).to_string();
+    let address = host(101).to_string();
     let trace = Tool::start(&lab, "trace", &["trace", "--json", "--client", &address])?;
     curl(&lab)?;
     let output = lab.on(&other).curl(&[&lab.vip_url("/version")])?;
@@ -197,26 +198,44 @@ fn tracing_that_nobody_renews_ends() -> TestResult {
     let lab = running_lab(1, |_| ())?;
     Tool::start(&lab, "killed", &["capture", "-o", "/dev/null"])?.process.kill();
     let session = || -> Option<u32> {
-        let mut command = Command::new("bpftool");
-        command.args(["-j", "map", "dump", "pinned"]).arg(format!("/sys/fs/bpf/xvip/{}/TRACE", maps()));
-        let output = lab.lb(0).machine().output(&mut command).ok()?;
-        let dump: Value = serde_json::from_slice(&output.stdout).ok()?;
-        let octet =
-            |at: usize| u8::from_str_radix(dump[0]["value"][at].as_str()?.trim_start_matches("0x"), 16).ok();
-        Some(u32::from_ne_bytes([octet(8)?, octet(9)?, octet(10)?, octet(11)?]))
+        let pin = format!("/sys/fs/bpf/xvip/maps-v{LAYOUT_VERSION}/TRACE");
+        let read = || -> Result<u32, MapError> {
+            let map: Array<MapData, TraceEntry> = Array::try_from(Map::Array(MapData::from_pin(pin)?))?;
+            Ok(map.get(&0, 0)?.session)
+        };
+        lab.lb(0).machine().run(read).ok()?.ok()
     };
-    if session().is_none() {
-        println!("SKIP tracing_that_nobody_renews_ends: bpftool is missing");
-        return Ok(());
-    }
-    assert_ne!(session(), Some(0), "on while the lease lasts");
+    assert!(session().is_some_and(|session| session > 0), "on while the lease lasts");
     wait::until("the lease to end", SOON, || curl(&lab).is_ok() && session() == Some(0))?;
     Ok(())
 }
 
-/// The directory of this layout's maps.
-fn maps() -> String {
-    format!("maps-v{}", lb_common::layout::LAYOUT_VERSION)
+#[test]
+fn tunnels_and_ipv6_are_shown_to_the_inside() -> TestResult {
+    let lab = Lab::builder().lbs(1).masters(1).mode(Mode::DsrIpip).ipv6().families(&Family::BOTH).build()?;
+    lab.start_lbs()?;
+    for family in Family::BOTH {
+        let client = lab.client_address(family);
+        let name = format!("trace-{family:?}");
+        let words = ["trace", "--verbose", "--client", &client.to_string(), "--count", "3"];
+        let trace = Tool::start(&lab, &name, &words)?;
+        let output = lab.curl(&["-g", &lab.vip_url_of(family, "/version")])?;
+        assert!(output.status.success(), "{output:?}");
+        let read = || fs::read_to_string(&trace.log).unwrap_or_default();
+        wait::until("three decisions", SOON, || {
+            read().matches("Forwarded from a client to a backend").count() == 3
+        })?;
+        let log = read();
+        let (vip, backend) = (SocketAddr::new(family.vip(), API_PORT), lab.master(0).address_of(family));
+        let first = log.lines().find(|line| line.contains("=>")).unwrap_or_default();
+        let tunnelled = format!(
+            "=> transmit to-backend (master1) => eth0 {} > {backend} (",
+            lab.lb(0).address_of(family)
+        );
+        assert!(first.contains(&tunnelled), "{first}");
+        assert_eq!(first.matches(&format!(" > {vip} [S] seq ")).count(), 2, "{first}");
+    }
+    Ok(())
 }
 
 #[test]
