@@ -10,14 +10,20 @@ pub mod packet;
 pub mod record;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
-use lb_common::trace::{HEADERS, Note, TraceEntry, WHOLE, Wanted};
+use lb_common::{
+    layout::{BackendEntry, MAX_BACKENDS},
+    trace::{HEADERS, Note, TraceEntry, WHOLE, Wanted},
+    wire::Mac,
+};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -236,6 +242,25 @@ impl Drop for Tracer {
         // Where that fails, the lease ends.
         let _ = self.trace.set(0, TraceEntry { session: 0, ..self.entry }, 0);
     }
+}
+
+/// The backends whose frames go to an Ethernet address: their own, or that of a router of many.
+///
+/// # Errors
+///
+/// Where the pinned map cannot be read.
+pub fn next_hops(pin_path: &Path) -> Result<BTreeMap<Mac, Vec<IpAddr>>, TraceError> {
+    let data = pinned(&maps_path(pin_path), "BACKENDS")?;
+    let backends: Array<MapData, BackendEntry> =
+        Array::try_from(Map::Array(data)).map_err(in_map("BACKENDS"))?;
+    let mut hops: BTreeMap<Mac, Vec<IpAddr>> = BTreeMap::new();
+    for id in 0..MAX_BACKENDS {
+        let entry = backends.get(&id, 0).map_err(in_map("BACKENDS"))?;
+        if entry.hop.is_resolved() {
+            hops.entry(entry.hop.mac.octets()).or_default().push(entry.address.into());
+        }
+    }
+    Ok(hops)
 }
 
 /// What must be added to a record's time to get the time since 1970.

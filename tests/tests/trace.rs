@@ -239,6 +239,20 @@ fn tunnels_and_ipv6_are_shown_to_the_inside() -> TestResult {
 }
 
 #[test]
+fn the_backend_of_direct_server_return_is_told_by_its_ethernet_address() -> TestResult {
+    let lab = Lab::builder().lbs(1).masters(2).mode(Mode::DsrL2).build()?;
+    lab.start_lbs()?;
+    let client = lab.client_address(Family::V4).to_string();
+    let trace = Tool::start(&lab, "trace", &["trace", "--json", "--client", &client])?;
+    let version = lab.curl(&[&lab.vip_url("/version")])?;
+    let row = trace.wait_for("to-backend")?;
+    assert_eq!(text(&row, "/sent/destination"), format!("{VIP}:{API_PORT}"));
+    let answered = String::from_utf8_lossy(&version.stdout).into_owned();
+    assert!(answered.contains(&format!("+{}", text(&row, "/backend"))), "{row} {answered}");
+    trace.stop()
+}
+
+#[test]
 fn wireshark_reads_a_capture_with_the_verdicts_beside_the_packets() -> TestResult {
     let lab = running_lab(2, |_| ())?;
     let file = lab.dir().join("capture.pcapng");

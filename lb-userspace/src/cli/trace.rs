@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write as _},
+    net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, UNIX_EPOCH},
@@ -11,6 +12,7 @@ use std::{
 use lb_common::{
     reason::{TransmitReason, Verdict},
     trace::Wanted,
+    wire::Mac,
 };
 use nix::net::if_::if_nameindex;
 use serde::Serialize;
@@ -24,7 +26,7 @@ use crate::{
     trace::{
         Depth, Limits, Seen, Tracer,
         client::Client,
-        monotonic_to_wall,
+        monotonic_to_wall, next_hops,
         packet::Packet,
         record::{Record, words},
     },
@@ -112,12 +114,12 @@ pub fn run(args: &TraceArgs) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let names = BackendNames::of(config.as_ref());
+    let mut names = BackendNames::of(config.as_ref());
     let mut interfaces = InterfaceNames::default();
     let mut out = io::BufWriter::new(io::stdout().lock());
     let text = std::cell::RefCell::new(Vec::new());
     let show = |record: &Record<'_>, offset: Duration| {
-        let row = row(record, offset, &names, &mut interfaces);
+        let row = row(record, offset, &mut names, &mut interfaces);
         let line = if args.json { json(&row)? } else { line(&row, args.verbose) };
         text.borrow_mut().extend_from_slice(line.as_bytes());
         Ok(())
@@ -151,7 +153,7 @@ pub(super) fn watch(
     mut show: impl FnMut(&Record<'_>, Duration) -> io::Result<()>,
     flush: impl FnMut() -> io::Result<()>,
 ) -> anyhow::Result<Seen> {
-    let pin_path = config.map_or(Path::new(DEFAULT_PIN_PATH), |config| &config.node.pin_path);
+    let pin_path = pin_path(config);
     let offset = monotonic_to_wall()?;
     block_on(async {
         let mut tracer = Tracer::start(pin_path, wanted, depth)?;
@@ -164,16 +166,31 @@ pub(super) fn watch(
     })
 }
 
-fn row(record: &Record<'_>, offset: Duration, names: &BackendNames, interfaces: &mut InterfaceNames) -> Row {
+fn row(
+    record: &Record<'_>,
+    offset: Duration,
+    names: &mut BackendNames,
+    interfaces: &mut InterfaceNames,
+) -> Row {
     let event = record.event;
     let (verdict, reason, description) = words(record.verdict());
     let received = Packet::read(record.received, event.received_len);
     let sent = record.sent.map(|sent| Packet::read(sent, event.sent_len));
-    let address = match record.verdict() {
+    let backend = match record.verdict() {
         Some(Verdict::Transmit(TransmitReason::ToBackend | TransmitReason::IcmpToBackend)) => {
-            sent.as_ref().and_then(|sent| sent.destination.as_deref())
+            let destination = |packet: Option<&Packet>| packet.and_then(|packet| packet.destination.clone());
+            let address = destination(sent.as_ref());
+            if address == destination(Some(&received)) {
+                // Direct server return on the same segment: only the Ethernet address is another one.
+                let mac = record.sent.and_then(|sent| sent.first_chunk().copied());
+                mac.and_then(|mac| names.of_next_hop(mac, event.at_ns))
+            } else {
+                address.map(|address| names.of_address(&address))
+            }
         }
-        Some(Verdict::Transmit(TransmitReason::ToClient)) => received.source.as_deref(),
+        Some(Verdict::Transmit(TransmitReason::ToClient)) => {
+            received.source.as_ref().map(|address| names.of_address(address))
+        }
         _ => None,
     };
     Row {
@@ -185,7 +202,7 @@ fn row(record: &Record<'_>, offset: Duration, names: &BackendNames, interfaces: 
         verdict,
         reason,
         description,
-        backend: address.map(|address| names.of_address(address)),
+        backend,
         received,
         sent,
     }
@@ -212,27 +229,52 @@ fn line(row: &Row, verbose: bool) -> String {
     line
 }
 
-/// Names of the backends by their addresses.
-struct BackendNames(BTreeMap<String, BTreeSet<String>>);
+/// Names of the backends by their addresses, and by the Ethernet addresses that their frames go to.
+struct BackendNames {
+    by_address: BTreeMap<String, BTreeSet<String>>,
+    pin_path: PathBuf,
+    hops: BTreeMap<Mac, Vec<IpAddr>>,
+    /// Not before that record time, in nanoseconds, are the next hops read again.
+    hops_again_ns: u64,
+}
+
+/// Reading the next hops takes thousands of system calls.
+const HOPS_EVERY_NS: u64 = 1_000_000_000;
 
 impl BackendNames {
     fn of(config: Option<&Config>) -> Self {
-        let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut by_address: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let services = config.map_or(&[][..], |config| &config.services);
         for backend in services.iter().flat_map(|service| &service.backends) {
             // A tunnelled packet shows the address alone.
             for address in [backend.address.to_string(), backend.address.ip().to_string()] {
-                names.entry(address).or_default().insert(backend.name.clone());
+                by_address.entry(address).or_default().insert(backend.name.clone());
             }
         }
-        Self(names)
+        Self { by_address, pin_path: pin_path(config).to_owned(), hops: BTreeMap::new(), hops_again_ns: 0 }
     }
 
     /// The name of the one backend with this address; the address where there is none or more than one.
     fn of_address(&self, address: &str) -> String {
-        let names = self.0.get(address).filter(|names| names.len() == 1);
+        let names = self.by_address.get(address).filter(|names| names.len() == 1);
         names.and_then(|names| names.first().cloned()).unwrap_or_else(|| address.to_owned())
     }
+
+    /// The name of the one backend that frames for this Ethernet address go to, `now_ns` being a record's time.
+    fn of_next_hop(&mut self, mac: Mac, now_ns: u64) -> Option<String> {
+        if !self.hops.contains_key(&mac) && now_ns >= self.hops_again_ns {
+            self.hops_again_ns = now_ns + HOPS_EVERY_NS;
+            self.hops = next_hops(&self.pin_path).unwrap_or_default();
+        }
+        let addresses = self.hops.get(&mac)?.iter();
+        let names: BTreeSet<String> =
+            addresses.map(|address| self.of_address(&address.to_string())).collect();
+        if names.len() == 1 { names.into_iter().next() } else { None }
+    }
+}
+
+fn pin_path(config: Option<&Config>) -> &Path {
+    config.map_or(Path::new(DEFAULT_PIN_PATH), |config| &config.node.pin_path)
 }
 
 /// Names of interfaces by index, in the network namespace of this process.

@@ -107,7 +107,7 @@ impl Packet {
                 match sliced
                     .link
                     .as_ref()
-                    .and_then(|link| link.to_header())
+                    .and_then(etherparse::LinkSlice::to_header)
                     .and_then(etherparse::LinkHeader::ethernet2)
                 {
                     Some(ethernet) if depth == 0 => {
