@@ -68,6 +68,8 @@ pub const API_PORT: u16 = 6443;
 /// The port of the plain service (see [`crate::plain`]) at the API servers.
 pub const PLAIN_PORT: u16 = 7000;
 
+/// The VRRP instance that all VIPs belong to.
+const VRRP: &str = "main";
 const FIRST_LB: u8 = 2;
 const FIRST_MASTER: u8 = 4;
 const CLIENT: u8 = 100;
@@ -179,6 +181,8 @@ pub struct LabBuilder {
     narrow_clients: bool,
     narrow_masters: Behind,
     two_networks: bool,
+    vlans: Option<(u16, u16)>,
+    bonds: bool,
 }
 
 impl LabBuilder {
@@ -232,8 +236,9 @@ impl LabBuilder {
         self
     }
 
-    /// The families of the VIPs (IPv4 alone): one service each, with backends of the same family. With IPv6 among
-    /// them all machines have IPv6 addresses.
+    /// The families of the VIPs (IPv4 alone): one service each, with backends of the same family, all VIPs in one VRRP
+    /// instance. With IPv6 among them all machines have IPv6 addresses. An IPv6 VIP cannot do without an IPv4 one,
+    /// which its instance advertises: where IPv4 is not asked for, its service comes last.
     #[must_use]
     pub fn families(mut self, families: &[Family]) -> Self {
         self.ipv6 |= families.contains(&Family::V6);
@@ -283,6 +288,24 @@ impl LabBuilder {
         self
     }
 
+    /// Puts the clients, and the VIP, into one VLAN, and the API servers into another: all frames have tags on the
+    /// cables, and each machine has `eth0.VLAN`. Where these are two, it is as with [`LabBuilder::two_networks`], except that
+    /// the LB nodes have both on `eth0`. Kernels without the module `8021q` cannot.
+    #[must_use]
+    pub fn vlans(mut self, clients: u16, masters: u16) -> Self {
+        self.vlans = Some((clients, masters));
+        self.two_networks = clients != masters;
+        self
+    }
+
+    /// Gives the LB nodes `bond0` of two cables (`lb1` and `lb1-eth1`) in the place of `eth0`, one of them active. Kernels
+    /// without the module `bonding` cannot.
+    #[must_use]
+    pub fn bonds(mut self) -> Self {
+        self.bonds = true;
+        self
+    }
+
     fn layout(&self) -> Result<Layout, LabError> {
         if self.lbs > FIRST_MASTER - FIRST_LB || self.masters > VIP.octets()[3] - FIRST_MASTER {
             return Err(LabError::NoRoom { lbs: self.lbs, masters: self.masters });
@@ -299,6 +322,8 @@ impl LabBuilder {
             clients_routed: self.narrow_clients,
             masters_routed,
             two_networks: self.two_networks,
+            vlans: self.vlans,
+            bonds: self.bonds,
         })
     }
 
@@ -321,7 +346,7 @@ impl LabBuilder {
         let client = network.machine("client", subnet, CLIENT, false)?;
         let mut masters = Vec::new();
         for n in 0..self.masters {
-            let mut master = self.master(n, &network, &authority, run_dir.path(), &lab_program)?;
+            let mut master = self.master(n, layout, &network, &authority, run_dir.path(), &lab_program)?;
             if self.mode == Mode::DsrIpip {
                 master.accept_tunnels()?;
             }
@@ -337,12 +362,9 @@ impl LabBuilder {
         for n in 0..self.lbs {
             let name = format!("lb{}", n + 1);
             let place = Place { subnet: Subnet::Main, number: FIRST_LB + n, ipv6: self.ipv6 };
-            let machine = network.machine(&name, place.subnet, place.number, self.stubs)?;
-            if self.two_networks {
-                network.plug(&machine, "eth1", Subnet::Masters, place.number, self.stubs)?;
-            }
+            let machine = network.lb(&name, place.number, self.stubs)?;
             machine.sysctl("net/ipv4/ip_forward", "0")?;
-            let config = self.node_config(&name, n, &masters);
+            let config = self.node_config(&name, n, layout, &masters);
             let vip = self.families.first().copied().unwrap_or(Family::V4).vip();
             let node = LbNode::new(Arc::new(machine), place, vip, run_dir.path(), &xvip, config);
             node.configure(|_| ())?;
@@ -367,6 +389,7 @@ impl LabBuilder {
     fn master(
         &self,
         n: u8,
+        layout: Layout,
         network: &Network,
         authority: &Authority,
         run_dir: &Path,
@@ -382,7 +405,7 @@ impl LabBuilder {
         let name = format!("master{}", n + 1);
         let machine = network.machine(&name, subnet, place.number, false)?;
         if self.two_networks && self.mode == Mode::Nat {
-            machine.ip(&format!("route add {VIP} dev eth0"))?;
+            machine.ip(&format!("route add {VIP} dev {}", layout.interface("eth0", subnet)))?;
             if self.ipv6 {
                 let leg = Subnet::Masters.host(Family::V6, FIRST_LB);
                 machine.ip(&format!("-6 route add {VIP6} via {leg}"))?;
@@ -392,38 +415,43 @@ impl LabBuilder {
         Ok(Master::new(Arc::new(machine), place, self.api_port, certificate, run_dir, lab_program))
     }
 
-    fn node_config(&self, name: &str, n: u8, masters: &[Master]) -> NodeConfig {
+    fn node_config(&self, name: &str, n: u8, layout: Layout, masters: &[Master]) -> NodeConfig {
         let address = |family, n| Subnet::Main.host(family, FIRST_LB + n);
-        let services = self.families.iter().map(|family| {
+        let mut families = self.families.clone();
+        if !families.contains(&Family::V4) {
+            // The one that the instance advertises; the IPv6 VIP goes with it.
+            families.push(Family::V4);
+        }
+        let services = families.iter().map(|family| {
             let backends = masters
                 .iter()
                 .map(|master| BackendConfig::new(master.name(), master.socket_address_of(*family)))
                 .collect();
             service("kube-apiserver", *family, API_PORT, self.mode, backends)
         });
-        let vrrp = self.families.iter().map(|family| VrrpConfig {
-            name: vrrp_name(*family).to_owned(),
+        let vrrp = VrrpConfig {
+            name: VRRP.to_owned(),
             version: 3,
-            virtual_router_id: if *family == Family::V4 { 60 } else { 61 },
+            virtual_router_id: 60,
             priority: 100 - 10 * n,
             advert_interval: None,
             preempt: None,
             unicast: (!self.multicast).then(|| {
                 let peers = (0..self.lbs).filter(|peer| *peer != n);
-                (address(*family, n), peers.map(|peer| address(*family, peer)).collect())
+                (address(Family::V4, n), peers.map(|peer| address(Family::V4, peer)).collect())
             }),
             extra: vec![],
-        });
-        let two = ["eth0", "eth1"].map(str::to_owned);
+        };
+        let [main, second] = [Subnet::Main, Subnet::Masters].map(|subnet| layout.lb_interface(subnet));
         NodeConfig {
             name: name.to_owned(),
-            interface: if self.two_networks { String::new() } else { "eth0".to_owned() },
-            interfaces: if self.two_networks { two.to_vec() } else { vec![] },
+            interface: if self.two_networks { String::new() } else { main.clone() },
+            interfaces: if self.two_networks { vec![main, second] } else { vec![] },
             xdp_mode: None,
             local_clients: None,
             node: vec![],
             services: services.collect(),
-            vrrp: vrrp.collect(),
+            vrrp: vec![vrrp],
             flows: vec![],
             extra: String::new(),
         }
@@ -436,17 +464,9 @@ fn service(name: &str, family: Family, port: u16, mode: Mode, backends: Vec<Back
     let vip = format!("{}/{}", family.vip(), family.prefix_length());
     ServiceConfig {
         mode: mode.key().to_owned(),
-        vrrp: Some(vrrp_name(family).to_owned()),
+        vrrp: Some(VRRP.to_owned()),
         backends,
         ..ServiceConfig::new(&format!("{name}{suffix}"), &vip, port)
-    }
-}
-
-/// The VRRP instance of this family's VIP.
-fn vrrp_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "main",
-        Family::V6 => "main6",
     }
 }
 
@@ -492,6 +512,8 @@ impl Lab {
             narrow_clients: false,
             narrow_masters: Behind::None,
             two_networks: false,
+            vlans: None,
+            bonds: false,
         }
     }
 
