@@ -198,12 +198,14 @@ impl Captured {
              || (tcp.checksum.status == 0 && !{same}) || udp.checksum.status == 0 || icmp.checksum.status == 0 \
              || icmpv6.checksum.status == 0 || vrrp.checksum.status == 0 || frame.cap_len < frame.len"
         );
-        let lines = self.ask(&filter, &["frame.number", "_ws.col.Info", "_ws.expert.message"])?;
+        let fields = ["frame.number", "_ws.col.Info", "_ws.expert.message"];
+        let lines = self.ask(&filter, &[fields.as_slice(), &Quote::FIELDS].concat())?;
         let frame = |line: &String| {
             let mut fields = line.split('\t');
             let number = fields.next().and_then(|number| number.parse().ok())?;
             let mut text = || fields.next().unwrap_or_default().to_owned();
-            Some(BadFrame { number, summary: text(), complaint: text() })
+            let frame = BadFrame { number, summary: text(), complaint: text() };
+            (!Quote::of(fields).is_cut_short_and_all_else_right()).then_some(frame)
         };
         Ok(lines.iter().filter_map(frame).collect())
     }
@@ -226,10 +228,8 @@ impl Captured {
             command.args(["-o", preference]);
         }
         // What is inside of TCP is not the network's: noise looks like any protocol now and then.
-        for protocol in ["tls", "http", "http2", "data"] {
-            command.args(["--disable-protocol", protocol]);
-        }
-        command.args(["--disable-heuristic", "tls_tcp", "-n", "-T", "fields", "-E", "occurrence=a"]);
+        command.args(["-d", "tcp.port==1-65535,data", "--disable-heuristic", "tls_tcp"]);
+        command.args(["-n", "-T", "fields", "-E", "occurrence=a"]);
         for field in fields {
             command.args(["-e", field]);
         }
@@ -238,6 +238,68 @@ impl Captured {
             return Err(CaptureError::Unreadable(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
         }
         Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+    }
+}
+
+/// A TCP segment in an ICMP error. Routers cut what they quote (RFC 792, RFC 1812 section 4.3.2.3, RFC 4443 section 3), and
+/// `tshark` takes what is left for all of it: it then finds the checksum wrong, and nobody can know.
+#[derive(Debug, PartialEq, Eq)]
+struct Quote {
+    is_cut_short: bool,
+    all_else_right: bool,
+}
+
+impl Quote {
+    /// What [`Quote::of`] wants to know of a frame.
+    const FIELDS: [&'static str; 9] = [
+        "frame.protocols",
+        "ip.len",
+        "ipv6.plen",
+        "ip.checksum.status",
+        "icmp.checksum.status",
+        "icmpv6.checksum.status",
+        "_ws.malformed",
+        "frame.len",
+        "frame.cap_len",
+    ];
+
+    fn of<'a>(mut fields: impl Iterator<Item = &'a str>) -> Self {
+        let mut next = || fields.next().unwrap_or_default();
+        let protocols = next();
+        let numbers = |list: &str| -> Vec<u32> { list.split(',').filter_map(|n| n.parse().ok()).collect() };
+        let (v4, v6) = (numbers(next()), numbers(next()));
+        let (mut v4, mut v6) = (v4.into_iter(), v6.into_iter());
+        let mut is_cut_short = false;
+        // Bytes that the header before has room for.
+        let mut room = None;
+        for protocol in protocols.split(':') {
+            match protocol {
+                "ip" | "ipv6" => {
+                    let (headers, length) = if protocol == "ip" {
+                        (20, v4.next())
+                    } else {
+                        (40, v6.next().map(|payload| payload + 40))
+                    };
+                    let Some(length) = length else { continue };
+                    is_cut_short |= room.is_some_and(|room| room < length);
+                    room = Some(length.saturating_sub(headers));
+                }
+                "icmp" | "icmpv6" => room = room.map(|room| room.saturating_sub(8)),
+                _ => {}
+            }
+        }
+        let mut all_else_right = protocols.contains("icmp") && protocols.contains(":tcp");
+        for _ in 0..3 {
+            // Good is 1, bad is 0, unverified 2.
+            all_else_right &= !next().split(',').any(|status| status == "0");
+        }
+        all_else_right &= next().is_empty();
+        all_else_right &= next() == next();
+        Self { is_cut_short, all_else_right }
+    }
+
+    fn is_cut_short_and_all_else_right(&self) -> bool {
+        self.is_cut_short && self.all_else_right
     }
 }
 
@@ -253,5 +315,20 @@ mod tests {
         assert!(!summary.is_complete());
         assert!(Summary { captured: 9, ..summary }.is_complete());
         assert_eq!(Summary::parse("tcpdump: listening on eth0, link-type EN10MB (Ethernet), x"), None);
+    }
+
+    #[test]
+    fn a_quote_that_was_cut_is_told_from_a_wrong_one() {
+        let excused = |line: &str| Quote::of(line.split('|')).is_cut_short_and_all_else_right();
+        assert!(excused("eth:ethertype:ip:icmp:ip:tcp|68,60||1,1|1|||82|82"));
+        assert!(excused("eth:ethertype:ipv6:icmpv6:ipv6:tcp||68,40|||1||122|122"));
+        assert!(!excused("eth:ethertype:ip:icmp:ip:tcp|88,60||1,1|1|||102|102"), "all of it is there");
+        assert!(!excused("eth:ethertype:ip:icmp:ip:tcp|68,60||1,1|0|||82|82"), "the error's own checksum");
+        assert!(!excused("eth:ethertype:ip:icmp:ip:tcp|68,60||0,1|1|||82|82"), "the header's");
+        assert!(!excused("eth:ethertype:ip:tcp|60||1||||74|74"), "no quote");
+        // An error in a tunnel.
+        assert!(excused("eth:ethertype:ip:ip:icmp:ip:tcp|596,576,1500||1,1,1|1|||610|610"));
+        assert!(excused("eth:ethertype:ip:icmp:ip:tcp:data|576,1500||1,1|1|||590|590"));
+        assert!(!excused("eth:ethertype:ip:ip:icmp:ip:tcp|108,88,60||1,1,1|1|||122|122"));
     }
 }
