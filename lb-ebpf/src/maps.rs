@@ -2,12 +2,13 @@
 //!
 //! Sizes of the flow tables are set by the loader; what stands here are the names, the types and the defaults.
 
-use core::ptr::NonNull;
+use core::{cell::UnsafeCell, ptr::NonNull};
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::{
-        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key as LpmKey,
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+        lpm_trie::Key as LpmKey,
     },
     helpers::bpf_ktime_get_ns,
     macros::btf_map,
@@ -17,12 +18,14 @@ use lb_common::{
     forward::Stage,
     layout::{
         ALLOWED_SERVICE_BITS, AllowedKey, BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey,
-        FragmentEntry, FragmentKey, Load, MAX_ALLOWED, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members,
-        NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry,
-        SourceKey, VipEntry,
+        FragmentEntry, FragmentKey, Load, LocalCounters, LocalEntry, LocalPeer, MAX_ALLOWED, MAX_BACKENDS,
+        MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, Scratch,
+        ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
+    local::{LocalTables, Outcome},
     reason,
     tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
+    trace::{Event, Note, TraceEntry, Wanted, Watcher},
     wire::{Be16, Be32, Be128},
 };
 
@@ -120,6 +123,97 @@ static COUNTERS: PerCpuArray<u64, { reason::COUNTERS as usize }> = PerCpuArray::
 /// The programs of the stages.
 #[btf_map]
 static PROGRAMS: ProgramArray<16> = ProgramArray::new();
+
+/// Whose connects are redirected.
+#[btf_map]
+static LOCAL: Array<LocalEntry, 1> = Array::new();
+
+/// Socket cookie -> the VIP that it connected to.
+#[btf_map]
+static LOCAL_PEERS: LruHashMap<u64, LocalPeer, 65_536> = LruHashMap::new();
+
+/// Service -> what became of connects on this node.
+#[btf_map]
+static LOCAL_COUNTERS: PerCpuArray<LocalCounters, { MAX_SERVICES as usize }> = PerCpuArray::new();
+
+/// What the tracer wants to see: a variable of a section of its own, which is a map with one value to user space. A load
+/// from it costs one instruction, a look-up in an array map eight.
+#[unsafe(link_section = ".data.trace")]
+#[unsafe(no_mangle)]
+static TRACE: Shared<TraceEntry> = Shared(UnsafeCell::new(TraceEntry {
+    until_ns: 0,
+    session: 0,
+    owner: 0,
+    depth: 0,
+    _pad: 0,
+    wanted: Wanted::EVERYTHING,
+}));
+
+/// The tracer's records.
+#[btf_map]
+static EVENTS: RingBuf<Event, { 1 << 20 }> = RingBuf::new();
+
+/// What the programs leave for each other about the frame at hand, for the tracer and for the log.
+#[btf_map]
+static NOTES: PerCpuArray<Note, 1> = PerCpuArray::new();
+
+/// When a drop for each reason was last logged (`CLOCK_MONOTONIC`, nanoseconds).
+#[btf_map]
+static LOGGED: PerCpuArray<u64, 32> = PerCpuArray::new();
+
+/// The programs that only watch.
+#[btf_map]
+static WATCHERS: ProgramArray<4> = ProgramArray::new();
+
+/// A variable that user space writes, too.
+struct Shared<T>(UnsafeCell<T>);
+
+// SAFETY: read and written through `Slot` alone, which is made for values that others write at the same time.
+unsafe impl<T> Sync for Shared<T> {}
+
+/// What the tracer wants to see.
+#[inline(always)]
+pub fn trace() -> Slot<TraceEntry> {
+    // SAFETY: a static lives for ever and is never null.
+    unsafe { Slot::new(NonNull::new_unchecked(TRACE.0.get())) }
+}
+
+/// Whether somebody traces.
+#[inline(always)]
+pub fn is_traced() -> bool {
+    // SAFETY: aligned, and alive for ever. Volatile, since only user space writes anything else than zero there.
+    unsafe { (&raw const (*TRACE.0.get()).session).read_volatile() != 0 }
+}
+
+/// The note on the frame at hand.
+#[inline(always)]
+pub fn note() -> Option<Slot<Note>> {
+    slot(NOTES.get_ptr_mut(0))
+}
+
+/// When a drop for this reason was last logged.
+#[inline(always)]
+pub fn last_logged(reason: u32) -> Option<Slot<u64>> {
+    slot(LOGGED.get_ptr_mut(reason))
+}
+
+/// Sends the first `N` words of a note to the tracer. False where there is no room.
+#[inline(always)]
+pub fn send_words<const N: usize>(note: Slot<Note>) -> bool {
+    const { assert!(N * 8 <= size_of::<Note>()) };
+    note.with(|note| {
+        // SAFETY: a note is that large and that aligned, and has no padding.
+        let words = unsafe { &*core::ptr::from_ref(note).cast::<[u64; N]>() };
+        EVENTS.output_untyped::<[u64; N]>(words, 0).is_ok()
+    })
+}
+
+/// Goes on with a program that watches. Returns where the loader has not put it into its place.
+#[inline(always)]
+pub fn watch(context: &XdpContext, watcher: Watcher) {
+    // SAFETY: the context is the one that the kernel called us with; the index is in range.
+    unsafe { WATCHERS.tail_call(context, watcher as u32) };
+}
 
 /// Goes on with the program of a stage. Returns only where the loader has not put it into its place.
 #[inline(always)]
@@ -270,6 +364,86 @@ impl Tables for Maps {
     #[inline(always)]
     fn is_allowed(&self, key: &AllowedKey) -> bool {
         ALLOWED.get(&LpmKey::new(ALLOWED_SERVICE_BITS + 128, *key)).is_some()
+    }
+}
+
+impl LocalTables for Maps {
+    #[inline(always)]
+    fn node(&self) -> Option<&NodeEntry> {
+        Tables::node(self)
+    }
+
+    #[inline(always)]
+    fn pulse(&self) -> Option<PulseEntry> {
+        Tables::pulse(self)
+    }
+
+    #[inline(always)]
+    fn monotonic_ns(&self) -> u64 {
+        Tables::monotonic_ns(self)
+    }
+
+    #[inline(always)]
+    fn vip(&self, address: Be128) -> Option<VipEntry> {
+        Tables::vip(self, address)
+    }
+
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<ServiceEntry> {
+        Tables::service(self, key)
+    }
+
+    #[inline(always)]
+    fn ring(&self, service: u32, slot: usize) -> Option<BackendId> {
+        Tables::ring(self, service, slot)
+    }
+
+    #[inline(always)]
+    fn members(&self, service: u32) -> Option<&Members> {
+        Tables::members(self, service)
+    }
+
+    #[inline(always)]
+    fn next_turn(&self, service: u32) -> u32 {
+        Tables::next_turn(self, service)
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: BackendId) -> Option<BackendEntry> {
+        Tables::backend(self, id)
+    }
+
+    #[inline(always)]
+    fn local(&self) -> Option<LocalEntry> {
+        LOCAL.get(0).copied()
+    }
+
+    #[inline(always)]
+    fn peer(&self, socket: u64) -> Option<LocalPeer> {
+        // SAFETY: the value is copied at once, and written as a whole.
+        unsafe { LOCAL_PEERS.get(socket) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_peer(&self, socket: u64, peer: &LocalPeer) {
+        // Where it cannot be remembered, `getpeername` tells the backend.
+        let _ = LOCAL_PEERS.insert(socket, peer, 0);
+    }
+
+    #[inline(always)]
+    fn count(&self, service: u32, outcome: Outcome) {
+        let Some(counters) = LOCAL_COUNTERS.get_ptr_mut(service) else { return };
+        // SAFETY: a per-CPU value, aligned, and valid while the program runs. Unlike XDP a hook can be preempted by another
+        // one on its CPU: no reference is made to what both write, and of two counts one may be lost.
+        unsafe {
+            let count = match outcome {
+                Outcome::Redirected => &raw mut (*counters).redirected,
+                Outcome::NoBackend => &raw mut (*counters).no_backend,
+                Outcome::Stale => &raw mut (*counters).stale,
+                Outcome::OtherNamespace => &raw mut (*counters).other_namespace,
+            };
+            count.write(count.read() + 1);
+        }
     }
 }
 

@@ -20,6 +20,7 @@
 mod alerts;
 mod checks;
 pub mod claim;
+mod drop_log;
 mod evidence;
 mod interface;
 pub mod pins;
@@ -57,6 +58,7 @@ use self::{
     alerts::Alerts,
     checks::Checks,
     claim::Claim,
+    drop_log::DropLog,
     evidence::Evidence,
     pins::PinLock,
     reserved_ports::HostPorts,
@@ -214,6 +216,8 @@ struct Problems {
     heartbeat: Option<String>,
     /// What of the configuration cannot be had here.
     services: Option<String>,
+    /// Why clients on this node are not sent to a backend.
+    local_clients: Option<String>,
 }
 
 impl Problems {
@@ -256,6 +260,7 @@ struct Controller {
     announced: BTreeMap<IpAddr, u64>,
 
     dataplane: Option<Dataplane>,
+    drop_log: Option<DropLog>,
     transmit_watch: TransmitWatch,
     evidence: Evidence,
     alerts: Alerts,
@@ -319,6 +324,7 @@ impl Controller {
             announcer,
             announced: BTreeMap::new(),
             dataplane: None,
+            drop_log: None,
             transmit_watch: TransmitWatch::default(),
             evidence: Evidence::default(),
             alerts: Alerts::default(),
@@ -371,7 +377,7 @@ impl Controller {
 
     fn try_open_dataplane(&mut self) -> Result<(), DataplaneError> {
         let points = interface::attach_points(&self.links);
-        let dataplane = Dataplane::open(&self.config.node, &self.config.flows, &points)?;
+        let mut dataplane = Dataplane::open(&self.config.node, &self.config.flows, &points)?;
         for attachment in dataplane.attachments() {
             info!(
                 interface = attachment.interface,
@@ -380,14 +386,29 @@ impl Controller {
                 "XDP is attached"
             );
         }
+        self.drop_log = DropLog::begin(&mut dataplane)
+            .inspect_err(|error| warn!("what the data plane logs is not shown: {error:#}"))
+            .ok();
         let elapsed = self.ticks_since_start();
         self.clock_base = dataplane.pulse()?.flow_clock.wrapping_sub(elapsed);
         self.ids = BackendIds::adopt(&dataplane.observe()?, self.flow_clock());
         self.flow_tables = Some(dataplane.flow_tables()?);
         self.assign_ids();
         self.dataplane = Some(dataplane);
+        self.serve_local_clients();
         self.refresh_reserved_ports();
         Ok(())
+    }
+
+    /// Without its hooks a node still forwards: never fatal, and tried again.
+    fn serve_local_clients(&mut self) {
+        let Some(dataplane) = &mut self.dataplane else { return };
+        let served = dataplane.serve_local_clients(self.config.node.local_clients);
+        let problem = served.err().map(|error| {
+            let error = anyhow::Error::from(error);
+            format!("clients on this node go to the VIP instead of a backend: {error:#}")
+        });
+        set_problem(&mut self.problems.local_clients, problem);
     }
 
     fn assign_ids(&mut self) {
@@ -477,6 +498,9 @@ impl Controller {
         {
             set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
         }
+        if self.problems.local_clients.is_some() {
+            self.serve_local_clients();
+        }
         self.refresh_reserved_ports();
         if self.join_at.is_none() {
             self.routers.retry().await;
@@ -540,7 +564,11 @@ impl Controller {
         let problem = (!desired.problems.is_empty()).then(|| desired.problems.join("; "));
         set_problem(&mut self.problems.services, problem);
         let changes = diff(&desired, &observed);
-        self.apply(changes, &observed).await
+        self.apply(changes, &observed).await?;
+        if let Some(dataplane) = &mut self.dataplane {
+            dataplane.set_holds_vip(!desired.addresses.is_empty())?;
+        }
+        Ok(())
     }
 
     fn desired(&mut self, observed: &Observed) -> Desired {

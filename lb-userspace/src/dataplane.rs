@@ -1,7 +1,7 @@
 //! The kernel side: load, adopt, attach, pin; maps: observe and apply.
 //!
 //! Everything lives in pins below `node.pin_path`: the maps in `maps-v<layout version>/`, each link as
-//! `link-<interface index>-<mode>`. So the program goes on forwarding while no controller runs, and the next
+//! `link-<interface index>-<mode>`, the hooks for clients on the node itself as `local-<hook>`. So the program goes on forwarding while no controller runs, and the next
 //! controller adopts what it finds: it puts its own program into the link in one step and keeps the maps, flows
 //! included.
 
@@ -9,7 +9,9 @@ mod attach;
 mod flow_tables;
 mod hash_walk;
 mod interface;
+mod local_clients;
 mod pins;
+pub mod ring;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +22,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader, Pod,
     maps::{
         Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray,
         lpm_trie::{Key, LpmTrie},
@@ -29,21 +31,26 @@ use aya::{
     programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, links::LinkError},
     sys::SyscallError,
 };
+use aya_log::EbpfLogger;
 use lb_common::{
     forward::Stage,
     layout::{
-        AllowedKey, BackendCounters, BackendEntry, BackendId, LAYOUT_VERSION, Load, MAX_BACKENDS,
-        MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed,
-        ServiceEntry, ServiceKey, VipEntry,
+        AllowedKey, BackendCounters, BackendEntry, BackendId, LAYOUT_VERSION, Load, LocalCounters,
+        LocalEntry, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry,
+        RESERVED_PORT_WORDS, Removed, ServiceEntry, ServiceKey, VipEntry,
     },
     reason,
+    trace::Watcher,
     wire::Be128,
 };
+
+use tokio::io::unix::AsyncFd;
 
 use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
+    local_clients::LocalClientsError,
     pins::cleanup,
 };
 use crate::{
@@ -58,7 +65,7 @@ const GROWS_AT_MOST: usize = 128;
 /// The program that is attached.
 const PROGRAM: &str = "xvip";
 /// The maps of the object: each is pinned under its own name.
-const MAPS: [&str; 21] = [
+const MAPS: [&str; 27] = [
     "NODE",
     "PULSE",
     "VIPS",
@@ -80,7 +87,15 @@ const MAPS: [&str; 21] = [
     "SCRATCH",
     "COUNTERS",
     "PROGRAMS",
+    "LOCAL",
+    "LOCAL_PEERS",
+    "LOCAL_COUNTERS",
+    "EVENTS",
+    "NOTES",
+    "WATCHERS",
 ];
+/// The section of the variable that switches tracing on, and the name that it is pinned under.
+const TRACE: (&str, &str) = (".data.trace", "TRACE");
 
 /// What the maps say, or should say. Both sides of the reconciler have this form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -159,6 +174,9 @@ pub enum DataplaneError {
     /// A map or program is not in the object: object and controller do not belong together.
     #[error("the XDP object has nothing called {0}")]
     NotInObject(&'static str),
+    /// What the programs log cannot be read.
+    #[error("the log of the XDP programs")]
+    Log(#[source] io::Error),
     /// A map could not be read or written.
     #[error("map {map}")]
     Map {
@@ -189,6 +207,8 @@ pub struct Dataplane {
     allowed: LpmTrie<MapData, AllowedKey, u32>,
     reserved_ports: Array<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
+    local: Array<MapData, LocalEntry>,
+    local_counters: PerCpuArray<MapData, LocalCounters>,
     /// What the maps hold that nobody else writes. Reading them back costs a quarter of a megabyte a ring and thousands
     /// of system calls.
     written: Written,
@@ -237,6 +257,7 @@ impl Dataplane {
         for map in MAPS {
             loader.map_pin_path(map, maps_path.join(map));
         }
+        loader.map_pin_path(TRACE.0, maps_path.join(TRACE.1));
         for (half_open, established) in [("HALF_OPEN4", "ESTABLISHED4"), ("HALF_OPEN6", "ESTABLISHED6")] {
             loader.map_max_entries(half_open, flows.half_open_max);
             // A flow has an entry for each direction.
@@ -250,6 +271,13 @@ impl Dataplane {
             program.load().map_err(refused)?;
             let program = program.fd().map_err(refused)?;
             programs.set(stage as u32, program, 0).map_err(in_map("PROGRAMS"))?;
+        }
+        let mut watchers: ProgramArray<MapData> = take(&mut ebpf, "WATCHERS")?;
+        for watcher in Watcher::ALL {
+            let program = program(&mut ebpf, watcher.program())?;
+            program.load().map_err(refused)?;
+            let program = program.fd().map_err(refused)?;
+            watchers.set(watcher as u32, program, 0).map_err(in_map("WATCHERS"))?;
         }
         program(&mut ebpf, PROGRAM)?.load().map_err(refused)?;
 
@@ -267,6 +295,8 @@ impl Dataplane {
             allowed: take(&mut ebpf, "ALLOWED")?,
             reserved_ports: take(&mut ebpf, "RESERVED_PORTS")?,
             counters: take(&mut ebpf, "COUNTERS")?,
+            local: take(&mut ebpf, "LOCAL")?,
+            local_counters: take(&mut ebpf, "LOCAL_COUNTERS")?,
             written: Written::default(),
             attachments: Vec::new(),
             pins: pin_path.to_owned(),
@@ -363,12 +393,15 @@ impl Dataplane {
         self.vips.remove(&Be128::from(vip).octets()).map_err(in_map("VIPS"))
     }
 
-    /// Adds or changes a service.
+    /// Adds or changes a service. A new one begins with counters of zero.
     ///
     /// # Errors
     ///
     /// See [`Dataplane::set_node`].
     pub fn set_service(&mut self, key: ServiceKey, entry: ServiceEntry) -> Result<(), DataplaneError> {
+        if let Err(MapError::KeyNotFound) = self.services.get(&key, 0) {
+            forget(&mut self.local_counters, "LOCAL_COUNTERS", entry.index)?;
+        }
         self.services.insert(key, entry, 0).map_err(in_map("SERVICES"))
     }
 
@@ -550,6 +583,19 @@ impl Dataplane {
         Ok((result.return_value, out))
     }
 
+    /// The lines that the data plane logs, as they come. There is one reader; who asks again gets an error. Needs a Tokio
+    /// runtime with I/O.
+    ///
+    /// # Errors
+    ///
+    /// Where the object logs nothing, or somebody reads already.
+    pub fn log_lines<T: log::Log>(&mut self, logger: T) -> Result<AsyncFd<EbpfLogger<T>>, DataplaneError> {
+        EbpfLogger::init_with_logger(&mut self.ebpf, logger)
+            .map_err(io::Error::other)
+            .and_then(ring::watched_log)
+            .map_err(DataplaneError::Log)
+    }
+
     /// How many instructions each program has after the verifier, where the kernel tells.
     ///
     /// # Errors
@@ -558,6 +604,7 @@ impl Dataplane {
     pub fn instructions(&mut self) -> Result<Vec<(&'static str, Option<u32>)>, DataplaneError> {
         std::iter::once(PROGRAM)
             .chain(Stage::ALL.map(Stage::program))
+            .chain(Watcher::ALL.map(Watcher::program))
             .map(|name| {
                 let info = program(&mut self.ebpf, name)?.info().map_err(refused)?;
                 Ok((name, info.size_translated().map(|bytes| bytes / 8)))
@@ -568,13 +615,7 @@ impl Dataplane {
     /// Begins anew with what was counted for an id.
     fn forget_counts(&mut self, id: BackendId) -> Result<(), DataplaneError> {
         let id = u32::from(id);
-        let cpus = self.backend_counters.get(&id, 0).map_err(in_map("BACKEND_COUNTERS"))?;
-        let zeros = cpus.iter().map(|_| BackendCounters::default()).collect::<Vec<_>>();
-        let zeros = PerCpuValues::try_from(zeros).map_err(|source| {
-            let source = SyscallError { call: "reading the number of CPUs", io_error: source };
-            DataplaneError::Map { map: "BACKEND_COUNTERS", source: source.into() }
-        })?;
-        self.backend_counters.set(id, zeros, 0).map_err(in_map("BACKEND_COUNTERS"))?;
+        forget(&mut self.backend_counters, "BACKEND_COUNTERS", id)?;
         self.totals.set(id, Removed::default(), 0).map_err(in_map("TOTALS"))?;
         self.loads.set(id, Load::default(), 0).map_err(in_map("LOADS"))
     }
@@ -609,8 +650,23 @@ impl Dataplane {
     }
 }
 
+/// Sets the counters of an index to zero on every CPU.
+fn forget<V: Pod + Default>(
+    counters: &mut PerCpuArray<MapData, V>,
+    map: &'static str,
+    index: u32,
+) -> Result<(), DataplaneError> {
+    let cpus = counters.get(&index, 0).map_err(in_map(map))?;
+    let zeros = cpus.iter().map(|_| V::default()).collect::<Vec<_>>();
+    let zeros = PerCpuValues::try_from(zeros).map_err(|source| {
+        let source = SyscallError { call: "reading the number of CPUs", io_error: source };
+        DataplaneError::Map { map, source: source.into() }
+    })?;
+    counters.set(index, zeros, 0).map_err(in_map(map))
+}
+
 /// Where the maps of this layout are pinned.
-fn maps_path(pin_path: &Path) -> PathBuf {
+pub fn maps_path(pin_path: &Path) -> PathBuf {
     pin_path.join(format!("maps-v{LAYOUT_VERSION}"))
 }
 

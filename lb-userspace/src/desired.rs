@@ -14,7 +14,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -210,7 +210,7 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
             add_to_filter(node, address);
         }
 
-        let snat = match snat_address(service, &own) {
+        let snat = match snat_address(inputs, service, &own) {
             Ok(snat) => Some(snat),
             Err(problem) => {
                 problems.push(problem);
@@ -251,33 +251,42 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
 }
 
 /// What packets that are for the node itself are addressed to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct OwnAddresses {
-    v4: Option<std::net::Ipv4Addr>,
-    v6: Option<std::net::Ipv6Addr>,
+    /// Those of each interface, in the configured order.
+    links: Vec<(Option<Ipv4Addr>, Option<Ipv6Addr>)>,
 }
 
 impl OwnAddresses {
     fn of(inputs: &Inputs) -> Self {
         let vips = all_vips(inputs.config, inputs.observed);
-        match inputs.links.first() {
-            Some(link) => Self { v4: link.v4(&vips), v6: link.v6(&vips) },
-            None => Self::default(),
-        }
+        Self { links: inputs.links.iter().map(|link| (link.v4(&vips), link.v6(&vips))).collect() }
     }
 
-    fn of_family(&self, is_ipv4: bool) -> Option<IpAddr> {
-        if is_ipv4 { self.v4.map(IpAddr::V4) } else { self.v6.map(IpAddr::V6) }
+    /// What the node is known by: the first interface's.
+    fn first(&self) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+        self.links.first().copied().unwrap_or_default()
+    }
+
+    fn on_link(&self, link: usize, is_ipv4: bool) -> Option<IpAddr> {
+        let (v4, v6) = self.links.get(link).copied().unwrap_or_default();
+        if is_ipv4 { v4.map(IpAddr::V4) } else { v6.map(IpAddr::V6) }
     }
 
     /// Those at which the data plane waits for packets of a service: replies, or errors about tunnelled packets.
     fn needed_by(&self, service: &Service) -> BTreeSet<IpAddr> {
-        let families: BTreeSet<bool> = match (service.mode, service.snat) {
-            (Mode::Nat, Snat::Node) => BTreeSet::from([service.vip.address.is_ipv4()]),
-            (Mode::DsrIpip, _) => service.backends.iter().map(|backend| backend.address.is_ipv4()).collect(),
+        match (service.mode, service.snat) {
+            // Flows keep the address that they began with, also when the backends are found on another interface.
+            (Mode::Nat, Snat::Node) => {
+                let of_link = |link| self.on_link(link, service.vip.address.is_ipv4());
+                (0..self.links.len()).filter_map(of_link).collect()
+            }
+            (Mode::DsrIpip, _) => {
+                let outer = service.backends.iter().map(|backend| backend.address.is_ipv4());
+                outer.filter_map(|is_ipv4| self.on_link(0, is_ipv4)).collect()
+            }
             (Mode::Nat, Snat::Vip) | (Mode::DsrL2, _) => BTreeSet::new(),
-        };
-        families.into_iter().filter_map(|is_ipv4| self.of_family(is_ipv4)).collect()
+        }
     }
 }
 
@@ -293,8 +302,8 @@ fn node_entry(inputs: &Inputs, own: &OwnAddresses) -> NodeEntry {
         lease_ns: u64::try_from(inputs.lease.as_nanos()).unwrap_or(u64::MAX),
         idle_timeout: ticks(inputs.config.flows.idle_timeout),
         half_open_timeout: ticks(inputs.half_open_timeout),
-        v4: own.v4.map(Be32::from).unwrap_or_default(),
-        v6: own.v6.map(Be128::from).unwrap_or_default(),
+        v4: own.first().0.map(Be32::from).unwrap_or_default(),
+        v6: own.first().1.map(Be128::from).unwrap_or_default(),
         untagged: 0,
         ..NodeEntry::EMPTY
     };
@@ -330,20 +339,40 @@ fn ticks(duration: Duration) -> u32 {
 }
 
 /// The address that a backend sees as its client's; zero where it sees the client's own.
-fn snat_address(service: &Service, own: &OwnAddresses) -> Result<Be128, String> {
+fn snat_address(inputs: &Inputs, service: &Service, own: &OwnAddresses) -> Result<Be128, String> {
     let vip = service.vip.address;
     match (service.mode, service.snat) {
         (Mode::Nat, Snat::Vip) => Ok(vip.into()),
-        (Mode::Nat, Snat::Node) => own.of_family(vip.is_ipv4()).map(Be128::from).ok_or_else(|| {
-            format!(
-                "service {:?}: with snat = \"node\" the first interface needs an {} address of its own; until it has one, \
-                 new connections get a RST",
-                service.name,
-                if vip.is_ipv4() { "IPv4" } else { "IPv6" }
-            )
-        }),
+        (Mode::Nat, Snat::Node) => {
+            let link = link_to_backends(inputs, service, own);
+            own.on_link(link, vip.is_ipv4()).map(Be128::from).ok_or_else(|| {
+                format!(
+                    "service {:?}: with snat = \"node\" {} needs an {} address of its own; until it has one, new \
+                     connections get a RST",
+                    service.name,
+                    inputs.links.get(link).map_or("the first interface", |link| link.name.as_str()),
+                    if vip.is_ipv4() { "IPv4" } else { "IPv6" }
+                )
+            })
+        }
         (Mode::DsrL2 | Mode::DsrIpip, _) => Ok(Be128::default()),
     }
+}
+
+/// Which interface leads to the backends of a service, which has one source address towards all of them: the first one's
+/// of which that is known; while it is of none, the one whose address is in use, or the first.
+fn link_to_backends(inputs: &Inputs, service: &Service, own: &OwnAddresses) -> usize {
+    let resolved =
+        service.backends.iter().find_map(|backend| match inputs.next_hops.get(&backend.address.ip()) {
+            Some(NextHop::Mac { link, .. }) => Some(usize::from(*link)),
+            _ => None,
+        });
+    let in_use = || {
+        let known = inputs.observed.services.get(&service_key(service))?.snat;
+        let is_ipv4 = service.vip.address.is_ipv4();
+        (0..own.links.len()).find(|&link| own.on_link(link, is_ipv4).map(Be128::from) == Some(known))
+    };
+    resolved.or_else(in_use).unwrap_or(0)
 }
 
 /// What follows from the service's configuration alone.

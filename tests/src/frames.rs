@@ -312,15 +312,18 @@ pub fn rewritten(frame: &[u8], rewrite: &Rewrite) -> Vec<u8> {
 pub fn passed_on(frame: &[u8], rewrite: &Rewrite) -> Vec<u8> {
     let mut datagram = Datagram::read(frame).expect("an IP packet");
     datagram.link = rewrite.link.clone();
-    let (src, dst) = rewrite
-        .ends
-        .map_or((datagram.ip.src(), datagram.ip.dst()), |(src, dst)| (src.ip(), dst.ip()));
+    let (src, dst) =
+        rewrite.ends.map_or((datagram.ip.src(), datagram.ip.dst()), |(src, dst)| (src.ip(), dst.ip()));
     datagram.ip.readdress(src, dst, 1);
     through(&datagram.bytes(), rewrite.tunnel)
 }
 
 /// The frame with an outer IP header in front of its packet (RFC 2003, RFC 2473).
-fn through(frame: &[u8], tunnel: Option<(IpAddr, IpAddr)>) -> Vec<u8> {
+///
+/// # Panics
+///
+/// Where it holds no IP packet.
+pub fn through(frame: &[u8], tunnel: Option<(IpAddr, IpAddr)>) -> Vec<u8> {
     let Some((src, dst)) = tunnel else { return frame.to_vec() };
     let inner = Datagram::read(frame).expect("an IP packet");
     let (protocol, traffic_class) = match &inner.ip {

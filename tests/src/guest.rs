@@ -8,6 +8,7 @@
 mod forwarding;
 mod interfaces;
 mod load;
+mod local_clients;
 mod machine;
 pub mod report;
 mod tunnels;
@@ -36,7 +37,7 @@ pub struct Case {
 /// All of them, in the order in which they run.
 pub const CASES: &[Case] = &[
     Case { name: "programs-load", limit: Duration::from_secs(60), run: load::programs_load },
-    Case { name: "native-and-lossy", limit: Duration::from_secs(120), run: forwarding::native_and_lossy },
+    Case { name: "native", limit: Duration::from_secs(120), run: forwarding::native },
     Case { name: "one-vlan", limit: Duration::from_secs(120), run: interfaces::one_vlan },
     Case { name: "two-vlans", limit: Duration::from_secs(120), run: interfaces::two_vlans },
     Case { name: "bond", limit: Duration::from_secs(120), run: interfaces::bond },

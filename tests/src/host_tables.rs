@@ -419,7 +419,8 @@ impl HostPlane {
         let mut buffer = BufferFrame::new(frame, if_index);
         let verdict = forward(&mut buffer, &self.tables);
         self.left_by = buffer.leaves_by;
-        let redirected = buffer.leaves_by != if_index && matches!(verdict, lb_common::reason::Verdict::Transmit(_));
+        let redirected =
+            buffer.leaves_by != if_index && matches!(verdict, lb_common::reason::Verdict::Transmit(_));
         Outcome { verdict, frame: buffer.bytes().to_vec(), redirected }
     }
 }
@@ -441,7 +442,10 @@ impl Plane for HostPlane {
         let both = |level| {
             let v4 = self.tables.v4.level(level).borrow();
             let v6 = self.tables.v6.level(level).borrow();
-            v4.entries().map(|(key, entry)| (wide_key(&key), wide_entry(&entry))).chain(v6.entries()).collect()
+            v4.entries()
+                .map(|(key, entry)| (wide_key(&key), wide_entry(&entry)))
+                .chain(v6.entries())
+                .collect()
         };
         FlowState { half_open: both(Level::HalfOpen), established: both(Level::Established) }
     }

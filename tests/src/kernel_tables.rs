@@ -37,7 +37,8 @@ use nix::{
 };
 
 use crate::plane::{
-    BACKENDS, FlowState, Heartbeat, IDLE_TIMEOUT, LEASE_NS, Notes, Outcome, Plane, World, wide_entry, wide_key,
+    BACKENDS, FlowState, Heartbeat, IDLE_TIMEOUT, LEASE_NS, Notes, Outcome, Plane, World, wide_entry,
+    wide_key,
 };
 
 /// `enum xdp_action` of the kernel's `include/uapi/linux/bpf.h`.

@@ -145,9 +145,8 @@ impl World {
         static ONE: LazyLock<Arc<MaglevSlots>> = LazyLock::new(|| Arc::new([0; MAGLEV_SLOTS]));
         static THREE: LazyLock<[Arc<MaglevSlots>; 2]> = LazyLock::new(|| {
             [false, true].map(|v6| {
-                let members: Vec<Member> = (0..BACKENDS)
-                    .map(|id| Member { id, address: backend_of(v6, id), weight: 100 })
-                    .collect();
+                let members: Vec<Member> =
+                    (0..BACKENDS).map(|id| Member { id, address: backend_of(v6, id), weight: 100 }).collect();
                 maglev::table(&members).expect("three backends have a table")
             })
         });
@@ -164,7 +163,8 @@ impl World {
         let vips: [IpAddr; 2] =
             if v6 { [VIP6.into(), OTHER_VIP6.into()] } else { [VIP.into(), OTHER_VIP.into()] };
         vips.iter().for_each(|&vip| add_vip(&mut node, vip));
-        let entry = ServiceEntry { snat: vips[0].into(), usable: u32::from(backends), ..ServiceEntry::default() };
+        let entry =
+            ServiceEntry { snat: vips[0].into(), usable: u32::from(backends), ..ServiceEntry::default() };
         let services: [SocketAddr; 2] =
             if v6 { [SERVICE6.into(), TRANSLATED6.into()] } else { [SERVICE.into(), TRANSLATED.into()] };
         let mut world = Self {

@@ -24,11 +24,23 @@ pub fn start(
     families: &[Family],
     mut change: impl FnMut(&mut NodeConfig),
 ) -> Result<Lab, Box<dyn Error>> {
+    start_with(builder, families, |_, config| change(config))
+}
+
+/// The same for a change that asks the lab.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_with(
+    builder: LabBuilder,
+    families: &[Family],
+    mut change: impl FnMut(&Lab, &mut NodeConfig),
+) -> Result<Lab, Box<dyn Error>> {
     let lab = builder.families(families).build()?;
     for lb in lab.lbs() {
         lb.configure(|config| {
             config.services.extend(families.iter().map(|family| lab.plain_service(*family)));
-            change(config);
+            change(&lab, config);
         })?;
     }
     lab.start_lbs()?;

@@ -9,18 +9,19 @@ use std::time::Instant;
 
 use lb_tests::capture::Capture;
 use lb_tests::client_host::plain;
+use lb_tests::node::NodeConfig;
 use lb_tests::topology::{Connections, Family, Lab, Mode};
-use lb_tests::traffic::{ask, both_ways, drops, start, transmitted};
+use lb_tests::traffic::{ask, both_ways, drops, start, start_with, transmitted};
 
 type TestResult = Result<(), Box<dyn Error>>;
 
 const GIGABYTE: u64 = 1_000_000_000;
 const CONNECTIONS: u32 = 10_000;
 
-/// Every third that is within a tenth of a third of all.
+/// Whether each of three has its third, within five standard deviations of a fair draw.
 fn even(servers: &BTreeMap<String, usize>, all: u32) -> bool {
-    let third = all as usize / 3;
-    servers.len() == 3 && servers.values().all(|count| count.abs_diff(third) <= third / 10)
+    let (third, variance) = (all as usize / 3, all as usize * 2 / 9);
+    servers.len() == 3 && servers.values().all(|count| count.abs_diff(third).pow(2) <= 25 * variance)
 }
 
 fn everything_arrives(mode: Mode, family: Family) -> TestResult {
@@ -93,4 +94,67 @@ fn dsr_ipip_v4() -> TestResult {
 #[test]
 fn dsr_ipip_v6() -> TestResult {
     everything_arrives(Mode::DsrIpip, Family::V6)
+}
+
+/// The backends of each service by their addresses of the other family.
+fn crossed(lab: &Lab, config: &mut NodeConfig) {
+    for service in &mut config.services {
+        let other = if service.vip.contains(':') { Family::V4 } else { Family::V6 };
+        service.backends = lab.backends(other, service.port);
+    }
+}
+
+/// Each family's VIP with backends that are known by addresses of the other one.
+fn crosses_families(mode: Mode) -> TestResult {
+    let lab = start_with(Lab::builder().lbs(1).mode(mode), &Family::BOTH, crossed)?;
+    for family in Family::BOTH {
+        let capture = Capture::start(&lab, lab.switch(), "p-lb1", "")?;
+        both_ways(&lab, family, 5_000_000)?;
+        assert_eq!(capture.check()?, []);
+        both_ways(&lab, family, 50_000_000)?;
+        let many = Connections { address: plain(family), count: 3000, ..Connections::default() };
+        let servers = ask(&lab, &many)?;
+        println!("{mode:?}, VIP {family:?}, backends of the other family: {servers:?}");
+        assert!(even(&servers, 3000), "{servers:?}");
+        if mode == Mode::DsrIpip && lab.master(0).decapsulated(Family::V4, Family::V4).is_some() {
+            let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
+            let taken =
+                |outer| lab.masters().iter().filter_map(|m| m.decapsulated(outer, family)).sum::<u64>();
+            assert!(taken(other) > 10_000 && taken(family) == 0, "{} {}", taken(other), taken(family));
+        }
+    }
+    assert_eq!(drops(&lab.lb(0).status()?), BTreeMap::new());
+    Ok(())
+}
+
+#[test]
+fn a_tunnel_takes_either_family_through_the_other() -> TestResult {
+    crosses_families(Mode::DsrIpip)
+}
+
+#[test]
+fn dsr_l2_finds_backends_by_addresses_of_the_other_family() -> TestResult {
+    crosses_families(Mode::DsrL2)
+}
+
+#[test]
+fn generic_xdp_does_the_same() -> TestResult {
+    for mode in Mode::ALL {
+        let lab = start(Lab::builder().lbs(1).mode(mode), &Family::BOTH, |config| {
+            config.xdp_mode = Some("generic".to_owned());
+        })?;
+        assert_eq!(lab.lb(0).status()?.interface.xdp_mode, "generic");
+        for family in Family::BOTH {
+            let capture = Capture::start(&lab, lab.switch(), "p-lb1", "")?;
+            both_ways(&lab, family, 5_000_000)?;
+            assert_eq!(capture.check()?, []);
+            both_ways(&lab, family, 30_000_000)?;
+            let many = Connections { address: plain(family), count: 3000, ..Connections::default() };
+            let servers = ask(&lab, &many)?;
+            println!("{mode:?} {family:?}, generic: {servers:?}");
+            assert!(even(&servers, 3000), "{servers:?}");
+        }
+        assert_eq!(drops(&lab.lb(0).status()?), BTreeMap::new());
+    }
+    Ok(())
 }

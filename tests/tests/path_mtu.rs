@@ -8,18 +8,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use lb_tests::capture::Capture;
+use lb_tests::master::Master;
 use lb_tests::netns::Netns;
 use lb_tests::network::NARROW_MTU;
+use lb_tests::node::NodeConfig;
 use lb_tests::ping::{self, Ping, ping};
 use lb_tests::plain::Direction;
 use lb_tests::syn::{Answer, syn};
 use lb_tests::topology::{API_PORT, Family, Lab, LabBuilder, Mode};
 use lb_tests::traffic::{drops, one_way, start, transmitted};
+use lb_tests::wait;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
 const BYTES: u64 = 10_000_000;
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(10);
 
 /// What a machine knows of the way to an address, in bytes; its interface's own where it has learned nothing.
 fn learned_mtu(machine: &Netns, to: IpAddr) -> Result<u32, Box<dyn Error>> {
@@ -47,7 +50,18 @@ fn errors(lab: &Lab) -> Result<[u64; 3], Box<dyn Error>> {
 
 /// Bulk data both ways; which of the three kinds of errors (see [`errors`]) that took. What the client knows then.
 fn passes(builder: LabBuilder, mode: Mode, expected: [bool; 3], mtu: impl Fn(Family) -> u32) -> TestResult {
-    let lab = start(builder.lbs(1).mode(mode), &Family::BOTH, |_| ())?;
+    passes_with(builder, mode, |_| (), expected, mtu)
+}
+
+/// The same with a changed configuration.
+fn passes_with(
+    builder: LabBuilder,
+    mode: Mode,
+    change: impl FnMut(&mut NodeConfig),
+    expected: [bool; 3],
+    mtu: impl Fn(Family) -> u32,
+) -> TestResult {
+    let lab = start(builder.lbs(1).mode(mode), &Family::BOTH, change)?;
     let captures = [(lab.switch(), "p-lb1"), (lab.client(), "eth0")]
         .into_iter()
         .map(|(machine, interface)| Capture::start(&lab, machine, interface, ""))
@@ -108,6 +122,60 @@ fn dsr_ipip_to_backends_behind_a_narrow_link() -> TestResult {
 #[test]
 fn a_tunnel_takes_its_header_from_the_clients_packets() -> TestResult {
     passes(Lab::builder(), Mode::DsrIpip, [false, false, true], |family| 1500 - header(family))
+}
+
+#[test]
+fn nat_from_the_nodes_own_address_to_backends_behind_a_narrow_link() -> TestResult {
+    let change = |config: &mut NodeConfig| {
+        config.services.iter_mut().for_each(|service| service.snat = Some("node".to_owned()));
+    };
+    let expected = [false, true, false];
+    passes_with(Lab::builder().narrow_masters(), Mode::Nat, change, expected, |_| NARROW_MTU.into())
+}
+
+/// Lets one end send what routers may break into fragments, and the other receive it by way of a narrow link.
+fn fragments_arrive(builder: LabBuilder, mode: Mode, direction: Direction) -> TestResult {
+    let lab = start(builder.lbs(1).mode(mode), &[Family::V4], |_| ())?;
+    let sender = |machine: &Netns| machine.sysctl("net/ipv4/ip_no_pmtu_disc", "1");
+    match direction {
+        Direction::Upload => sender(lab.client())?,
+        Direction::Download => {
+            // Their listening sockets know from when they were made.
+            let up = || lab.lb(0).status().map_or(0, |status| status.service_up("plain"));
+            for master in lab.masters() {
+                master.kill();
+                sender(master.machine())?;
+            }
+            wait::until("no server to be up", SOON, || up() == 0)?;
+            lab.masters().iter().try_for_each(Master::start)?;
+            wait::until("all servers to be up", SOON, || up() == 3)?;
+        }
+    }
+    let capture = Capture::start(&lab, lab.switch(), "p-lb1", "")?;
+    one_way(&lab, Family::V4, direction, BYTES)?;
+    let captured = capture.stop()?;
+    assert_eq!(captured.bad_frames()?, []);
+    let count = |filter: &str| captured.ask(filter, &["frame.number"]).map(|lines| lines.len());
+    let (lb, late) = ("eth.src == 02:00:ac:10:00:02", "ip.frag_offset > 0");
+    let (arrived, left) = (count(&format!("{late} && !({lb})"))?, count(&format!("{late} && {lb}"))?);
+    println!("{mode:?} {direction:?}: {arrived} fragments without a header arrived at lb1, {left} left");
+    assert!(arrived > 1000, "nothing was broken up");
+    assert_eq!(arrived, left);
+    assert_eq!(drops(&lab.lb(0).status()?), BTreeMap::new());
+    Ok(())
+}
+
+#[test]
+fn fragments_follow_the_first_one_to_the_backend() -> TestResult {
+    for mode in Mode::ALL {
+        fragments_arrive(Lab::builder().narrow_clients(), mode, Direction::Upload)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn fragments_follow_the_first_one_to_the_client() -> TestResult {
+    fragments_arrive(Lab::builder().narrow_masters(), Mode::Nat, Direction::Download)
 }
 
 /// Who answers a SYN to the API at the VIP for each TTL from 1, until it arrives.

@@ -526,6 +526,29 @@ fn with_snat_node_the_node_s_own_address_is_waited_for() {
 }
 
 #[test]
+fn with_snat_node_the_address_is_the_one_on_the_backends_interface() {
+    let other = Ipv4Addr::new(10, 1, 0, 2);
+    let mut world = World::new(config(vec![service("api", VIP, &[4, 5])]));
+    world.health(Up, &[4, 5]);
+    world.config.services[0].snat = Snat::Node;
+    world.links.push(Link { addresses: vec![other.into()], ..link("eth1", 3) });
+    assert_eq!(world.service().snat, IpAddr::V4(OWN).into(), "they are behind the first");
+    let hop = |host| IpAddr::from(*address(host).ip());
+    for host in [4, 5] {
+        world.next_hops.insert(hop(host), NextHop::Mac { mac: [2; 6], link: 1, routed: false });
+    }
+    let desired = world.desired();
+    assert_eq!(world.service().snat, IpAddr::V4(other).into());
+    assert!(desired.node.may_be_vip(Be32::from(other)) && desired.node.may_be_vip(Be32::from(OWN)));
+    // One that is not known for a moment changes nothing, nor do all of them.
+    world.reconcile();
+    for host in [4, 5] {
+        world.next_hops.insert(hop(host), NextHop::Unresolved);
+        assert_eq!(world.service().snat, IpAddr::V4(other).into());
+    }
+}
+
+#[test]
 fn tunnels_and_narrow_links_have_an_mtu() {
     let mut world = World::new(config(vec![service("api", VIP, &[4])]));
     assert_eq!(world.backend(0).mtu, 0, "whatever came in fits");

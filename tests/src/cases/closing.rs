@@ -10,9 +10,7 @@ use super::{
     Case, Connection,
     settings::{one, three},
 };
-use crate::{
-    frames::{ACK, FIN, PSH, RST, SYN},
-};
+use crate::frames::{ACK, FIN, PSH, RST, SYN};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -166,7 +164,10 @@ pub(super) const CASES: &[Case] = &[
                     src: std::net::SocketAddr::new(reply.src.ip(), 6444),
                     ..reply.clone()
                 },
-                crate::frames::Segment { src: script.setting.backend((connection.backend + 1) % 3), ..reply.clone() },
+                crate::frames::Segment {
+                    src: script.setting.backend((connection.backend + 1) % 3),
+                    ..reply.clone()
+                },
                 crate::frames::Segment {
                     dst: std::net::SocketAddr::new(reply.dst.ip(), connection.nat_port + 1),
                     ..reply.clone()

@@ -17,14 +17,9 @@ fn stale(setting: Setting) -> World {
 }
 
 pub(super) const CASES: &[Case] = &[
-    Case::v4(
-        "fresh",
-        "While the controller runs, the host answers for the VIP",
-        one,
-        |script| {
-            script.passes(&arp_request(ROUTER_MAC, ASKER, VIP), PassReason::Arp);
-        },
-    ),
+    Case::v4("fresh", "While the controller runs, the host answers for the VIP", one, |script| {
+        script.passes(&arp_request(ROUTER_MAC, ASKER, VIP), PassReason::Arp);
+    }),
     Case::v4(
         "stale",
         "When it does not, another node may own the VIP: nobody answers here",

@@ -14,7 +14,7 @@ use crate::{
         ACK, Datagram, FIN, IcmpMessage, Ip, Link, Packet, RST, SYN, decapsulated, error_about,
         ip_checksum_is_right,
     },
-    plane::{FlowState, NODE, NODE6, NODE_MAC, Outcome, SECOND_MAC, World, node_of},
+    plane::{FlowState, NODE, NODE_MAC, NODE6, Outcome, SECOND_MAC, World, node_of},
 };
 
 /// Whether a sender can have meant the flags: written down by hand, apart from the code under test.
@@ -45,9 +45,7 @@ pub fn check_outcome(world: &World, input: &[u8], outcome: &Outcome) {
         TransmitReason::IcmpToBackend | TransmitReason::IcmpToClient => {
             check_icmp(input, &outcome.frame);
         }
-        TransmitReason::ResetNoBackend
-        | TransmitReason::ResetUnknownFlow
-        | TransmitReason::ResetAllFull => {
+        TransmitReason::ResetNoBackend | TransmitReason::ResetUnknownFlow | TransmitReason::ResetAllFull => {
             // Of a first fragment there is no whole segment to answer.
             if Packet::read(input).is_some() {
                 assert_eq!(outcome.frame, Packet::reset_for(input), "the RST");

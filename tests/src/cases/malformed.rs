@@ -7,10 +7,7 @@ use lb_common::{
     tables::Level,
 };
 
-use super::{
-    Case, Connection, Script, flags_are_sane,
-    settings::one,
-};
+use super::{Case, Connection, Script, flags_are_sane, settings::one};
 use crate::{
     frames::{ACK, ETHERNET, FIN, PSH, RST, SYN, URG, error_about, fix_ip_checksum},
     plane::{NODE, SERVICE, VIP},
@@ -70,22 +67,17 @@ pub(super) const CASES: &[Case] = &[
             }
         },
     ),
-    Case::v4(
-        "total length",
-        "A total length below the header or beyond the frame",
-        one,
-        |script| {
-            for frame in both(script) {
-                let room = (frame.len() - ETHERNET) as u16;
-                for length in [0, 1, 19, room + 1, room + 2, 1500, u16::MAX] {
-                    script.drops(&with(&frame, 16, &length.to_be_bytes()), DropReason::BadIpHeader);
-                }
-                for length in 20..40u16 {
-                    script.drops(&with(&frame, 16, &length.to_be_bytes()), DropReason::BadTcpHeader);
-                }
+    Case::v4("total length", "A total length below the header or beyond the frame", one, |script| {
+        for frame in both(script) {
+            let room = (frame.len() - ETHERNET) as u16;
+            for length in [0, 1, 19, room + 1, room + 2, 1500, u16::MAX] {
+                script.drops(&with(&frame, 16, &length.to_be_bytes()), DropReason::BadIpHeader);
             }
-        },
-    ),
+            for length in 20..40u16 {
+                script.drops(&with(&frame, 16, &length.to_be_bytes()), DropReason::BadTcpHeader);
+            }
+        }
+    }),
     Case::v4("ip checksum", "Any wrong bit of the IP checksum", one, |script| {
         for frame in both(script) {
             for bit in 0..16 {
@@ -95,22 +87,17 @@ pub(super) const CASES: &[Case] = &[
             }
         }
     }),
-    Case::v4(
-        "ip checksum with options",
-        "A wrong bit in the options is seen",
-        one,
-        |script| {
-            let mut segment = script.connection(40_000).from_client(SYN, b"");
-            segment.ip_options = vec![0x01; 40];
-            let frame = segment.bytes();
-            for offset in 34..74 {
-                let mut bad = frame.clone();
-                bad[offset] ^= 0x10;
-                script.drops(&bad, DropReason::BadIpChecksum);
-            }
-            script.open(&mut script.connection(40_000), &frame);
-        },
-    ),
+    Case::v4("ip checksum with options", "A wrong bit in the options is seen", one, |script| {
+        let mut segment = script.connection(40_000).from_client(SYN, b"");
+        segment.ip_options = vec![0x01; 40];
+        let frame = segment.bytes();
+        for offset in 34..74 {
+            let mut bad = frame.clone();
+            bad[offset] ^= 0x10;
+            script.drops(&bad, DropReason::BadIpChecksum);
+        }
+        script.open(&mut script.connection(40_000), &frame);
+    }),
     Case::v4(
         "ip options",
         "IP options of every length are kept, on a SYN, on data both ways, and in the checksum",
@@ -154,22 +141,17 @@ pub(super) const CASES: &[Case] = &[
             script.expect_level(&connection, Level::Established);
         }
     }),
-    Case::v4(
-        "data offset",
-        "A TCP header length below 20 bytes or beyond the datagram",
-        one,
-        |script| {
-            for frame in both(script) {
-                for words in 0..5u8 {
-                    script.drops(&with(&frame, TCP + 12, &[words << 4]), DropReason::BadTcpHeader);
-                }
-                let first_bad = if frame.len() == 54 { 6 } else { 7 };
-                for words in first_bad..16u8 {
-                    script.drops(&with(&frame, TCP + 12, &[words << 4]), DropReason::BadTcpHeader);
-                }
+    Case::v4("data offset", "A TCP header length below 20 bytes or beyond the datagram", one, |script| {
+        for frame in both(script) {
+            for words in 0..5u8 {
+                script.drops(&with(&frame, TCP + 12, &[words << 4]), DropReason::BadTcpHeader);
             }
-        },
-    ),
+            let first_bad = if frame.len() == 54 { 6 } else { 7 };
+            for words in first_bad..16u8 {
+                script.drops(&with(&frame, TCP + 12, &[words << 4]), DropReason::BadTcpHeader);
+            }
+        }
+    }),
     Case::v4(
         "data offset into padding",
         "Padding does not count as TCP header, though the frame reaches that far",
@@ -359,50 +341,38 @@ pub(super) const CASES: &[Case] = &[
             }
         },
     ),
-    Case::v4(
-        "flags, closed",
-        "An insane SYN does not make a closed flow forgotten",
-        one,
-        |script| {
-            let mut connection = script.connection(40_000);
-            script.handshake(&mut connection);
-            script.close(&mut connection);
-            for flags in [SYN | FIN, SYN | RST, SYN | FIN | RST, SYN | FIN | PSH | URG] {
-                script.drops(&connection.from_client(flags, b"").bytes(), DropReason::BadTcpFlags);
+    Case::v4("flags, closed", "An insane SYN does not make a closed flow forgotten", one, |script| {
+        let mut connection = script.connection(40_000);
+        script.handshake(&mut connection);
+        script.close(&mut connection);
+        for flags in [SYN | FIN, SYN | RST, SYN | FIN | RST, SYN | FIN | PSH | URG] {
+            script.drops(&connection.from_client(flags, b"").bytes(), DropReason::BadTcpFlags);
+        }
+    }),
+    Case::v4("sources", "A source that nobody can answer to gets neither a flow nor a RST", one, |script| {
+        let bad = [
+            Ipv4Addr::UNSPECIFIED,
+            Ipv4Addr::new(0, 1, 2, 3),
+            Ipv4Addr::LOCALHOST,
+            Ipv4Addr::new(127, 255, 255, 254),
+            Ipv4Addr::new(224, 0, 0, 1),
+            Ipv4Addr::new(239, 255, 255, 255),
+            Ipv4Addr::new(240, 0, 0, 1),
+            Ipv4Addr::BROADCAST,
+            VIP,
+            crate::plane::OTHER_VIP,
+        ];
+        for source in bad {
+            for flags in [SYN, ACK, RST, SYN | ACK] {
+                let connection = Connection::from(SocketAddrV4::new(source, 40_000), SERVICE);
+                script.drops(&connection.from_client(flags, b"").bytes(), DropReason::BadSource);
             }
-        },
-    ),
-    Case::v4(
-        "sources",
-        "A source that nobody can answer to gets neither a flow nor a RST",
-        one,
-        |script| {
-            let bad = [
-                Ipv4Addr::UNSPECIFIED,
-                Ipv4Addr::new(0, 1, 2, 3),
-                Ipv4Addr::LOCALHOST,
-                Ipv4Addr::new(127, 255, 255, 254),
-                Ipv4Addr::new(224, 0, 0, 1),
-                Ipv4Addr::new(239, 255, 255, 255),
-                Ipv4Addr::new(240, 0, 0, 1),
-                Ipv4Addr::BROADCAST,
-                VIP,
-                crate::plane::OTHER_VIP,
-            ];
-            for source in bad {
-                for flags in [SYN, ACK, RST, SYN | ACK] {
-                    let connection = Connection::from(SocketAddrV4::new(source, 40_000), SERVICE);
-                    script.drops(&connection.from_client(flags, b"").bytes(), DropReason::BadSource);
-                }
-            }
-            script.drops(&script.connection(0).from_client(SYN, b"").bytes(), DropReason::BadSource);
-            for source in
-                [Ipv4Addr::new(1, 0, 0, 1), Ipv4Addr::new(126, 1, 1, 1), Ipv4Addr::new(223, 1, 1, 1)]
-            {
-                script.syn(&mut Connection::from(SocketAddrV4::new(source, 40_000), SERVICE));
-            }
-        },
-    ),
+        }
+        script.drops(&script.connection(0).from_client(SYN, b"").bytes(), DropReason::BadSource);
+        for source in [Ipv4Addr::new(1, 0, 0, 1), Ipv4Addr::new(126, 1, 1, 1), Ipv4Addr::new(223, 1, 1, 1)] {
+            script.syn(&mut Connection::from(SocketAddrV4::new(source, 40_000), SERVICE));
+        }
+    }),
     Case::v4(
         "tcp checksum",
         "A wrong TCP checksum is the receiver's to find: it is as wrong afterwards as it was",
@@ -431,20 +401,15 @@ pub(super) const CASES: &[Case] = &[
             assert_eq!((outcome.frame[20], outcome.frame[TCP + 12]), (0x80, 0x5e));
         },
     ),
-    Case::v4(
-        "long frame",
-        "A frame of 3,000 bytes, about as long as a page lets it be",
-        one,
-        |script| {
-            let mut connection = script.connection(40_000);
-            script.handshake(&mut connection);
-            let payload: Vec<u8> = (0..2946u16).map(|n| n as u8).collect();
-            script.client(&mut connection, ACK | PSH, &payload);
-            script.server(&mut connection, ACK | PSH, &payload);
-            script.resets(
-                &script.connection(50_000).from_client(ACK, &payload).bytes(),
-                TransmitReason::ResetUnknownFlow,
-            );
-        },
-    ),
+    Case::v4("long frame", "A frame of 3,000 bytes, about as long as a page lets it be", one, |script| {
+        let mut connection = script.connection(40_000);
+        script.handshake(&mut connection);
+        let payload: Vec<u8> = (0..2946u16).map(|n| n as u8).collect();
+        script.client(&mut connection, ACK | PSH, &payload);
+        script.server(&mut connection, ACK | PSH, &payload);
+        script.resets(
+            &script.connection(50_000).from_client(ACK, &payload).bytes(),
+            TransmitReason::ResetUnknownFlow,
+        );
+    }),
 ];

@@ -39,18 +39,13 @@ fn candidates(script: &mut Script<'_>, connection: &Connection) -> [u16; 2] {
 }
 
 pub(super) const CASES: &[Case] = &[
-    Case::new(
-        "own port",
-        "The client's own port is its NAT port where it can be",
-        one,
-        |script| {
-            for port in [1024, 1025, 32_768, 65_535] {
-                let mut connection = script.of_client(1, port);
-                script.handshake(&mut connection);
-                assert_eq!(connection.nat_port, port);
-            }
-        },
-    )
+    Case::new("own port", "The client's own port is its NAT port where it can be", one, |script| {
+        for port in [1024, 1025, 32_768, 65_535] {
+            let mut connection = script.of_client(1, port);
+            script.handshake(&mut connection);
+            assert_eq!(connection.nat_port, port);
+        }
+    })
     .on(EVERY_NAT),
     Case::new(
         "privileged client port",
@@ -139,7 +134,10 @@ pub(super) const CASES: &[Case] = &[
         one,
         |script| {
             only(script, &[]);
-            script.drops(&script.of_client(1, 40_000).from_client(SYN, b"").bytes(), DropReason::NatPortsExhausted);
+            script.drops(
+                &script.of_client(1, 40_000).from_client(SYN, b"").bytes(),
+                DropReason::NatPortsExhausted,
+            );
             assert_eq!(script.counters(0).ports_exhausted, 1);
         },
     )

@@ -60,32 +60,22 @@ pub(super) const CASES: &[Case] = &[
             script.passes(&segment.bytes(), PassReason::OtherHost);
         },
     ),
-    Case::v4(
-        "not a vip",
-        "TCP for another address, SYN or not, is untouched",
-        one,
-        |script| {
-            for flags in [SYN, ACK, SYN | ACK] {
-                let connection = Connection::from(
-                    SocketAddrV4::new(CLIENT, 40_000),
-                    SocketAddrV4::new(OUTSIDE, SERVICE.port()),
-                );
-                script.passes(&connection.from_client(flags, b"data").bytes(), PassReason::NotVip);
-            }
-        },
-    ),
-    Case::v4(
-        "malformed, not a vip",
-        "Nonsense for another address is the host's to judge",
-        one,
-        |script| {
-            let connection = Connection::from(SocketAddrV4::new(CLIENT, 1), SocketAddrV4::new(OUTSIDE, 0));
-            let mut frame = connection.from_client(0, b"").bytes();
-            frame[14] = 0xff;
-            frame[22] = 0;
-            script.passes(&frame, PassReason::NotVip);
-        },
-    ),
+    Case::v4("not a vip", "TCP for another address, SYN or not, is untouched", one, |script| {
+        for flags in [SYN, ACK, SYN | ACK] {
+            let connection = Connection::from(
+                SocketAddrV4::new(CLIENT, 40_000),
+                SocketAddrV4::new(OUTSIDE, SERVICE.port()),
+            );
+            script.passes(&connection.from_client(flags, b"data").bytes(), PassReason::NotVip);
+        }
+    }),
+    Case::v4("malformed, not a vip", "Nonsense for another address is the host's to judge", one, |script| {
+        let connection = Connection::from(SocketAddrV4::new(CLIENT, 1), SocketAddrV4::new(OUTSIDE, 0));
+        let mut frame = connection.from_client(0, b"").bytes();
+        frame[14] = 0xff;
+        frame[22] = 0;
+        script.passes(&frame, PassReason::NotVip);
+    }),
     Case::v4(
         "hashes like a vip",
         "The filter may take another address for a VIP; nothing comes of it, and malformed frames are not dropped",
@@ -118,34 +108,26 @@ pub(super) const CASES: &[Case] = &[
         script.passes(&echo_request(ROUTER_MAC, NODE_MAC, CLIENT.into(), VIP.into()), PassReason::NotTcp);
     }),
     Case::v4("udp", "UDP for the service's port is not TCP", one, |script| {
-        let frame = udp(ROUTER_MAC, NODE_MAC, SocketAddrV4::new(CLIENT, 40_000).into(), SERVICE.into(), b"hello");
+        let frame =
+            udp(ROUTER_MAC, NODE_MAC, SocketAddrV4::new(CLIENT, 40_000).into(), SERVICE.into(), b"hello");
         script.passes(&frame, PassReason::NotTcp);
     }),
-    Case::v4(
-        "udp fragment",
-        "A fragment of something else than TCP is the host's",
-        one,
-        |script| {
-            let mut frame = udp(ROUTER_MAC, NODE_MAC, SocketAddrV4::new(CLIENT, 40_000).into(), SERVICE.into(), b"hello");
-            frame[20] = 0x20;
-            fix_ip_checksum(&mut frame);
-            script.passes(&frame, PassReason::NotTcp);
-        },
-    ),
-    Case::v4(
-        "no service",
-        "TCP for a port of the VIP without a service is the host's",
-        one,
-        |script| {
-            for (vip, port) in [(VIP, 22), (VIP, 6442), (VIP, 0), (OTHER_VIP, SERVICE.port())] {
-                let connection =
-                    Connection::from(SocketAddrV4::new(CLIENT, 40_000), SocketAddrV4::new(vip, port));
-                for flags in [SYN, ACK, 0, SYN | ACK] {
-                    script.passes(&connection.from_client(flags, b"").bytes(), PassReason::NoService);
-                }
+    Case::v4("udp fragment", "A fragment of something else than TCP is the host's", one, |script| {
+        let mut frame =
+            udp(ROUTER_MAC, NODE_MAC, SocketAddrV4::new(CLIENT, 40_000).into(), SERVICE.into(), b"hello");
+        frame[20] = 0x20;
+        fix_ip_checksum(&mut frame);
+        script.passes(&frame, PassReason::NotTcp);
+    }),
+    Case::v4("no service", "TCP for a port of the VIP without a service is the host's", one, |script| {
+        for (vip, port) in [(VIP, 22), (VIP, 6442), (VIP, 0), (OTHER_VIP, SERVICE.port())] {
+            let connection =
+                Connection::from(SocketAddrV4::new(CLIENT, 40_000), SocketAddrV4::new(vip, port));
+            for flags in [SYN, ACK, 0, SYN | ACK] {
+                script.passes(&connection.from_client(flags, b"").bytes(), PassReason::NoService);
             }
-        },
-    ),
+        }
+    }),
     Case::v4(
         "no service, other source",
         "Without a service not even a source that nobody can answer is judged",

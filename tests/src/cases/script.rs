@@ -12,8 +12,8 @@ use super::{Setting, check_bystander, check_flows, check_outcome, describe};
 use crate::{
     frames::{ACK, FIN, Link, Mac, Packet, Rewrite, SYN, Segment, Tag, passed_on, rewritten, vlan_ids},
     plane::{
-        BACKENDS, Entry, FlowState, Key, LINK, NODE_MAC, Notes, Outcome, Plane, ROUTER_MAC, World, backend_mac,
-        flow_key, node_of,
+        BACKENDS, Entry, FlowState, Key, LINK, NODE_MAC, Notes, Outcome, Plane, ROUTER_MAC, World,
+        backend_mac, flow_key, node_of,
     },
 };
 
@@ -126,8 +126,7 @@ impl<'a> Script<'a> {
         Rewrite {
             link: along(frame, &hop),
             ends: nat.then(|| (connection.nat_address(), self.setting.backend(backend))),
-            tunnel: tunnel
-                .then(|| (node_of(self.setting.backend_v6), self.setting.backend(backend).ip())),
+            tunnel: tunnel.then(|| (node_of(self.setting.backend_v6), self.setting.backend(backend).ip())),
         }
     }
 
@@ -205,6 +204,7 @@ impl<'a> Script<'a> {
         let outcome = self.frame(frame);
         if self.setting.mode == MODE_LOCAL {
             assert_eq!(outcome.verdict, Verdict::Pass(PassReason::LocalBackend), "SYN: {}", describe(frame));
+            connection.backend = self.flows.half_open[&connection.client_key()].backend;
             return;
         }
         assert_eq!(outcome.verdict, Verdict::Transmit(TransmitReason::ToBackend), "SYN: {}", describe(frame));
@@ -322,7 +322,11 @@ impl<'a> Script<'a> {
     pub(super) fn expect_flows(&self, half_open: usize, established: usize) {
         let found = (self.flows.half_open.len(), self.flows.established.len());
         let each = if self.setting.mode == MODE_NAT { 2 } else { 1 };
-        assert_eq!(found, (half_open * each, established * each), "entries of half-open and established flows");
+        assert_eq!(
+            found,
+            (half_open * each, established * each),
+            "entries of half-open and established flows"
+        );
     }
 
     /// The client's and the backend's direction of an established connection.
@@ -344,7 +348,8 @@ impl<'a> Script<'a> {
 fn along(frame: &[u8], hop: &Hop) -> Link {
     let tags: Vec<Tag> =
         [hop.outer, hop.inner].into_iter().filter(|tag| tag.is_some()).map(|tag| tag.octets()).collect();
-    let tags = if hop.if_index == LINK { tags_along(frame, &tags, hop.flags & HOP_KEEPS_TAGS != 0) } else { tags };
+    let tags =
+        if hop.if_index == LINK { tags_along(frame, &tags, hop.flags & HOP_KEEPS_TAGS != 0) } else { tags };
     Link { destination: hop.mac.octets(), source: hop.source.octets(), tags }
 }
 

@@ -123,17 +123,10 @@ pub(super) const NAT: &[Setting] = &[Setting::NAT, Setting::NAT6];
 /// Full NAT in both families, from the VIP and from the node.
 pub(super) const EVERY_NAT: &[Setting] = &[Setting::NAT, Setting::NAT6, Setting::SNAT, Setting::SNAT6];
 /// Every way to forward whose replies go straight to the client.
-pub(super) const DIRECT: &[Setting] = &[
-    Setting::L2,
-    Setting::L2_6,
-    Setting::IPIP44,
-    Setting::IPIP46,
-    Setting::IPIP66,
-    Setting::IPIP64,
-];
+pub(super) const DIRECT: &[Setting] =
+    &[Setting::L2, Setting::L2_6, Setting::IPIP44, Setting::IPIP46, Setting::IPIP66, Setting::IPIP64];
 /// Those through a tunnel.
-pub(super) const TUNNELS: &[Setting] =
-    &[Setting::IPIP44, Setting::IPIP46, Setting::IPIP66, Setting::IPIP64];
+pub(super) const TUNNELS: &[Setting] = &[Setting::IPIP44, Setting::IPIP46, Setting::IPIP66, Setting::IPIP64];
 /// One of each kind of forwarding, in both families.
 pub(super) const FORWARDING: &[Setting] = &[
     Setting::NAT,

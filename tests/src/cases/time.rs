@@ -74,38 +74,25 @@ pub(super) const CASES: &[Case] = &[
             script.expect_level(&connection, Level::Established);
         },
     ),
-    Case::new(
-        "half-open client",
-        "A handshake that took too long is unknown",
-        one,
-        |script| {
-            let mut connection = script.connection(40_000);
-            script.syn(&mut connection);
-            script.server(&mut connection, SYN | ACK, b"");
-            script.at(START + HALF_OPEN_TIMEOUT + 1);
-            let outcome = script.frame(&connection.from_client(ACK, b"").bytes());
-            assert_eq!(
-                outcome.verdict,
-                lb_common::reason::Verdict::Transmit(TransmitReason::ResetUnknownFlow)
-            );
-            script.expect_gone(&connection);
-        },
-    ),
-    Case::new(
-        "half-open backend",
-        "A SYN-ACK that took too long is for nobody",
-        one,
-        |script| {
-            let mut connection = script.connection(40_000);
-            script.syn(&mut connection);
-            script.at(START + HALF_OPEN_TIMEOUT);
-            script.server(&mut connection.clone(), SYN | ACK, b"");
-            script.at(START + 2 * HALF_OPEN_TIMEOUT + 1);
-            let outcome = script.frame(&connection.from_backend(SYN | ACK, b"").bytes());
-            assert_eq!(outcome.verdict, lb_common::reason::Verdict::Pass(PassReason::NoService));
-            script.expect_gone(&connection);
-        },
-    ),
+    Case::new("half-open client", "A handshake that took too long is unknown", one, |script| {
+        let mut connection = script.connection(40_000);
+        script.syn(&mut connection);
+        script.server(&mut connection, SYN | ACK, b"");
+        script.at(START + HALF_OPEN_TIMEOUT + 1);
+        let outcome = script.frame(&connection.from_client(ACK, b"").bytes());
+        assert_eq!(outcome.verdict, lb_common::reason::Verdict::Transmit(TransmitReason::ResetUnknownFlow));
+        script.expect_gone(&connection);
+    }),
+    Case::new("half-open backend", "A SYN-ACK that took too long is for nobody", one, |script| {
+        let mut connection = script.connection(40_000);
+        script.syn(&mut connection);
+        script.at(START + HALF_OPEN_TIMEOUT);
+        script.server(&mut connection.clone(), SYN | ACK, b"");
+        script.at(START + 2 * HALF_OPEN_TIMEOUT + 1);
+        let outcome = script.frame(&connection.from_backend(SYN | ACK, b"").bytes());
+        assert_eq!(outcome.verdict, lb_common::reason::Verdict::Pass(PassReason::NoService));
+        script.expect_gone(&connection);
+    }),
     Case::new(
         "half-open, then a syn",
         "A SYN after the time-out is a new flow's first attempt, with the backend of its hash",

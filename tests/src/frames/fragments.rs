@@ -1,6 +1,6 @@
 //! A packet in fragments (RFC 791 §3.2, RFC 8200 §4.5).
 
-use etherparse::{IpNumber, IpFragOffset};
+use etherparse::{IpFragOffset, IpNumber};
 
 use super::{Datagram, Ip};
 
@@ -39,8 +39,7 @@ pub fn fragments_behind(frame: &[u8], offsets: &[usize], extensions: usize) -> V
                     ip.identification = FRAGMENT_ID;
                     ip.dont_fragment = false;
                     ip.more_fragments = more;
-                    ip.fragment_offset =
-                        IpFragOffset::try_new((begin / 8) as u16).expect("thirteen bits");
+                    ip.fragment_offset = IpFragOffset::try_new((begin / 8) as u16).expect("thirteen bits");
                     fragment.payload = parts[begin..end].to_vec();
                 }
                 Ip::V6(ip) => {

@@ -231,11 +231,8 @@ impl Packet {
         if let Ip::V4(ip) = &mut ip {
             ip.dont_fragment = true;
         }
-        let link = Link {
-            destination: packet.link.source,
-            source: packet.link.destination,
-            tags: packet.link.tags,
-        };
+        let link =
+            Link { destination: packet.link.source, source: packet.link.destination, tags: packet.link.tags };
         let mut reset = Self { link, ip, extensions: vec![], tcp, payload: vec![], padding: vec![] };
         reset.set_checksums();
         let mut bytes = reset.bytes();

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::process::Command;
 use std::time::Instant;
 
-use super::{CaseResult, note};
+use super::{CaseResult, local_clients, note};
 use crate::apiserver::pattern;
 use crate::node::NodeConfig;
 use crate::topology::{Family, Lab, LabBuilder};
@@ -47,9 +47,9 @@ fn start(lab: &Lab, change: impl FnOnce(&mut NodeConfig)) -> CaseResult {
 }
 
 /// Requests through the VIPs of both families are answered by each backend, forwarded by a program that is attached
-/// natively; and every byte arrives, both ways, although the client's cable loses one packet in twenty in each
-/// direction.
-pub(super) fn native_and_lossy() -> CaseResult {
+/// natively. Clients on the node itself are, too. And every byte arrives, both ways, although the client's cable loses
+/// one packet in twenty in each direction.
+pub(super) fn native() -> CaseResult {
     with_running_lab(
         Lab::builder().masters(2).families(&Family::BOTH),
         |_| (),
@@ -57,6 +57,7 @@ pub(super) fn native_and_lossy() -> CaseResult {
             for family in Family::BOTH {
                 answers_from_all(lab, family)?;
             }
+            local_clients::connect(lab)?;
             lose_packets(lab)?;
             for family in Family::BOTH {
                 transfer(lab, family, SIZE)?;
