@@ -1,12 +1,12 @@
 //! Interfaces that are not simply there: VLANs on a cable, two cables for one.
 
+use std::process::Command;
+use std::time::Duration;
+
 use super::forwarding::{answers_from_all, transfer, with_running_lab};
 use super::{CaseResult, note};
 use crate::topology::{Family, Lab, VIP};
 use crate::wait;
-
-use std::process::Command;
-use std::time::Duration;
 
 const SIZE: usize = 256 << 10;
 const VLAN: u16 = 100;
