@@ -34,6 +34,7 @@ const PURE: &[&str] = &[
     "lb-userspace/src/controller/alerts.rs",
     "lb-userspace/src/controller/reserved_ports.rs",
     "lb-userspace/src/desired.rs",
+    "lb-userspace/src/drift.rs",
     "lb-userspace/src/flows.rs",
     "lb-userspace/src/health/rise_fall.rs",
     "lb-userspace/src/maglev.rs",
