@@ -17,7 +17,7 @@ use std::{
 use anyhow::Context as _;
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
 };
 use lb_common::{
     layout::{
@@ -68,9 +68,10 @@ pub struct KernelPlane {
     sources: HashMap<MapData, SourceKey, SourceEntry>,
     loads: Array<MapData, Load>,
     turns: Array<MapData, u32>,
+    reasons: PerCpuArray<MapData, u64>,
     applied: Option<World>,
     /// As of the last frame; empty where they are not known.
-    counters: Vec<u64>,
+    counters: Vec<(u32, u64)>,
     backend_counters: BTreeMap<BackendId, BackendCounters>,
     /// Last, so that it is removed after the maps are closed.
     pins: Pins,
@@ -122,6 +123,7 @@ impl KernelPlane {
             sources: HashMap::try_from(Map::LruHashMap(open("SOURCES")?))?,
             loads: Array::try_from(Map::Array(open("LOADS")?))?,
             turns: Array::try_from(Map::Array(open("TURNS")?))?,
+            reasons: PerCpuArray::try_from(Map::PerCpuArray(open("COUNTERS")?))?,
             applied: None,
             counters: vec![],
             backend_counters: BTreeMap::new(),
@@ -155,8 +157,14 @@ impl KernelPlane {
         Ok(self.dataplane.test_run(frame)?.0)
     }
 
-    fn counters(&self) -> Vec<u64> {
-        self.dataplane.counters().expect("the counters can be read")
+    /// Of the reasons that there are: a run with all the others would take twice as long.
+    fn counters(&self) -> Vec<(u32, u64)> {
+        verdicts()
+            .map(|verdict| {
+                let cpus = self.reasons.get(&verdict.counter(), 0).expect("the counters can be read");
+                (verdict.counter(), cpus.iter().sum())
+            })
+            .collect()
     }
 
     fn write(&mut self, world: &World) -> anyhow::Result<()> {
@@ -286,9 +294,10 @@ impl Plane for KernelPlane {
         }
         let (action, frame) = self.dataplane.test_run(frame).expect("the kernel runs the program");
         let counters = self.counters();
-        let moved: Vec<u32> = (0..)
-            .zip(counters.iter().zip(&self.counters))
-            .flat_map(|(index, (after, before))| (*before..*after).map(move |_| index))
+        let moved: Vec<u32> = counters
+            .iter()
+            .zip(&self.counters)
+            .flat_map(|((index, after), (_, before))| (*before..*after).map(|_| *index))
             .collect();
         self.counters = counters;
         let [counter] = moved[..] else { panic!("one packet moved the counters {moved:?}") };
@@ -332,10 +341,14 @@ impl Plane for KernelPlane {
 
 /// The verdict that a counter belongs to.
 fn verdict_of(counter: u32) -> Option<Verdict> {
+    verdicts().find(|verdict| verdict.counter() == counter)
+}
+
+fn verdicts() -> impl Iterator<Item = Verdict> {
     let passes = PassReason::ALL.iter().map(|&reason| Verdict::Pass(reason));
     let drops = DropReason::ALL.iter().map(|&reason| Verdict::Drop(reason));
     let transmits = TransmitReason::ALL.iter().map(|&reason| Verdict::Transmit(reason));
-    passes.chain(drops).chain(transmits).find(|verdict| verdict.counter() == counter)
+    passes.chain(drops).chain(transmits)
 }
 
 /// The directory of pinned maps, whatever their layout version.

@@ -1,31 +1,39 @@
-//! What holds whatever comes: random sequences of frames, legal ones and damaged ones, on random worlds. On the host
-//! alone without root; with root on host and kernel in step, which must agree on every byte and every flow.
+//! What holds whatever comes: random sequences of frames, legal ones and damaged ones, of both families, in every mode, on
+//! random worlds. On the host alone without root; with root on host and kernel in step, which must agree on every byte and
+//! every map.
 //!
-//! The properties themselves are [`Script::frame`]'s, checked after every frame: nothing grows; what the host gets is
-//! untouched; a bystander's frame is passed; what is sent parses and has right checksums where it came with right ones;
-//! only what a rewrite may touch is touched; a RST is the one that RFC 9293 says; both directions of a flow agree; no
-//! two flows share backend and NAT port; no reserved port is a NAT port. A failure prints the shortest sequence found;
-//! it belongs into the table of cases then.
+//! The properties themselves are [`Script::frame`]'s, checked after every frame: what the host gets is untouched; a
+//! bystander's frame is passed; what is sent parses and has right checksums where it came with right ones; only what a
+//! rewrite may touch is touched; what is in a tunnel is what came, with one hop less; a RST is the one that RFC 9293 says;
+//! an ICMP error quotes what it is about; both directions of a flow agree; no two flows share backend and NAT port; no
+//! reserved port is a NAT port. And NAT followed by its reverse restores a frame. A failure prints the shortest sequence
+//! found; it belongs into the table of cases then.
 
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
 };
 
 use lb_common::{
-    layout::{BackendCounters, BackendId, FlowEntry, FlowKey, MacWord},
+    layout::{
+        BALANCE_LEAST_CONNECTIONS, BALANCE_MAGLEV, BALANCE_ROUND_ROBIN, BackendId, HOP_KEEPS_TAGS, Hop,
+        MODE_NAT, RESERVED_PORT_WORDS, SERVICE_HAS_LIMITS,
+    },
     reason::{DropReason, TransmitReason, Verdict},
     tables::Level,
 };
 use lb_tests::{
-    cases::{Script, describe},
-    frames::{ACK, FIN, Mac, PSH, Packet, RST, SYN, Segment, fix_ip_checksum},
+    cases::{Script, Setting, describe},
+    frames::{
+        ACK, Datagram, Extension, FIN, IcmpMessage, Ip, Link, Mac, PSH, Packet, RST, SYN, Segment, Tag,
+        fix_ip_checksum, fragments, quote, service_vlan, vlan,
+    },
     host_tables::HostPlane,
     kernel_tables::{KernelPlane, can_load},
     plane::{
-        FlowState, HALF_OPEN_TIMEOUT, IDLE_TIMEOUT, MAX_FLOWS, NODE_MAC, OTHER_ROUTER_MAC, OTHER_VIP,
-        Outcome, Plane, ROUTER_MAC, SERVICE, TRANSLATED, VIP, World, backend, backend_mac,
+        Entry, FlowState, HALF_OPEN_TIMEOUT, IDLE_TIMEOUT, Key, MAX_FLOWS, NODE_MAC, Notes, OTHER_ROUTER_MAC,
+        OTHER_VIP, OTHER_VIP6, Outcome, Plane, ROUTER_MAC, World, backend_entry, backend_mac, flow_key,
     },
 };
 use proptest::{
@@ -36,22 +44,44 @@ use proptest::{
 };
 
 /// Few enough that flows meet.
-const CLIENTS: [Ipv4Addr; 4] = [
-    Ipv4Addr::new(172, 16, 0, 100),
-    Ipv4Addr::new(172, 16, 0, 101),
-    Ipv4Addr::new(10, 1, 2, 3),
-    *backend(0).ip(),
-];
+const CLIENTS: usize = 4;
 const PORTS: [u16; 4] = [40_000, 40_001, 800, 6443];
-const TARGETS: [SocketAddrV4; 5] = [
-    SERVICE,
-    TRANSLATED,
-    SocketAddrV4::new(OTHER_VIP, 6443),
-    SocketAddrV4::new(VIP, 40_000),
-    SocketAddrV4::new(Ipv4Addr::new(172, 16, 0, 12), 6443),
-];
+const TARGETS: usize = 5;
 /// `flows.max` of the small table.
 const FEW_FLOWS: u32 = 3;
+
+/// A client; the last one is a backend.
+fn client(setting: Setting, n: usize, port: u16) -> SocketAddr {
+    let backend = setting.backend(0).ip();
+    let address =
+        if n == 3 && backend.is_ipv6() == setting.v6 { backend } else { setting.client(n as u16 + 1) };
+    SocketAddr::new(address, port)
+}
+
+/// What a client connects to: a service, mostly.
+fn target(setting: Setting, n: usize) -> SocketAddr {
+    let service = setting.service();
+    let other: IpAddr = if setting.v6 { OTHER_VIP6.into() } else { OTHER_VIP.into() };
+    match n {
+        0 => service,
+        1 => setting.translated(),
+        2 => SocketAddr::new(other, 6443),
+        3 => SocketAddr::new(service.ip(), 40_000),
+        _ => SocketAddr::new(setting.client(0x0c00), 6443),
+    }
+}
+
+/// The tags of a frame; of the last ones it is not for us.
+fn tags(n: usize) -> Vec<Tag> {
+    match n {
+        0 => vec![],
+        1 => vec![vlan(7)],
+        2 => vec![[0x81, 0x00, 0xa0, 7]],
+        3 => vec![service_vlan(100), vlan(7)],
+        4 => vec![vlan(8)],
+        _ => vec![service_vlan(100), vlan(7), vlan(7)],
+    }
+}
 
 /// Something that happens.
 #[derive(Clone, Debug)]
@@ -62,8 +92,10 @@ enum Event {
     Connect { client: usize, port: usize, target: usize },
     /// One side of one of the flows sends.
     Known { direction: Index, shape: Shape },
+    /// Somebody has an ICMP message about what one of the flows sends, or once sent.
+    Icmp { direction: Index, kind: u8, code: u8, length: usize, own: bool, shape: Shape },
     /// Bytes.
-    Noise { bytes: Vec<u8>, to_us: bool },
+    Noise { bytes: Vec<u8>, to_us: bool, v6: bool },
     /// The flow clock moves.
     Seconds(u32),
     /// The controller changes its mind.
@@ -78,10 +110,14 @@ struct Shape {
     /// Acknowledges exactly what the other side has sent, where there is a flow.
     right_ack: bool,
     payload: usize,
+    /// Of IPv4 options; of IPv6 the extension headers.
     ip_option_words: usize,
     tcp_option_words: usize,
     padding: usize,
     ttl: u8,
+    tags: usize,
+    /// Where it is cut into fragments, in units of eight bytes, and which of them are sent.
+    fragments: Option<(usize, Vec<bool>)>,
     /// The backend echoes what it gets, and the client must get that back.
     echo: bool,
     damage: Vec<Damage>,
@@ -100,6 +136,8 @@ impl Default for Shape {
             tcp_option_words: 0,
             padding: 0,
             ttl: 64,
+            tags: 0,
+            fragments: None,
             echo: false,
             damage: vec![],
             mended: false,
@@ -121,6 +159,8 @@ enum Change {
     Resolved(BackendId, bool),
     Services(bool),
     Reserve(u16),
+    Mtu(BackendId, u32),
+    Backends(BackendId, usize, bool),
 }
 
 fn flags() -> impl Strategy<Value = u8> {
@@ -152,14 +192,19 @@ fn shape() -> impl Strategy<Value = Shape> {
     let options = || prop_oneof![6 => Just(0usize), 1 => 1..=10usize];
     let damage = prop_oneof![4 => Just(vec![]), 1 => vec(damage(), 1..3)];
     let ttl = prop_oneof![12 => 2..=255u8, 1 => 0..2u8];
+    let tags = prop_oneof![8 => Just(0usize), 4 => 1..4usize, 1 => 4..6usize];
+    let fragments = prop_oneof![
+        8 => Just(None),
+        1 => (1..6usize, vec(prop::bool::weighted(0.8), 3)).prop_map(Some),
+    ];
     (
         (flags(), any::<u32>(), prop::bool::weighted(0.8), 0..70usize, options(), options()),
-        (prop_oneof![Just(0), 0..12usize], ttl, any::<bool>(), damage, any::<bool>()),
+        (prop_oneof![Just(0), 0..12usize], ttl, any::<bool>(), damage, any::<bool>(), tags, fragments),
     )
         .prop_map(
             |(
                 (flags, seq, right_ack, payload, ip_option_words, tcp_option_words),
-                (padding, ttl, echo, damage, mended),
+                (padding, ttl, echo, damage, mended, tags, fragments),
             )| {
                 Shape {
                     flags,
@@ -170,6 +215,8 @@ fn shape() -> impl Strategy<Value = Shape> {
                     tcp_option_words,
                     padding,
                     ttl,
+                    tags,
+                    fragments,
                     echo,
                     damage,
                     mended,
@@ -179,22 +226,32 @@ fn shape() -> impl Strategy<Value = Shape> {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let target = prop_oneof![12 => 0..2usize, 1 => 2..TARGETS.len()];
+    let target = prop_oneof![12 => 0..2usize, 1 => 2..TARGETS];
     let mac = prop_oneof![10 => Just(ROUTER_MAC), 1 => Just(OTHER_ROUTER_MAC)];
-    let seconds = select(vec![0, 1, 1, HALF_OPEN_TIMEOUT, HALF_OPEN_TIMEOUT + 1, IDLE_TIMEOUT + 1, u32::MAX]);
+    let seconds =
+        select(vec![0, 1, 1, 31, HALF_OPEN_TIMEOUT, HALF_OPEN_TIMEOUT + 1, IDLE_TIMEOUT + 1, u32::MAX]);
     let change = prop_oneof![
         any::<bool>().prop_map(Change::Usable),
         (0..3u16, any::<bool>()).prop_map(|(id, resolved)| Change::Resolved(id, resolved)),
         any::<bool>().prop_map(Change::Services),
         select(PORTS.to_vec()).prop_map(Change::Reserve),
+        (0..3u16, select(vec![0u32, 60, 100, 1400])).prop_map(|(id, mtu)| Change::Mtu(id, mtu)),
+        (0..3u16, 0..4usize, any::<bool>()).prop_map(|(id, tags, keeps)| Change::Backends(id, tags, keeps)),
     ];
+    let kind = prop_oneof![8 => select(vec![1u8, 2, 3, 4, 11, 12]), 1 => any::<u8>()];
     prop_oneof![
-        4 => (0..CLIENTS.len(), 0..PORTS.len(), 0..2usize)
+        4 => (0..CLIENTS, 0..PORTS.len(), 0..2usize)
             .prop_map(|(client, port, target)| Event::Connect { client, port, target }),
-        8 => (0..CLIENTS.len(), 0..PORTS.len(), target, mac, shape())
+        8 => (0..CLIENTS, 0..PORTS.len(), target, mac, shape())
             .prop_map(|(client, port, target, mac, shape)| Event::Client { client, port, target, mac, shape }),
         20 => (any::<Index>(), shape()).prop_map(|(direction, shape)| Event::Known { direction, shape }),
-        1 => (vec(any::<u8>(), 14..100), any::<bool>()).prop_map(|(bytes, to_us)| Event::Noise { bytes, to_us }),
+        4 => (any::<Index>(), kind, 0..6u8, 0..120usize, any::<bool>(), shape()).prop_map(
+            |(direction, kind, code, length, own, shape)| {
+                Event::Icmp { direction, kind, code, length, own, shape }
+            }
+        ),
+        1 => (vec(any::<u8>(), 14..100), any::<bool>(), any::<bool>())
+            .prop_map(|(bytes, to_us, v6)| Event::Noise { bytes, to_us, v6 }),
         1 => seconds.prop_map(Event::Seconds),
         1 => change.prop_map(Event::Change),
     ]
@@ -203,33 +260,69 @@ fn event() -> impl Strategy<Value = Event> {
 /// A world and what happens in it.
 #[derive(Clone, Debug)]
 struct Story {
+    setting: Setting,
     three_backends: bool,
     few_flows: bool,
     scarce_ports: bool,
+    balance: u8,
+    limit: u32,
+    tags: usize,
     events: Vec<Event>,
 }
 
 fn story() -> impl Strategy<Value = Story> {
-    (any::<bool>(), prop::bool::weighted(0.3), prop::bool::weighted(0.3), vec(event(), 1..80)).prop_map(
-        |(three_backends, few_flows, scarce_ports, events)| Story {
-            three_backends,
-            few_flows,
-            scarce_ports,
-            events,
-        },
+    let balance = prop_oneof![
+        4 => Just(BALANCE_MAGLEV),
+        1 => Just(BALANCE_ROUND_ROBIN),
+        1 => Just(BALANCE_LEAST_CONNECTIONS),
+    ];
+    let setting = prop_oneof![
+        2 => select(vec![Setting::NAT, Setting::NAT6]),
+        3 => select(Setting::EVERY.to_vec()),
+    ];
+    let limit = prop_oneof![4 => Just(0u32), 1 => 1..3u32];
+    (
+        (setting, any::<bool>(), prop::bool::weighted(0.3), prop::bool::weighted(0.3)),
+        (balance, limit, 0..4usize, vec(event(), 1..80)),
     )
+        .prop_map(
+            |((setting, three_backends, few_flows, scarce_ports), (balance, limit, tags, events))| Story {
+                setting,
+                three_backends,
+                few_flows,
+                scarce_ports,
+                balance,
+                limit,
+                tags,
+                events,
+            },
+        )
 }
 
 impl Story {
     fn world(&self) -> World {
-        let mut world = if self.three_backends { World::three_backends() } else { World::one_backend() };
+        let mut world = self.setting.world(if self.three_backends { 3 } else { 1 });
+        world = world.with_balance(self.balance).on_vlans(&[7, 100], true);
+        world.tables.services.values_mut().for_each(|service| service.turns = 5);
+        if self.limit != 0 {
+            world = world.with_flags(SERVICE_HAS_LIMITS);
+        }
+        let ids: Vec<BackendId> = world.tables.backends.keys().copied().collect();
+        for id in ids {
+            world.backend_mut(id).max_connections = self.limit;
+            if world.backend_mut(id).local == 0 {
+                world = world.with_backend_tags(id, &tags(self.tags));
+            }
+        }
         if self.few_flows {
             world.max_flows = FEW_FLOWS;
         }
         if self.scarce_ports {
             world.reserved_ports.fill(u64::MAX);
-            for port in [40_000, 40_001u16] {
-                world.reserved_ports[usize::from(port / 64)] &= !(1 << (port % 64));
+            for space in [0, RESERVED_PORT_WORDS / 2] {
+                for port in [40_000, 40_001u16] {
+                    world.reserved_ports[space + usize::from(port / 64)] &= !(1 << (port % 64));
+                }
             }
         }
         world
@@ -238,7 +331,7 @@ impl Story {
     fn play(&self, plane: &mut dyn Plane, tally: &mut Tally) {
         let world = self.world();
         plane.reset(&world);
-        let mut script = Script::new(plane, world);
+        let mut script = Script::new(plane, world, self.setting);
         for event in &self.events {
             event.happen(&mut script, tally);
         }
@@ -247,57 +340,76 @@ impl Story {
 
 impl Event {
     fn happen(&self, script: &mut Script<'_>, tally: &mut Tally) {
+        let setting = script.setting;
         match self {
-            Self::Client { client, port, target, mac, shape } => {
-                let src = SocketAddrV4::new(CLIENTS[*client], PORTS[*port]);
-                let dst = TARGETS[*target];
-                let segment = shape.segment(script.flows(), src, dst, *mac);
-                let frame = shape.damaged(segment.bytes());
-                let outcome = script.frame(&frame);
-                tally.note(outcome.verdict);
-                let sent = outcome.verdict == Verdict::Transmit(TransmitReason::ToBackend);
-                if shape.echo && shape.damage.is_empty() && sent && shape.flags & (SYN | FIN | RST) == 0 {
+            Self::Client { client: n, port, target: to, mac, shape } => {
+                let (src, dst) = (client(setting, *n, PORTS[*port]), target(setting, *to));
+                let segment = shape.segment(&script.flows, src, dst, *mac);
+                let outcome = shape.send(script, &segment.bytes(), tally);
+                let sent = outcome.as_ref().map(|outcome| outcome.verdict)
+                    == Some(Verdict::Transmit(TransmitReason::ToBackend));
+                let plain = shape.echo && shape.damage.is_empty() && shape.flags & (SYN | FIN | RST) == 0;
+                if let (Some(outcome), true, true, MODE_NAT) = (outcome, plain, sent, setting.mode) {
                     check_echo(script, &segment, &outcome);
                 }
             }
-            Self::Connect { client, port, target } => {
-                let src = SocketAddrV4::new(CLIENTS[*client], PORTS[*port]);
+            Self::Connect { client: n, port, target: to } => {
+                let (src, dst) = (client(setting, *n, PORTS[*port]), target(setting, *to));
                 let plain = |flags| Shape { flags, ..Shape::default() };
-                let dst = TARGETS[*target];
-                let syn = plain(SYN).segment(script.flows(), src, dst, ROUTER_MAC);
+                let syn = plain(SYN).segment(&script.flows, src, dst, ROUTER_MAC);
                 let outcome = script.frame(&syn.bytes());
                 tally.note(outcome.verdict);
-                if outcome.verdict != Verdict::Transmit(TransmitReason::ToBackend) {
-                    return;
+                if outcome.verdict == Verdict::Transmit(TransmitReason::ToBackend) && setting.mode == MODE_NAT
+                {
+                    let sent = Packet::read(&outcome.frame).expect("what was sent parses");
+                    let answer =
+                        plain(SYN | ACK).segment(&script.flows, sent.dst(), sent.src(), backend_mac(0));
+                    tally.note(script.frame(&answer.bytes()).verdict);
                 }
-                let sent = Packet::read(&outcome.frame).expect("what was sent parses");
-                let answer = plain(SYN | ACK).segment(script.flows(), sent.dst(), sent.src(), backend_mac(0));
-                tally.note(script.frame(&answer.bytes()).verdict);
-                let ack = plain(ACK).segment(script.flows(), src, dst, ROUTER_MAC);
+                let ack = plain(ACK).segment(&script.flows, src, dst, ROUTER_MAC);
                 tally.note(script.frame(&ack.bytes()).verdict);
             }
             Self::Known { direction, shape } => {
-                let known: Vec<(FlowKey, FlowEntry)> = [Level::HalfOpen, Level::Established]
-                    .iter()
-                    .flat_map(|&level| script.flows().level(level))
-                    .map(|(key, entry)| (*key, *entry))
-                    .collect();
-                if known.is_empty() {
-                    return;
-                }
-                let (key, entry) = known[direction.index(known.len())];
-                let src = SocketAddrV4::new(key.src.into(), key.src_port.get());
-                let dst = SocketAddrV4::new(key.dst.into(), key.dst_port.get());
-                let segment = shape.segment(script.flows(), src, dst, entry.client_mac.octets());
-                tally.note(script.frame(&shape.damaged(segment.bytes())).verdict);
+                let Some((key, entry)) = known(&script.flows, direction) else { return };
+                let (src, dst) = ends(&key);
+                let segment = shape.segment(&script.flows, src, dst, entry.client.mac.octets());
+                shape.send(script, &segment.bytes(), tally);
             }
-            Self::Noise { bytes, to_us } => {
+            Self::Icmp { direction, kind, code, length, own, shape } => {
+                let Some((key, entry)) = known(&script.flows, direction) else { return };
+                let (src, dst) = ends(&key);
+                // What its other end has sent, as it arrives at this end.
+                let about = shape.segment(&script.flows, dst, src, NODE_MAC).bytes();
+                let told = IcmpMessage {
+                    link: Link {
+                        destination: NODE_MAC,
+                        source: entry.client.mac.octets(),
+                        tags: tags(shape.tags),
+                    },
+                    src: if *own { src.ip() } else { setting.client(0x0909) },
+                    dst: dst.ip(),
+                    ttl: shape.ttl,
+                    ip_options: vec![],
+                    dont_fragment: false,
+                    kind: *kind,
+                    code: *code,
+                    rest: 1300u32.to_be_bytes(),
+                    body: quote(&about, *length),
+                    padding: vec![0xa5; shape.padding],
+                };
+                shape.send(script, &told.bytes(), tally);
+            }
+            Self::Noise { bytes, to_us, v6 } => {
                 let mut frame = bytes.clone();
                 if *to_us {
                     frame[..6].copy_from_slice(&NODE_MAC);
-                    frame[12..14].copy_from_slice(&[0x08, 0x00]);
-                    if frame.len() >= 34 {
-                        frame[30..34].copy_from_slice(&VIP.octets());
+                    frame[12..14].copy_from_slice(if *v6 { &[0x86, 0xdd] } else { &[0x08, 0x00] });
+                    let (at, vip) = match setting.service().ip() {
+                        IpAddr::V4(vip) => (30, vip.octets().to_vec()),
+                        IpAddr::V6(vip) => (38, vip.octets().to_vec()),
+                    };
+                    if let Some(place) = frame.get_mut(at..at + vip.len()) {
+                        place.copy_from_slice(&vip);
                     }
                 }
                 tally.note(script.frame(&frame).verdict);
@@ -305,13 +417,27 @@ impl Event {
             Self::Seconds(seconds) => {
                 script.change(|world| world.clock = world.clock.wrapping_add(*seconds));
             }
-            Self::Change(change) => script.change(|world| change.apply(world)),
+            Self::Change(change) => script.change(|world| change.apply(setting, world)),
         }
     }
 }
 
+/// One of the directions that are known.
+fn known(flows: &FlowState, direction: &Index) -> Option<(Key, Entry)> {
+    let known: Vec<(Key, Entry)> = [Level::HalfOpen, Level::Established]
+        .iter()
+        .flat_map(|&level| flows.level(level))
+        .map(|(key, entry)| (*key, *entry))
+        .collect();
+    (!known.is_empty()).then(|| known[direction.index(known.len())])
+}
+
+fn ends(key: &Key) -> (SocketAddr, SocketAddr) {
+    (SocketAddr::new(key.src.into(), key.src_port.get()), SocketAddr::new(key.dst.into(), key.dst_port.get()))
+}
+
 impl Change {
-    fn apply(&self, world: &mut World) {
+    fn apply(&self, setting: Setting, world: &mut World) {
         match *self {
             Self::Usable(usable) => {
                 let backends = world.tables.backends.len() as u32;
@@ -320,34 +446,52 @@ impl Change {
                 });
             }
             Self::Resolved(id, resolved) => {
-                let mac = if resolved { MacWord::new(backend_mac(id)) } else { MacWord::ZERO };
-                if let Some(backend) = world.tables.backends.get_mut(&id) {
-                    backend.mac = mac;
+                if let Some(backend) = world.tables.backends.get_mut(&id).filter(|backend| backend.local == 0)
+                {
+                    backend.hop = if resolved { backend_entry(setting.v6, id).hop } else { Hop::NONE };
                 }
             }
             Self::Services(there) => {
                 world.tables.services =
-                    if there { World::one_backend().tables.services } else { BTreeMap::new() };
+                    if there { setting.world(1).tables.services } else { BTreeMap::new() };
             }
             Self::Reserve(port) => world.reserve_port(port),
+            Self::Mtu(id, mtu) => {
+                if let Some(backend) = world.tables.backends.get_mut(&id) {
+                    backend.mtu = mtu;
+                }
+            }
+            Self::Backends(id, n, keeps) => {
+                if let Some(backend) = world.tables.backends.get_mut(&id) {
+                    (backend.hop.outer, backend.hop.inner) = lb_tests::plane::tag_words(&tags(n));
+                    backend.hop.flags = if keeps { HOP_KEEPS_TAGS } else { 0 };
+                }
+            }
         }
     }
 }
 
 impl Shape {
-    fn segment(&self, flows: &FlowState, src: SocketAddrV4, dst: SocketAddrV4, src_mac: Mac) -> Segment {
-        let key = lb_tests::plane::flow_key(src, dst);
+    fn segment(&self, flows: &FlowState, src: SocketAddr, dst: SocketAddr, src_mac: Mac) -> Segment {
+        let key = flow_key(src, dst);
         let expected = [Level::HalfOpen, Level::Established].iter().find_map(|&level| {
             let own = flows.level(level).get(&key)?;
             Some(flows.level(level).get(&own.rewritten.reversed())?.seen.next_seq)
         });
+        let v6 = dst.is_ipv6();
+        // Hop-by-hop, destination and routing headers, up to four of them.
+        let extensions = (0..self.ip_option_words.min(4))
+            .map(|n| Extension::padded([0, 60, 43, 60][n], (n % 2) as u8))
+            .collect();
         Segment {
             src_mac,
             dst_mac: NODE_MAC,
+            tags: tags(self.tags),
             src,
             dst,
             ttl: self.ttl,
-            ip_options: vec![0x01; self.ip_option_words * 4],
+            ip_options: if v6 { vec![] } else { vec![0x01; self.ip_option_words * 4] },
+            extensions: if v6 { extensions } else { vec![] },
             flags: self.flags,
             seq: self.seq,
             ack: expected.filter(|_| self.right_ack).unwrap_or(self.seq ^ 0x5555),
@@ -355,6 +499,26 @@ impl Shape {
             payload: (0..self.payload).map(|n| n as u8 ^ self.seq as u8).collect(),
             padding: vec![0xa5; self.padding],
         }
+    }
+
+    /// Sends a frame, damaged perhaps, or parts of it. The outcome where it was sent whole.
+    fn send(&self, script: &mut Script<'_>, frame: &[u8], tally: &mut Tally) -> Option<Outcome> {
+        let whole = Datagram::read(frame).expect("a packet, before it is damaged");
+        let extensions = if matches!(whole.ip, Ip::V6(_)) { self.ip_option_words.min(4) } else { 0 };
+        let fragmentable = whole.payload.len() > 40 * (1 + extensions);
+        if let Some((at, sent)) = self.fragments.as_ref().filter(|_| fragmentable) {
+            let offsets = [at * 8, at * 8 + 8].map(|at| at.min(40));
+            let offsets = if offsets[0] == offsets[1] { &offsets[..1] } else { &offsets[..] };
+            for (piece, sent) in fragments(frame, offsets).iter().zip(sent) {
+                if *sent {
+                    tally.note(script.frame(&self.damaged(piece.clone())).verdict);
+                }
+            }
+            return None;
+        }
+        let outcome = script.frame(&self.damaged(frame.to_vec()));
+        tally.note(outcome.verdict);
+        Some(outcome)
     }
 
     fn damaged(&self, mut frame: Vec<u8>) -> Vec<u8> {
@@ -389,8 +553,9 @@ impl Shape {
 fn check_echo(script: &mut Script<'_>, segment: &Segment, sent: &Outcome) {
     let packet = Packet::read(&sent.frame).expect("what was sent parses");
     let echo = Segment {
-        src_mac: packet.ethernet.destination,
+        src_mac: packet.link.destination,
         dst_mac: NODE_MAC,
+        tags: packet.link.tags.clone(),
         src: packet.dst(),
         dst: packet.src(),
         ttl: 64,
@@ -399,9 +564,13 @@ fn check_echo(script: &mut Script<'_>, segment: &Segment, sent: &Outcome) {
     };
     let outcome = script.frame(&echo.bytes());
     assert_eq!(outcome.verdict, Verdict::Transmit(TransmitReason::ToClient), "the echo");
+    let received = Packet::read(&outcome.frame).expect("what was sent parses");
+    let ids = lb_tests::frames::vlan_ids;
+    assert_eq!(ids(&received.link.tags), ids(&segment.tags), "the echo's VLANs");
     let expected = Segment {
         src_mac: NODE_MAC,
         dst_mac: segment.src_mac,
+        tags: received.link.tags,
         src: segment.dst,
         dst: segment.src,
         ttl: 63,
@@ -431,12 +600,17 @@ impl Tally {
         assert!(self.frames() >= frames, "{} frames", self.frames());
         let full = Verdict::Drop(DropReason::FlowTableFull).counter();
         assert!(self.0.contains_key(&full), "the table was full at times");
-        for reason in [TransmitReason::ToBackend, TransmitReason::ToClient, TransmitReason::ResetUnknownFlow]
-        {
+        for reason in [
+            TransmitReason::ToBackend,
+            TransmitReason::ToClient,
+            TransmitReason::ResetUnknownFlow,
+            TransmitReason::TimeExceeded,
+            TransmitReason::IcmpToBackend,
+        ] {
             let met = self.0.get(&Verdict::Transmit(reason).counter()).map_or(0, |(_, count)| *count);
-            assert!(met * 20 >= self.frames(), "{reason:?}: {met} of {} frames", self.frames());
+            assert!(met * 400 >= self.frames(), "{reason:?}: {met} of {} frames", self.frames());
         }
-        assert!(self.0.len() >= 18, "{} different verdicts", self.0.len());
+        assert!(self.0.len() >= 30, "{} different verdicts", self.0.len());
     }
 }
 
@@ -510,9 +684,13 @@ impl Plane for Lockstep {
         kernel
     }
 
-    fn backend_counters(&mut self, id: BackendId) -> BackendCounters {
-        let (kernel, host) = (self.kernel.backend_counters(id), self.host.backend_counters(id));
-        assert_eq!(kernel, host, "kernel left, host right: backend {id}");
+    fn notes(&mut self) -> Notes {
+        let (kernel, host) = (self.kernel.notes(), self.host.notes());
+        assert_eq!(kernel, host, "kernel left, host right");
         kernel
+    }
+
+    fn left_by(&self) -> Option<u32> {
+        self.host.left_by()
     }
 }

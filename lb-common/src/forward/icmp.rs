@@ -18,7 +18,7 @@ use crate::{
         Be16, Be32, Be128, ICMP_FRAGMENTATION_NEEDED, ICMP_LEN, ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED,
         ICMP_UNREACHABLE, ICMPV6_NEIGHBOUR_SOLICITATION, ICMPV6_PARAMETER_PROBLEM, ICMPV6_TOO_BIG,
         ICMPV6_UNREACHABLE, IPV4_MIN_LEN, IPV4_OFFSET_MASK, IPV6_LEN, Icmp, Ipv4, Ipv6, PROTOCOL_IPV4,
-        PROTOCOL_IPV6, PROTOCOL_TCP, TCP_ACK,
+        PROTOCOL_IPV6, PROTOCOL_TCP, TCP_ACK, Tcp,
     },
 };
 
@@ -316,10 +316,11 @@ fn about_tunnelled<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(
     if A::protocol(ip) != PROTOCOL_TCP || A::header_len(ip) != A::HEADER_LEN {
         return pass(PassReason::IcmpUnrelated);
     }
-    let Some(&[src_port, dst_port]) = frame.header::<[Be16; 2]>(inner + A::HEADER_LEN) else {
+    // The client is told no less than the answers quote.
+    let Some(tcp) = frame.header::<Tcp>(inner + A::HEADER_LEN) else {
         return super::drop(DropReason::BadIcmp);
     };
-    let key = FlowKey::new(A::source(ip), src_port, A::destination(ip), dst_port);
+    let key = FlowKey::new(A::source(ip), tcp.src_port, A::destination(ip), tcp.dst_port);
     let slot = match tables.flow(Level::Established, &key) {
         Some(slot) => Some(slot),
         None => tables.flow(Level::HalfOpen, &key),

@@ -1,15 +1,17 @@
 //! ARP for the VIP while the controller is not running.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use lb_common::reason::{DropReason, PassReason};
 
 use super::{Case, Setting, settings::one};
 use crate::{
-    frames::{ACK, arp_request},
-    plane::{Heartbeat, OTHER_VIP, ROUTER_MAC, VIP, World},
+    frames::{ACK, IcmpMessage, arp_request, neighbour_solicitation},
+    plane::{Heartbeat, NODE_MAC, NODE6, OTHER_VIP, OTHER_VIP6, ROUTER_MAC, VIP, VIP6, World},
 };
 
+const V6: &[Setting] = &[Setting::NAT6];
+const ASKER6: Ipv6Addr = Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, 1);
 const ASKER: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 
 fn stale(setting: Setting) -> World {
@@ -49,4 +51,77 @@ pub(super) const CASES: &[Case] = &[
         script.client(&mut connection, ACK, b"data");
         script.server(&mut connection, ACK, b"data");
     }),
+    Case::new(
+        "solicitation, fresh",
+        "While the controller runs, the host answers neighbour solicitations for the VIP",
+        one,
+        |script| {
+            let frame = neighbour_solicitation(ROUTER_MAC, ASKER6, VIP6).bytes();
+            script.passes(&frame, PassReason::NeighbourSolicitation);
+        },
+    )
+    .on(V6),
+    Case::new(
+        "solicitation, stale",
+        "When it does not, nobody answers here; not even a neighbour that asks the VIP itself whether it is still there",
+        stale,
+        |script| {
+            let to_group = neighbour_solicitation(ROUTER_MAC, ASKER6, VIP6);
+            let mut to_vip = to_group.clone();
+            (to_vip.dst, to_vip.link.destination) = (VIP6.into(), NODE_MAC);
+            script.drops(&to_group.bytes(), DropReason::Fenced);
+            script.drops(&to_vip.bytes(), DropReason::Fenced);
+            script.change(|world| world.heartbeat = Heartbeat::Fresh);
+            script.passes(&to_group.bytes(), PassReason::NeighbourSolicitation);
+            script.passes(&to_vip.bytes(), PassReason::NeighbourSolicitation);
+        },
+    )
+    .on(V6),
+    Case::new(
+        "solicitation of others",
+        "A VIP without fencing, and any other address, is never silenced",
+        stale,
+        |script| {
+            for target in [OTHER_VIP6, NODE6, Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, 0x99)] {
+                let frame = neighbour_solicitation(ROUTER_MAC, ASKER6, target).bytes();
+                script.passes(&frame, PassReason::NeighbourSolicitation);
+            }
+            // The group of the VIP, for an address that shares its last three bytes.
+            let twin = Ipv6Addr::new(0xfd11, 0, 0, 0, 0, 0, 0, 0x10);
+            let frame = neighbour_solicitation(ROUTER_MAC, ASKER6, twin).bytes();
+            script.passes(&frame, PassReason::NeighbourSolicitation);
+        },
+    )
+    .on(V6),
+    Case::new(
+        "short solicitation",
+        "One that is cut short is the host's to judge",
+        stale,
+        |script| {
+            let mut told = neighbour_solicitation(ROUTER_MAC, ASKER6, VIP6);
+            for length in 0..16 {
+                told.body.truncate(16);
+                let body = told.body[..length].to_vec();
+                let frame = IcmpMessage { body, ..told.clone() }.bytes();
+                script.passes(&frame, PassReason::NeighbourSolicitation);
+            }
+            script.drops(&told.bytes(), DropReason::Fenced);
+        },
+    )
+    .on(V6),
+    Case::new(
+        "other messages to groups",
+        "What else is sent to a group is the host's: advertisements, queries",
+        stale,
+        |script| {
+            let told = neighbour_solicitation(ROUTER_MAC, ASKER6, VIP6);
+            for kind in [128, 130, 133, 134, 136, 137, 143] {
+                script.passes(&IcmpMessage { kind, ..told.clone() }.bytes(), PassReason::NotTcp);
+            }
+            let mut advertisement = IcmpMessage { kind: 136, ..told };
+            advertisement.dst = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into();
+            script.passes(&advertisement.bytes(), PassReason::NotVip);
+        },
+    )
+    .on(V6),
 ];

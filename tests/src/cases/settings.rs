@@ -44,6 +44,9 @@ impl Setting {
     /// The same over IPv6.
     pub const LOCAL6: Self = Self::same(MODE_LOCAL, true);
 
+    /// Every setting.
+    pub const EVERY: &[Self] = ALL;
+
     const fn same(mode: u8, v6: bool) -> Self {
         Self { mode, v6, backend_v6: v6, snat_node: false }
     }

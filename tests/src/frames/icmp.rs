@@ -105,9 +105,10 @@ fn message_checksum(ip: &Ip, message: &[u8]) -> [u8; 2] {
 ///
 /// Where the frame holds no IP packet.
 pub fn quote(frame: &[u8], length: usize) -> Vec<u8> {
-    let mut packet = Datagram::read(frame).expect("an IP packet").packet();
-    packet.truncate(length);
-    packet
+    let (.., rest) = Link::read(frame).expect("a frame");
+    let padding = Datagram::read(frame).expect("an IP packet").padding.len();
+    // Of the bytes, since `etherparse` has no place for some reserved bits.
+    rest[..length.min(rest.len() - padding)].to_vec()
 }
 
 /// The error that the node itself, with that address, has for a frame: back to where it came from, quoting the IP header
