@@ -211,7 +211,8 @@ impl NodeEntry {
     #[inline(always)]
     pub fn is_own_mac(&self, mac: MacWord) -> bool {
         let [first, second, third, fourth] = self.macs;
-        mac == first || mac == second || mac == third || mac == fourth
+        // Unused ones are zero, and no interface's.
+        mac != MacWord::ZERO && (mac == first || mac == second || mac == third || mac == fourth)
     }
 }
 
@@ -635,6 +636,55 @@ pub const ANSWER_TIME_EXCEEDED: u32 = 4;
 /// [`Scratch::answer`]: an ICMP error: fragmentation needed, packet too big.
 pub const ANSWER_TOO_BIG: u32 = 5;
 
+/// Value of `LOCAL`, one entry: what the hooks for clients on this node go by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalEntry {
+    /// The kernel's number (`SO_NETNS_COOKIE`) of the daemon's network namespace.
+    pub namespace: u64,
+    /// One of [`LOCAL_HOST`], [`LOCAL_ALL`]; 0: nobody's connects are redirected.
+    pub scope: u32,
+    /// `LOCAL_` bits.
+    pub flags: u32,
+}
+
+/// [`LocalEntry::scope`]: sockets of the daemon's own network namespace are redirected.
+pub const LOCAL_HOST: u32 = 1;
+/// [`LocalEntry::scope`]: sockets of every network namespace are.
+pub const LOCAL_ALL: u32 = 2;
+/// [`LocalEntry::flags`]: a VIP of ours is an address of this host: whoever connects to it meets the host.
+pub const LOCAL_HOLDS_VIP: u32 = 1;
+
+/// Value of `LOCAL_PEERS`, keyed by the socket's cookie: what a redirected socket asked for, and what it got.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalPeer {
+    /// The VIP, in its wide form.
+    pub vip: Be128,
+    /// The backend's address, in its wide form.
+    pub backend: Be128,
+    /// The port that it connected to.
+    pub vip_port: Be16,
+    /// The backend's port.
+    pub backend_port: Be16,
+    /// Zero.
+    pub _pad: [u8; 4],
+}
+
+/// Value of `LOCAL_COUNTERS`, by `ServiceEntry::index`: what became of the connects of clients on this node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalCounters {
+    /// Sent to a backend.
+    pub redirected: u64,
+    /// Left as they were: no backend could be chosen.
+    pub no_backend: u64,
+    /// Left as they were: the controller has been dead for long, and another node has the VIP.
+    pub stale: u64,
+    /// Left as they were: the client is in another network namespace.
+    pub other_namespace: u64,
+}
+
 const _: () = {
     assert!(size_of::<Hop>() == 32 && align_of::<Hop>() == 8);
     assert!(size_of::<NodeEntry>() == 8 * VIP_FILTER_WORDS + 8 * VLAN_WORDS + 8 + 32 + 16 + 16);
@@ -657,6 +707,9 @@ const _: () = {
     assert!(size_of::<SourceEntry>() == 16);
     assert!(size_of::<AllowedKey>() == 20);
     assert!(size_of::<Scratch>() == 56);
+    assert!(size_of::<LocalEntry>() == 16);
+    assert!(size_of::<LocalPeer>() == 40);
+    assert!(size_of::<LocalCounters>() == 32);
     assert!(VIP_FILTER_WORDS * 64 == 1 << 12);
     assert!(VLAN_WORDS * 64 == 1 << 12);
 };
@@ -665,8 +718,8 @@ const _: () = {
 mod pod {
     use super::{
         AllowedKey, BackendCounters, BackendEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load,
-        Members, NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey,
-        VipEntry,
+        LocalCounters, LocalEntry, LocalPeer, Members, NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry,
+        ServiceKey, SourceEntry, SourceKey, VipEntry,
     };
     use crate::wire::{Be32, Be128};
 
@@ -689,6 +742,9 @@ mod pod {
         FragmentEntry,
         FragmentKey,
         Load,
+        LocalCounters,
+        LocalEntry,
+        LocalPeer,
         Members,
         NodeEntry,
         PulseEntry,

@@ -12,6 +12,7 @@ pub mod frame;
 pub mod hash;
 pub mod layout;
 pub mod link;
+pub mod local;
 pub mod reason;
 pub mod segment;
 pub mod tables;

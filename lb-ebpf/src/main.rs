@@ -1,8 +1,10 @@
-//! The XDP programs: [`lb_common::forward`] between the kernel's frame and the kernel's maps, one program for each stage.
+//! The XDP programs: [`lb_common::forward`] between the kernel's frame and the kernel's maps, one program for each stage;
+//! and the hooks for clients on the node itself, in [`local`].
 #![no_std]
 #![no_main]
 #![allow(missing_docs, reason = "`#[xdp]` adds wrappers that have none")]
 
+mod local;
 mod maps;
 mod xdp_frame;
 

@@ -17,10 +17,11 @@ use lb_common::{
     forward::Stage,
     layout::{
         ALLOWED_SERVICE_BITS, AllowedKey, BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey,
-        FragmentEntry, FragmentKey, Load, MAX_ALLOWED, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members,
-        NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry,
-        SourceKey, VipEntry,
+        FragmentEntry, FragmentKey, Load, LocalCounters, LocalEntry, LocalPeer, MAX_ALLOWED, MAX_BACKENDS,
+        MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, Scratch,
+        ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
+    local::{LocalTables, Outcome},
     reason,
     tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
     wire::{Be16, Be32, Be128},
@@ -120,6 +121,18 @@ static COUNTERS: PerCpuArray<u64, { reason::COUNTERS as usize }> = PerCpuArray::
 /// The programs of the stages.
 #[btf_map]
 static PROGRAMS: ProgramArray<16> = ProgramArray::new();
+
+/// Whose connects are redirected.
+#[btf_map]
+static LOCAL: Array<LocalEntry, 1> = Array::new();
+
+/// Socket cookie -> the VIP that it connected to.
+#[btf_map]
+static LOCAL_PEERS: LruHashMap<u64, LocalPeer, 65_536> = LruHashMap::new();
+
+/// Service -> what became of connects on this node.
+#[btf_map]
+static LOCAL_COUNTERS: PerCpuArray<LocalCounters, { MAX_SERVICES as usize }> = PerCpuArray::new();
 
 /// Goes on with the program of a stage. Returns only where the loader has not put it into its place.
 #[inline(always)]
@@ -270,6 +283,86 @@ impl Tables for Maps {
     #[inline(always)]
     fn is_allowed(&self, key: &AllowedKey) -> bool {
         ALLOWED.get(&LpmKey::new(ALLOWED_SERVICE_BITS + 128, *key)).is_some()
+    }
+}
+
+impl LocalTables for Maps {
+    #[inline(always)]
+    fn node(&self) -> Option<&NodeEntry> {
+        Tables::node(self)
+    }
+
+    #[inline(always)]
+    fn pulse(&self) -> Option<PulseEntry> {
+        Tables::pulse(self)
+    }
+
+    #[inline(always)]
+    fn monotonic_ns(&self) -> u64 {
+        Tables::monotonic_ns(self)
+    }
+
+    #[inline(always)]
+    fn vip(&self, address: Be128) -> Option<VipEntry> {
+        Tables::vip(self, address)
+    }
+
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<ServiceEntry> {
+        Tables::service(self, key)
+    }
+
+    #[inline(always)]
+    fn ring(&self, service: u32, slot: usize) -> Option<BackendId> {
+        Tables::ring(self, service, slot)
+    }
+
+    #[inline(always)]
+    fn members(&self, service: u32) -> Option<&Members> {
+        Tables::members(self, service)
+    }
+
+    #[inline(always)]
+    fn next_turn(&self, service: u32) -> u32 {
+        Tables::next_turn(self, service)
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: BackendId) -> Option<BackendEntry> {
+        Tables::backend(self, id)
+    }
+
+    #[inline(always)]
+    fn local(&self) -> Option<LocalEntry> {
+        LOCAL.get(0).copied()
+    }
+
+    #[inline(always)]
+    fn peer(&self, socket: u64) -> Option<LocalPeer> {
+        // SAFETY: the value is copied at once, and written as a whole.
+        unsafe { LOCAL_PEERS.get(socket) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_peer(&self, socket: u64, peer: &LocalPeer) {
+        // Where it cannot be remembered, `getpeername` tells the backend.
+        let _ = LOCAL_PEERS.insert(socket, peer, 0);
+    }
+
+    #[inline(always)]
+    fn count(&self, service: u32, outcome: Outcome) {
+        let Some(counters) = LOCAL_COUNTERS.get_ptr_mut(service) else { return };
+        // SAFETY: a per-CPU value, aligned, and valid while the program runs. Unlike XDP a hook can be preempted by another
+        // one on its CPU: no reference is made to what both write, and of two counts one may be lost.
+        unsafe {
+            let count = match outcome {
+                Outcome::Redirected => &raw mut (*counters).redirected,
+                Outcome::NoBackend => &raw mut (*counters).no_backend,
+                Outcome::Stale => &raw mut (*counters).stale,
+                Outcome::OtherNamespace => &raw mut (*counters).other_namespace,
+            };
+            count.write(count.read() + 1);
+        }
     }
 }
 

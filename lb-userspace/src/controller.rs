@@ -214,6 +214,8 @@ struct Problems {
     heartbeat: Option<String>,
     /// What of the configuration cannot be had here.
     services: Option<String>,
+    /// Why clients on this node are not sent to a backend.
+    local_clients: Option<String>,
 }
 
 impl Problems {
@@ -386,8 +388,20 @@ impl Controller {
         self.flow_tables = Some(dataplane.flow_tables()?);
         self.assign_ids();
         self.dataplane = Some(dataplane);
+        self.serve_local_clients();
         self.refresh_reserved_ports();
         Ok(())
+    }
+
+    /// Without its hooks a node still forwards: never fatal, and tried again.
+    fn serve_local_clients(&mut self) {
+        let Some(dataplane) = &mut self.dataplane else { return };
+        let served = dataplane.serve_local_clients(self.config.node.local_clients);
+        let problem = served.err().map(|error| {
+            let error = anyhow::Error::from(error);
+            format!("clients on this node go to the VIP instead of a backend: {error:#}")
+        });
+        set_problem(&mut self.problems.local_clients, problem);
     }
 
     fn assign_ids(&mut self) {
@@ -477,6 +491,9 @@ impl Controller {
         {
             set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
         }
+        if self.problems.local_clients.is_some() {
+            self.serve_local_clients();
+        }
         self.refresh_reserved_ports();
         if self.join_at.is_none() {
             self.routers.retry().await;
@@ -540,7 +557,11 @@ impl Controller {
         let problem = (!desired.problems.is_empty()).then(|| desired.problems.join("; "));
         set_problem(&mut self.problems.services, problem);
         let changes = diff(&desired, &observed);
-        self.apply(changes, &observed).await
+        self.apply(changes, &observed).await?;
+        if let Some(dataplane) = &mut self.dataplane {
+            dataplane.set_holds_vip(!desired.addresses.is_empty())?;
+        }
+        Ok(())
     }
 
     fn desired(&mut self, observed: &Observed) -> Desired {

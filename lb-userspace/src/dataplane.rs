@@ -1,7 +1,7 @@
 //! The kernel side: load, adopt, attach, pin; maps: observe and apply.
 //!
 //! Everything lives in pins below `node.pin_path`: the maps in `maps-v<layout version>/`, each link as
-//! `link-<interface index>-<mode>`. So the program goes on forwarding while no controller runs, and the next
+//! `link-<interface index>-<mode>`, the hooks for clients on the node itself as `local-<hook>`. So the program goes on forwarding while no controller runs, and the next
 //! controller adopts what it finds: it puts its own program into the link in one step and keeps the maps, flows
 //! included.
 
@@ -9,6 +9,7 @@ mod attach;
 mod flow_tables;
 mod hash_walk;
 mod interface;
+mod local_clients;
 mod pins;
 
 use std::{
@@ -20,7 +21,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader, Pod,
     maps::{
         Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray,
         lpm_trie::{Key, LpmTrie},
@@ -32,9 +33,9 @@ use aya::{
 use lb_common::{
     forward::Stage,
     layout::{
-        AllowedKey, BackendCounters, BackendEntry, BackendId, LAYOUT_VERSION, Load, MAX_BACKENDS,
-        MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed,
-        ServiceEntry, ServiceKey, VipEntry,
+        AllowedKey, BackendCounters, BackendEntry, BackendId, LAYOUT_VERSION, Load, LocalCounters,
+        LocalEntry, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry,
+        RESERVED_PORT_WORDS, Removed, ServiceEntry, ServiceKey, VipEntry,
     },
     reason,
     wire::Be128,
@@ -44,6 +45,7 @@ use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
+    local_clients::LocalClientsError,
     pins::cleanup,
 };
 use crate::{
@@ -58,7 +60,7 @@ const GROWS_AT_MOST: usize = 128;
 /// The program that is attached.
 const PROGRAM: &str = "xvip";
 /// The maps of the object: each is pinned under its own name.
-const MAPS: [&str; 21] = [
+const MAPS: [&str; 24] = [
     "NODE",
     "PULSE",
     "VIPS",
@@ -80,6 +82,9 @@ const MAPS: [&str; 21] = [
     "SCRATCH",
     "COUNTERS",
     "PROGRAMS",
+    "LOCAL",
+    "LOCAL_PEERS",
+    "LOCAL_COUNTERS",
 ];
 
 /// What the maps say, or should say. Both sides of the reconciler have this form.
@@ -189,6 +194,8 @@ pub struct Dataplane {
     allowed: LpmTrie<MapData, AllowedKey, u32>,
     reserved_ports: Array<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
+    local: Array<MapData, LocalEntry>,
+    local_counters: PerCpuArray<MapData, LocalCounters>,
     /// What the maps hold that nobody else writes. Reading them back costs a quarter of a megabyte a ring and thousands
     /// of system calls.
     written: Written,
@@ -267,6 +274,8 @@ impl Dataplane {
             allowed: take(&mut ebpf, "ALLOWED")?,
             reserved_ports: take(&mut ebpf, "RESERVED_PORTS")?,
             counters: take(&mut ebpf, "COUNTERS")?,
+            local: take(&mut ebpf, "LOCAL")?,
+            local_counters: take(&mut ebpf, "LOCAL_COUNTERS")?,
             written: Written::default(),
             attachments: Vec::new(),
             pins: pin_path.to_owned(),
@@ -363,12 +372,15 @@ impl Dataplane {
         self.vips.remove(&Be128::from(vip).octets()).map_err(in_map("VIPS"))
     }
 
-    /// Adds or changes a service.
+    /// Adds or changes a service. A new one begins with counters of zero.
     ///
     /// # Errors
     ///
     /// See [`Dataplane::set_node`].
     pub fn set_service(&mut self, key: ServiceKey, entry: ServiceEntry) -> Result<(), DataplaneError> {
+        if let Err(MapError::KeyNotFound) = self.services.get(&key, 0) {
+            forget(&mut self.local_counters, "LOCAL_COUNTERS", entry.index)?;
+        }
         self.services.insert(key, entry, 0).map_err(in_map("SERVICES"))
     }
 
@@ -568,13 +580,7 @@ impl Dataplane {
     /// Begins anew with what was counted for an id.
     fn forget_counts(&mut self, id: BackendId) -> Result<(), DataplaneError> {
         let id = u32::from(id);
-        let cpus = self.backend_counters.get(&id, 0).map_err(in_map("BACKEND_COUNTERS"))?;
-        let zeros = cpus.iter().map(|_| BackendCounters::default()).collect::<Vec<_>>();
-        let zeros = PerCpuValues::try_from(zeros).map_err(|source| {
-            let source = SyscallError { call: "reading the number of CPUs", io_error: source };
-            DataplaneError::Map { map: "BACKEND_COUNTERS", source: source.into() }
-        })?;
-        self.backend_counters.set(id, zeros, 0).map_err(in_map("BACKEND_COUNTERS"))?;
+        forget(&mut self.backend_counters, "BACKEND_COUNTERS", id)?;
         self.totals.set(id, Removed::default(), 0).map_err(in_map("TOTALS"))?;
         self.loads.set(id, Load::default(), 0).map_err(in_map("LOADS"))
     }
@@ -607,6 +613,21 @@ impl Dataplane {
         }
         Ok(())
     }
+}
+
+/// Sets the counters of an index to zero on every CPU.
+fn forget<V: Pod + Default>(
+    counters: &mut PerCpuArray<MapData, V>,
+    map: &'static str,
+    index: u32,
+) -> Result<(), DataplaneError> {
+    let cpus = counters.get(&index, 0).map_err(in_map(map))?;
+    let zeros = cpus.iter().map(|_| V::default()).collect::<Vec<_>>();
+    let zeros = PerCpuValues::try_from(zeros).map_err(|source| {
+        let source = SyscallError { call: "reading the number of CPUs", io_error: source };
+        DataplaneError::Map { map, source: source.into() }
+    })?;
+    counters.set(index, zeros, 0).map_err(in_map(map))
 }
 
 /// Where the maps of this layout are pinned.

@@ -125,8 +125,25 @@ pub struct ServiceStatus {
     pub balance: String,
     /// How many backends get new flows. 0: new connections get a RST.
     pub usable: u32,
+    /// Connects of clients on this node.
+    #[serde(default)]
+    pub local_clients: LocalClientsStatus,
     /// In the file's order.
     pub backends: Vec<BackendStatus>,
+}
+
+/// What became of connects to a service by processes of this node, since its entry was made. Those that were not redirected
+/// went on to the VIP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalClientsStatus {
+    /// Sent straight to a backend.
+    pub redirected: u64,
+    /// Not redirected: no backend was usable, or none was of the socket's family.
+    pub no_backend: u64,
+    /// Not redirected: no controller had been running for long.
+    pub stale: u64,
+    /// Not redirected: from another network namespace.
+    pub other_namespace: u64,
 }
 
 /// A backend.

@@ -75,7 +75,7 @@ struct Init {
 
 impl Netns {
     /// Makes a machine with a fresh network (loopback up, IPv6 as `ipv6` says), private mounts (`/proc`, `/sys`
-    /// of its own network, an own BPF file system at `/sys/fs/bpf`, an empty `/run`), and an own process
+    /// of its own network, an own BPF file system at `/sys/fs/bpf`, everybody's cgroups, an empty `/run`), and an own process
     /// namespace.
     ///
     /// # Errors
@@ -142,7 +142,10 @@ impl Netns {
         };
         // Before `/run` is replaced: mount(8) keeps notes there.
         machine.mount_proc(stdout).map_err(|e| step("mounting proc on /proc", e))?;
-        for (kind, target) in [("sysfs", "/sys"), ("bpf", "/sys/fs/bpf"), ("tmpfs", "/run")] {
+        // The new `/sys` hides the mount of the cgroups, which all machines share.
+        let mounts =
+            [("sysfs", "/sys"), ("bpf", "/sys/fs/bpf"), ("cgroup2", "/sys/fs/cgroup"), ("tmpfs", "/run")];
+        for (kind, target) in mounts {
             mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>)
                 .map_err(|e| step(&format!("mounting {kind} on {target}"), e.into()))?;
         }

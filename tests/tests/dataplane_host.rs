@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -10,7 +11,7 @@ use lb_tests::{
     cases,
     frames::SYN,
     host_tables::HostPlane,
-    plane::{Plane as _, World},
+    plane::{Plane as _, SERVICE, World},
 };
 
 #[test]
@@ -19,7 +20,7 @@ fn every_case_on_the_host() {
     for case in cases::all() {
         let played = catch_unwind(AssertUnwindSafe(|| case.play(&mut HostPlane::new(&World::one_backend()))));
         if played.is_err() {
-            failed.push(format!("{}: {}", case.name, case.sentence));
+            failed.push(format!("{}: {}", case.name(), case.sentence));
         }
     }
     assert!(failed.is_empty(), "{} of {} cases:\n{}", failed.len(), cases::all().count(), failed.join("\n"));
@@ -27,7 +28,7 @@ fn every_case_on_the_host() {
 
 #[test]
 fn cases_have_names_of_their_own_and_a_sentence() {
-    let names: BTreeSet<&str> = cases::all().map(|case| case.name).collect();
+    let names: BTreeSet<String> = cases::all().map(|case| case.name()).collect();
     assert_eq!(names.len(), cases::all().count());
     assert!(cases::all().all(|case| case.sentence.len() > 10), "each case says what it is about");
 }
@@ -35,7 +36,8 @@ fn cases_have_names_of_their_own_and_a_sentence() {
 #[test]
 fn a_frame_shorter_than_an_ethernet_header_is_passed() {
     // `BPF_PROG_TEST_RUN` takes no such frame.
-    let frame = cases::Connection::new(40_000).from_client(SYN, b"").bytes();
+    let client = SocketAddr::from(([172, 17, 0, 100], 40_000));
+    let frame = cases::Connection::from(client, SERVICE).from_client(SYN, b"").bytes();
     let mut plane = HostPlane::new(&World::one_backend());
     for length in 0..14 {
         let outcome = plane.run(&frame[..length]);

@@ -7,7 +7,7 @@
 //! Runner: threads 1, minutes 2
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -18,7 +18,7 @@ use std::{
 
 use lb_common::{
     hash::MAGLEV_SLOTS,
-    layout::{BackendEntry, BackendId, MacWord, MaglevSlots, ServiceEntry},
+    layout::{BackendEntry, BackendId, Hop, MacWord, MaglevSlots, ServiceEntry},
 };
 use lb_tests::{
     cases::Connection,
@@ -53,12 +53,14 @@ fn world(table: &Arc<MaglevSlots>) -> World {
     let mut world = World::one_backend();
     let known: BackendEntry = world.tables.backends[&UNWRITTEN];
     for id in 0..=GOOD as BackendId {
-        world.tables.backends.insert(id, BackendEntry { mac: MacWord::new(backend_mac(id)), ..known });
+        let hop = Hop { mac: MacWord::new(backend_mac(id)), ..known.hop };
+        world.tables.backends.insert(id, BackendEntry { hop, ..known });
     }
     for service in 0..SERVICES {
-        let entry = ServiceEntry { ring: service as u32, usable: GOOD as u32 };
+        let (index, usable) = (service as u32, GOOD as u32);
+        let entry = ServiceEntry { snat: IpAddr::from(VIP).into(), index, usable, ..ServiceEntry::default() };
         world.tables.services.insert(service_key(address(service)), entry);
-        world.tables.rings.insert(entry.ring, Arc::clone(table));
+        world.tables.rings.insert(index, Arc::clone(table));
         world.reserve_port(address(service).port());
     }
     world

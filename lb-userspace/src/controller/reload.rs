@@ -58,9 +58,13 @@ impl Controller {
         let findings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         findings.iter().for_each(|finding| warn!("{finding}"));
         self.checks.commit(plan);
+        let local_clients_changed = self.config.node.local_clients != config.node.local_clients;
         self.config = config;
         self.loaded_at = SystemTime::now();
         self.assign_ids();
+        if local_clients_changed {
+            self.serve_local_clients();
+        }
         self.refresh_reserved_ports();
         if self.join_at.is_none() {
             self.routers.configure(&self.config).await;
@@ -99,7 +103,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::model::XdpMode,
+        config::model::{LocalClients, XdpMode},
         desired::tests::{config, service},
     };
 
@@ -108,6 +112,7 @@ mod tests {
         let old = config(vec![service("api", [172, 16, 0, 10].into(), &[4])]);
         let mut new = config(vec![service("other", [172, 16, 0, 11].into(), &[5])]);
         new.node.name = "lb2".into();
+        new.node.local_clients = LocalClients::All;
         new.flows.idle_timeout = Duration::from_secs(1);
         new.vrrp.clear();
         assert!(needs_restart(&old, &new).is_empty());

@@ -17,7 +17,7 @@ use crate::{
     reconcile::MacText,
     status::{
         ActiveRouterStatus, BackendFlowsStatus, BackendStatus, ConfigStatus, FlowsStatus, InterfaceStatus,
-        Packets, ServiceStatus, Status, VrrpStatus,
+        LocalClientsStatus, Packets, ServiceStatus, Status, VrrpStatus,
     },
 };
 
@@ -82,6 +82,7 @@ impl Controller {
             &problems.reconcile,
             &problems.heartbeat,
             &problems.services,
+            &problems.local_clients,
         ];
         let own = own.into_iter().flatten().chain(self.routers.problems()).cloned();
         own.chain(self.alerts.problems(std::time::Instant::now())).collect()
@@ -140,6 +141,9 @@ impl Controller {
                 *slots.entry(id).or_default() += 1;
             }
         }
+        let local = entry.zip(self.dataplane.as_ref());
+        let local = local.and_then(|(entry, dataplane)| dataplane.local_counters(entry.index).ok());
+        let local = local.unwrap_or_default();
         let total: usize = slots.values().sum::<usize>().max(1);
         let share = |id: BackendId| slots.get(&id).copied().unwrap_or(0) as f64 / total as f64;
         ServiceStatus {
@@ -149,6 +153,12 @@ impl Controller {
             mode: word(&service.mode),
             balance: word(&service.balance),
             usable: entry.map_or(0, |entry| entry.usable),
+            local_clients: LocalClientsStatus {
+                redirected: local.redirected,
+                no_backend: local.no_backend,
+                stale: local.stale,
+                other_namespace: local.other_namespace,
+            },
             backends: (service.backends.iter())
                 .map(|backend| self.backend_status(service, backend, tables, &share))
                 .collect(),

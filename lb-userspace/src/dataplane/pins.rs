@@ -17,7 +17,7 @@ use nix::{
     sys::statfs::{FsType, statfs},
 };
 
-use super::{AttachedMode, DataplaneError};
+use super::{AttachedMode, DataplaneError, local_clients};
 
 /// Where the BPF file system is mounted by convention.
 pub(super) const BPFFS: &str = "/sys/fs/bpf";
@@ -32,6 +32,7 @@ const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 pub fn cleanup(pin_path: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
     let attached = attached_programs(pin_path)?;
     let mut removed = remove_links(pin_path, &BTreeSet::new())?;
+    removed.extend(local_clients::remove_hooks(pin_path)?);
     for directory in pins_named(pin_path, "maps-v")? {
         removed.extend(remove_pin_directory(&directory)?);
     }
@@ -45,7 +46,9 @@ pub fn cleanup(pin_path: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
 
 /// The programs that the pinned links attach, by their ids in the kernel.
 fn attached_programs(pin_path: &Path) -> Result<Vec<u32>, DataplaneError> {
-    pins_named(pin_path, "link-")?
+    let mut links = pins_named(pin_path, "link-")?;
+    links.extend(pins_named(pin_path, local_clients::PIN_PREFIX)?);
+    links
         .iter()
         .map(|pin| {
             let link = PinnedLink::from_pin(pin).map_err(DataplaneError::Link)?;
@@ -94,7 +97,7 @@ pub fn link_pin(pins: &Path, if_index: u32, mode: AttachedMode) -> PathBuf {
 }
 
 /// Pins directly below `pins` whose name begins with `prefix`.
-fn pins_named(pins: &Path, prefix: &str) -> Result<Vec<PathBuf>, DataplaneError> {
+pub(super) fn pins_named(pins: &Path, prefix: &str) -> Result<Vec<PathBuf>, DataplaneError> {
     let entries = match fs::read_dir(pins) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -138,6 +141,6 @@ fn remove_pin_directory(directory: &Path) -> Result<Vec<PathBuf>, DataplaneError
     Ok(removed)
 }
 
-fn at(path: &Path) -> impl Fn(io::Error) -> DataplaneError + '_ {
+pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> DataplaneError + '_ {
     move |source| DataplaneError::PinPath { path: path.to_owned(), source }
 }

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use comfy_table::{Table, presets};
 
-use super::{BackendStatus, InterfaceStatus, ServiceStatus, Status, VrrpStatus};
+use super::{BackendStatus, InterfaceStatus, LocalClientsStatus, ServiceStatus, Status, VrrpStatus};
 
 /// How the tables look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +132,20 @@ fn write_service(out: &mut String, service: &ServiceStatus, look: Look) -> std::
     for backend in &service.backends {
         table.add_row(row(backend));
     }
-    writeln!(out, "{}", trimmed(&table))
+    writeln!(out, "{}", trimmed(&table))?;
+    let LocalClientsStatus { redirected, no_backend, stale, other_namespace } = service.local_clients;
+    let counts = [
+        (redirected, "redirected"),
+        (no_backend, "without a backend"),
+        (stale, "left to the VIP's owner"),
+        (other_namespace, "from other network namespaces"),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<String> = counts.map(|(count, what)| format!("{count} {what}")).collect();
+    if !counts.is_empty() {
+        writeln!(out, "connects on this node: {}", counts.join(", "))?;
+    }
+    Ok(())
 }
 
 /// An IPv6 address in brackets.
@@ -270,6 +283,7 @@ mod tests {
                 mode: "nat".into(),
                 balance: "maglev".into(),
                 usable: 1,
+                local_clients: LocalClientsStatus::default(),
                 backends: vec![backend("m1", None), backend("m2", Some("dead"))],
             }],
             packets: Packets {
@@ -356,6 +370,17 @@ mod tests {
             "{line}"
         );
         assert!(line.ends_with("5.0 MiB"), "{line}");
+    }
+
+    #[test]
+    fn connects_on_this_node_are_told_where_there_were_any() {
+        let mut status = status();
+        assert!(!render(&status, Look::Plain).contains("connects on this node"));
+        status.services[0].local_clients =
+            LocalClientsStatus { redirected: 7, stale: 2, ..Default::default() };
+        let text = render(&status, Look::Plain);
+        let line = "connects on this node: 7 redirected, 2 left to the VIP's owner\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

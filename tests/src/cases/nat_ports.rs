@@ -6,7 +6,7 @@ use lb_common::{layout::RESERVED_PORT_WORDS, reason::DropReason};
 
 use super::{
     Case, Connection, Script,
-    settings::{EVERY_NAT, NAT, one, three},
+    settings::{EVERY_NAT, one, three},
 };
 use crate::{
     frames::{ACK, FIN, RST, SYN},
@@ -45,7 +45,12 @@ pub(super) const CASES: &[Case] = &[
             script.handshake(&mut connection);
             assert_eq!(connection.nat_port, port);
         }
+<<<<<<< HEAD
     }),
+=======
+    })
+    .on(EVERY_NAT),
+>>>>>>> core
     Case::new(
         "privileged client port",
         "A client port below 1024 is translated to one above",
@@ -58,7 +63,8 @@ pub(super) const CASES: &[Case] = &[
                 script.server(&mut connection, ACK, b"data");
             }
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "same client port",
         "Two hundred clients with one source port get distinct NAT ports to one backend",
@@ -71,7 +77,8 @@ pub(super) const CASES: &[Case] = &[
                 assert!(ports.insert(connection.nat_port), "{} twice", connection.nat_port);
             }
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "port of an established flow",
         "A NAT port is taken while its flow is half-open, and when it is established",
@@ -87,7 +94,8 @@ pub(super) const CASES: &[Case] = &[
             script.server(&mut first, ACK, b"first");
             script.server(&mut second, ACK, b"second");
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "one port, several backends",
         "One NAT port serves flows to different backends at the same time",
@@ -105,7 +113,8 @@ pub(super) const CASES: &[Case] = &[
             script.server(&mut first, ACK, b"first");
             script.server(&mut other, ACK, b"other");
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "reserved port",
         "A port that the host listens on is never a NAT port, not even the client's own",
@@ -121,7 +130,8 @@ pub(super) const CASES: &[Case] = &[
                 assert_ne!(connection.nat_port, port);
             }
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "everything reserved",
         "Without a single port a SYN is dropped, and counted for the backend",
@@ -134,7 +144,8 @@ pub(super) const CASES: &[Case] = &[
             );
             assert_eq!(script.counters(0).ports_exhausted, 1);
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "exhausted",
         "Where the only port is in use, by a half-open or an open flow, a SYN is dropped",
@@ -151,7 +162,8 @@ pub(super) const CASES: &[Case] = &[
             assert_eq!(script.counters(0).ports_exhausted, 2);
             script.client(&mut first, ACK, b"unharmed");
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "half-closed keeps its port",
         "A FIN from one side does not free a port for others",
@@ -170,7 +182,8 @@ pub(super) const CASES: &[Case] = &[
             script.server(&mut one, ACK, b"the answer");
             script.client(&mut other, ACK, b"the rest");
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "taken over",
         "When ports run out, a closed flow's port goes to the new one, and the old flow is forgotten",
@@ -188,7 +201,8 @@ pub(super) const CASES: &[Case] = &[
             script.resets(&late, lb_common::reason::TransmitReason::ResetUnknownFlow);
             script.server(&mut second, ACK, b"to the second");
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "taken over after a reset",
         "A flow that its backend has reset gives its port up as well",
@@ -202,7 +216,8 @@ pub(super) const CASES: &[Case] = &[
             script.handshake(&mut second);
             script.expect_flows(0, 1);
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "taken over after the client's reset",
         "A flow that its client has reset gives its port up as well",
@@ -216,7 +231,8 @@ pub(super) const CASES: &[Case] = &[
             script.handshake(&mut second);
             script.expect_flows(0, 1);
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "closed ones wait",
         "While there are free ports a closed flow keeps its own: the backend may hold it in TIME_WAIT",
@@ -230,7 +246,8 @@ pub(super) const CASES: &[Case] = &[
             assert_ne!(second.nat_port, 40_000);
             script.expect_flows(0, 2);
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "longest closed first",
         "Of several closed flows the one that has been silent for longest gives its port up",
@@ -265,7 +282,8 @@ pub(super) const CASES: &[Case] = &[
                 script.expect_flows(0, 0);
             }
         },
-    ),
+    )
+    .on(EVERY_NAT),
     Case::new(
         "open one in the way",
         "An open flow on a port that was silent for longer does not hide a closed one",
@@ -287,5 +305,6 @@ pub(super) const CASES: &[Case] = &[
             assert_eq!(connection.nat_port, ports[1]);
             script.client(&mut owners[0], ACK, b"still sending");
         },
-    ),
+    )
+    .on(EVERY_NAT),
 ];

@@ -95,7 +95,7 @@ pub(super) const CASES: &[Case] = &[
             let mut bad = good.clone();
             bad[24] ^= 1;
             script.passes(&bad, PassReason::NotVip);
-            for (offset, value) in [(14, 0x44), (14, 0x65), (20, 0x20), (46, 0x40)] {
+            for (offset, value) in [(14, 0x44), (14, 0x65), (21, 0x01), (21, 0x02), (46, 0x40)] {
                 let mut bad = good.clone();
                 bad[offset] = value;
                 fix_ip_checksum(&mut bad);

@@ -4,7 +4,7 @@ use lb_common::reason::{DropReason, TransmitReason};
 
 use super::{
     Case, Setting,
-    settings::{FORWARDING, NAT, one},
+    settings::{FORWARDING, one},
 };
 use crate::{
     frames::{ACK, FIN, PSH, RST, SYN},
@@ -33,7 +33,8 @@ pub(super) const CASES: &[Case] = &[
             assert_eq!(script.counters(0).opened, 0);
             script.handshake(&mut script.translated(40_000));
         },
-    ),
+    )
+    .on(FORWARDING),
     Case::new(
         "syn with data",
         "The RST for a SYN with data acknowledges SYN and data, and has none itself",
@@ -71,7 +72,8 @@ pub(super) const CASES: &[Case] = &[
                 script.resets(&frame, TransmitReason::ResetNoBackend);
             }
         },
-    ),
+    )
+    .on(FORWARDING),
     Case::new(
         "options",
         "IP and TCP options of the segment do not come back, nor shift what does",

@@ -31,7 +31,9 @@ pub(super) fn with_running_lab(
 fn start(lab: &Lab, change: impl FnOnce(&mut NodeConfig)) -> CaseResult {
     lab.lb(0).configure(|config| {
         // A second is a long time for a check, but not here.
-        config.services[0].health.push("timeout = \"10s\"".to_owned());
+        for service in &mut config.services {
+            service.health = vec!["timeout = \"10s\"".to_owned()];
+        }
         change(config);
     })?;
     lab.start_lbs()?;
