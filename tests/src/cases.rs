@@ -38,6 +38,7 @@ pub use self::{
 /// A case.
 #[derive(Clone, Copy)]
 pub struct Case {
+    group: &'static str,
     name: &'static str,
     /// What it says, in words.
     pub sentence: &'static str,
@@ -55,7 +56,7 @@ impl Case {
         world: fn(Setting) -> World,
         script: fn(&mut Script<'_>),
     ) -> Self {
-        Self { name, sentence, settings: settings::NAT, setting: Setting::NAT, world, script }
+        Self { group: "", name, sentence, settings: settings::NAT, setting: Setting::NAT, world, script }
     }
 
     /// Of IPv4 alone: it is about bytes that only IPv4 has.
@@ -76,9 +77,9 @@ impl Case {
     /// A few words that identify it, its setting included.
     pub fn name(&self) -> String {
         if self.settings.len() == 1 {
-            self.name.to_owned()
+            format!("{}: {}", self.group, self.name)
         } else {
-            format!("{} ({})", self.name, self.setting.name())
+            format!("{}: {} ({})", self.group, self.name, self.setting.name())
         }
     }
 
@@ -105,26 +106,26 @@ impl Case {
 
 /// Every case, in each of its settings.
 pub fn all() -> impl Iterator<Item = Case> {
-    let cases = [
-        pass::CASES,
-        malformed::CASES,
-        handshake::CASES,
-        closing::CASES,
-        nat_ports::CASES,
-        resets::CASES,
-        time::CASES,
-        fencing::CASES,
-        direct::CASES,
-        links::CASES,
-        unusual::CASES,
-        fragmented::CASES,
-        icmp::CASES,
-        tunnels::CASES,
-        errors::CASES,
-        balancing::CASES,
-        limits::CASES,
-        hostile::CASES,
+    let groups = [
+        ("pass", pass::CASES),
+        ("malformed", malformed::CASES),
+        ("handshake", handshake::CASES),
+        ("closing", closing::CASES),
+        ("nat ports", nat_ports::CASES),
+        ("resets", resets::CASES),
+        ("time", time::CASES),
+        ("fencing", fencing::CASES),
+        ("direct", direct::CASES),
+        ("links", links::CASES),
+        ("unusual", unusual::CASES),
+        ("fragmented", fragmented::CASES),
+        ("icmp", icmp::CASES),
+        ("tunnels", tunnels::CASES),
+        ("errors", errors::CASES),
+        ("balancing", balancing::CASES),
+        ("limits", limits::CASES),
+        ("hostile", hostile::CASES),
     ];
-    let cases = cases.into_iter().flatten();
-    cases.flat_map(|case| case.settings.iter().map(|&setting| Case { setting, ..*case }))
+    let cases = groups.into_iter().flat_map(|(group, cases)| cases.iter().map(move |case| (group, case)));
+    cases.flat_map(|(group, case)| case.settings.iter().map(move |&setting| Case { group, setting, ..*case }))
 }

@@ -319,7 +319,11 @@ pub fn passed_on(frame: &[u8], rewrite: &Rewrite) -> Vec<u8> {
 }
 
 /// The frame with an outer IP header in front of its packet (RFC 2003, RFC 2473).
-fn through(frame: &[u8], tunnel: Option<(IpAddr, IpAddr)>) -> Vec<u8> {
+///
+/// # Panics
+///
+/// Where it holds no IP packet.
+pub fn through(frame: &[u8], tunnel: Option<(IpAddr, IpAddr)>) -> Vec<u8> {
     let Some((src, dst)) = tunnel else { return frame.to_vec() };
     let inner = Datagram::read(frame).expect("an IP packet");
     let (protocol, traffic_class) = match &inner.ip {

@@ -103,13 +103,11 @@ pub fn ending_changed<A: Family, T: Tables + FlowTables<A>>(
     now: u32,
 ) {
     let entry = slot.read();
-    let other = if has_reply(&entry) {
-        // A half-open flow has no established other direction, and does not count.
-        let Some(other) = tables.flow(Level::Established, &entry.rewritten.reversed()) else { return };
-        other.with(|other| other.seen.flags)
-    } else {
-        0
-    };
+    // Where replies are not seen, nothing is translated, and the flow's own key is what it is rewritten to.
+    let key = if has_reply(&entry) { entry.rewritten.reversed() } else { entry.rewritten };
+    // A half-open flow is not in that table, and does not count.
+    let Some(found) = tables.flow(Level::Established, &key) else { return };
+    let other = if has_reply(&entry) { found.with(|other| other.seen.flags) } else { 0 };
     let (was, is) = (ended(&entry, before, other), ended(&entry, now, other));
     if was != is
         && let Some(load) = tables.load(entry.backend)

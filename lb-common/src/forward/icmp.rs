@@ -17,7 +17,8 @@ use crate::{
     wire::{
         Be16, Be32, Be128, ICMP_FRAGMENTATION_NEEDED, ICMP_LEN, ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED,
         ICMP_UNREACHABLE, ICMPV6_NEIGHBOUR_SOLICITATION, ICMPV6_PARAMETER_PROBLEM, ICMPV6_TOO_BIG,
-        ICMPV6_UNREACHABLE, IPV6_LEN, Icmp, Ipv4, Ipv6, PROTOCOL_IPV4, PROTOCOL_IPV6, PROTOCOL_TCP, TCP_ACK,
+        ICMPV6_UNREACHABLE, IPV4_MIN_LEN, IPV4_OFFSET_MASK, IPV6_LEN, Icmp, Ipv4, Ipv6, PROTOCOL_IPV4,
+        PROTOCOL_IPV6, PROTOCOL_TCP, TCP_ACK,
     },
 };
 
@@ -30,6 +31,8 @@ pub trait Quoted: Quote {
     fn is_error(kind: u8) -> bool;
     /// The MTU that the message tells, if it says "too big".
     fn told_mtu(icmp: &Icmp) -> Option<u32>;
+    /// Whether this is a header at all, and of a packet with its first bytes.
+    fn has_ports(header: &Self::Header) -> bool;
     /// What follows the header.
     fn protocol(header: &Self::Header) -> u8;
     /// Its length in bytes, options included.
@@ -48,6 +51,14 @@ impl Quoted for Be32 {
     fn told_mtu(icmp: &Icmp) -> Option<u32> {
         let says_so = icmp.kind == ICMP_UNREACHABLE && icmp.code == ICMP_FRAGMENTATION_NEEDED;
         says_so.then(|| icmp.rest.get() & 0xffff)
+    }
+
+    #[inline(always)]
+    fn has_ports(header: &Ipv4) -> bool {
+        let words = header.version_ihl;
+        words >> 4 == 4
+            && words & 0x0f >= (IPV4_MIN_LEN / 4) as u8
+            && header.fragment.get() & IPV4_OFFSET_MASK == 0
     }
 
     #[inline(always)]
@@ -79,6 +90,11 @@ impl Quoted for Be128 {
     #[inline(always)]
     fn told_mtu(icmp: &Icmp) -> Option<u32> {
         (icmp.kind == ICMPV6_TOO_BIG).then(|| icmp.rest.get())
+    }
+
+    #[inline(always)]
+    fn has_ports(header: &Ipv6) -> bool {
+        header.version_class_flow.get() >> 28 == 6
     }
 
     #[inline(always)]
@@ -128,7 +144,7 @@ pub fn icmp<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     let quoted = l4 + ICMP_LEN;
     let Some(inner) = frame.header::<A::Header>(quoted) else { return pass(PassReason::IcmpUnrelated) };
     // An error comes back to where its packet came from.
-    if A::source(inner) != destination {
+    if A::source(inner) != destination || !A::has_ports(inner) {
         return pass(PassReason::IcmpUnrelated);
     }
     let inner_l4 = quoted + A::header_len(inner);
@@ -149,8 +165,11 @@ fn about_flow<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(
     inner_l4: usize,
 ) -> Step {
     let quoted = l4 + ICMP_LEN;
+    let Some(ip) = frame.header::<A::Header>(l3) else { return INTERNAL };
+    let end = l3 + A::packet_len(ip);
     let Some(inner) = frame.header::<A::Header>(quoted) else { return INTERNAL };
-    let Some(&[src_port, dst_port]) = frame.header::<[Be16; 2]>(inner_l4) else {
+    let ports = frame.header::<[Be16; 2]>(inner_l4);
+    let Some(&[src_port, dst_port]) = ports.filter(|_| inner_l4 + 4 <= end) else {
         return super::drop(DropReason::BadIcmp);
     };
     let key = FlowKey::new(A::destination(inner), dst_port, A::source(inner), src_port);
@@ -165,6 +184,9 @@ fn about_flow<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(
             None => return pass(PassReason::IcmpUnrelated),
         },
     };
+    if mode == MODE_LOCAL {
+        return pass(PassReason::LocalBackend);
+    }
     let Some(ip) = frame.header::<A::Header>(l3) else { return INTERNAL };
     // No error about an error.
     if A::hops(ip) <= 1 {
@@ -172,9 +194,6 @@ fn about_flow<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(
     }
     let to_client = slot.is_some_and(|slot| slot.with(|entry| entry.direction) != TO_BACKEND);
     let Some(backend) = tables.backend(id) else { return INTERNAL };
-    if mode == MODE_LOCAL {
-        return pass(PassReason::LocalBackend);
-    }
     if !to_client && !backend.hop.is_resolved() {
         tables.count(id, BackendCounter::Unresolved);
         return super::drop(DropReason::NextHopUnknown);
@@ -216,6 +235,7 @@ fn translate<A: Quoted, F: Frame>(
     inner_l4: usize,
 ) -> Option<()> {
     let ip = frame.header_mut::<A::Header>(l3)?;
+    let end = l3 + A::packet_len(ip);
     let (from, to) = (A::source(ip), A::destination(ip));
     // A router speaks for itself; the other end of the flow is hidden as in each of its packets.
     let (hidden, destination) = slot.with(|entry| (entry.rewritten.src, entry.rewritten.dst));
@@ -231,8 +251,10 @@ fn translate<A: Quoted, F: Frame>(
     let ports = Sum::ZERO.minus_be16(key.src_port).minus_be16(key.dst_port).be16(src_port).be16(dst_port);
     *frame.header_mut::<[Be16; 2]>(inner_l4)? = [dst_port, src_port];
     change = change.plus(ports);
-    // Routers need not quote so much (RFC 792).
-    if let Some(place) = frame.header_mut::<Be16>(inner_l4 + TCP_CHECKSUM_OFFSET) {
+    // Routers need not quote so much (RFC 792); what follows in the frame is padding then.
+    if inner_l4 + TCP_CHECKSUM_OFFSET + size_of::<Be16>() <= end
+        && let Some(place) = frame.header_mut::<Be16>(inner_l4 + TCP_CHECKSUM_OFFSET)
+    {
         let before = *place;
         *place = Delta::new(addresses.plus(ports)).apply(before);
         change = change.minus_be16(before).be16(*place);

@@ -73,7 +73,8 @@ pub fn open<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     let _ = draft.with(|draft| tables.insert_flow(Level::HalfOpen, &segment.key, draft));
     if segment.opens() {
         tables.count(id, BackendCounter::Opened);
-        balance::begun(tables, id, clock);
     }
+    // Of a flow that is only rebuilt as well: its end, or its second packet, counts that off again.
+    balance::begun(tables, id, clock);
     Step::Next(A::SEND)
 }

@@ -186,6 +186,12 @@ fn ipv6<F: Frame, T: Tables>(
     if l4 - l3 > total_len {
         return refuse(tables, destination, DropReason::BadExtension);
     }
+    // Such a fragment names what its first one begins with: where that is another extension, TCP comes behind it, if
+    // anywhere (RFC 8200 §4.5). Which flow it is of, the first one has said.
+    let hidden = matches!(protocol, PROTOCOL_HOP_BY_HOP | PROTOCOL_ROUTING | PROTOCOL_DESTINATION);
+    if fragment.offset != 0 && hidden {
+        protocol = PROTOCOL_TCP;
+    }
     scratch.update(|scratch| scratch.l4 = l4 as u32);
     let l4 = (scratch.reread().l4 & 0x3fff) as usize;
     match protocol {

@@ -150,7 +150,8 @@ pub fn send_known<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F,
     };
     let Some(slot) = slot else { return super::drop(DropReason::FlowTableFull) };
     let step = send::<false, A, F, T>(frame, tables, node, &segment, slot, clock);
-    if established.is_none() && segment.has(TCP_RST) && matches!(step, Step::Done(Verdict::Transmit(_))) {
+    let went_on = matches!(step, Step::Done(Verdict::Transmit(_) | Verdict::Pass(_)));
+    if established.is_none() && segment.has(TCP_RST) && went_on {
         let entry = slot.read();
         if entry.direction == TO_CLIENT && entry.seen.flags & SEEN_SYN == 0 {
             tables.count(entry.backend, BackendCounter::Refused);

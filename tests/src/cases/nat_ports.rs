@@ -45,12 +45,8 @@ pub(super) const CASES: &[Case] = &[
             script.handshake(&mut connection);
             assert_eq!(connection.nat_port, port);
         }
-<<<<<<< HEAD
-    }),
-=======
     })
     .on(EVERY_NAT),
->>>>>>> core
     Case::new(
         "privileged client port",
         "A client port below 1024 is translated to one above",

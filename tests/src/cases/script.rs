@@ -204,6 +204,7 @@ impl<'a> Script<'a> {
         let outcome = self.frame(frame);
         if self.setting.mode == MODE_LOCAL {
             assert_eq!(outcome.verdict, Verdict::Pass(PassReason::LocalBackend), "SYN: {}", describe(frame));
+            connection.backend = self.flows.half_open[&connection.client_key()].backend;
             return;
         }
         assert_eq!(outcome.verdict, Verdict::Transmit(TransmitReason::ToBackend), "SYN: {}", describe(frame));
