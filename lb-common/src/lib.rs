@@ -16,4 +16,5 @@ pub mod local;
 pub mod reason;
 pub mod segment;
 pub mod tables;
+pub mod trace;
 pub mod wire;

@@ -3,7 +3,7 @@
 //! The names are a contract: `status`, metrics, `trace` and the manual show them.
 
 macro_rules! reasons {
-    ($(#[$meta:meta])* $name:ident from $first:literal { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
+    ($(#[$meta:meta])* $name:ident from $first:tt { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
         $(#[$meta])*
         #[repr(u8)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +31,9 @@ macro_rules! reasons {
         }
     };
 }
+
+/// Where the reasons to drop begin in the `COUNTERS` map.
+pub const FIRST_DROP_COUNTER: u32 = 32;
 
 /// Size of the `COUNTERS` map: 32 for each of the three kinds.
 pub const COUNTERS: u32 = 96;
@@ -67,7 +70,7 @@ reasons! {
 
 reasons! {
     /// Why a packet was dropped. Only packets for a VIP are ever dropped.
-    DropReason from 32 {
+    DropReason from FIRST_DROP_COUNTER {
         /// IP version, header length or total length contradict the frame.
         BadIpHeader = "bad-ip-header",
         /// The checksum of the IP header is wrong.
@@ -133,6 +136,21 @@ reasons! {
         IcmpToBackend = "icmp-to-backend",
         /// An ICMP error about a flow, forwarded to its client.
         IcmpToClient = "icmp-to-client",
+    }
+}
+
+impl DropReason {
+    /// Whether it is a fault of the node or its surroundings rather than of the packet: the log says so.
+    #[inline(always)]
+    pub const fn is_alarming(self) -> bool {
+        matches!(
+            self,
+            Self::NextHopUnknown
+                | Self::AllBackendsFull
+                | Self::NatPortsExhausted
+                | Self::FlowTableFull
+                | Self::Internal
+        )
     }
 }
 

@@ -5,13 +5,16 @@
 #![allow(missing_docs, reason = "`#[xdp]` adds wrappers that have none")]
 
 mod local;
+mod log;
 mod maps;
+mod trace;
 mod xdp_frame;
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
 use lb_common::{
     forward::{self, Stage, Step},
     reason::{DropReason, Verdict},
+    trace::Watcher,
 };
 use maps::Maps;
 use xdp_frame::XdpFrame;
@@ -19,7 +22,21 @@ use xdp_frame::XdpFrame;
 /// Entry point. Every packet that the interface receives comes through here.
 #[xdp]
 pub fn xvip(context: XdpContext) -> u32 {
-    let mut frame = XdpFrame::new(&context);
+    if maps::is_traced() {
+        maps::watch(&context, Watcher::Received);
+    }
+    enter(&context)
+}
+
+/// The same once more, for frames that a copy is kept of already.
+#[xdp]
+pub fn xvip_traced(context: XdpContext) -> u32 {
+    enter(&context)
+}
+
+#[inline(always)]
+fn enter(context: &XdpContext) -> u32 {
+    let mut frame = XdpFrame::new(context);
     let step = forward::entry(&mut frame, &Maps);
     finish(&frame, step)
 }
@@ -61,15 +78,27 @@ fn finish(frame: &XdpFrame<'_>, step: Step) -> u32 {
         }
     };
     maps::count(verdict.counter());
-    match verdict {
+    let egress = frame.other_interface();
+    let action = match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
-        Verdict::Transmit(_) => match frame.other_interface() {
+        Verdict::Transmit(_) => match egress {
             None => xdp_action::XDP_TX,
             // SAFETY: the helper takes any number, and is allowed in XDP.
             Some(if_index) => unsafe { bpf_redirect(if_index, 0) as u32 },
         },
+    };
+    if let Verdict::Drop(reason) = verdict
+        && reason.is_alarming()
+    {
+        trace::leave(verdict, action, egress);
+        maps::watch(frame.context(), Watcher::Log);
     }
+    if maps::is_traced() {
+        trace::leave(verdict, action, egress);
+        maps::watch(frame.context(), Watcher::Decided);
+    }
+    action
 }
 
 /// Never called: nothing in the program panics, and the verifier would refuse the loop.

@@ -2,12 +2,13 @@
 //!
 //! Sizes of the flow tables are set by the loader; what stands here are the names, the types and the defaults.
 
-use core::ptr::NonNull;
+use core::{cell::UnsafeCell, ptr::NonNull};
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::{
-        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key as LpmKey,
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+        lpm_trie::Key as LpmKey,
     },
     helpers::bpf_ktime_get_ns,
     macros::btf_map,
@@ -24,6 +25,7 @@ use lb_common::{
     local::{LocalTables, Outcome},
     reason,
     tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
+    trace::{Event, Note, TraceEntry, Wanted, Watcher},
     wire::{Be16, Be32, Be128},
 };
 
@@ -133,6 +135,85 @@ static LOCAL_PEERS: LruHashMap<u64, LocalPeer, 65_536> = LruHashMap::new();
 /// Service -> what became of connects on this node.
 #[btf_map]
 static LOCAL_COUNTERS: PerCpuArray<LocalCounters, { MAX_SERVICES as usize }> = PerCpuArray::new();
+
+/// What the tracer wants to see: a variable of a section of its own, which is a map with one value to user space. A load
+/// from it costs one instruction, a look-up in an array map eight.
+#[unsafe(link_section = ".data.trace")]
+#[unsafe(no_mangle)]
+static TRACE: Shared<TraceEntry> = Shared(UnsafeCell::new(TraceEntry {
+    until_ns: 0,
+    session: 0,
+    owner: 0,
+    depth: 0,
+    _pad: 0,
+    wanted: Wanted::EVERYTHING,
+}));
+
+/// The tracer's records.
+#[btf_map]
+static EVENTS: RingBuf<Event, { 1 << 20 }> = RingBuf::new();
+
+/// What the programs leave for each other about the frame at hand, for the tracer and for the log.
+#[btf_map]
+static NOTES: PerCpuArray<Note, 1> = PerCpuArray::new();
+
+/// When a drop for each reason was last logged (`CLOCK_MONOTONIC`, nanoseconds).
+#[btf_map]
+static LOGGED: PerCpuArray<u64, 32> = PerCpuArray::new();
+
+/// The programs that only watch.
+#[btf_map]
+static WATCHERS: ProgramArray<4> = ProgramArray::new();
+
+/// A variable that user space writes, too.
+struct Shared<T>(UnsafeCell<T>);
+
+// SAFETY: read and written through `Slot` alone, which is made for values that others write at the same time.
+unsafe impl<T> Sync for Shared<T> {}
+
+/// What the tracer wants to see.
+#[inline(always)]
+pub fn trace() -> Slot<TraceEntry> {
+    // SAFETY: a static lives for ever and is never null.
+    unsafe { Slot::new(NonNull::new_unchecked(TRACE.0.get())) }
+}
+
+/// Whether somebody traces.
+#[inline(always)]
+pub fn is_traced() -> bool {
+    // SAFETY: aligned, and alive for ever. Volatile, since only user space writes anything else than zero there.
+    unsafe { (&raw const (*TRACE.0.get()).session).read_volatile() != 0 }
+}
+
+/// The note on the frame at hand.
+#[inline(always)]
+pub fn note() -> Option<Slot<Note>> {
+    slot(NOTES.get_ptr_mut(0))
+}
+
+/// When a drop for this reason was last logged.
+#[inline(always)]
+pub fn last_logged(reason: u32) -> Option<Slot<u64>> {
+    slot(LOGGED.get_ptr_mut(reason))
+}
+
+/// Sends the first `N` words of a note to the tracer. False where there is no room.
+#[inline(always)]
+pub fn send_words<const N: usize>(note: Slot<Note>) -> bool {
+    const { assert!(N * 8 <= size_of::<Note>()) };
+    note.with(|note| {
+        // SAFETY: a note is that large and that aligned, and has no padding.
+        let words = unsafe { &*core::ptr::from_ref(note).cast::<[u64; N]>() };
+        EVENTS.output_untyped::<[u64; N]>(words, 0).is_ok()
+    })
+}
+
+/// Goes on with a program that watches. Returns where the loader has not put it into its place.
+#[inline(always)]
+pub fn watch(context: &XdpContext, watcher: Watcher) {
+    // SAFETY: the context is the one that the kernel called us with; the index is in range.
+    unsafe { WATCHERS.tail_call(context, watcher as u32) };
+}
 
 /// Goes on with the program of a stage. Returns only where the loader has not put it into its place.
 #[inline(always)]

@@ -20,6 +20,7 @@
 mod alerts;
 mod checks;
 pub mod claim;
+mod drop_log;
 mod evidence;
 mod interface;
 pub mod pins;
@@ -57,6 +58,7 @@ use self::{
     alerts::Alerts,
     checks::Checks,
     claim::Claim,
+    drop_log::DropLog,
     evidence::Evidence,
     pins::PinLock,
     reserved_ports::HostPorts,
@@ -258,6 +260,7 @@ struct Controller {
     announced: BTreeMap<IpAddr, u64>,
 
     dataplane: Option<Dataplane>,
+    drop_log: Option<DropLog>,
     transmit_watch: TransmitWatch,
     evidence: Evidence,
     alerts: Alerts,
@@ -321,6 +324,7 @@ impl Controller {
             announcer,
             announced: BTreeMap::new(),
             dataplane: None,
+            drop_log: None,
             transmit_watch: TransmitWatch::default(),
             evidence: Evidence::default(),
             alerts: Alerts::default(),
@@ -373,7 +377,7 @@ impl Controller {
 
     fn try_open_dataplane(&mut self) -> Result<(), DataplaneError> {
         let points = interface::attach_points(&self.links);
-        let dataplane = Dataplane::open(&self.config.node, &self.config.flows, &points)?;
+        let mut dataplane = Dataplane::open(&self.config.node, &self.config.flows, &points)?;
         for attachment in dataplane.attachments() {
             info!(
                 interface = attachment.interface,
@@ -382,6 +386,9 @@ impl Controller {
                 "XDP is attached"
             );
         }
+        self.drop_log = DropLog::begin(&mut dataplane)
+            .inspect_err(|error| warn!("what the data plane logs is not shown: {error:#}"))
+            .ok();
         let elapsed = self.ticks_since_start();
         self.clock_base = dataplane.pulse()?.flow_clock.wrapping_sub(elapsed);
         self.ids = BackendIds::adopt(&dataplane.observe()?, self.flow_clock());

@@ -11,6 +11,7 @@ mod hash_walk;
 mod interface;
 mod local_clients;
 mod pins;
+pub mod ring;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +31,7 @@ use aya::{
     programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, links::LinkError},
     sys::SyscallError,
 };
+use aya_log::EbpfLogger;
 use lb_common::{
     forward::Stage,
     layout::{
@@ -38,8 +40,11 @@ use lb_common::{
         RESERVED_PORT_WORDS, Removed, ServiceEntry, ServiceKey, VipEntry,
     },
     reason,
+    trace::Watcher,
     wire::Be128,
 };
+
+use tokio::io::unix::AsyncFd;
 
 use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 pub use self::{
@@ -60,7 +65,7 @@ const GROWS_AT_MOST: usize = 128;
 /// The program that is attached.
 const PROGRAM: &str = "xvip";
 /// The maps of the object: each is pinned under its own name.
-const MAPS: [&str; 24] = [
+const MAPS: [&str; 27] = [
     "NODE",
     "PULSE",
     "VIPS",
@@ -85,7 +90,12 @@ const MAPS: [&str; 24] = [
     "LOCAL",
     "LOCAL_PEERS",
     "LOCAL_COUNTERS",
+    "EVENTS",
+    "NOTES",
+    "WATCHERS",
 ];
+/// The section of the variable that switches tracing on, and the name that it is pinned under.
+const TRACE: (&str, &str) = (".data.trace", "TRACE");
 
 /// What the maps say, or should say. Both sides of the reconciler have this form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -164,6 +174,9 @@ pub enum DataplaneError {
     /// A map or program is not in the object: object and controller do not belong together.
     #[error("the XDP object has nothing called {0}")]
     NotInObject(&'static str),
+    /// What the programs log cannot be read.
+    #[error("the log of the XDP programs")]
+    Log(#[source] io::Error),
     /// A map could not be read or written.
     #[error("map {map}")]
     Map {
@@ -244,6 +257,7 @@ impl Dataplane {
         for map in MAPS {
             loader.map_pin_path(map, maps_path.join(map));
         }
+        loader.map_pin_path(TRACE.0, maps_path.join(TRACE.1));
         for (half_open, established) in [("HALF_OPEN4", "ESTABLISHED4"), ("HALF_OPEN6", "ESTABLISHED6")] {
             loader.map_max_entries(half_open, flows.half_open_max);
             // A flow has an entry for each direction.
@@ -257,6 +271,13 @@ impl Dataplane {
             program.load().map_err(refused)?;
             let program = program.fd().map_err(refused)?;
             programs.set(stage as u32, program, 0).map_err(in_map("PROGRAMS"))?;
+        }
+        let mut watchers: ProgramArray<MapData> = take(&mut ebpf, "WATCHERS")?;
+        for watcher in Watcher::ALL {
+            let program = program(&mut ebpf, watcher.program())?;
+            program.load().map_err(refused)?;
+            let program = program.fd().map_err(refused)?;
+            watchers.set(watcher as u32, program, 0).map_err(in_map("WATCHERS"))?;
         }
         program(&mut ebpf, PROGRAM)?.load().map_err(refused)?;
 
@@ -562,6 +583,19 @@ impl Dataplane {
         Ok((result.return_value, out))
     }
 
+    /// The lines that the data plane logs, as they come. There is one reader; who asks again gets an error. Needs a Tokio
+    /// runtime with I/O.
+    ///
+    /// # Errors
+    ///
+    /// Where the object logs nothing, or somebody reads already.
+    pub fn log_lines<T: log::Log>(&mut self, logger: T) -> Result<AsyncFd<EbpfLogger<T>>, DataplaneError> {
+        EbpfLogger::init_with_logger(&mut self.ebpf, logger)
+            .map_err(io::Error::other)
+            .and_then(ring::watched_log)
+            .map_err(DataplaneError::Log)
+    }
+
     /// How many instructions each program has after the verifier, where the kernel tells.
     ///
     /// # Errors
@@ -570,6 +604,7 @@ impl Dataplane {
     pub fn instructions(&mut self) -> Result<Vec<(&'static str, Option<u32>)>, DataplaneError> {
         std::iter::once(PROGRAM)
             .chain(Stage::ALL.map(Stage::program))
+            .chain(Watcher::ALL.map(Watcher::program))
             .map(|name| {
                 let info = program(&mut self.ebpf, name)?.info().map_err(refused)?;
                 Ok((name, info.size_translated().map(|bytes| bytes / 8)))
@@ -631,7 +666,7 @@ fn forget<V: Pod + Default>(
 }
 
 /// Where the maps of this layout are pinned.
-fn maps_path(pin_path: &Path) -> PathBuf {
+pub fn maps_path(pin_path: &Path) -> PathBuf {
     pin_path.join(format!("maps-v{LAYOUT_VERSION}"))
 }
 

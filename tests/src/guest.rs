@@ -6,9 +6,12 @@
 //! than outside: wait for conditions with generous limits, and measure nothing.
 
 mod forwarding;
+mod interfaces;
 mod load;
+mod local_clients;
 mod machine;
 pub mod report;
+mod tunnels;
 
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,7 +38,12 @@ pub struct Case {
 pub const CASES: &[Case] = &[
     Case { name: "programs-load", limit: Duration::from_secs(60), run: load::programs_load },
     Case { name: "native-forwarding", limit: Duration::from_secs(120), run: forwarding::native },
+    Case { name: "local-clients", limit: Duration::from_secs(120), run: local_clients::connect },
     Case { name: "lossy-link", limit: Duration::from_secs(120), run: forwarding::lossy_link },
+    Case { name: "one-vlan", limit: Duration::from_secs(120), run: interfaces::one_vlan },
+    Case { name: "two-vlans", limit: Duration::from_secs(120), run: interfaces::two_vlans },
+    Case { name: "bond", limit: Duration::from_secs(120), run: interfaces::bond },
+    Case { name: "tunnels", limit: Duration::from_secs(180), run: tunnels::each_family_in_each },
 ];
 
 /// The cases whose names contain `only`.

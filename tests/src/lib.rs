@@ -19,6 +19,7 @@ pub mod host_tables;
 pub mod interrupt;
 pub mod kernel_tables;
 pub mod live;
+pub mod mass;
 pub mod master;
 pub mod measure;
 pub mod netns;

@@ -1,6 +1,6 @@
 //! The cables, switches and routers of the lab: who is plugged in where, with which addresses and routes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
@@ -11,6 +11,9 @@ use crate::xdp_stub::{Action, XdpStub};
 
 /// What the narrow links of the lab carry, in bytes of an IP packet.
 pub const NARROW_MTU: u16 = 1400;
+
+/// The bond of an LB node.
+const BOND: &str = "bond0";
 
 /// The gateway between the main network and the clients' has this host number in both.
 const CLIENT_GATEWAY: u8 = 1;
@@ -28,6 +31,10 @@ pub(crate) struct Layout {
     pub masters_routed: bool,
     /// The API servers are in a network of their own, where the LB nodes have their second interface.
     pub two_networks: bool,
+    /// The VLANs of the main network and of the API servers', whose frames then have tags on the cables.
+    pub vlans: Option<(u16, u16)>,
+    /// The LB nodes have two cables for one, bonded.
+    pub bonds: bool,
 }
 
 impl Layout {
@@ -41,6 +48,36 @@ impl Layout {
         let clients = self.clients_routed.then_some((Subnet::Clients, CLIENT_GATEWAY));
         let masters = (self.masters_routed || self.two_networks).then_some((Subnet::Masters, MASTER_GATEWAY));
         clients.into_iter().chain(masters).collect()
+    }
+
+    /// The interface of a machine in a network that it is in by the cable of `device`.
+    pub fn interface(self, device: &str, subnet: Subnet) -> String {
+        self.vlan(subnet).map_or_else(|| device.to_owned(), |vlan| format!("{device}.{vlan}"))
+    }
+
+    /// The interface of an LB node in a network.
+    pub fn lb_interface(self, subnet: Subnet) -> String {
+        let is_second = subnet == Subnet::Masters && self.vlans.is_none();
+        let device = match (is_second, self.bonds) {
+            (true, _) => "eth1",
+            (false, true) => BOND,
+            (false, false) => "eth0",
+        };
+        self.interface(device, subnet)
+    }
+
+    fn vlan(self, subnet: Subnet) -> Option<u16> {
+        self.vlans.map(|(main, masters)| if subnet == Subnet::Masters { masters } else { main })
+    }
+
+    /// With VLANs one switch has them all.
+    fn bridge(self, subnet: Subnet) -> &'static str {
+        match subnet {
+            _ if self.vlans.is_some() => "br0",
+            Subnet::Clients => "br1",
+            Subnet::Masters => "br2",
+            Subnet::Main | Subnet::ClientLink | Subnet::MasterLink => "br0",
+        }
     }
 }
 
@@ -62,8 +99,8 @@ impl Network {
     /// The switches and the routers.
     pub fn build(layout: Layout) -> Result<Self, LabError> {
         let switch = Netns::create("switch", false)?;
-        let mut bridges = vec![bridge(Subnet::Main)];
-        bridges.extend(layout.remote().iter().map(|(subnet, _)| bridge(*subnet)));
+        let mut bridges = BTreeSet::from([layout.bridge(Subnet::Main)]);
+        bridges.extend(layout.remote().iter().map(|(subnet, _)| layout.bridge(*subnet)));
         for bridge in bridges {
             switch
                 .ip(&format!("link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"))?;
@@ -78,7 +115,7 @@ impl Network {
         }
         if layout.two_networks {
             let router = network.machine("router", Subnet::Main, MASTER_GATEWAY, false)?;
-            network.plug(&router, "eth1", Subnet::Masters, MASTER_GATEWAY, false)?;
+            network.second_leg(&router, MASTER_GATEWAY, false)?;
             forward(&router, layout)?;
             network.routers.push(router);
         }
@@ -92,6 +129,46 @@ impl Network {
 
     /// Makes a machine and plugs its `eth0` in.
     pub fn machine(&self, name: &str, subnet: Subnet, number: u8, xdp: bool) -> Result<Netns, LabError> {
+        let machine = self.unplugged(name)?;
+        self.plug(&machine, "eth0", subnet, number, xdp)?;
+        for family in self.layout.families() {
+            self.routes(&machine, subnet, number, *family)?;
+        }
+        Ok(machine)
+    }
+
+    /// Makes an LB node's machine and plugs it into its networks.
+    pub fn lb(&self, name: &str, number: u8, xdp: bool) -> Result<Netns, LabError> {
+        let machine = if self.layout.bonds {
+            self.bonded(name, number, xdp)?
+        } else {
+            self.machine(name, Subnet::Main, number, xdp)?
+        };
+        if self.layout.two_networks {
+            self.second_leg(&machine, number, xdp)?;
+        }
+        Ok(machine)
+    }
+
+    /// Makes a machine in the main network that has two cables for one.
+    fn bonded(&self, name: &str, number: u8, xdp: bool) -> Result<Netns, LabError> {
+        let machine = self.unplugged(name)?;
+        machine.ip(&format!("link add {BOND} type bond mode active-backup miimon 100"))?;
+        for (interface, offset) in [("eth0", 0), ("eth1", 128)] {
+            self.cable(&machine, interface, Subnet::Main, number + offset, xdp)?;
+            machine.ethtool(&format!("-K {interface} tx off tso off gso off gro off"))?;
+            machine.ip(&format!("link set {interface} down"))?;
+            machine.ip(&format!("link set {interface} master {BOND}"))?;
+        }
+        machine.ip(&format!("link set {BOND} up"))?;
+        self.address(&machine, BOND, Subnet::Main, number)?;
+        for family in self.layout.families() {
+            self.routes(&machine, Subnet::Main, number, *family)?;
+        }
+        Ok(machine)
+    }
+
+    fn unplugged(&self, name: &str) -> Result<Netns, LabError> {
         let machine = Netns::create(name, self.layout.ipv6)?;
         if self.layout.ipv6 {
             // Addresses are there at once, without asking whether somebody has them; and nobody asks for routers.
@@ -99,11 +176,16 @@ impl Network {
                 machine.sysctl(&format!("net/ipv6/conf/default/{name}"), value)?;
             }
         }
-        self.plug(&machine, "eth0", subnet, number, xdp)?;
-        for family in self.layout.families() {
-            self.routes(&machine, subnet, number, *family)?;
-        }
         Ok(machine)
+    }
+
+    /// Brings a machine of the main network into the API servers', too: by another cable, or by another VLAN of the
+    /// same one.
+    fn second_leg(&self, machine: &Netns, number: u8, xdp: bool) -> Result<(), LabError> {
+        if self.layout.vlans.is_some() {
+            return Ok(self.address(machine, "eth0", Subnet::Masters, number)?);
+        }
+        self.plug(machine, "eth1", Subnet::Masters, number, xdp)
     }
 
     /// The ways to the other networks. A gateway itself gets them with its other interface, and an LB node with an
@@ -136,8 +218,21 @@ impl Network {
         number: u8,
         xdp: bool,
     ) -> Result<(), LabError> {
+        self.cable(machine, interface, subnet, number, xdp)?;
+        Ok(self.bring_up(machine, interface, subnet, number)?)
+    }
+
+    /// The cable alone.
+    fn cable(
+        &self,
+        machine: &Netns,
+        interface: &str,
+        subnet: Subnet,
+        number: u8,
+        xdp: bool,
+    ) -> Result<(), LabError> {
         let cable = cable(machine.name(), interface);
-        let (port, bridge) = (port(&cable), bridge(subnet));
+        let (port, bridge) = (port(&cable), self.layout.bridge(subnet));
         let [_, b, c, d] = match subnet.host(Family::V4, number) {
             IpAddr::V4(address) => address.octets(),
             IpAddr::V6(_) => [0; 4],
@@ -147,7 +242,11 @@ impl Network {
             machine.init_id()
         ))?;
         self.switch.ip(&format!("link set {port} master {bridge} up"))?;
-        self.bring_up(machine, interface, subnet, number)?;
+        if self.layout.vlans.is_some() {
+            // A veth passes a tag on beside the frame, where XDP does not see it, unless it is told that it cannot.
+            self.switch.ethtool(&format!("-K {port} txvlan off rxvlan off"))?;
+            machine.ethtool(&format!("-K {interface} txvlan off rxvlan off"))?;
+        }
         let stub = if xdp { Some(self.stub(machine.name(), &port)?) } else { None };
         let port = Port { bridge, _stub: stub };
         self.ports.lock().unwrap_or_else(PoisonError::into_inner).insert(cable, port);
@@ -162,6 +261,19 @@ impl Network {
         number: u8,
     ) -> Result<(), NetnsError> {
         machine.ethtool(&format!("-K {interface} tx off tso off gso off gro off"))?;
+        if self.layout.vlan(subnet).is_some() {
+            // The VLAN's interface below is as it is; this one carries no addresses.
+            machine.ip(&format!("link set {interface} up"))?;
+        }
+        self.address(machine, interface, subnet, number)
+    }
+
+    /// Gives a machine its addresses in a network, on the VLAN's interface where there are VLANs, and brings that up.
+    fn address(&self, machine: &Netns, device: &str, subnet: Subnet, number: u8) -> Result<(), NetnsError> {
+        let interface = self.layout.interface(device, subnet);
+        if let Some(vlan) = self.layout.vlan(subnet) {
+            machine.ip(&format!("link add link {device} name {interface} type vlan id {vlan}"))?;
+        }
         for family in self.layout.families() {
             let (address, length) = (subnet.host(*family, number), family.prefix_length());
             let words = match family {
@@ -240,7 +352,8 @@ fn gateway(machine: &Netns, via: IpAddr) -> Result<(), NetnsError> {
 fn forward(machine: &Netns, layout: Layout) -> Result<(), NetnsError> {
     machine.sysctl("net/ipv4/ip_forward", "1")?;
     machine.sysctl("net/ipv4/icmp_ratelimit", "0")?;
-    for scope in ["all", "default", "eth0", "eth1"] {
+    let interfaces = [Subnet::Main, Subnet::Masters].map(|subnet| layout.lb_interface(subnet));
+    for scope in ["all", "default"].into_iter().chain(interfaces.iter().map(String::as_str)) {
         machine.sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
     }
     if layout.ipv6 {
@@ -248,14 +361,6 @@ fn forward(machine: &Netns, layout: Layout) -> Result<(), NetnsError> {
         machine.sysctl("net/ipv6/icmp/ratelimit", "0")?;
     }
     Ok(())
-}
-
-fn bridge(subnet: Subnet) -> &'static str {
-    match subnet {
-        Subnet::Clients => "br1",
-        Subnet::Masters => "br2",
-        Subnet::Main | Subnet::ClientLink | Subnet::MasterLink => "br0",
-    }
 }
 
 /// What a cable is called: its machine's name, except for further interfaces.

@@ -221,6 +221,14 @@ impl LbNode {
         self.machine.output(&mut command)
     }
 
+    /// The command `xvip WORDS --config FILE`, to be run on the machine: for the tools that need no daemon.
+    #[must_use]
+    pub fn tool(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(words).arg("--config").arg(self.config_path());
+        command
+    }
+
     /// What `xvip status --json` says.
     ///
     /// # Errors

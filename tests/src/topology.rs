@@ -181,6 +181,8 @@ pub struct LabBuilder {
     narrow_clients: bool,
     narrow_masters: Behind,
     two_networks: bool,
+    vlans: Option<(u16, u16)>,
+    bonds: bool,
 }
 
 impl LabBuilder {
@@ -286,6 +288,24 @@ impl LabBuilder {
         self
     }
 
+    /// Puts the clients, and the VIP, into one VLAN, and the API servers into another: all frames have tags on the
+    /// cables, and each machine has `eth0.VLAN`. Where these are two, it is as with [`LabBuilder::two_networks`], except that
+    /// the LB nodes have both on `eth0`. Kernels without the module `8021q` cannot.
+    #[must_use]
+    pub fn vlans(mut self, clients: u16, masters: u16) -> Self {
+        self.vlans = Some((clients, masters));
+        self.two_networks = clients != masters;
+        self
+    }
+
+    /// Gives the LB nodes `bond0` of two cables (`lb1` and `lb1-eth1`) in the place of `eth0`, one of them active. Kernels
+    /// without the module `bonding` cannot.
+    #[must_use]
+    pub fn bonds(mut self) -> Self {
+        self.bonds = true;
+        self
+    }
+
     fn layout(&self) -> Result<Layout, LabError> {
         if self.lbs > FIRST_MASTER - FIRST_LB || self.masters > VIP.octets()[3] - FIRST_MASTER {
             return Err(LabError::NoRoom { lbs: self.lbs, masters: self.masters });
@@ -302,6 +322,8 @@ impl LabBuilder {
             clients_routed: self.narrow_clients,
             masters_routed,
             two_networks: self.two_networks,
+            vlans: self.vlans,
+            bonds: self.bonds,
         })
     }
 
@@ -324,7 +346,7 @@ impl LabBuilder {
         let client = network.machine("client", subnet, CLIENT, false)?;
         let mut masters = Vec::new();
         for n in 0..self.masters {
-            let mut master = self.master(n, &network, &authority, run_dir.path(), &lab_program)?;
+            let mut master = self.master(n, layout, &network, &authority, run_dir.path(), &lab_program)?;
             if self.mode == Mode::DsrIpip {
                 master.accept_tunnels()?;
             }
@@ -340,12 +362,9 @@ impl LabBuilder {
         for n in 0..self.lbs {
             let name = format!("lb{}", n + 1);
             let place = Place { subnet: Subnet::Main, number: FIRST_LB + n, ipv6: self.ipv6 };
-            let machine = network.machine(&name, place.subnet, place.number, self.stubs)?;
-            if self.two_networks {
-                network.plug(&machine, "eth1", Subnet::Masters, place.number, self.stubs)?;
-            }
+            let machine = network.lb(&name, place.number, self.stubs)?;
             machine.sysctl("net/ipv4/ip_forward", "0")?;
-            let config = self.node_config(&name, n, &masters);
+            let config = self.node_config(&name, n, layout, &masters);
             let vip = self.families.first().copied().unwrap_or(Family::V4).vip();
             let node = LbNode::new(Arc::new(machine), place, vip, run_dir.path(), &xvip, config);
             node.configure(|_| ())?;
@@ -370,6 +389,7 @@ impl LabBuilder {
     fn master(
         &self,
         n: u8,
+        layout: Layout,
         network: &Network,
         authority: &Authority,
         run_dir: &Path,
@@ -385,7 +405,7 @@ impl LabBuilder {
         let name = format!("master{}", n + 1);
         let machine = network.machine(&name, subnet, place.number, false)?;
         if self.two_networks && self.mode == Mode::Nat {
-            machine.ip(&format!("route add {VIP} dev eth0"))?;
+            machine.ip(&format!("route add {VIP} dev {}", layout.interface("eth0", subnet)))?;
             if self.ipv6 {
                 let leg = Subnet::Masters.host(Family::V6, FIRST_LB);
                 machine.ip(&format!("-6 route add {VIP6} via {leg}"))?;
@@ -395,7 +415,7 @@ impl LabBuilder {
         Ok(Master::new(Arc::new(machine), place, self.api_port, certificate, run_dir, lab_program))
     }
 
-    fn node_config(&self, name: &str, n: u8, masters: &[Master]) -> NodeConfig {
+    fn node_config(&self, name: &str, n: u8, layout: Layout, masters: &[Master]) -> NodeConfig {
         let address = |family, n| Subnet::Main.host(family, FIRST_LB + n);
         let mut families = self.families.clone();
         if !families.contains(&Family::V4) {
@@ -422,11 +442,11 @@ impl LabBuilder {
             }),
             extra: vec![],
         };
-        let two = ["eth0", "eth1"].map(str::to_owned);
+        let [main, second] = [Subnet::Main, Subnet::Masters].map(|subnet| layout.lb_interface(subnet));
         NodeConfig {
             name: name.to_owned(),
-            interface: if self.two_networks { String::new() } else { "eth0".to_owned() },
-            interfaces: if self.two_networks { two.to_vec() } else { vec![] },
+            interface: if self.two_networks { String::new() } else { main.clone() },
+            interfaces: if self.two_networks { vec![main, second] } else { vec![] },
             xdp_mode: None,
             local_clients: None,
             node: vec![],
@@ -492,6 +512,8 @@ impl Lab {
             narrow_clients: false,
             narrow_masters: Behind::None,
             two_networks: false,
+            vlans: None,
+            bonds: false,
         }
     }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use super::{check, cleanup, flows, reload, run, status};
+use super::{capture, check, cleanup, flows, reload, run, status, trace};
 use crate::config::model::DEFAULT_SOCKET;
 
 /// Exit code for a wrong command line or a wrong configuration. 0 is done, 1 is failed at run time.
@@ -28,6 +28,10 @@ enum Command {
     Status(status::StatusArgs),
     /// List the flows, with their backends and NAT ports; also while the daemon is down
     Flows(flows::FlowsArgs),
+    /// Show each decision that the data plane takes for a client's packets; also while the daemon is down
+    Trace(trace::TraceArgs),
+    /// Write what XDP received and sent into a file for Wireshark, with the verdict of each packet
+    Capture(capture::CaptureArgs),
     /// Let the daemon read its configuration again
     Reload(reload::ReloadArgs),
     /// Remove the program, pins and addresses that a stopped or killed daemon left
@@ -49,6 +53,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Status(args) => status::run(&args),
         Command::Flows(args) => flows::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Capture(args) => capture::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
     }
@@ -85,6 +91,11 @@ mod tests {
             "xvip status --json --socket /tmp/x.sock",
             "xvip flows --config /tmp/x.toml --client 10.0.0.0/8 --backend m1 --json",
             "xvip flows --client fd00::7",
+            "xvip trace --client 10.0.0.7:4000",
+            "xvip trace --client [fd00::7]:4000 --json --count 3 --seconds 9 --config /tmp/x.toml",
+            "xvip trace --client 10.0.0.0/8 --verbose",
+            "xvip capture -o /tmp/x.pcapng",
+            "xvip capture -o - --client fd00::7 --headers --count 3 --seconds 9",
             "xvip reload --socket /tmp/x.sock",
             "xvip cleanup --config /tmp/x.toml",
         ] {
@@ -94,7 +105,15 @@ mod tests {
 
     #[test]
     fn a_wrong_command_line_is_code_2() {
-        for line in ["xvip", "xvip walk", "xvip run --confg x", "xvip flows --client 10.0.0.0/33"] {
+        for line in [
+            "xvip",
+            "xvip walk",
+            "xvip run --confg x",
+            "xvip flows --client 10.0.0.0/33",
+            "xvip trace",
+            "xvip trace --client m1",
+            "xvip capture",
+        ] {
             let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
             assert_eq!(error.exit_code(), i32::from(EXIT_USAGE), "{line}");
         }

@@ -1,4 +1,5 @@
 //! The command line: one file per subcommand.
+pub mod capture;
 pub mod check;
 pub mod cleanup;
 pub mod command;
@@ -6,3 +7,4 @@ pub mod flows;
 pub mod reload;
 pub mod run;
 pub mod status;
+pub mod trace;
