@@ -41,7 +41,7 @@ pub fn choose<T: Tables>(
                 hash::slot(hash::attempt(hash, attempt.wrapping_add(preference)))
             };
             let id = tables.ring(service.index, slot)?;
-            if !is_limited || has_room(tables, id, clock) {
+            if !is_limited || has_room(tables, id, preference == 0, clock) {
                 return Some(id);
             }
             if preference == 0 {
@@ -87,12 +87,13 @@ fn least_loaded<T: Tables>(tables: &T, service: &ServiceEntry, hash: u32, clock:
 }
 
 #[inline(always)]
-fn has_room<T: Tables>(tables: &T, id: BackendId, clock: u32) -> bool {
+fn has_room<T: Tables>(tables: &T, id: BackendId, is_its_own: bool, clock: u32) -> bool {
     let Some(backend) = tables.backend(id) else { return false };
     let Some(slot) = tables.load(id) else { return false };
     slot.update(|load| {
         tick(load, clock);
-        load.asked = load.asked.wrapping_add(1);
+        // Once for each flow, though it asks several, or the only one over and over.
+        load.asked = load.asked.wrapping_add(u32::from(is_its_own));
     });
     fits(&slot.read(), backend.max_connections, clock)
 }
