@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
 use lb_common::{
-    layout::MacWord,
+    layout::{MacWord, SERVICE_HAS_LIMITS},
     reason::{DropReason, PassReason, TransmitReason, Verdict},
 };
 use lb_tests::{
@@ -154,4 +154,22 @@ fn known_flows_do_not_ask_for_the_time() {
         assert_eq!(outcome.verdict, Verdict::Transmit(TransmitReason::ToClient));
     }
     assert_eq!(plane.tables.clock_reads(), 0);
+}
+
+#[test]
+fn a_flood_fills_no_backend() {
+    let mut world = World::one_backend();
+    world.backend_mut(0).max_connections = 4;
+    let mut plane = HostPlane::new(&world.with_flags(SERVICE_HAS_LIMITS));
+    let mut sent = 0;
+    for n in 0..1_200u32 {
+        let client = SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + n), 40_000));
+        let outcome = plane.run(&Connection::from(client, SERVICE).from_client(SYN, b"").bytes());
+        sent += u32::from(outcome.verdict == Verdict::Transmit(TransmitReason::ToBackend));
+        // Up to a thousand may be clients that answer slowly; more than that are nobody's.
+        assert!(n >= 1_024 || sent <= 4, "{sent} of {n}");
+    }
+    let client = SocketAddr::from(([172, 17, 0, 100], 40_000));
+    let outcome = plane.run(&Connection::from(client, SERVICE).from_client(SYN, b"").bytes());
+    assert_eq!(outcome.verdict, Verdict::Transmit(TransmitReason::ToBackend), "a real client gets through");
 }

@@ -43,13 +43,11 @@ fn every_case_in_the_kernel_as_on_the_host() {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(load(world.max_flows)),
         };
-        let started = std::time::Instant::now();
         let played = catch_unwind(AssertUnwindSafe(|| {
             let in_kernel = case.play(kernel);
             let on_host = case.play(&mut HostPlane::new(&world));
             assert_same(&in_kernel, &on_host);
         }));
-        println!("TIME {:>8} {}", started.elapsed().as_micros(), case.name());
         if played.is_err() {
             failed.push(format!("{}: {}", case.name(), case.sentence));
         }

@@ -41,7 +41,7 @@ pub fn choose<T: Tables>(
                 hash::slot(hash::attempt(hash, attempt.wrapping_add(preference)))
             };
             let id = tables.ring(service.index, slot)?;
-            if take_place(tables, service, id, clock) {
+            if take_place(tables, service, id, preference == 0, clock) {
                 return Some(id);
             }
             if preference == 0 {
@@ -49,7 +49,7 @@ pub fn choose<T: Tables>(
             }
         }
     }
-    least_loaded(tables, service, hash, clock).filter(|&id| take_place(tables, service, id, clock))
+    least_loaded(tables, service, hash, clock).filter(|&id| take_place(tables, service, id, false, clock))
 }
 
 /// The backend with room that has the fewest connections for its weight. Where several have as few, the flow's hash
@@ -89,7 +89,13 @@ fn least_loaded<T: Tables>(tables: &T, service: &ServiceEntry, hash: u32, clock:
 /// Takes a place at a backend, if there is one. It is taken before it is looked whether there was: of two CPUs that take
 /// the last one at the same time both rather give it back than have it.
 #[inline(always)]
-fn take_place<T: Tables>(tables: &T, service: &ServiceEntry, id: BackendId, clock: u32) -> bool {
+fn take_place<T: Tables>(
+    tables: &T,
+    service: &ServiceEntry,
+    id: BackendId,
+    is_its_own: bool,
+    clock: u32,
+) -> bool {
     let Some(load) = tables.load(id) else { return false };
     tick(load, clock);
     load.update(|load| load.pending += 1);
@@ -97,7 +103,8 @@ fn take_place<T: Tables>(tables: &T, service: &ServiceEntry, id: BackendId, cloc
         return true;
     }
     let Some(backend) = tables.backend(id) else { return false };
-    load.update(|load| load.asked = load.asked.wrapping_add(1));
+    // Once for each flow, though it asks several, or the only one over and over.
+    load.update(|load| load.asked = load.asked.wrapping_add(u32::from(is_its_own)));
     let fits =
         backend.max_connections == 0 || taken(&load.read(), clock) <= u64::from(backend.max_connections);
     if !fits {
