@@ -69,7 +69,7 @@ fn shares(connections: &[Connection]) -> [usize; 3] {
     [0, 1, 2].map(|id| connections.iter().filter(|connection| connection.backend == id).count())
 }
 
-fn active(script: &Script<'_>) -> [u32; 3] {
+fn active(script: &Script<'_>) -> [i64; 3] {
     [0, 1, 2].map(|id| script.load(id).active)
 }
 
