@@ -130,7 +130,7 @@ pub(super) const CASES: &[Case] = &[
         |script| {
             for round in 1..=4 {
                 handshakes(script, 40_000 + round * 10, 3);
-                assert_eq!(active(script), [u32::from(round); 3]);
+                assert_eq!(active(script), [i64::from(round); 3]);
             }
         },
     )
