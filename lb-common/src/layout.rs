@@ -366,22 +366,25 @@ impl BackendEntry {
     }
 }
 
-/// Value of `LOADS`, indexed by [`BackendId`]: how busy a backend is. Kept by the data plane, set right by each sweep.
+/// Value of `LOADS`, indexed by [`BackendId`]: how busy a backend is. Kept by the data plane, set right by the sweep.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Established flows that have not ended.
-    pub active: u32,
+    /// Established flows that have not ended. Two CPUs at the same moment can lose a count, so that it may even be negative
+    /// until a sweep sets it right; that counts as none.
+    pub active: i64,
+    /// Handshakes that began in this tick and are not completed; likewise.
+    pub pending: i64,
+    /// Handshakes that began in the tick before.
+    pub pending_before: i64,
     /// The tick of the flow clock that `pending` is of.
     pub tick: u32,
-    /// Handshakes that began in this tick and are not completed.
-    pub pending: u32,
-    /// Handshakes that began in the tick before.
-    pub pending_before: u32,
     /// New flows that asked for this backend in this tick, whether they got it or not.
     pub asked: u32,
     /// And in the tick before.
     pub asked_before: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 /// Value of `BACKEND_COUNTERS`, per CPU, indexed by [`BackendId`].
@@ -694,7 +697,7 @@ const _: () = {
     assert!(size_of::<ServiceEntry>() == 40);
     assert!(size_of::<Members>() == 4 + 2 * MAX_MEMBERS);
     assert!(size_of::<BackendEntry>() == 64);
-    assert!(size_of::<Load>() == 24);
+    assert!(size_of::<Load>() == 40);
     assert!(size_of::<BackendCounters>() == 112);
     assert!(size_of::<FlowKey<Be32>>() == 16);
     assert!(size_of::<FlowKey<Be128>>() == 40);

@@ -377,6 +377,7 @@ impl Controller {
 
     fn try_open_dataplane(&mut self) -> Result<(), DataplaneError> {
         let points = interface::attach_points(&self.links);
+        interface::keep_vlan_tags(&self.links);
         let mut dataplane = Dataplane::open(&self.config.node, &self.config.flows, &points)?;
         for attachment in dataplane.attachments() {
             info!(

@@ -50,6 +50,7 @@ use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
+    interface::keep_vlan_tags,
     local_clients::LocalClientsError,
     pins::cleanup,
 };

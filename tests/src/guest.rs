@@ -34,16 +34,16 @@ pub struct Case {
     pub run: fn() -> CaseResult,
 }
 
+/// A lab takes some 15 seconds before it forwards, and several times that on a busy machine.
+const LAB_LIMIT: Duration = Duration::from_secs(240);
+
 /// All of them, in the order in which they run.
 pub const CASES: &[Case] = &[
     Case { name: "programs-load", limit: Duration::from_secs(60), run: load::programs_load },
-    Case { name: "native-forwarding", limit: Duration::from_secs(120), run: forwarding::native },
-    Case { name: "local-clients", limit: Duration::from_secs(120), run: local_clients::connect },
-    Case { name: "lossy-link", limit: Duration::from_secs(120), run: forwarding::lossy_link },
-    Case { name: "one-vlan", limit: Duration::from_secs(120), run: interfaces::one_vlan },
-    Case { name: "two-vlans", limit: Duration::from_secs(120), run: interfaces::two_vlans },
-    Case { name: "bond", limit: Duration::from_secs(120), run: interfaces::bond },
-    Case { name: "tunnels", limit: Duration::from_secs(180), run: tunnels::each_family_in_each },
+    Case { name: "native", limit: LAB_LIMIT, run: forwarding::native },
+    Case { name: "one-vlan", limit: LAB_LIMIT, run: interfaces::one_vlan },
+    Case { name: "two-vlans-on-a-bond", limit: LAB_LIMIT, run: interfaces::two_vlans_on_a_bond },
+    Case { name: "tunnels", limit: LAB_LIMIT, run: tunnels::each_family_in_each },
 ];
 
 /// The cases whose names contain `only`.

@@ -183,7 +183,8 @@ impl Network {
     /// same one.
     fn second_leg(&self, machine: &Netns, number: u8, xdp: bool) -> Result<(), LabError> {
         if self.layout.vlans.is_some() {
-            return Ok(self.address(machine, "eth0", Subnet::Masters, number)?);
+            let device = if machine.name().starts_with("lb") && self.layout.bonds { BOND } else { "eth0" };
+            return Ok(self.address(machine, device, Subnet::Masters, number)?);
         }
         self.plug(machine, "eth1", Subnet::Masters, number, xdp)
     }
@@ -244,8 +245,8 @@ impl Network {
         self.switch.ip(&format!("link set {port} master {bridge} up"))?;
         if self.layout.vlans.is_some() {
             // A veth passes a tag on beside the frame, where XDP does not see it, unless it is told that it cannot.
-            self.switch.ethtool(&format!("-K {port} txvlan off rxvlan off"))?;
-            machine.ethtool(&format!("-K {interface} txvlan off rxvlan off"))?;
+            self.switch.ethtool(&format!("-K {port} txvlan off"))?;
+            machine.ethtool(&format!("-K {interface} txvlan off"))?;
         }
         let stub = if xdp { Some(self.stub(machine.name(), &port)?) } else { None };
         let port = Port { bridge, _stub: stub };
@@ -352,7 +353,9 @@ fn gateway(machine: &Netns, via: IpAddr) -> Result<(), NetnsError> {
 fn forward(machine: &Netns, layout: Layout) -> Result<(), NetnsError> {
     machine.sysctl("net/ipv4/ip_forward", "1")?;
     machine.sysctl("net/ipv4/icmp_ratelimit", "0")?;
-    let interfaces = [Subnet::Main, Subnet::Masters].map(|subnet| layout.lb_interface(subnet));
+    // A router has the interfaces of an LB node, but no bond.
+    let layout_of_router = Layout { bonds: false, ..layout };
+    let interfaces = [Subnet::Main, Subnet::Masters].map(|subnet| layout_of_router.lb_interface(subnet));
     for scope in ["all", "default"].into_iter().chain(interfaces.iter().map(String::as_str)) {
         machine.sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
     }

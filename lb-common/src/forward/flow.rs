@@ -112,9 +112,7 @@ pub fn ending_changed<A: Family, T: Tables + FlowTables<A>>(
     if was != is
         && let Some(load) = tables.load(entry.backend)
     {
-        load.update(|load| {
-            load.active = if is { load.active.saturating_sub(1) } else { load.active.wrapping_add(1) };
-        });
+        load.update(|load| load.active += if is { -1 } else { 1 });
     }
 }
 
@@ -144,10 +142,8 @@ pub fn promote<A: Family, T: Tables + FlowTables<A>>(
     }
     let (backend, opened) = slot.with(|entry| (entry.backend, entry.opened));
     if let Some(load) = tables.load(backend) {
-        load.update(|load| {
-            no_longer_pending(load, opened, clock);
-            load.active = load.active.wrapping_add(1);
-        });
+        no_longer_pending(load, opened, clock);
+        load.update(|load| load.active += 1);
     }
     if reply.is_some() {
         tables.remove_flow(Level::HalfOpen, &reply_key);
@@ -158,23 +154,27 @@ pub fn promote<A: Family, T: Tables + FlowTables<A>>(
 
 /// Brings a load up to the tick that it is now.
 #[inline(always)]
-pub fn tick(load: &mut Load, clock: u32) {
-    let passed = clock.wrapping_sub(load.tick);
+pub fn tick(load: Slot<Load>, clock: u32) {
+    let now = load.read();
+    let passed = clock.wrapping_sub(now.tick);
     if passed == 0 {
         return;
     }
-    (load.pending_before, load.asked_before) = if passed == 1 { (load.pending, load.asked) } else { (0, 0) };
-    (load.pending, load.asked) = (0, 0);
-    load.tick = clock;
+    load.update(|load| {
+        (load.pending_before, load.asked_before) =
+            if passed == 1 { (now.pending, now.asked) } else { (0, 0) };
+        (load.pending, load.asked) = (0, 0);
+        load.tick = clock;
+    });
 }
 
 /// A handshake that began at `opened` is over, one way or the other.
 #[inline(always)]
-fn no_longer_pending(load: &mut Load, opened: u32, clock: u32) {
+pub fn no_longer_pending(load: Slot<Load>, opened: u32, clock: u32) {
     tick(load, clock);
     match clock.wrapping_sub(opened) {
-        0 => load.pending = load.pending.saturating_sub(1),
-        1 => load.pending_before = load.pending_before.saturating_sub(1),
+        0 => load.update(|load| load.pending -= 1),
+        1 => load.update(|load| load.pending_before -= 1),
         _ => {}
     }
 }
@@ -188,7 +188,7 @@ pub fn forget_half_open<A: Family, T: Tables + FlowTables<A>>(
     clock: u32,
 ) {
     if let Some(load) = tables.load(entry.backend) {
-        load.update(|load| no_longer_pending(load, entry.opened, clock));
+        no_longer_pending(load, entry.opened, clock);
     }
     if has_reply(entry) {
         tables.remove_flow(Level::HalfOpen, &entry.rewritten.reversed());
@@ -215,7 +215,7 @@ pub fn forget_established<A: Family, T: Tables + FlowTables<A>>(
         && !is_closed
         && let Some(load) = tables.load(entry.backend)
     {
-        load.update(|load| load.active = load.active.saturating_sub(1));
+        load.update(|load| load.active -= 1);
     }
     let removed = Removed {
         closed: u64::from(is_closed),

@@ -47,12 +47,14 @@ pub fn open<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     let Some(backend) = tables.backend(id) else { return INTERNAL };
     if !backend.is_reachable() {
         tables.count(id, BackendCounter::Unresolved);
+        balance::give_back(tables, id, clock);
         return super::drop(DropReason::NextHopUnknown);
     }
     let client = link::way_back(frame, segment.l3);
     let mode = if backend.local != 0 { MODE_LOCAL } else { service.mode };
     let Some(ip) = frame.header::<A::Header>(segment.l3) else { return INTERNAL };
     if mode != MODE_LOCAL && A::hops(ip) <= 1 {
+        balance::give_back(tables, id, clock);
         return ask(tables, &segment, ANSWER_TIME_EXCEEDED, 0);
     }
     let mut rewritten = segment.key;
@@ -60,6 +62,7 @@ pub fn open<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
         let Some(claimed) = nat::claim(tables, &segment.key, &service, id, &backend, &client, hash, clock)
         else {
             tables.count(id, BackendCounter::PortsExhausted);
+            balance::give_back(tables, id, clock);
             return super::drop(DropReason::NatPortsExhausted);
         };
         rewritten = claimed;
@@ -74,7 +77,5 @@ pub fn open<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     if segment.opens() {
         tables.count(id, BackendCounter::Opened);
     }
-    // Of a flow that is only rebuilt as well: its end, or its second packet, counts that off again.
-    balance::begun(tables, id, clock);
     Step::Next(A::SEND)
 }

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::{Controller, DEBOUNCE, FIRST_ROUND_AT_MOST, set_problem};
 use crate::{
     config::model::{Config, Health},
-    dataplane::AttachPoint,
+    dataplane::{self, AttachPoint},
     desired::{pool, unreachable_because},
     netlink::{Link, Netlink, NetlinkEvent, NextHops},
 };
@@ -166,6 +166,23 @@ pub(super) fn attach_points(links: &[Link]) -> Vec<AttachPoint> {
         }
     }
     points
+}
+
+/// Where frames have tags, XDP has to see them.
+pub(super) fn keep_vlan_tags(links: &[Link]) {
+    let tagged: BTreeSet<&str> =
+        links.iter().filter(|link| !link.tags.is_empty()).map(|link| link.parent_name.as_str()).collect();
+    for interface in tagged {
+        match dataplane::keep_vlan_tags(interface) {
+            Ok(true) => info!(interface, "VLAN tags stay in the frames now (rx-vlan-offload off)"),
+            Ok(false) => {}
+            Err(error) => warn!(
+                interface,
+                "whether VLAN tags stay in the frames is not known, and without them nothing is forwarded: {error}; \
+                 write: ethtool -K {interface} rxvlan off"
+            ),
+        }
+    }
 }
 
 /// How long a backend that works again takes to be up at most: a check that hangs, and then `rise` that pass.

@@ -19,6 +19,7 @@ use lb_common::{
 };
 
 use super::{DataplaneError, hash_walk::HashWalk, in_map, maps_path};
+use crate::drift::Drift;
 use crate::flows::{self, Flow, Phase, Timeouts};
 
 /// What this process removed, by backend. Only user space reads and writes it, so the object does not have it; it is
@@ -30,6 +31,7 @@ pub struct FlowTables {
     v4: FamilyTables<Be32>,
     v6: FamilyTables<Be128>,
     loads: Array<MapData, Load>,
+    drifts: BTreeMap<BackendId, Drift>,
     backend_counters: PerCpuArray<MapData, BackendCounters>,
     totals: Array<MapData, Removed>,
 }
@@ -88,6 +90,7 @@ impl FlowTables {
         Ok(Self {
             v4: FamilyTables::open(maps, "HALF_OPEN4", "ESTABLISHED4")?,
             v6: FamilyTables::open(maps, "HALF_OPEN6", "ESTABLISHED6")?,
+            drifts: BTreeMap::new(),
             loads: Array::try_from(Map::Array(pinned(maps, "LOADS")?)).map_err(in_map("LOADS"))?,
             backend_counters: PerCpuArray::try_from(Map::PerCpuArray(pinned(maps, "BACKEND_COUNTERS")?))
                 .map_err(in_map("BACKEND_COUNTERS"))?,
@@ -108,7 +111,9 @@ impl FlowTables {
         ids: &BTreeSet<BackendId>,
     ) -> Result<Census, DataplaneError> {
         let mut census = Census::default();
+        let mut before = BTreeMap::new();
         for &id in ids {
+            before.insert(id, self.loads.get(&id.into(), 0).map_err(in_map("LOADS"))?);
             // Before the walk: a flow that the data plane removes meanwhile is then missed once, not counted twice.
             let cpus = self.backend_counters.get(&id.into(), 0).map_err(in_map("BACKEND_COUNTERS"))?;
             let figures = cpus.iter().fold(Removed::default(), |sum, cpu| flows::plus(&sum, &cpu.removed));
@@ -127,10 +132,11 @@ impl FlowTables {
             let total = self.totals.get(&id.into(), 0).map_err(in_map(TOTALS))?;
             let flows = census.by_backend.entry(id).or_default();
             flows.figures = flows::plus(&flows.figures, &total);
-            // What the data plane counted since it was read is lost with this. The next sweep finds it.
             let load = self.loads.get(&id.into(), 0).map_err(in_map("LOADS"))?;
-            let active = u32::try_from(flows.active + flows.half_closed).unwrap_or(u32::MAX);
-            if load.active != active {
+            let counted = i64::try_from(flows.active + flows.half_closed).unwrap_or(i64::MAX);
+            let drift = self.drifts.entry(id).or_default();
+            if let Some(active) = drift.corrected(before.get(&id).copied().unwrap_or_default(), load, counted)
+            {
                 self.loads.set(id.into(), Load { active, ..load }, 0).map_err(in_map("LOADS"))?;
             }
         }

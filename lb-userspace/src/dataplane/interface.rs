@@ -1,5 +1,5 @@
-//! What the data plane has to know about an interface: its Ethernet address, and whether its driver sends what XDP tells
-//! it to.
+//! What the data plane has to know about an interface: its Ethernet address, whether its driver sends what XDP tells it
+//! to, and that XDP sees its VLAN tags.
 //!
 //! Asked of the kernel by netlink and ioctl, not read from `/sys`: a process in another network namespace may still see
 //! the former one's there.
@@ -51,7 +51,31 @@ fn sum_of_failures(counters: &[(String, u64)]) -> Option<u64> {
     Some(failures.fold(0, |sum: u64, (_, count)| sum.saturating_add(*count)))
 }
 
+/// Has an interface leave VLAN tags in the frames: most take them out before XDP sees the frame, and put them beside it.
+/// Returns whether that is a change.
+///
+/// # Errors
+///
+/// Where the driver cannot, or there is no such interface.
+pub fn keep_vlan_tags(interface: &str) -> io::Result<bool> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let mut flags = request(&[ETHTOOL_GFLAGS], ETHTOOL_VALUE_LEN);
+    ethtool(&socket, interface, &mut flags)?;
+    let flags = word_at(&flags, 4);
+    if flags & ETH_FLAG_RXVLAN == 0 {
+        return Ok(false);
+    }
+    let mut flags = request(&[ETHTOOL_SFLAGS, flags & !ETH_FLAG_RXVLAN], ETHTOOL_VALUE_LEN);
+    ethtool(&socket, interface, &mut flags)?;
+    Ok(true)
+}
+
 // From the kernel's include/uapi/linux/ethtool.h.
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_SFLAGS: u32 = 0x26;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+/// `sizeof(struct ethtool_value)`.
+const ETHTOOL_VALUE_LEN: usize = 8;
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSTATS: u32 = 0x1d;
@@ -158,5 +182,6 @@ mod tests {
     fn the_loopback_counts_no_failures() {
         assert_eq!(transmit_failures(["lo", "no-such-if"]), None);
         assert!(mac("no-such-if").is_err());
+        assert!(keep_vlan_tags("no-such-if").is_err());
     }
 }

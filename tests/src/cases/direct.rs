@@ -30,7 +30,7 @@ const UNSEEN: &[Setting] = &[
 ];
 
 /// How many connections each backend is thought to have, and how many handshakes.
-fn loads(script: &Script<'_>) -> Vec<(u32, u32)> {
+fn loads(script: &Script<'_>) -> Vec<(i64, i64)> {
     (0..BACKENDS).map(|id| (script.load(id).active, script.load(id).pending)).collect()
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::forwarding::{answers_from_all, lose_packets, lost, transfer, with_running_lab};
 use super::{CaseResult, note};
-use crate::topology::{API_PORT, Family, Lab, Mode};
+use crate::topology::{API_PORT, Family, Lab, Mode, host, host6};
 
 const SIZE: usize = 256 << 10;
 
@@ -16,24 +16,14 @@ pub(super) fn each_family_in_each() -> CaseResult {
         |config| {
             for service in &mut config.services {
                 for (backend, family) in service.backends.iter_mut().zip(Family::BOTH) {
-                    let number = backend.name.trim_start_matches("master").parse::<u8>().unwrap_or(1) + 3;
-                    let ip = match family {
-                        Family::V4 => crate::topology::host(number).into(),
-                        Family::V6 => crate::topology::host6(number).into(),
-                    };
-                    backend.address = SocketAddr::new(ip, API_PORT);
+                    backend.address = address(&backend.name, family);
                 }
             }
         },
         |lab| {
             for master in lab.masters() {
-                let outer_and_inner = (Family::V4, Family::V4);
-                assert_eq!(
-                    master.decapsulated(outer_and_inner.0, outer_and_inner.1),
-                    None,
-                    "{} has no tunnel devices",
-                    master.name()
-                );
+                let by_program = master.decapsulated(Family::V4, Family::V4);
+                assert_eq!(by_program, None, "{} has no tunnel devices", master.name());
             }
             for family in Family::BOTH {
                 answers_from_all(lab, family)?;
@@ -47,4 +37,14 @@ pub(super) fn each_family_in_each() -> CaseResult {
             Ok(())
         },
     )
+}
+
+/// Where the API server of this name is in this family: `master1` is host 4.
+fn address(name: &str, family: Family) -> SocketAddr {
+    let number = if name == "master1" { 4 } else { 5 };
+    let ip = match family {
+        Family::V4 => host(number).into(),
+        Family::V6 => host6(number).into(),
+    };
+    SocketAddr::new(ip, API_PORT)
 }
