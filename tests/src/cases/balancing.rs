@@ -69,7 +69,7 @@ fn shares(connections: &[Connection]) -> [usize; 3] {
     [0, 1, 2].map(|id| connections.iter().filter(|connection| connection.backend == id).count())
 }
 
-fn active(script: &Script<'_>) -> [u32; 3] {
+fn active(script: &Script<'_>) -> [i64; 3] {
     [0, 1, 2].map(|id| script.load(id).active)
 }
 
@@ -130,7 +130,7 @@ pub(super) const CASES: &[Case] = &[
         |script| {
             for round in 1..=4 {
                 handshakes(script, 40_000 + round * 10, 3);
-                assert_eq!(active(script), [u32::from(round); 3]);
+                assert_eq!(active(script), [i64::from(round); 3]);
             }
         },
     )
