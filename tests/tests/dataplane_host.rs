@@ -58,7 +58,7 @@ fn packets_leave_by_the_interface_that_their_hop_says() {
     let mut plane = HostPlane::new(&world);
     let mut connection = Connection::from(SocketAddr::from(([172, 17, 0, 100], 40_000)), SERVICE);
     connection.nat_port = 40_000;
-    let mut send = |plane: &mut HostPlane, segment: Segment, from: u32, to: u32| {
+    let send = |plane: &mut HostPlane, segment: Segment, from: u32, to: u32| {
         let outcome = plane.run_at(&segment.bytes(), from);
         assert!(matches!(outcome.verdict, Verdict::Transmit(_)), "{:?}", outcome.verdict);
         assert_eq!((plane.left_by(), outcome.redirected), (Some(to), from != to));

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::{
-    layout::{BackendCounters, BackendId, HOP_KEEPS_TAGS, Hop, Load, MODE_DSR_IPIP, MODE_LOCAL, MODE_NAT},
+    layout::{
+        BackendCounters, BackendId, HOP_KEEPS_TAGS, Hop, Load, MODE_DSR_IPIP, MODE_LOCAL, MODE_NAT, TagWord,
+    },
     reason::{DropReason, PassReason, TransmitReason, Verdict},
     tables::Level,
 };
@@ -181,12 +183,6 @@ impl<'a> Script<'a> {
         self.reaches_backend(connection, frame, &expected);
     }
 
-    /// A packet of a backend without a TCP header of its own, forwarded to the connection's client.
-    pub(super) fn part_down(&mut self, connection: &Connection, frame: &[u8]) {
-        let expected = passed_on(frame, &self.way_down(connection, frame));
-        self.reaches_client(frame, &expected);
-    }
-
     /// The client's SYN. Learns backend and NAT port from the frame that goes out.
     pub(super) fn syn(&mut self, connection: &mut Connection) {
         let frame = connection.from_client(SYN, b"").bytes();
@@ -347,7 +343,7 @@ impl<'a> Script<'a> {
 /// What a frame that goes along a hop has in front of its network header.
 fn along(frame: &[u8], hop: &Hop) -> Link {
     let tags: Vec<Tag> =
-        [hop.outer, hop.inner].into_iter().filter(|tag| tag.is_some()).map(|tag| tag.octets()).collect();
+        [hop.outer, hop.inner].into_iter().filter(|tag| tag.is_some()).map(TagWord::octets).collect();
     let tags =
         if hop.if_index == LINK { tags_along(frame, &tags, hop.flags & HOP_KEEPS_TAGS != 0) } else { tags };
     Link { destination: hop.mac.octets(), source: hop.source.octets(), tags }
