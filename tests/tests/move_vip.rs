@@ -18,7 +18,7 @@ type TestResult = Result<(), Box<dyn Error>>;
 
 const SOON: Duration = Duration::from_secs(30);
 /// Some seconds' worth, so that the move happens in the middle of it.
-const BYTES: u64 = 600_000_000;
+const BYTES: u64 = 400_000_000;
 
 /// How many packets the plain service's backends got by way of a node.
 fn forwarded(lab: &Lab, lb: usize) -> Result<u64, Box<dyn Error>> {
@@ -26,7 +26,7 @@ fn forwarded(lab: &Lab, lb: usize) -> Result<u64, Box<dyn Error>> {
 }
 
 /// Lets data flow up and down in both families while `event` happens, after which lb2 owns the VIPs. All must arrive, and
-/// some of it by way of lb2; returns how long the upload over IPv4 took.
+/// some of it by way of lb2; and connections that are open and silent meanwhile must not end.
 fn streams_survive(lab: &Lab, what: &str, event: impl FnOnce() -> TestResult) -> TestResult {
     let held = Connections { count: 50, ..Connections::default() };
     let idle: Vec<ClientProcess> = Family::BOTH
@@ -66,7 +66,6 @@ fn streams_survive(lab: &Lab, what: &str, event: impl FnOnce() -> TestResult) ->
     let by_lb2 = forwarded(lab, 1)? - by_lb2;
     println!("{what}: {by_lb2} packets went by way of lb2");
     assert!(by_lb2 > 10_000, "what did lb2 do? only {by_lb2} packets went by way of it");
-    // Those that were silent go on, too: none has been told that it is over.
     for client in &idle {
         assert_eq!((client.breaks(0), client.held_by_server().values().sum::<usize>()), (0, 50));
     }

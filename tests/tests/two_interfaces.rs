@@ -16,7 +16,7 @@ use lb_tests::wait;
 type TestResult = Result<(), Box<dyn Error>>;
 
 const SOON: Duration = Duration::from_secs(30);
-const BYTES: u64 = 50_000_000;
+const BYTES: u64 = 30_000_000;
 
 fn between_networks(mode: Mode, xdp_mode: &str) -> TestResult {
     let lab = start(Lab::builder().lbs(1).mode(mode).two_networks(), &Family::BOTH, |config| {
