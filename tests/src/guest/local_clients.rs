@@ -1,6 +1,6 @@
 //! Are clients on the node itself sent to a backend on this kernel, and do they see the VIP?
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::{CaseResult, note};
@@ -14,7 +14,7 @@ pub(super) fn connect(lab: &Lab) -> CaseResult {
     let lb = lab.lb(0);
     let problems = lb.status()?.raw["problems"].to_string();
     assert_eq!(problems, "[]");
-    for vip in [IpAddr::from(VIP), Ipv4Addr::from(VIP).to_ipv6_mapped().into()] {
+    for vip in [IpAddr::from(VIP), VIP.to_ipv6_mapped().into()] {
         let to = SocketAddr::new(vip, API_PORT);
         let peer = lb.machine().run(|| TcpStream::connect_timeout(&to, LIMIT)?.peer_addr())??;
         assert_eq!(peer, to);
