@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use etherparse::{EtherType, NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
+use etherparse::{EtherType, LinkHeader, NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
 use lb_common::{
     layout::{BackendId, MODE_DSR_L2},
     reason::{DropReason, PassReason, TransmitReason, Verdict},
@@ -147,7 +147,7 @@ fn data(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
 /// Addresses, ports, one hop less, both checksums, and the payload.
 fn looks_like(frame: &[u8], mac: [u8; 6], src: SocketAddr, dst: SocketAddr, way: &str) {
     let headers = PacketHeaders::from_ethernet_slice(frame).expect("a frame");
-    let ethernet = headers.link.and_then(|link| link.ethernet2()).expect("Ethernet");
+    let ethernet = headers.link.and_then(LinkHeader::ethernet2).expect("Ethernet");
     assert_eq!((ethernet.destination, ethernet.source), (mac, NODE_MAC), "{way}");
     let Some(TransportHeader::Tcp(tcp)) = headers.transport else { panic!("{way}: no TCP") };
     let payload = headers.payload.slice();
@@ -394,7 +394,6 @@ fn a_full_flow_table_harms_no_established_flow() {
         assert_eq!((there.nat, there.backend), (from, direct), "addresses stay");
         places.push((from, there));
     }
-    drop(runner);
     assert_eq!(dropped(&mut plane, DropReason::FlowTableFull), 100);
 
     // A flood takes the half-open entries away, and with them all that was remembered of these.
@@ -409,7 +408,6 @@ fn a_full_flow_table_harms_no_established_flow() {
         let next = runner.ack(from, direct, 1).expect("the kernel runs the programs");
         assert_eq!(next, Ok(there), "{from} is led elsewhere");
     }
-    drop(runner);
     for (n, flow) in (0..).zip(&known) {
         both_ways(&mut plane.runner(), client(CLIENTS, n), service, flow);
     }
@@ -435,7 +433,6 @@ fn when_all_nat_ports_are_taken_that_is_counted() {
         let refused = runner.open(client(CLIENTS, n), service).expect("the kernel runs the programs");
         assert_eq!(refused, Err(XDP_DROP), "flow {n}");
     }
-    drop(runner);
     assert_eq!(dropped(&mut plane, DropReason::NatPortsExhausted), 1000);
     let counters = plane.dataplane().backend_counters(0).expect("the counters can be read");
     assert_eq!(counters.ports_exhausted, 1000);
