@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
@@ -146,7 +146,7 @@ fn on_either_node_connects_are_shared_by_the_backends_that_live() -> TestResult 
 fn a_client_sees_the_vip_as_its_peer_whatever_kind_of_socket_it_has() -> TestResult {
     let lab = Lab::builder().families(&[Family::V4, Family::V6]).api_port(7443).build()?;
     start(&lab)?;
-    let mapped = SocketAddr::new(Ipv4Addr::from(VIP).to_ipv6_mapped().into(), API_PORT);
+    let mapped = SocketAddr::new(VIP.to_ipv6_mapped().into(), API_PORT);
     let vip6 = SocketAddr::new(VIP6.into(), API_PORT);
     for lb in lab.lbs() {
         for (to, service, family) in [(vip(), 0, Family::V4), (mapped, 0, Family::V4), (vip6, 1, Family::V6)]
