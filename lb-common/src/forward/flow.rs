@@ -135,7 +135,7 @@ pub fn promote<A: Family, T: Tables + FlowTables<A>>(
     }
     let inserted = slot.with(|entry| tables.insert_flow(Level::Established, key, entry));
     if inserted != Inserted::Yes {
-        if reply.is_some() {
+        if reply.is_some() && inserted == Inserted::Full {
             tables.remove_flow(Level::Established, &reply_key);
         }
         return inserted;

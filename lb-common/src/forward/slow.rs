@@ -45,6 +45,9 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
         } else if let Some(step) = handshake(frame, tables, scratch, &segment, slot, clock, &mut attempt) {
             return step;
         }
+    } else if !segment.opens() && tables.flow(Level::Established, &segment.key).is_some() {
+        // Another CPU has moved it between the two look-ups.
+        return go_on(scratch, &segment);
     }
 
     let key = ServiceKey::new(segment.key.dst.wide(), segment.key.dst_port);
@@ -95,6 +98,10 @@ fn handshake<A: Family, F: Frame, T: Tables + FlowTables<A>>(
             let Some(other) =
                 other.filter(|reply| reply.with(|reply| reply.rewritten == segment.key.reversed()))
             else {
+                if tables.flow(Level::Established, &segment.key).is_some() {
+                    // Another CPU is just moving it there.
+                    return Some(go_on(scratch, segment));
+                }
                 // Its other direction was evicted, and perhaps its NAT port taken by another flow.
                 tables.remove_flow(Level::HalfOpen, &segment.key);
                 return None;
@@ -121,9 +128,11 @@ fn handshake<A: Family, F: Frame, T: Tables + FlowTables<A>>(
         if completes {
             match promote(tables, &segment.key, slot, reply, clock) {
                 Inserted::Yes => tables.count(entry.backend, BackendCounter::Established),
+                // Another CPU was faster.
+                Inserted::Exists => {}
                 // It can do without an entry: the Maglev table says the same.
-                _ if reply.is_none() => {}
-                _ => return Some(super::drop(DropReason::FlowTableFull)),
+                Inserted::Full if reply.is_none() => {}
+                Inserted::Full => return Some(super::drop(DropReason::FlowTableFull)),
             }
         }
     }
@@ -146,7 +155,11 @@ pub fn send_known<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F,
     let established = tables.flow(Level::Established, &segment.key);
     let slot = match established {
         Some(slot) => Some(slot),
-        None => tables.flow(Level::HalfOpen, &segment.key),
+        None => match tables.flow(Level::HalfOpen, &segment.key) {
+            Some(slot) => Some(slot),
+            // Another CPU may have moved it between the two look-ups.
+            None => tables.flow(Level::Established, &segment.key),
+        },
     };
     let Some(slot) = slot else { return super::drop(DropReason::FlowTableFull) };
     let step = send::<false, A, F, T>(frame, tables, node, &segment, slot, clock);
