@@ -104,15 +104,19 @@ fn backends_of_both_families_are_reached_on_every_interface() {
     run(&format!("ip -n {a} route add unreachable fd00:7::/64"));
     let eth0 = NextHop::Mac { mac: mac_of(b, INTERFACE), link: 0, routed: false };
     let eth1 = NextHop::Mac { mac: mac_of(b, "eth1"), link: 1, routed: false };
+    let behind = |next_hop| match next_hop {
+        NextHop::Mac { mac, link, .. } => NextHop::Mac { mac, link, routed: true },
+        other => other,
+    };
     let expected = BTreeMap::from(
         [
             ("172.16.0.3", eth0),
             ("fd00::3", eth0),
             ("10.0.1.3", eth1),
             ("fd00:1::3", eth1),
-            ("fd00:9::1", eth1),
-            ("10.0.9.1", eth1),
-            ("10.0.8.1", eth0),
+            ("fd00:9::1", behind(eth1)),
+            ("10.0.9.1", behind(eth1)),
+            ("10.0.8.1", behind(eth0)),
             ("172.16.0.2", NextHop::Local),
             ("fd00:1::2", NextHop::Local),
             ("10.0.2.3", NextHop::OtherInterface),
