@@ -34,7 +34,7 @@ mod tunnel;
 use crate::{
     frame::Frame,
     layout::Scratch,
-    reason::{DropReason, Verdict},
+    reason::{DropReason, PassReason, Verdict},
     segment::Segment,
     tables::{Slot, Tables},
     wire::{Be32, Be128},
@@ -154,6 +154,10 @@ pub fn run<F: Frame, T: Tables>(stage: Stage, frame: &mut F, tables: &T) -> Step
 }
 
 const INTERNAL: Step = Step::Done(Verdict::Drop(DropReason::Internal));
+
+const fn pass(reason: PassReason) -> Step {
+    Step::Done(Verdict::Pass(reason))
+}
 
 const fn drop(reason: DropReason) -> Step {
     Step::Done(Verdict::Drop(reason))

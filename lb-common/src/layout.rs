@@ -296,6 +296,15 @@ pub struct ServiceEntry {
     pub flags: u16,
 }
 
+impl ServiceEntry {
+    /// Whether a flow of which nothing is remembered can be rebuilt: without replies there is nothing about it that the
+    /// Maglev table does not know.
+    #[inline(always)]
+    pub const fn rebuilds_flows(&self) -> bool {
+        self.mode != MODE_NAT && self.balance == BALANCE_MAGLEV && self.usable != 0
+    }
+}
+
 /// Full NAT: both addresses are rewritten, and packets of both directions come through.
 pub const MODE_NAT: u8 = 0;
 /// Direct server return: the Ethernet addresses are rewritten; replies go straight to the client.
@@ -359,6 +368,12 @@ pub struct BackendEntry {
 }
 
 impl BackendEntry {
+    /// How packets of a service's flows reach it: one of the `MODE_` constants.
+    #[inline(always)]
+    pub const fn mode_of_flows(&self, service: &ServiceEntry) -> u8 {
+        if self.local != 0 { MODE_LOCAL } else { service.mode }
+    }
+
     /// Whether a packet can be sent to it.
     #[inline(always)]
     pub fn is_reachable(&self) -> bool {

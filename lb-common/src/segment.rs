@@ -31,12 +31,18 @@ const L3_MASK: u32 = 0x1f;
 /// `Scratch::l4` is below that: more than all extension headers that are looked at can take.
 const L4_MASK: u32 = 0x3fff;
 
+/// Where the IP header and what follows it begin, as an earlier program has found; bounded, as the verifier wants it.
+#[inline(always)]
+pub const fn offsets(scratch: &Scratch) -> (usize, usize) {
+    ((scratch.l3 & L3_MASK) as usize, (scratch.l4 & L4_MASK) as usize)
+}
+
 impl<A: Address> Segment<A> {
     /// The segment that an earlier program has found.
     #[inline(always)]
     pub fn recall<F: Frame>(frame: &F, scratch: Slot<Scratch>) -> Option<Self> {
         let scratch = scratch.read();
-        let (l3, l4) = ((scratch.l3 & L3_MASK) as usize, (scratch.l4 & L4_MASK) as usize);
+        let (l3, l4) = offsets(&scratch);
         let later_fragment = scratch.flags & SCRATCH_LATER_FRAGMENT != 0;
         let ip = frame.header::<A::Header>(l3)?;
         let mut key =

@@ -1,12 +1,12 @@
 //! The first stage: everything that is not for a VIP, and plain packets of established flows.
 
-use super::{Family, INTERNAL, Stage, Step, flow_clock, leave_to_slow, send::send};
+use super::{Family, INTERNAL, Stage, Step, flow_clock, leave_to_slow, pass, send::send};
 use crate::{
     checksum,
     frame::Frame,
     layout::{FlowKey, MacWord, NodeEntry, TO_BACKEND},
     link,
-    reason::{PassReason, Verdict},
+    reason::PassReason,
     segment::Segment,
     tables::{FlowTables, Level, Tables},
     wire::{
@@ -29,10 +29,6 @@ pub fn entry<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         other if link::is_tag(other) => PARSE,
         _ => pass(PassReason::NotIp),
     }
-}
-
-const fn pass(reason: PassReason) -> Step {
-    Step::Done(Verdict::Pass(reason))
 }
 
 /// What tells whether a packet is as plain as nearly all are.

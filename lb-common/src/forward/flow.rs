@@ -72,6 +72,15 @@ pub fn other<A: Family, T: FlowTables<A>>(
     if has_reply(entry) { tables.flow(level, &entry.rewritten.reversed()) } else { None }
 }
 
+/// The entry of a flow that is remembered, in whichever table.
+#[inline(always)]
+pub fn known<A: Family, T: FlowTables<A>>(tables: &T, key: &FlowKey<A>) -> Option<Slot<FlowEntry<A>>> {
+    match tables.flow(Level::Established, key) {
+        Some(slot) => Some(slot),
+        None => tables.flow(Level::HalfOpen, key),
+    }
+}
+
 /// Whether the established flow that `entry` is one direction of has ended: a RST from either side, or a FIN from both;
 /// from the client where the other direction is not seen.
 #[inline(always)]

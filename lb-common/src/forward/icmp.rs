@@ -1,19 +1,25 @@
 //! The stage for ICMP and ICMPv6: errors about a flow go to the flow's backend or client, as if the packet that they
 //! quote had been that one's own (RFC 5508 §4); errors about our tunnels become errors about what was in them.
 
-use super::{INTERNAL, Step, answer::Quote, parse, tunnel};
+use super::{
+    INTERNAL, Step,
+    answer::Quote,
+    flow::{self, port_sum},
+    parse, pass, tunnel,
+};
 use crate::{
     checksum::{Delta, Sum},
     family::{address_sum, header_delta},
     frame::Frame,
     hash,
     layout::{
-        ANSWER_TOO_BIG, BALANCE_MAGLEV, BackendId, FlowEntry, FlowKey, Hop, MODE_DSR_IPIP, MODE_LOCAL,
-        MODE_NAT, Scratch, ServiceKey, TO_BACKEND,
+        ANSWER_TOO_BIG, BackendId, FlowEntry, FlowKey, Hop, MODE_DSR_IPIP, MODE_LOCAL, MODE_NAT, NodeEntry,
+        Scratch, ServiceKey, TO_BACKEND,
     },
     link::{self, Tags},
     reason::{DropReason, PassReason, TransmitReason, Verdict},
-    tables::{BackendCounter, FlowTables, Level, Slot, Tables},
+    segment,
+    tables::{BackendCounter, FlowTables, Slot, Tables},
     wire::{
         Be16, Be32, Be128, ICMP_FRAGMENTATION_NEEDED, ICMP_LEN, ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED,
         ICMP_UNREACHABLE, ICMPV6_NEIGHBOUR_SOLICITATION, ICMPV6_PARAMETER_PROBLEM, ICMPV6_TOO_BIG,
@@ -115,16 +121,11 @@ impl Quoted for Be128 {
     }
 }
 
-const fn pass(reason: PassReason) -> Step {
-    Step::Done(Verdict::Pass(reason))
-}
-
 /// Looks at an ICMP message for a VIP, for an address of the node's own, or for a group.
 #[inline(always)]
 pub fn icmp<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, tables: &T) -> Step {
     let (Some(node), Some(scratch)) = (tables.node(), tables.scratch()) else { return INTERNAL };
-    let place = scratch.read();
-    let (l3, l4) = ((place.l3 & 0x1f) as usize, (place.l4 & 0x3fff) as usize);
+    let (l3, l4) = segment::offsets(&scratch.read());
     let Some(ip) = frame.header::<A::Header>(l3) else { return pass(PassReason::TooShort) };
     let Some(icmp) = frame.header::<Icmp>(l4) else { return pass(PassReason::NotTcp) };
     if A::IS_V6 && icmp.kind == ICMPV6_NEIGHBOUR_SOLICITATION {
@@ -160,7 +161,7 @@ pub fn icmp<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
 fn about_flow<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(
     frame: &mut F,
     tables: &T,
-    node: &crate::layout::NodeEntry,
+    node: &NodeEntry,
     (l3, l4): (usize, usize),
     inner_l4: usize,
 ) -> Step {
@@ -173,10 +174,7 @@ fn about_flow<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(
         return super::drop(DropReason::BadIcmp);
     };
     let key = FlowKey::new(A::destination(inner), dst_port, A::source(inner), src_port);
-    let slot = match tables.flow(Level::Established, &key) {
-        Some(slot) => Some(slot),
-        None => tables.flow(Level::HalfOpen, &key),
-    };
+    let slot = flow::known(tables, &key);
     let (id, mode) = match slot {
         Some(slot) => slot.with(|entry| (entry.backend, entry.mode)),
         None => match by_maglev(tables, &key) {
@@ -248,7 +246,7 @@ fn translate<A: Quoted, F: Frame>(
     let addresses = address_sum((A::source(inner), A::destination(inner)), (destination, hidden));
     change = change.plus(A::readdress(inner, destination, hidden));
     let (src_port, dst_port) = slot.with(|entry| (entry.rewritten.src_port, entry.rewritten.dst_port));
-    let ports = Sum::ZERO.minus_be16(key.src_port).minus_be16(key.dst_port).be16(src_port).be16(dst_port);
+    let ports = slot.with(|entry| port_sum(key, &entry.rewritten));
     *frame.header_mut::<[Be16; 2]>(inner_l4)? = [dst_port, src_port];
     change = change.plus(ports);
     // Routers need not quote so much (RFC 792); what follows in the frame is padding then.
@@ -278,12 +276,11 @@ fn take_hop<A: Quoted, F: Frame>(frame: &mut F, l3: usize) -> Option<()> {
 #[inline(always)]
 fn by_maglev<A: Quoted, T: Tables>(tables: &T, key: &FlowKey<A>) -> Option<(BackendId, u8)> {
     let service = tables.service(&ServiceKey::new(key.dst.wide(), key.dst_port))?;
-    if service.mode == MODE_NAT || service.balance != BALANCE_MAGLEV || service.usable == 0 {
+    if !service.rebuilds_flows() {
         return None;
     }
     let id = tables.ring(service.index, hash::slot(hash::flow(key)))?;
-    let mode = if tables.backend(id)?.local != 0 { MODE_LOCAL } else { service.mode };
-    Some((id, mode))
+    Some((id, tables.backend(id)?.mode_of_flows(&service)))
 }
 
 /// "Too big" about a packet in one of our tunnels: what was in it becomes the frame, as if its client had just sent it, and
@@ -291,7 +288,7 @@ fn by_maglev<A: Quoted, T: Tables>(tables: &T, key: &FlowKey<A>) -> Option<(Back
 #[inline(always)]
 pub fn about_tunnel<A: Quoted, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let Some(scratch) = tables.scratch() else { return INTERNAL };
-    let l4 = (scratch.read().l4 & 0x3fff) as usize;
+    let (_, l4) = segment::offsets(&scratch.read());
     let Some(icmp) = frame.header::<Icmp>(l4) else { return INTERNAL };
     let Some(mtu) = A::told_mtu(icmp) else { return INTERNAL };
     let Some(outer) = frame.header::<A::Header>(l4 + ICMP_LEN) else { return INTERNAL };
@@ -321,10 +318,7 @@ fn about_tunnelled<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(
         return super::drop(DropReason::BadIcmp);
     };
     let key = FlowKey::new(A::source(ip), tcp.src_port, A::destination(ip), tcp.dst_port);
-    let slot = match tables.flow(Level::Established, &key) {
-        Some(slot) => Some(slot),
-        None => tables.flow(Level::HalfOpen, &key),
-    };
+    let slot = flow::known(tables, &key);
     let Some(slot) = slot else { return pass(PassReason::IcmpUnrelated) };
     let client = slot.with(|entry| entry.client);
     let as_sent = Hop { mac: client.source, source: client.mac, ..client };

@@ -51,7 +51,7 @@ pub fn open<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
         return super::drop(DropReason::NextHopUnknown);
     }
     let client = link::way_back(frame, segment.l3);
-    let mode = if backend.local != 0 { MODE_LOCAL } else { service.mode };
+    let mode = backend.mode_of_flows(&service);
     let Some(ip) = frame.header::<A::Header>(segment.l3) else { return INTERNAL };
     if mode != MODE_LOCAL && A::hops(ip) <= 1 {
         balance::give_back(tables, id, clock);

@@ -3,6 +3,7 @@
 use super::{
     Family, INTERNAL, Step, flow_clock,
     fragment::{self, Fragment},
+    pass,
 };
 use crate::{
     checksum,
@@ -10,8 +11,8 @@ use crate::{
     frame::Frame,
     layout::{FlowKey, MacWord, NodeEntry, Scratch},
     link::{self, Tags},
-    reason::{DropReason, PassReason, Verdict},
-    segment::Segment,
+    reason::{DropReason, PassReason},
+    segment::{self, Segment},
     tables::{Slot, Tables},
     wire::{
         Arp, Be32, Be128, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, IPV4_MIN_LEN,
@@ -35,7 +36,7 @@ pub fn parse<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let ours = if tags.outer.is_some() { node.takes_vlan(tags.outer.vlan()) } else { node.untagged != 0 };
     // One path for the verifier from here, however many tags there are.
     scratch.update(|scratch| scratch.l3 = l3 as u32);
-    let l3 = (scratch.reread().l3 & 0x1f) as usize;
+    let (l3, _) = segment::offsets(&scratch.reread());
     match ethertype {
         ETHERTYPE_IPV4 => ipv4(frame, tables, node, scratch, l3, ours),
         ETHERTYPE_IPV6 => ipv6(frame, tables, node, scratch, l3, ours),
@@ -43,10 +44,6 @@ pub fn parse<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         ETHERTYPE_ARP => arp(frame, tables, node, l3),
         _ => pass(PassReason::NotIp),
     }
-}
-
-const fn pass(reason: PassReason) -> Step {
-    Step::Done(Verdict::Pass(reason))
 }
 
 /// Whether a packet to this address is for us at all; if not, what becomes of it.
@@ -109,7 +106,7 @@ fn ipv4<F: Frame, T: Tables>(
     }
     scratch.update(|scratch| scratch.l4 = (l3 + header_len) as u32);
     // One path from here, however many options there are.
-    let l4 = (scratch.reread().l4 & 0x7f) as usize;
+    let (_, l4) = segment::offsets(&scratch.reread());
     if protocol != PROTOCOL_TCP {
         return Step::Next(Be32::ICMP_STAGE);
     }
@@ -193,7 +190,7 @@ fn ipv6<F: Frame, T: Tables>(
         protocol = PROTOCOL_TCP;
     }
     scratch.update(|scratch| scratch.l4 = l4 as u32);
-    let l4 = (scratch.reread().l4 & 0x3fff) as usize;
+    let (_, l4) = segment::offsets(&scratch.reread());
     match protocol {
         PROTOCOL_TCP => tcp::<Be128, F, T>(frame, tables, scratch, l3, l4, total_len, fragment),
         PROTOCOL_ICMPV6 if !fragment.is_part() => Step::Next(Be128::ICMP_STAGE),

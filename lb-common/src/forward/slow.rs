@@ -8,10 +8,7 @@ use super::{
 };
 use crate::{
     frame::Frame,
-    layout::{
-        ANSWER_RESET_UNKNOWN_FLOW, BALANCE_MAGLEV, FlowEntry, MODE_NAT, SEEN_SYN, Scratch, ServiceKey,
-        TO_BACKEND, TO_CLIENT,
-    },
+    layout::{ANSWER_RESET_UNKNOWN_FLOW, FlowEntry, SEEN_SYN, Scratch, ServiceKey, TO_BACKEND, TO_CLIENT},
     reason::{DropReason, PassReason, Verdict},
     segment::Segment,
     tables::{BackendCounter, FlowTables, Inserted, Level, Slot, Tables},
@@ -64,9 +61,7 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     if !source_can_be_answered(tables, &segment) {
         return super::drop(DropReason::BadSource);
     }
-    // Without replies there is nothing that the Maglev table does not know about a flow.
-    let can_be_rebuilt = service.mode != MODE_NAT && service.balance == BALANCE_MAGLEV && service.usable != 0;
-    if segment.opens() || can_be_rebuilt {
+    if segment.opens() || service.rebuilds_flows() {
         segment.leave(scratch);
         scratch.update(|scratch| scratch.attempt = attempt);
         return Step::Next(A::OPEN);
