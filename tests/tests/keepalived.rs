@@ -18,7 +18,7 @@ use std::{
 
 use lan::{A, B, INTERFACE, Lan, Netns, VIP, run, within};
 use lb_userspace::{
-    config::model::{VrrpChecksum, VrrpInstance, VrrpVersion},
+    config::model::{VrrpInstance, VrrpVersion},
     vrrp::{
         fsm::VrrpState,
         router::{Router, RouterStatus},
@@ -54,17 +54,12 @@ const V2_UNICAST: Speech = Speech { version: VrrpVersion::V2, password: None, un
 impl Speech {
     fn instance(self, priority: u8) -> VrrpInstance {
         VrrpInstance {
-            name: "main".to_owned(),
             version: self.version,
-            virtual_router_id: NonZeroU8::new(60).unwrap(),
             priority: NonZeroU8::new(priority).unwrap(),
             advert_interval: INTERVAL,
-            preempt: true,
-            preempt_delay: Duration::ZERO,
-            unicast_source: None,
-            unicast_peers: if self.unicast { vec![B] } else { vec![] },
+            unicast_peers: if self.unicast { vec![B.into()] } else { vec![] },
             auth_pass: self.password.map(str::to_owned),
-            checksum: VrrpChecksum::Keepalived,
+            ..VrrpInstance::new("main", NonZeroU8::new(60).unwrap())
         }
     }
 

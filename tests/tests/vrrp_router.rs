@@ -16,7 +16,7 @@ use std::{
 use lan::{A, B, INTERFACE, Lan, Netns, VIP, run, within};
 use lb_userspace::{
     announce::Announcer,
-    config::model::{VrrpChecksum, VrrpInstance, VrrpVersion},
+    config::model::{VrrpChecksum, VrrpInstance},
     vrrp::{
         fsm::VrrpState,
         router::{Router, RouterStatus, SpawnError},
@@ -34,17 +34,9 @@ const GENEROUS: Duration = Duration::from_secs(20);
 
 fn instance(priority: u8, peer: Ipv4Addr) -> VrrpInstance {
     VrrpInstance {
-        name: "main".to_owned(),
-        version: VrrpVersion::V3,
-        virtual_router_id: NonZeroU8::new(60).unwrap(),
         priority: NonZeroU8::new(priority).unwrap(),
-        advert_interval: Duration::from_millis(200),
-        preempt: true,
-        preempt_delay: Duration::ZERO,
-        unicast_source: None,
-        unicast_peers: vec![peer],
-        auth_pass: None,
-        checksum: VrrpChecksum::Keepalived,
+        unicast_peers: vec![peer.into()],
+        ..VrrpInstance::new("main", NonZeroU8::new(60).unwrap())
     }
 }
 
@@ -151,9 +143,9 @@ fn what_cannot_work_is_refused_at_the_start() {
         Err(SpawnError::Socket(SocketError::NoAddress(_)))
     ));
     assert!(matches!(spawn(&good, INTERFACE, &[]), Err(SpawnError::VipCount(0))));
-    for unicast_peers in [vec![B], vec![]] {
+    for unicast_peers in [vec![B.into()], vec![]] {
         let elsewhere = VrrpInstance {
-            unicast_source: Some(Ipv4Addr::new(172, 16, 0, 99)),
+            unicast_source: Some(Ipv4Addr::new(172, 16, 0, 99).into()),
             unicast_peers,
             ..good.clone()
         };

@@ -165,6 +165,11 @@ impl Writer {
             unicast_peers,
             auth_pass,
             checksum,
+            auth_hmac: _,
+            sync_group: _,
+            virtual_mac: _,
+            witnesses: _,
+            tracks: _,
         } = instance;
         self.header("[[vrrp]]");
         self.key("name", name);

@@ -545,7 +545,7 @@ fn vrrp(t: Table<'_>) -> VrrpDraft {
         name: t.read("name", NAME).required("\"main\""),
         version,
         virtual_router_id: t.read("virtual_router_id", Whole(1..=255)).required("60"),
-        priority: t.read("priority", Whole(1..=255)).or(DEFAULT_PRIORITY).value,
+        priority: t.read("priority", Whole(1..=255)).or(DEFAULT_PRIORITY.get()).value,
         advert_interval: t.read("advert_interval", advert_interval).or(default_interval).value,
         preempt: t.read("preempt", Flag).or(DEFAULT_PREEMPT).value,
         preempt_delay: preempt_delay(&t),
@@ -576,10 +576,17 @@ impl VrrpDraft {
             advert_interval: self.advert_interval,
             preempt: self.preempt,
             preempt_delay: self.preempt_delay,
-            unicast_source: self.unicast_source.map(|source| source.value),
-            unicast_peers: self.unicast_peers.value.into_iter().map(Spanned::into_inner).collect(),
+            unicast_source: self.unicast_source.map(|source| source.value.into()),
+            unicast_peers: (self.unicast_peers.value.into_iter())
+                .map(|peer| peer.into_inner().into())
+                .collect(),
             auth_pass: self.auth_pass,
+            auth_hmac: None,
             checksum: self.checksum,
+            sync_group: None,
+            virtual_mac: false,
+            witnesses: Vec::new(),
+            tracks: Vec::new(),
         })
     }
 }

@@ -7,9 +7,7 @@ use proptest::{collection, prelude::*};
 
 use super::*;
 use crate::{
-    config::model::{
-        Check, Flows, Health, LocalClients, Node, Vip, VrrpChecksum, VrrpInstance, VrrpVersion, XdpMode,
-    },
+    config::model::{Check, Flows, Health, LocalClients, Node, Vip, VrrpInstance, XdpMode},
     reconcile::{Observed, diff},
 };
 
@@ -112,19 +110,7 @@ pub(crate) fn config(services: Vec<Service>) -> Config {
             pin_path: "/sys/fs/bpf/xvip".into(),
         },
         services,
-        vrrp: vec![VrrpInstance {
-            name: "main".into(),
-            version: VrrpVersion::V3,
-            virtual_router_id: NonZeroU8::MIN,
-            priority: NonZeroU8::MIN,
-            advert_interval: Duration::from_millis(200),
-            preempt: true,
-            preempt_delay: Duration::ZERO,
-            unicast_source: None,
-            unicast_peers: Vec::new(),
-            auth_pass: None,
-            checksum: VrrpChecksum::Keepalived,
-        }],
+        vrrp: vec![VrrpInstance { priority: NonZeroU8::MIN, ..VrrpInstance::new("main", NonZeroU8::MIN) }],
         flows: Flows {
             max: 1024,
             half_open_max: 1024,

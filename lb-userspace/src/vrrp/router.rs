@@ -14,7 +14,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Read as _, Write as _},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::{fd::AsFd as _, unix::net::UnixStream},
     sync::mpsc,
     thread::{self, JoinHandle},
@@ -70,7 +70,7 @@ pub enum SpawnError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ActiveRouter {
     /// Its primary address.
-    pub address: std::net::IpAddr,
+    pub address: IpAddr,
     /// Its priority.
     pub priority: u8,
 }
@@ -150,8 +150,8 @@ impl Router {
         }
         let plan = SocketPlan {
             interface: interface.to_owned(),
-            source: instance.unicast_source,
-            peers: instance.unicast_peers.clone(),
+            source: instance.unicast_source.and_then(ipv4),
+            peers: instance.unicast_peers.iter().copied().filter_map(ipv4).collect(),
             vips: vips.to_vec(),
         };
         let socket = plan.open()?;
@@ -257,6 +257,13 @@ impl Router {
 impl Drop for Router {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
     }
 }
 
