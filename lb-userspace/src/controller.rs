@@ -29,6 +29,7 @@ mod report;
 mod reserved_ports;
 mod routers;
 mod sweep;
+mod tracking;
 mod transmit_watch;
 
 use std::{
