@@ -22,6 +22,7 @@ mod checks;
 pub mod claim;
 mod drop_log;
 mod evidence;
+mod hand_over;
 mod interface;
 pub mod pins;
 mod reload;
@@ -65,6 +66,7 @@ use self::{
     reserved_ports::HostPorts,
     routers::Routers,
     sweep::{Sweep, finished},
+    tracking::Tracking,
     transmit_watch::TransmitWatch,
 };
 use crate::{
@@ -137,6 +139,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = interrupt.recv() => break,
             _ = pulse.tick() => controller.pulse(),
             () = wake.vrrp.notified() => controller.reconcile().await,
+            () = wake.tracking.notified() => controller.tracked(),
             () = wake.health.notified() => controller.health_changed().await,
             () = at(controller.due) => controller.reconcile().await,
             event = next_event(&mut controller.events) => controller.netlink_event(event),
@@ -152,6 +155,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                     drop(reply.send(controller.reload().await));
                     pulse = controller.pulse_timer();
                 }
+                Request::Vrrp(reply) => drop(reply.send(controller.vrrp_statuses())),
+                Request::Vip { action, name, reply } => {
+                    drop(reply.send(controller.hand_over(action, name.as_deref())));
+                }
             },
             swept = finished(&mut controller.sweeping) => controller.swept(swept),
             _ = sweep.tick() => controller.sweep(),
@@ -165,7 +172,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         if controller.recheck.is_some_and(|recheck| controller.checks.all_passed_since(recheck.since)) {
             controller.rechecked();
         }
-        if controller.join_at.is_some() && controller.checks.all_known() {
+        if controller.join_at.is_some() && controller.checks.all_known() && controller.tracking.all_known() {
             controller.join_vrrp().await;
         }
     }
@@ -182,6 +189,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
 struct Wake {
     health: Arc<Notify>,
     vrrp: Arc<Notify>,
+    tracking: Arc<Notify>,
 }
 
 async fn at(time: Option<Instant>) {
@@ -282,6 +290,7 @@ struct Controller {
 
     checks: Checks,
     slow_starts: BTreeMap<PoolEntry, SlowStart>,
+    tracking: Tracking,
     routers: Routers,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
@@ -309,7 +318,10 @@ impl Controller {
         let mut checks = Checks::new(Arc::clone(&wake.health));
         let plan = checks.plan(&config)?;
         checks.commit(plan);
+        let mut tracking = Tracking::new(&interface, Arc::clone(&wake.tracking));
+        tracking.configure(&config);
         let slowest = config.services.iter().map(|service| service.health.timeout).max().unwrap_or_default();
+        let slowest = slowest.max(tracking.first_results_within());
         let now = Instant::now();
         let mut controller = Self {
             routers: Routers::new(&interface, Arc::clone(&wake.vrrp)),
@@ -342,6 +354,7 @@ impl Controller {
             census: Census::default(),
             checks,
             slow_starts: BTreeMap::new(),
+            tracking,
             join_at: Some(now + (slowest + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
             recheck: None,
             problems: Problems::default(),
@@ -722,6 +735,7 @@ impl Controller {
         }
         // What the checks found goes into the maps before anything is claimed.
         self.reconcile().await;
+        self.tracked();
         self.routers.configure(&self.config).await;
         notify(&[NotifyState::Ready]);
         info!(node = self.config.node.name, "xvip is up");
@@ -748,6 +762,7 @@ impl Controller {
             error!("an address may still be here: {error:#}");
         }
         self.checks.stop().await;
+        self.tracking.stop().await;
         if let Some(sweeping) = self.sweeping.take() {
             let _ended = sweeping.await;
         }

@@ -66,6 +66,8 @@ impl Controller {
             self.serve_local_clients();
         }
         self.refresh_reserved_ports();
+        self.tracking.configure(&self.config);
+        self.tracked();
         if self.join_at.is_none() {
             self.routers.configure(&self.config).await;
         }

@@ -88,7 +88,7 @@ impl Controller {
         own.chain(self.alerts.problems(std::time::Instant::now())).collect()
     }
 
-    fn vrrp_status(&self, instance: &VrrpInstance) -> VrrpStatus {
+    pub(super) fn vrrp_status(&self, instance: &VrrpInstance) -> VrrpStatus {
         let vips = vips_of(&self.config, &instance.name);
         let mut status = VrrpStatus {
             name: instance.name.clone(),

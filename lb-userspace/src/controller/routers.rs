@@ -13,6 +13,7 @@ use crate::{
     config::model::{Config, VrrpInstance},
     desired::vips_of,
     vrrp::{
+        advert::Priority,
         fsm::VrrpState,
         router::{Router, RouterStatus},
     },
@@ -25,6 +26,8 @@ pub struct Routers {
     interface: String,
     changed: Arc<Notify>,
     tracking: Result<(), String>,
+    /// What each instance tracks beyond that: its priority, or why it is in Fault.
+    weighed: BTreeMap<String, Result<Priority, String>>,
     running: BTreeMap<String, Running>,
     /// Why they do not run; tried again.
     failed: BTreeMap<String, (Wanted, String)>,
@@ -53,6 +56,7 @@ impl Routers {
             interface: interface.to_owned(),
             changed,
             tracking: Ok(()),
+            weighed: BTreeMap::new(),
             running: BTreeMap::new(),
             failed: BTreeMap::new(),
             lives: 0,
@@ -103,7 +107,7 @@ impl Routers {
     fn start(&mut self, name: String, wanted: Wanted) {
         match Router::spawn(&wanted.instance, &self.interface, &wanted.vips) {
             Ok(router) => {
-                router.set_tracking(self.tracking.clone());
+                router.set_tracking(self.tracking_of(&name));
                 let status = router.status();
                 tokio::spawn(follow(status.clone(), Arc::clone(&self.changed)));
                 self.lives += 1;
@@ -120,8 +124,39 @@ impl Routers {
     /// Tells every router whether what it depends on is well.
     pub fn set_tracking(&mut self, tracking: Result<(), String>) {
         if self.tracking != tracking {
-            self.running.values().for_each(|running| running.router.set_tracking(tracking.clone()));
             self.tracking = tracking;
+            for (name, running) in &self.running {
+                running.router.set_tracking(self.tracking_of(name));
+            }
+        }
+    }
+
+    /// Tells a router, running or about to, what it tracks beyond that: its priority, or why it is in Fault.
+    pub fn weigh(&mut self, name: &str, verdict: Result<Priority, String>) {
+        if self.weighed.get(name) != Some(&verdict) {
+            self.weighed.insert(name.to_owned(), verdict);
+            if let Some(running) = self.running.get(name) {
+                running.router.set_tracking(self.tracking_of(name));
+            }
+        }
+    }
+
+    fn tracking_of(&self, name: &str) -> Result<(), String> {
+        let own = self.weighed.get(name).map_or(Ok(()), |verdict| verdict.clone().map(|_| ()));
+        self.tracking.clone().and(own)
+    }
+
+    /// Lets a router hand its VIPs over, and leave them to anybody else.
+    pub fn release(&self, name: &str) {
+        if let Some(running) = self.running.get(name) {
+            running.router.release();
+        }
+    }
+
+    /// Ends a release.
+    pub fn acquire(&self, name: &str) {
+        if let Some(running) = self.running.get(name) {
+            running.router.acquire();
         }
     }
 
