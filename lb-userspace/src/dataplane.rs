@@ -11,6 +11,7 @@ mod hash_walk;
 mod interface;
 mod local_clients;
 mod pins;
+mod pulse;
 pub mod ring;
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use aya::{
@@ -53,6 +55,7 @@ pub use self::{
     interface::keep_vlan_tags,
     local_clients::LocalClientsError,
     pins::cleanup,
+    pulse::PulseWriter,
 };
 use crate::{
     config::model::{Flows, Node},
@@ -145,6 +148,9 @@ pub enum DataplaneError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// The monotonic clock could not be read.
+    #[error("CLOCK_MONOTONIC cannot be read")]
+    Clock(#[source] nix::Error),
     /// The link could not be handled.
     #[error("the XDP link could not be adopted or pinned")]
     Link(#[source] LinkError),
@@ -537,6 +543,16 @@ impl Dataplane {
             full: sum.full + cpu.full,
             removed: flows::plus(&sum.removed, &cpu.removed),
         }))
+    }
+
+    /// A handle of its own on the heartbeat, for the thread that keeps it. `base` is the flow clock, in seconds, at
+    /// `since`.
+    ///
+    /// # Errors
+    ///
+    /// Where the pinned map cannot be opened or read.
+    pub fn pulse_writer(&self, base: u32, since: Instant) -> Result<PulseWriter, DataplaneError> {
+        PulseWriter::open(&self.maps_path, base, since)
     }
 
     /// A handle of its own on the flow tables, for a thread that may take its time.
