@@ -42,10 +42,9 @@ use std::{
 
 use anyhow::Context as _;
 use lb_common::{
-    layout::{PulseEntry, RESERVED_PORT_WORDS},
+    layout::RESERVED_PORT_WORDS,
     reason::TransmitReason,
 };
-use nix::time::{ClockId, clock_gettime};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -77,6 +76,7 @@ use crate::{
     },
     flows::Timeouts,
     health::rise_fall::HealthState,
+    heartbeat::{self, Heartbeat},
     netlink::{Link, Netlink, NetlinkEvent, NextHops},
     reconcile::{Change, Observed, Stage, diff},
     slow_start::SlowStart,
@@ -270,8 +270,7 @@ struct Controller {
     rings: RingMemo,
     /// The flow clock at `started`.
     clock_base: u32,
-    /// Whether the maps and addresses have been put right, so that the heartbeat may say so.
-    settled: bool,
+    heartbeat: Heartbeat,
     reserved_ports: Box<reserved_ports::PortBits>,
 
     flow_tables: Option<FlowTables>,
@@ -310,8 +309,9 @@ impl Controller {
         checks.commit(plan);
         let slowest = config.services.iter().map(|service| service.health.timeout).max().unwrap_or_default();
         let now = Instant::now();
+        let heartbeat = Heartbeat::spawn(lease(&config)).context("no thread for the heartbeat")?;
         let mut controller = Self {
-            routers: Routers::new(&interface, Arc::clone(&wake.vrrp)),
+            routers: Routers::new(&interface, Arc::clone(&wake.vrrp), heartbeat.controller()),
             config,
             options,
             started: now,
@@ -333,7 +333,7 @@ impl Controller {
             ids: BackendIds::default(),
             rings: RingMemo::default(),
             clock_base: 0,
-            settled: false,
+            heartbeat,
             reserved_ports: Box::new([0; RESERVED_PORT_WORDS]),
             flow_tables: None,
             sweeping: None,
@@ -395,6 +395,8 @@ impl Controller {
         self.ids = BackendIds::adopt(&dataplane.observe()?, self.flow_clock());
         self.flow_tables = Some(dataplane.flow_tables()?);
         self.assign_ids();
+        let writer = dataplane.pulse_writer(self.clock_base, self.started.into_std())?;
+        self.heartbeat.write_to(Some(Box::new(writer)));
         self.dataplane = Some(dataplane);
         self.serve_local_clients();
         self.refresh_reserved_ports();
@@ -428,32 +430,39 @@ impl Controller {
         self.clock_base.wrapping_add(self.ticks_since_start())
     }
 
-    /// Well inside the lease: a late wake-up or two must not silence us.
+    /// As often as the heartbeat.
     fn pulse_timer(&self) -> tokio::time::Interval {
-        let period = (lease(&self.config) / 5).min(Duration::from_millis(250));
-        let mut timer = interval(period);
+        let mut timer = interval(heartbeat::period(lease(&self.config)));
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         timer
     }
 
+    /// We run; and once the routers have spoken after a pause of this process, what they say is looked at.
     fn pulse(&mut self) {
+        let now = Instant::now();
+        self.heartbeat.alive(now.into_std());
         if let Some(period) = self.watchdog
             && self.watchdog_fed.elapsed() >= period / 4
         {
             notify(&[NotifyState::Watchdog]);
-            self.watchdog_fed = Instant::now();
+            self.watchdog_fed = now;
         }
-        if !self.settled {
-            return;
+        if self.due.is_none() && !self.heartbeat.is_settled() && self.routers.as_of() >= self.heartbeat.running_since() {
+            self.schedule(Duration::ZERO);
         }
-        let flow_clock = self.flow_clock();
-        let Some(dataplane) = &mut self.dataplane else { return };
-        let written = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(anyhow::Error::from).and_then(|now| {
-            let heartbeat_ns = Duration::from(now).as_nanos() as u64;
-            Ok(dataplane.set_pulse(PulseEntry { heartbeat_ns, flow_clock, _pad: 0 })?)
+        let silence = self.heartbeat.written().map(|written| now.into_std().saturating_duration_since(written));
+        let silent = silence.is_some_and(|silence| silence > lease(&self.config));
+        let problem = silent.then(|| match self.heartbeat.withheld() {
+            Some(withheld) => format!("this node does not answer for its VIPs: {withheld}"),
+            None => "this node does not answer for its VIPs: the heartbeat cannot be written".to_owned(),
         });
-        let problem = written.err().map(|error| format!("the heartbeat cannot be written: {error:#}"));
         set_problem(&mut self.problems.heartbeat, problem);
+    }
+
+    /// Without a data plane there is nothing to be alive for.
+    fn close_dataplane(&mut self) {
+        self.heartbeat.write_to(None);
+        self.dataplane = None;
     }
 
     /// Where native XDP was our own choice and the driver does not send, chooses generic.
@@ -473,7 +482,7 @@ impl Controller {
                 set_problem(&mut self.problems.dataplane, Some(problem));
                 self.routers.set_tracking(self.problems.tracked());
                 // Opened anew at the next look at everything.
-                self.dataplane = None;
+                self.close_dataplane();
             }
         }
     }
@@ -550,6 +559,8 @@ impl Controller {
     }
 
     async fn try_reconcile(&mut self) -> anyhow::Result<()> {
+        // Of an earlier time than what is read of them below.
+        let as_of = self.routers.as_of();
         let observed = match self.observe().await {
             Ok(observed) => observed,
             Err(error) => {
@@ -565,7 +576,13 @@ impl Controller {
         let problem = (!desired.problems.is_empty()).then(|| desired.problems.join("; "));
         set_problem(&mut self.problems.services, problem);
         let changes = diff(&desired, &observed);
-        self.apply(changes, &observed).await?;
+        let applied = self.apply(changes, &observed).await;
+        // As long as addresses that are not ours any more are still here, answering for them would be a lie.
+        let disowned = !matches!(applied, Err((Stage::Disown, _)));
+        if let Some(as_of) = as_of.filter(|_| disowned && self.dataplane.is_some()) {
+            self.heartbeat.settled(as_of);
+        }
+        applied.map_err(|(_, error)| error)?;
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.set_holds_vip(!desired.addresses.is_empty())?;
         }
@@ -646,7 +663,7 @@ impl Controller {
     }
 
     /// Applies changes in order. After a failure, what depends on the failed one is left out.
-    async fn apply(&mut self, changes: Vec<Change>, observed: &Observed) -> anyhow::Result<()> {
+    async fn apply(&mut self, changes: Vec<Change>, observed: &Observed) -> Result<(), (Stage, anyhow::Error)> {
         let mut failed: Option<(Stage, anyhow::Error)> = None;
         for change in changes {
             let wait = match (&failed, change.stage()) {
@@ -671,21 +688,10 @@ impl Controller {
                 let error = error.context(format!("applying `{text}`"));
                 failed = failed.or(Some((stage, error)));
             }
-            // Many changes take time, and the heartbeat is due all the same.
-            self.pulse();
+            // Many changes take time.
+            self.heartbeat.alive(std::time::Instant::now());
         }
-        match failed {
-            // Addresses that are not ours any more are still here: answering for them would be a lie.
-            Some((Stage::Disown, error)) => Err(error),
-            Some((_, error)) => {
-                self.settled |= self.dataplane.is_some();
-                Err(error)
-            }
-            None => {
-                self.settled |= self.dataplane.is_some();
-                Ok(())
-            }
-        }
+        failed.map_or(Ok(()), Err)
     }
 
     async fn apply_one(&mut self, change: Change) -> anyhow::Result<()> {

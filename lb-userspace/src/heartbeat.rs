@@ -15,7 +15,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
@@ -130,6 +130,8 @@ struct Shared {
     settled: Arc<Beat>,
     running_since: Arc<Beat>,
     written: Arc<Beat>,
+    /// Why there is none at the moment. The thread never waits for this lock.
+    withheld: Mutex<Option<Withheld>>,
 }
 
 enum Order {
@@ -166,6 +168,7 @@ impl Heartbeat {
             settled: Beat::new(),
             running_since: Beat::new(),
             written: Beat::new(),
+            withheld: Mutex::new(None),
         });
         let now = Instant::now();
         shared.running_since.set(now);
@@ -217,6 +220,11 @@ impl Heartbeat {
     /// When it was last written.
     pub fn written(&self) -> Option<Instant> {
         self.shared.written.get()
+    }
+
+    /// Why there is none at the moment.
+    pub fn withheld(&self) -> Option<Withheld> {
+        self.shared.withheld.lock().map_or(None, |withheld| withheld.clone())
     }
 
     fn order(&self, order: Order) {
@@ -273,7 +281,11 @@ impl Heart {
             running_since: self.shared.running_since.get().unwrap_or(now),
             routers: &routers,
         };
-        let alive = withheld(now, self.lease, &vitals).is_none();
+        let withheld = withheld(now, self.lease, &vitals);
+        let alive = withheld.is_none();
+        if let Ok(mut told) = self.shared.withheld.try_lock() {
+            *told = withheld;
+        }
         let written = self.writer.as_mut().is_some_and(|writer| writer.write(alive).is_ok());
         if alive && written {
             self.shared.written.set(now);

@@ -122,7 +122,7 @@ impl Controller {
         set_problem(&mut self.problems.interface, None);
         self.look_at_carrier();
         self.announced.clear();
-        self.dataplane = None;
+        self.close_dataplane();
         if let Err(error) = self.open_dataplane() {
             set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
         }

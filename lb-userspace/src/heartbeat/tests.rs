@@ -69,6 +69,7 @@ fn a_pause_asks_for_another_look() {
         settled: Beat::new(),
         running_since: Beat::new(),
         written: Beat::new(),
+        withheld: Mutex::new(None),
     });
     let now = Instant::now();
     shared.running_since.set(now);

@@ -12,6 +12,8 @@
 //! ```
 pub mod advert;
 pub mod fsm;
+pub mod lateness;
 pub mod rivals;
 pub mod router;
 pub mod socket;
+pub mod status;
