@@ -14,7 +14,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     os::{fd::AsFd as _, unix::net::UnixStream},
     sync::mpsc,
     thread::{self, JoinHandle},
@@ -29,7 +29,10 @@ use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
 use super::{
-    advert::{Advertisement, Auth, Centiseconds, Dialect, Discard, Password, Priority, Seconds, Vrid},
+    advert::{
+        Advertisement, Auth, Centiseconds, Dialect, Discard, Family, Password, Priority, Seconds, Vrid,
+    },
+    auth::{self, AuthError, Authenticator},
     fsm::{Event, Settings, VirtualRouter, VrrpState},
     socket::{self, SocketError, VrrpSocket},
 };
@@ -58,6 +61,9 @@ pub enum SpawnError {
     /// Not a password of version 2.
     #[error("auth_pass must have 1 to 8 bytes, and version 3 has none")]
     Password,
+    /// Authentication is configured in a way that cannot work.
+    #[error("authentication")]
+    Auth(#[from] AuthError),
     /// The socket could not be opened.
     #[error("no VRRP socket")]
     Socket(#[from] SocketError),
@@ -92,7 +98,7 @@ pub struct RouterStatus {
     /// Whether a release is in force.
     pub released: bool,
     /// Source of our advertisements.
-    pub primary_address: Ipv4Addr,
+    pub primary_address: IpAddr,
     /// The Active router: us, or the last one heard.
     pub active_router: Option<ActiveRouter>,
     /// Advertisements that left for at least one destination.
@@ -139,10 +145,14 @@ impl Router {
     ///
     /// # Errors
     /// See [`SpawnError`]. Nothing has been started then.
-    pub fn spawn(instance: &VrrpInstance, interface: &str, vips: &[Ipv4Addr]) -> Result<Self, SpawnError> {
-        if vips.is_empty() || vips.len() > usize::from(u8::MAX) {
-            return Err(SpawnError::VipCount(vips.len()));
-        }
+    pub fn spawn(
+        instance: &VrrpInstance,
+        interface: &str,
+        vips: &[impl Into<IpAddr> + Copy],
+    ) -> Result<Self, SpawnError> {
+        let vips: Vec<IpAddr> = vips.iter().map(|vip| (*vip).into()).collect();
+        let first = vips.first().filter(|_| vips.len() <= usize::from(u8::MAX));
+        let family = Family::of(*first.ok_or(SpawnError::VipCount(vips.len()))?);
         let dialect = dialect(instance)?;
         let (wake, woken) = UnixStream::pair().map_err(SpawnError::Thread)?;
         for end in [&wake, &woken] {
@@ -150,17 +160,24 @@ impl Router {
         }
         let plan = SocketPlan {
             interface: interface.to_owned(),
-            source: instance.unicast_source.and_then(ipv4),
-            peers: instance.unicast_peers.iter().copied().filter_map(ipv4).collect(),
-            vips: vips.to_vec(),
+            source: instance.unicast_source,
+            peers: instance.unicast_peers.clone(),
+            vips,
+            family,
         };
+        let vrid = Vrid(instance.virtual_router_id);
+        let authenticator = instance
+            .auth_hmac
+            .as_ref()
+            .map(|settings| Authenticator::new(settings, family, dialect.version(), vrid, &plan.peers))
+            .transpose()?;
         let socket = plan.open()?;
         let settings = Settings {
             priority: instance.priority,
             interval: dialect.interval(),
             preempt: instance.preempt,
             preempt_delay: instance.preempt_delay,
-            primary_address: socket.source().into(),
+            primary_address: socket.source(),
         };
         let now = Instant::now();
         let machine = VirtualRouter::new(settings, now);
@@ -189,8 +206,9 @@ impl Router {
         let (say, said) = mpsc::channel();
         let driver = Driver {
             machine,
-            vrid: Vrid(instance.virtual_router_id),
+            vrid,
             dialect,
+            authenticator,
             plan,
             socket: Some(socket),
             interface_fault: None,
@@ -260,13 +278,6 @@ impl Drop for Router {
     }
 }
 
-fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
-}
-
 fn dialect(instance: &VrrpInstance) -> Result<Dialect, SpawnError> {
     let version = instance.version.into();
     let wrong_interval = || SpawnError::Interval { interval: instance.advert_interval, version };
@@ -325,9 +336,10 @@ fn publish(said: &mpsc::Receiver<RouterStatus>, sender: &watch::Sender<RouterSta
 #[derive(Debug)]
 struct SocketPlan {
     interface: String,
-    source: Option<Ipv4Addr>,
-    peers: Vec<Ipv4Addr>,
-    vips: Vec<Ipv4Addr>,
+    source: Option<IpAddr>,
+    peers: Vec<IpAddr>,
+    vips: Vec<IpAddr>,
+    family: Family,
 }
 
 impl SocketPlan {
@@ -335,9 +347,15 @@ impl SocketPlan {
         if socket::interface_index(&self.interface).is_none() {
             return Err(SocketError::NoInterface(self.interface.clone()));
         }
-        let source = self.source.or_else(|| socket::primary_address(&self.interface, &self.vips));
-        let source = source.ok_or_else(|| SocketError::NoAddress(self.interface.clone()))?;
-        VrrpSocket::open(&self.interface, source, &self.peers)
+        let multicast = self.peers.is_empty();
+        let source = self
+            .source
+            .or_else(|| socket::primary_address(&self.interface, &self.vips, self.family, multicast));
+        let source = source.ok_or_else(|| SocketError::NoAddress {
+            interface: self.interface.clone(),
+            family: self.family,
+        })?;
+        VrrpSocket::open(&self.interface, source, &self.peers, None)
     }
 }
 
@@ -346,6 +364,7 @@ struct Driver {
     machine: VirtualRouter,
     vrid: Vrid,
     dialect: Dialect,
+    authenticator: Option<Authenticator>,
     plan: SocketPlan,
     /// `None` while the interface is missing.
     socket: Option<VrrpSocket>,
@@ -395,7 +414,7 @@ impl Driver {
 
     fn receive(&mut self) {
         for _ in 0..PACKETS_AT_ONCE {
-            let Some(socket) = &self.socket else { return };
+            let Some(socket) = &mut self.socket else { return };
             let accepted = match socket.receive() {
                 Ok(None) => return,
                 Err(_) => {
@@ -405,9 +424,11 @@ impl Driver {
                     return;
                 }
                 Ok(Some(Err(discard))) => Err(discard),
-                Ok(Some(Ok((source, advert)))) => {
-                    advert.check(self.vrid, &self.dialect).map(|()| (source, advert))
-                }
+                Ok(Some(Ok(received))) => received
+                    .advertisement
+                    .check(self.vrid, &self.dialect, &self.plan.vips)
+                    .and_then(|()| auth::admit(self.authenticator.as_mut(), SystemTime::now(), &received))
+                    .map(|_verified| (received.envelope.source, received.advertisement)),
             };
             match accepted {
                 Err(discard) => *self.status.discards.entry(discard.name()).or_default() += 1,
@@ -417,7 +438,7 @@ impl Driver {
                         self.status.address_mismatches += 1;
                     }
                     self.feed(Event::Advert {
-                        source: source.into(),
+                        source,
                         priority: advert.priority,
                         interval: advert.dialect.interval(),
                     });
@@ -467,7 +488,7 @@ impl Driver {
         self.socket = None;
         self.interface_fault = match self.plan.open() {
             Ok(socket) => {
-                self.machine.set_primary_address(socket.source().into());
+                self.machine.set_primary_address(socket.source());
                 self.status.primary_address = socket.source();
                 self.socket = Some(socket);
                 // Whatever went through the old one, this router was cut off: it has to listen first.
@@ -506,7 +527,14 @@ impl Driver {
             addresses: self.plan.vips.clone(),
         };
         let sent = match &self.socket {
-            Some(socket) => socket.send(&advertisement),
+            Some(socket) => {
+                let trailer = self.authenticator.as_mut().map_or(Ok(None), |authenticator| {
+                    authenticator.sign(SystemTime::now(), socket.source(), &advertisement)
+                });
+                trailer
+                    .map_err(io::Error::other)
+                    .and_then(|trailer| socket.send(&advertisement, trailer.as_ref()))
+            }
             None => Err(io::ErrorKind::NotConnected.into()),
         };
         match sent {
@@ -533,7 +561,7 @@ impl Driver {
         self.status.transitions = machine.transitions();
         self.status.announce_generation = machine.announce_generation();
         self.status.active_router = if machine.state() == VrrpState::Active {
-            Some(ActiveRouter { address: self.status.primary_address.into(), priority: machine.priority().0 })
+            Some(ActiveRouter { address: self.status.primary_address, priority: machine.priority().0 })
         } else {
             machine.active_router().map(|(address, priority)| ActiveRouter { address, priority: priority.0 })
         };
