@@ -27,6 +27,7 @@ pub mod pins;
 mod reload;
 mod report;
 mod reserved_ports;
+mod rivals;
 mod routers;
 mod sweep;
 mod transmit_watch;
@@ -61,7 +62,8 @@ use self::{
     evidence::Evidence,
     pins::PinLock,
     reserved_ports::HostPorts,
-    routers::Routers,
+    rivals::RivalWatch,
+    routers::{Routers, Told},
     sweep::{Sweep, finished},
     transmit_watch::TransmitWatch,
 };
@@ -69,7 +71,7 @@ use crate::{
     announce::Announcer,
     config::model::{Config, XdpMode},
     control::{protocol::Request, server::Server},
-    dataplane::{AttachedMode, Census, Dataplane, DataplaneError, FlowTables, Tables},
+    dataplane::{AttachedMode, Census, Dataplane, DataplaneError, FlowTables, Sightings, Tables},
     desired::{
         BackendIds, Desired, Inputs, InterfaceAddress, NextHop, PoolEntry, RingMemo, desired, pool,
         pool_entries, vips_of,
@@ -80,6 +82,7 @@ use crate::{
     netlink::{Link, Netlink, NetlinkEvent, NextHops},
     reconcile::{Change, Observed, Stage, diff},
     slow_start::SlowStart,
+    vrrp::advert::Priority,
 };
 
 /// What happened in the kernel within that time is looked at together.
@@ -124,6 +127,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     transmit.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut evidence = interval(evidence::PERIOD);
     evidence.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rivals = interval(rivals::PERIOD);
+    rivals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut alerts = interval(alerts::PERIOD);
     alerts.set_missed_tick_behavior(MissedTickBehavior::Delay);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -157,6 +162,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
             _ = alerts.tick() => controller.look_at_alerts(),
+            _ = rivals.tick() => controller.look_at_rivals(),
             _ = resync.tick() => controller.resync().await,
             () = at(controller.join_at) => controller.join_vrrp().await,
             () = at(controller.recheck.map(|recheck| recheck.by)) => controller.rechecked(),
@@ -271,6 +277,9 @@ struct Controller {
     /// The flow clock at `started`.
     clock_base: u32,
     heartbeat: Heartbeat,
+    /// What the data plane has seen of other nodes; `None` without one.
+    sightings: Option<Sightings>,
+    rivals: RivalWatch,
     reserved_ports: Box<reserved_ports::PortBits>,
 
     flow_tables: Option<FlowTables>,
@@ -334,6 +343,8 @@ impl Controller {
             rings: RingMemo::default(),
             clock_base: 0,
             heartbeat,
+            sightings: None,
+            rivals: RivalWatch::default(),
             reserved_ports: Box::new([0; RESERVED_PORT_WORDS]),
             flow_tables: None,
             sweeping: None,
@@ -371,7 +382,7 @@ impl Controller {
                 set_problem(&mut self.problems.dataplane, Some(problem));
             }
         }
-        self.routers.set_tracking(self.problems.tracked());
+        self.tell_routers();
         Ok(())
     }
 
@@ -397,7 +408,9 @@ impl Controller {
         self.assign_ids();
         let writer = dataplane.pulse_writer(self.clock_base, self.started.into_std())?;
         self.heartbeat.write_to(Some(Box::new(writer)));
+        self.sightings = Some(dataplane.sightings()?);
         self.dataplane = Some(dataplane);
+        self.meet_routers();
         self.serve_local_clients();
         self.refresh_reserved_ports();
         Ok(())
@@ -462,7 +475,39 @@ impl Controller {
     /// Without a data plane there is nothing to be alive for.
     fn close_dataplane(&mut self) {
         self.heartbeat.write_to(None);
-        self.dataplane = None;
+        (self.dataplane, self.sightings) = (None, None);
+        self.meet_routers();
+    }
+
+    /// Starts, changes and stops routers until they are as configured.
+    async fn configure_routers(&mut self) {
+        self.routers.configure(&self.config).await;
+        self.meet_routers();
+    }
+
+    /// Those that are new depend on the heartbeat's word and on the data plane's clock, and it on theirs.
+    fn meet_routers(&mut self) {
+        self.heartbeat.depend_on(self.routers.beats());
+        let dataplane = self.dataplane.as_ref();
+        self.routers.set_clocks(|| dataplane.and_then(|dataplane| dataplane.sightings().ok()));
+        self.tell_routers();
+    }
+
+    /// Tells every router what it depends on.
+    fn tell_routers(&mut self) {
+        let own = self.problems.tracked();
+        let priorities: BTreeMap<&str, Priority> = (self.config.vrrp.iter())
+            .map(|instance| (instance.name.as_str(), Priority(instance.priority.get())))
+            .collect();
+        self.routers.tell(|instance| Told {
+            tracking: own.clone().map(|()| priorities.get(instance).copied().unwrap_or(Priority::LOWEST)),
+            witness: Ok(()),
+        });
+    }
+
+    /// The bursts of announcements once more.
+    fn announce_again(&mut self, vip: IpAddr) {
+        self.announcer.announce(vip);
     }
 
     /// Where native XDP was our own choice and the driver does not send, chooses generic.
@@ -480,7 +525,7 @@ impl Controller {
             if let Err(error) = dataplane.fall_back_to_generic() {
                 let problem = format!("{:#}", anyhow::Error::from(error));
                 set_problem(&mut self.problems.dataplane, Some(problem));
-                self.routers.set_tracking(self.problems.tracked());
+                self.tell_routers();
                 // Opened anew at the next look at everything.
                 self.close_dataplane();
             }
@@ -513,7 +558,8 @@ impl Controller {
         }
         self.refresh_reserved_ports();
         if self.join_at.is_none() {
-            self.routers.retry().await;
+            self.routers.retry();
+            self.meet_routers();
         }
         self.reconcile().await;
     }
@@ -543,7 +589,7 @@ impl Controller {
         self.due = None;
         if std::mem::take(&mut self.look_at_link) {
             self.refresh_links().await;
-            self.routers.set_tracking(self.problems.tracked());
+            self.tell_routers();
         }
         if std::mem::take(&mut self.look_at_neighbours) {
             self.refresh_next_hops().await;
@@ -554,7 +600,7 @@ impl Controller {
             self.schedule(RETRY);
         }
         set_problem(&mut self.problems.reconcile, problem);
-        self.routers.set_tracking(self.problems.tracked());
+        self.tell_routers();
         self.tell_service_manager();
     }
 
@@ -727,7 +773,7 @@ impl Controller {
         }
         // What the checks found goes into the maps before anything is claimed.
         self.reconcile().await;
-        self.routers.configure(&self.config).await;
+        self.configure_routers().await;
         notify(&[NotifyState::Ready]);
         info!(node = self.config.node.name, "xvip is up");
         self.tell_service_manager();

@@ -94,7 +94,7 @@ impl Controller {
     pub(super) fn rechecked(&mut self) {
         self.recheck = None;
         set_problem(&mut self.problems.link, None);
-        self.routers.set_tracking(self.problems.tracked());
+        self.tell_routers();
     }
 
     /// Opens another netlink connection. False where that failed, too.

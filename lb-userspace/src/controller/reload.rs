@@ -68,7 +68,7 @@ impl Controller {
         }
         self.refresh_reserved_ports();
         if self.join_at.is_none() {
-            self.routers.configure(&self.config).await;
+            self.configure_routers().await;
         }
         self.look_at_neighbours = true;
         self.reconcile().await;
