@@ -12,5 +12,6 @@
 //! ```
 pub mod advert;
 pub mod fsm;
+pub mod group;
 pub mod router;
 pub mod socket;

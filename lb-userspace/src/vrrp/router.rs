@@ -30,7 +30,7 @@ use tokio::sync::watch;
 
 use super::{
     advert::{Advertisement, Auth, Centiseconds, Dialect, Discard, Password, Priority, Seconds, Vrid},
-    fsm::{Event, Settings, VirtualRouter, VrrpState},
+    fsm::{ArrivalCredit, Event, Settings, VirtualRouter, VrrpState},
     socket::{self, SocketError, VrrpSocket},
 };
 use crate::config::model::{VrrpInstance, VrrpVersion};
@@ -161,6 +161,7 @@ impl Router {
             preempt: instance.preempt,
             preempt_delay: instance.preempt_delay,
             primary_address: socket.source().into(),
+            arrival_credit: ArrivalCredit::Unlimited,
         };
         let now = Instant::now();
         let machine = VirtualRouter::new(settings, now);
