@@ -14,6 +14,7 @@ pub mod advert;
 pub mod auth;
 mod frame;
 pub mod fsm;
+pub mod group;
 pub mod lateness;
 pub mod rivals;
 pub mod router;

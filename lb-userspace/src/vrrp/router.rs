@@ -158,7 +158,7 @@ impl Router {
         for plan in &plans {
             let (member, machine) = Member::new(plan.clone(), interface, now)?;
             members.push(member);
-            machines.push(machine);
+            machines.push((plan.instance.name.clone(), machine));
         }
         let (senders, statuses): (Vec<_>, Vec<_>) =
             members.iter().map(|member| watch::channel(member.status.clone())).unzip();

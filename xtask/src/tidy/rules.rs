@@ -46,6 +46,7 @@ const PURE: &[&str] = &[
     "lb-userspace/src/vrrp/advert.rs",
     "lb-userspace/src/netlink/link.rs",
     "lb-userspace/src/vrrp/fsm.rs",
+    "lb-userspace/src/vrrp/group.rs",
     "tests/src/guest/report.rs",
     "tests/src/vm/cpio.rs",
     "tests/src/vm/image.rs",
