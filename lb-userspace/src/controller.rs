@@ -30,6 +30,7 @@ mod reserved_ports;
 mod rivals;
 mod routers;
 mod sweep;
+mod tracking;
 mod transmit_watch;
 
 use std::{

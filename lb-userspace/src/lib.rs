@@ -20,4 +20,5 @@ pub mod round_robin;
 pub mod slow_start;
 pub mod status;
 pub mod trace;
+pub mod track;
 pub mod vrrp;

@@ -99,6 +99,42 @@ pub struct VrrpStatus {
     pub adverts_received: u64,
     /// Packets that were not used, by reason.
     pub discarded: BTreeMap<String, u64>,
+    /// Whether it was released: it leaves its VIPs to anybody else, until `xvip vip acquire`.
+    #[serde(default)]
+    pub released: bool,
+    /// What it tracks beside the data plane; with those of the other members of its sync group.
+    #[serde(default)]
+    pub tracks: Vec<TrackStatus>,
+    /// Who has to answer before it takes over from a silent router; absent where nobody has to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<WitnessStatus>,
+}
+
+/// Something that a virtual router depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackStatus {
+    /// `interface NAME`, or `script PROGRAM ARGUMENTS`.
+    pub name: String,
+    /// What it adds to the priority, or takes from it; with 0, a failure is a fault.
+    pub weight: i16,
+    /// `unknown`, `up` or `down`.
+    pub state: String,
+    /// Since when.
+    pub since: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The witnesses of a virtual router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessStatus {
+    /// Their addresses; one answer is enough.
+    pub addresses: Vec<String>,
+    /// Whether one of them has answered lately.
+    pub answers: bool,
+    /// If not, for how long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// The router whose advertisements count.

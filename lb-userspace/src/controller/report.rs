@@ -103,6 +103,9 @@ impl Controller {
             adverts_sent: 0,
             adverts_received: 0,
             discarded: BTreeMap::new(),
+            released: false,
+            tracks: self.tracking.status(&instance.name),
+            witness: self.tracking.witness_status(&instance.name),
         };
         match self.routers.status(&instance.name) {
             Some(router) => {
@@ -110,6 +113,7 @@ impl Controller {
                 status.since = rfc3339(router.since);
                 status.reason = router.reason;
                 status.priority = router.priority;
+                status.released = router.released;
                 status.active_router = router.active_router.map(|active| ActiveRouterStatus {
                     address: active.address.to_string(),
                     priority: active.priority,
