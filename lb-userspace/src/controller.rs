@@ -66,6 +66,7 @@ use self::{
     rivals::RivalWatch,
     routers::{Routers, Told},
     sweep::{Sweep, finished},
+    tracking::Tracking,
     transmit_watch::TransmitWatch,
 };
 use crate::{
@@ -142,6 +143,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = interrupt.recv() => break,
             _ = pulse.tick() => controller.pulse(),
             () = wake.vrrp.notified() => controller.reconcile().await,
+            () = wake.tracking.notified() => controller.tell_routers(),
             () = wake.health.notified() => controller.health_changed().await,
             () = at(controller.due) => controller.reconcile().await,
             event = next_event(&mut controller.events) => controller.netlink_event(event),
@@ -171,7 +173,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         if controller.recheck.is_some_and(|recheck| controller.checks.all_passed_since(recheck.since)) {
             controller.rechecked();
         }
-        if controller.join_at.is_some() && controller.checks.all_known() {
+        if controller.join_at.is_some() && controller.knows_enough() {
             controller.join_vrrp().await;
         }
     }
@@ -188,6 +190,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
 struct Wake {
     health: Arc<Notify>,
     vrrp: Arc<Notify>,
+    tracking: Arc<Notify>,
 }
 
 async fn at(time: Option<Instant>) {
@@ -289,6 +292,7 @@ struct Controller {
     census: Census,
 
     checks: Checks,
+    tracking: Tracking,
     slow_starts: BTreeMap<PoolEntry, SlowStart>,
     routers: Routers,
     /// When VRRP joins at the latest; `None` once it has.
@@ -317,7 +321,10 @@ impl Controller {
         let mut checks = Checks::new(Arc::clone(&wake.health));
         let plan = checks.plan(&config)?;
         checks.commit(plan);
+        let mut tracking = Tracking::new(&interface, Arc::clone(&wake.tracking));
+        tracking.configure(&config);
         let slowest = config.services.iter().map(|service| service.health.timeout).max().unwrap_or_default();
+        let first_results = slowest.max(tracking.first_results_within());
         let now = Instant::now();
         let heartbeat = Heartbeat::spawn(lease(&config)).context("no thread for the heartbeat")?;
         let mut controller = Self {
@@ -353,7 +360,8 @@ impl Controller {
             census: Census::default(),
             checks,
             slow_starts: BTreeMap::new(),
-            join_at: Some(now + (slowest + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
+            join_at: Some(now + (first_results + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
+            tracking,
             recheck: None,
             problems: Problems::default(),
             due: None,
@@ -497,12 +505,11 @@ impl Controller {
     /// Tells every router what it depends on.
     fn tell_routers(&mut self) {
         let own = self.problems.tracked();
-        let priorities: BTreeMap<&str, Priority> = (self.config.vrrp.iter())
-            .map(|instance| (instance.name.as_str(), Priority(instance.priority.get())))
-            .collect();
-        self.routers.tell(|instance| Told {
-            tracking: own.clone().map(|()| priorities.get(instance).copied().unwrap_or(Priority::LOWEST)),
-            witness: Ok(()),
+        let tracking = &self.tracking;
+        self.routers.tell(|instance| {
+            // A router that tracking does not know has just lost its last VIP.
+            let tracked = tracking.verdict(instance).unwrap_or(Ok(Priority::LOWEST));
+            Told { tracking: own.clone().and(tracked), witness: tracking.witness(instance) }
         });
     }
 
@@ -765,12 +772,20 @@ impl Controller {
         Ok(())
     }
 
+    /// Whether every check and everything tracked has had its first result.
+    fn knows_enough(&self) -> bool {
+        self.checks.all_known() && self.tracking.all_known()
+    }
+
     async fn join_vrrp(&mut self) {
         if self.join_at.take().is_none() {
             return;
         }
         if !self.checks.all_known() {
             warn!("joining VRRP although some backends have not answered their first check");
+        }
+        if !self.tracking.all_known() {
+            warn!("joining VRRP although something that it tracks has had no result yet");
         }
         // What the checks found goes into the maps before anything is claimed.
         self.reconcile().await;
@@ -800,6 +815,7 @@ impl Controller {
             error!("an address may still be here: {error:#}");
         }
         self.checks.stop().await;
+        self.tracking.stop().await;
         if let Some(sweeping) = self.sweeping.take() {
             let _ended = sweeping.await;
         }

@@ -62,6 +62,7 @@ impl Controller {
         self.config = config;
         self.heartbeat.set_lease(lease(&self.config));
         self.loaded_at = SystemTime::now();
+        self.tracking.configure(&self.config);
         self.assign_ids();
         if local_clients_changed {
             self.serve_local_clients();

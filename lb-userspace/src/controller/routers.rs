@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::sync::{Notify, watch};
@@ -77,14 +77,15 @@ impl Routers {
     pub async fn configure(&mut self, config: &Config) {
         let mut wanted = plans(config);
         self.failed.clear();
-        let stale: Vec<String> = (self.running.iter_mut())
-            .filter(|(name, running)| match wanted.get(*name) {
-                Some(plans) if plans.as_slice() == running.router.plans() => false,
-                Some(plans) => !running.router.reconfigure(plans.clone()),
-                None => true,
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
+        let mut stale = Vec::new();
+        for (name, running) in &mut self.running {
+            let goes_on = wanted.get(name).is_some_and(|plans| {
+                plans.as_slice() == running.router.plans() || running.router.reconfigure(plans.clone())
+            });
+            if !goes_on {
+                stale.push(name.clone());
+            }
+        }
         for name in stale {
             if let Some(running) = self.running.remove(&name) {
                 info!(vrrp = name, "stopping: its configuration has changed");

@@ -20,7 +20,6 @@ use std::{
     collections::BTreeMap,
     io::{self, Read as _, Write as _},
     net::IpAddr,
-    num::NonZeroU8,
     os::{fd::AsFd as _, unix::net::UnixStream},
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
@@ -682,7 +681,9 @@ impl Driver {
             let member = &self.members[index];
             let settings = settings(&member.plan, &member.dialect, member.status.primary_address);
             self.feed(index, Event::Reconfigure(settings));
-            self.track(index);
+            if self.members[index].interface_fault.is_some() {
+                self.track(index);
+            }
         }
     }
 
