@@ -756,8 +756,8 @@ impl Controller {
             }
             Change::RemoveAddress(address) => self.netlink.remove_address(address).await?,
             Change::AddAddress(address) => self.netlink.add_address(address).await?,
-            Change::Announce(vip, generation) => {
-                self.announcer.announce(vip);
+            Change::Announce(vip, generation, virtual_mac) => {
+                self.announcer.announce(vip, virtual_mac);
                 if self.announced.insert(vip, generation).is_some() {
                     // Announced again: another router was Active, too. If we were cut off until now, what the checks
                     // know is of no use.
@@ -836,7 +836,7 @@ fn apply_to_maps(dataplane: &mut Dataplane, change: Change) -> Result<(), Datapl
         Change::SetMembers(service, members) => dataplane.set_members(service, &members),
         Change::Allow(prefix) => dataplane.allow(prefix),
         Change::SetService(key, entry) => dataplane.set_service(key, entry),
-        Change::SetVip(vip, entry) => dataplane.set_vip(vip, entry),
+        Change::SetVip(vip, entry) | Change::StopAnswering(vip, entry) => dataplane.set_vip(vip, entry),
         Change::SetNode(node) => dataplane.set_node(&node),
         Change::RemoveVip(vip) => dataplane.remove_vip(vip),
         Change::RemoveService(key) => dataplane.remove_service(key),

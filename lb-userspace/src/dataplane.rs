@@ -13,6 +13,7 @@ mod local_clients;
 mod pins;
 mod pulse;
 pub mod ring;
+mod sightings;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,8 +38,8 @@ use aya_log::EbpfLogger;
 use lb_common::{
     forward::Stage,
     layout::{
-        AllowedKey, BackendCounters, BackendEntry, BackendId, LAYOUT_VERSION, Load, LocalCounters,
-        LocalEntry, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry,
+        AllowedKey, BackendCounters, BackendEntry, BackendId, ClaimEntry, LAYOUT_VERSION, Load,
+        LocalCounters, LocalEntry, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry,
         RESERVED_PORT_WORDS, Removed, ServiceEntry, ServiceKey, VipEntry,
     },
     reason,
@@ -56,6 +57,7 @@ pub use self::{
     local_clients::LocalClientsError,
     pins::cleanup,
     pulse::PulseWriter,
+    sightings::{AdvertSeen, ClaimSeen, Sightings},
 };
 use crate::{
     config::model::{Flows, Node},
@@ -69,7 +71,7 @@ const GROWS_AT_MOST: usize = 128;
 /// The program that is attached.
 const PROGRAM: &str = "xvip";
 /// The maps of the object: each is pinned under its own name.
-const MAPS: [&str; 27] = [
+const MAPS: [&str; 29] = [
     "NODE",
     "PULSE",
     "VIPS",
@@ -87,6 +89,8 @@ const MAPS: [&str; 27] = [
     "ESTABLISHED6",
     "FRAGMENTS",
     "SOURCES",
+    "ADVERTS",
+    "CLAIMS",
     "ALLOWED",
     "SCRATCH",
     "COUNTERS",
@@ -204,6 +208,7 @@ pub struct Dataplane {
     node: Array<MapData, NodeEntry>,
     pulse: Array<MapData, PulseEntry>,
     vips: HashMap<MapData, WideKey, VipEntry>,
+    claims: HashMap<MapData, WideKey, ClaimEntry>,
     services: HashMap<MapData, ServiceKey, ServiceEntry>,
     rings: ArrayOfMaps<MapData, Ring>,
     members: Array<MapData, Members>,
@@ -292,6 +297,7 @@ impl Dataplane {
             node: take(&mut ebpf, "NODE")?,
             pulse: take(&mut ebpf, "PULSE")?,
             vips: take(&mut ebpf, "VIPS")?,
+            claims: take(&mut ebpf, "CLAIMS")?,
             services: take(&mut ebpf, "SERVICES")?,
             rings: take(&mut ebpf, "RINGS")?,
             members: take(&mut ebpf, "MEMBERS")?,
@@ -391,13 +397,19 @@ impl Dataplane {
         self.vips.insert(Be128::from(vip).octets(), entry, 0).map_err(in_map("VIPS"))
     }
 
-    /// Makes an address an ordinary one again.
+    /// Makes an address an ordinary one again. Who else claimed it is forgotten.
     ///
     /// # Errors
     ///
     /// See [`Dataplane::set_node`].
     pub fn remove_vip(&mut self, vip: IpAddr) -> Result<(), DataplaneError> {
-        self.vips.remove(&Be128::from(vip).octets()).map_err(in_map("VIPS"))
+        let key = Be128::from(vip).octets();
+        self.vips.remove(&key).map_err(in_map("VIPS"))?;
+        match self.claims.remove(&key) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(in_map("CLAIMS")(error)),
+        }
     }
 
     /// Adds or changes a service. A new one begins with counters of zero.
@@ -562,6 +574,15 @@ impl Dataplane {
     /// Where the pinned maps cannot be opened.
     pub fn flow_tables(&self) -> Result<FlowTables, DataplaneError> {
         FlowTables::open(&self.maps_path)
+    }
+
+    /// A handle of its own on what was seen of other nodes, for any thread.
+    ///
+    /// # Errors
+    ///
+    /// Where the pinned maps cannot be opened.
+    pub fn sightings(&self) -> Result<Sightings, DataplaneError> {
+        Sightings::open(&self.maps_path)
     }
 
     /// Runs the programs once on a frame (`BPF_PROG_TEST_RUN`), with the maps as they are. Returns the XDP action and
