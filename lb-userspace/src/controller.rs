@@ -43,10 +43,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use lb_common::{
-    layout::RESERVED_PORT_WORDS,
-    reason::TransmitReason,
-};
+use lb_common::{layout::RESERVED_PORT_WORDS, reason::TransmitReason};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -469,10 +466,14 @@ impl Controller {
             notify(&[NotifyState::Watchdog]);
             self.watchdog_fed = now;
         }
-        if self.due.is_none() && !self.heartbeat.is_settled() && self.routers.as_of() >= self.heartbeat.running_since() {
+        if self.due.is_none()
+            && !self.heartbeat.is_settled()
+            && self.routers.as_of() >= self.heartbeat.running_since()
+        {
             self.schedule(Duration::ZERO);
         }
-        let silence = self.heartbeat.written().map(|written| now.into_std().saturating_duration_since(written));
+        let silence =
+            self.heartbeat.written().map(|written| now.into_std().saturating_duration_since(written));
         let silent = silence.is_some_and(|silence| silence > lease(&self.config));
         let problem = silent.then(|| match self.heartbeat.withheld() {
             Some(withheld) => format!("this node does not answer for its VIPs: {withheld}"),
@@ -515,7 +516,8 @@ impl Controller {
 
     /// The bursts of announcements once more.
     fn announce_again(&mut self, vip: IpAddr) {
-        self.announcer.announce(vip);
+        self.announced.remove(&vip);
+        self.schedule(Duration::ZERO);
     }
 
     /// Where native XDP was our own choice and the driver does not send, chooses generic.
@@ -717,7 +719,11 @@ impl Controller {
     }
 
     /// Applies changes in order. After a failure, what depends on the failed one is left out.
-    async fn apply(&mut self, changes: Vec<Change>, observed: &Observed) -> Result<(), (Stage, anyhow::Error)> {
+    async fn apply(
+        &mut self,
+        changes: Vec<Change>,
+        observed: &Observed,
+    ) -> Result<(), (Stage, anyhow::Error)> {
         let mut failed: Option<(Stage, anyhow::Error)> = None;
         for change in changes {
             let wait = match (&failed, change.stage()) {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use lb_common::{
-    layout::BackendId,
+    layout::{BackendId, virtual_mac},
     reason::{DropReason, PassReason, TransmitReason},
 };
 use serde::Serialize;
@@ -19,7 +19,7 @@ use crate::{
         ActiveRouterStatus, BackendFlowsStatus, BackendStatus, ConfigStatus, FlowsStatus, InterfaceStatus,
         LocalClientsStatus, Packets, ServiceStatus, Status, VrrpStatus,
     },
-    vrrp::{lateness::Lateness, rivals::virtual_mac},
+    vrrp::lateness::Lateness,
 };
 
 impl Controller {
@@ -122,7 +122,7 @@ impl Controller {
             blocked: None,
             authentication: authentication(instance).to_owned(),
             virtual_mac: (instance.virtual_mac)
-                .then(|| MacText(virtual_mac(instance.virtual_router_id.get(), ipv4)).to_string()),
+                .then(|| MacText(virtual_mac(!ipv4, instance.virtual_router_id.get())).to_string()),
             transitions: 0,
             send_errors: 0,
             send_error: None,

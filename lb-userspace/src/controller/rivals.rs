@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lb_common::{layout::virtual_mac, wire::Mac};
 use nix::time::{ClockId, clock_gettime};
 use tracing::{error, info};
 
@@ -14,7 +15,7 @@ use crate::{
     config::model::{Family, family_of},
     dataplane::Sightings,
     desired::vips_of,
-    vrrp::rivals::{self, Claim, Mac, Ownership, Rivals, virtual_mac},
+    vrrp::rivals::{self, Claim, Ownership, Rivals},
 };
 
 /// How often the data plane is asked.
@@ -44,7 +45,8 @@ impl RivalWatch {
 /// The moment of a time stamp of the data plane, `CLOCK_MONOTONIC` in nanoseconds.
 pub(super) fn moment(at_ns: u64) -> Instant {
     // The standard library's clock is the same one on Linux, but does not say where it began.
-    let now_ns = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| Duration::from(now).as_nanos() as u64);
+    let now_ns =
+        clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| Duration::from(now).as_nanos() as u64);
     let now = Instant::now();
     now.checked_sub(Duration::from_nanos(now_ns.saturating_sub(at_ns))).unwrap_or(now)
 }
@@ -73,8 +75,11 @@ impl Controller {
                 let ownership = Ownership {
                     since: status.holds_since,
                     ours: status.holds_addresses,
-                    active: status.active_router.as_ref().map(|active| (active.address, mac_of(active.address))),
-                    virtual_mac: virtual_mac(vrid, vip.is_ipv4()),
+                    active: status
+                        .active_router
+                        .as_ref()
+                        .map(|active| (active.address, mac_of(active.address))),
+                    virtual_mac: virtual_mac(vip.is_ipv6(), vrid),
                 };
                 let Some(problem) = rivals::told(vip, claim, &ownership, &of_router, now) else { continue };
                 found.insert(Subject::Vip(vip), problem);
@@ -82,10 +87,12 @@ impl Controller {
                     defend.push(vip);
                 }
             }
-            let seen: BTreeSet<u8> = adverts.iter().map(|(_, vrid, _)| *vrid).chain(self.own_vrids()).collect();
-            let collision = status.refused.as_ref().and_then(|refused| {
-                rivals::collision(vrid, refused, mac_of(refused.source), &seen, now)
-            });
+            let seen: BTreeSet<u8> =
+                adverts.iter().map(|(_, vrid, _)| *vrid).chain(self.own_vrids()).collect();
+            let collision = status
+                .refused
+                .as_ref()
+                .and_then(|refused| rivals::collision(vrid, refused, mac_of(refused.source), &seen, now));
             if let Some(problem) = collision {
                 found.insert(Subject::Instance(instance.name.clone()), problem);
             }

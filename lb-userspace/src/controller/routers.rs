@@ -1,11 +1,6 @@
 //! The virtual routers that run: one for each VRRP instance that has a VIP, or for each sync group of them.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use tokio::sync::{Notify, watch};
 use tracing::{error, info};
@@ -161,7 +156,8 @@ impl Routers {
 
     /// The instances whose VIPs are ours, with the number of their last announcement; it differs between lives.
     pub fn active(&self) -> BTreeMap<String, u64> {
-        let all = self.running.values().flat_map(|running| running.statuses().map(|status| (running.life, status)));
+        let all =
+            self.running.values().flat_map(|running| running.statuses().map(|status| (running.life, status)));
         all.filter_map(|(life, status)| {
             let status = status.borrow();
             let generation = u64::from(life) << 32 | (status.announce_generation & 0xffff_ffff);
@@ -177,9 +173,8 @@ impl Routers {
     }
 
     fn of(&self, instance: &str) -> Option<&Running> {
-        let is_member = |running: &&Running| {
-            running.router.plans().iter().any(|plan| plan.instance.name == instance)
-        };
+        let is_member =
+            |running: &&Running| running.router.plans().iter().any(|plan| plan.instance.name == instance);
         self.running.values().find(is_member)
     }
 
@@ -210,7 +205,10 @@ impl Routers {
     pub async fn shutdown(&mut self) {
         self.failed.clear();
         // All at once: each may wait for its successor.
-        let ending: Vec<_> = std::mem::take(&mut self.running).into_values().map(|running| tokio::spawn(end(running))).collect();
+        let ending: Vec<_> = std::mem::take(&mut self.running)
+            .into_values()
+            .map(|running| tokio::spawn(end(running)))
+            .collect();
         for ended in ending {
             if ended.await.is_err() {
                 error!("a virtual router could not be shut down in order");

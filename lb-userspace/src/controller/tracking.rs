@@ -105,7 +105,8 @@ impl Tracking {
 
     fn start(&self, watched: Watched, old: &[Running]) -> Running {
         let alike = old.iter().find(|running| {
-            running.watched.instance == watched.instance && subject(&running.watched.what) == subject(&watched.what)
+            running.watched.instance == watched.instance
+                && subject(&running.watched.what) == subject(&watched.what)
         });
         let known = alike.map_or_else(|| TrackState::unknown(SystemTime::now()), |old| old.track.state());
         let track = RunningTrack::spawn(&watched.what, &watched.instance, known, Arc::clone(&self.changed));
@@ -155,7 +156,8 @@ impl Tracking {
 
     /// Its witnesses; `None` where there are none.
     pub fn witness_status(&self, instance: &str) -> Option<WitnessStatus> {
-        let instance = self.instances.get(instance).filter(|instance| !instance.asked.addresses.is_empty())?;
+        let instance =
+            self.instances.get(instance).filter(|instance| !instance.asked.addresses.is_empty())?;
         let verdict = instance.witnesses.verdict();
         Some(WitnessStatus {
             addresses: instance.asked.addresses.iter().map(IpAddr::to_string).collect(),
@@ -302,7 +304,11 @@ mod tests {
         let text = format!("test -e {}", flag.display());
         tracking.configure(&two(vec![shell(&text, 0)], vec![shell(&text, -50)], None));
         assert!(!tracking.all_known());
-        assert_eq!(tracking.verdict("a"), Some(Ok(Priority(100))), "nothing is held against what is not known");
+        assert_eq!(
+            tracking.verdict("a"),
+            Some(Ok(Priority(100))),
+            "nothing is held against what is not known"
+        );
         assert_eq!(tracking.first_results_within(), Duration::from_secs(10));
         until(&tracking, &changed, Tracking::all_known).await;
         let fault = Some(Err(format!("script /bin/sh -c {text}: exit 1")));

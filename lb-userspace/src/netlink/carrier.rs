@@ -1,6 +1,6 @@
 //! Whether an interface outside of the data plane can carry anything.
 
-use futures_util::{StreamExt as _, channel::mpsc::UnboundedReceiver};
+use futures_util::{StreamExt as _, stream::BoxStream};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkFlags, LinkMessage},
@@ -8,19 +8,17 @@ use netlink_packet_route::{
 use rtnetlink::{
     Handle, MulticastGroup, new_connection, new_multicast_connection,
     packet_core::{NetlinkMessage, NetlinkPayload},
-    sys::SocketAddr,
 };
 use tokio::task::JoinHandle;
 
 use super::{NetlinkError, link::name_of};
 
 /// The watch over one interface of any kind, which need not exist.
-#[derive(Debug)]
 pub struct Carrier {
     name: String,
     index: Option<u32>,
     handle: Handle,
-    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    messages: BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -40,12 +38,13 @@ impl Carrier {
             new_multicast_connection(&[MulticastGroup::Link]).map_err(NetlinkError::Socket)?;
         let (connection, handle, _) = new_connection().map_err(NetlinkError::Socket)?;
         let tasks = [tokio::spawn(monitor), tokio::spawn(connection)];
+        let messages = messages.map(|(message, _)| message).boxed();
         Ok(Self { name: name.to_owned(), index: None, handle, messages, tasks })
     }
 
     /// Waits until something may have happened to the interface; false if nothing will be heard any more.
     pub async fn changed(&mut self) -> bool {
-        while let Some((message, _)) = self.messages.next().await {
+        while let Some(message) = self.messages.next().await {
             match &message.payload {
                 NetlinkPayload::InnerMessage(
                     RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),

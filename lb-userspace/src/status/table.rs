@@ -4,7 +4,10 @@ use std::{fmt::Write as _, time::Duration};
 
 use comfy_table::{Table, presets};
 
-use super::{BackendStatus, InterfaceStatus, LocalClientsStatus, ServiceStatus, Status, TrackStatus, VrrpStatus, WitnessStatus};
+use super::{
+    BackendStatus, InterfaceStatus, LocalClientsStatus, ServiceStatus, Status, TrackStatus, VrrpStatus,
+    WitnessStatus,
+};
 
 /// How the tables look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +106,11 @@ fn ownership(vrrp: &VrrpStatus) -> String {
 /// What else decides whether it owns its VIPs.
 fn write_dependencies(out: &mut String, vrrp: &VrrpStatus) -> std::fmt::Result {
     if vrrp.released {
-        writeln!(out, "  released: the VIP is left to any other node, until `xvip vip acquire {}`", vrrp.name)?;
+        writeln!(
+            out,
+            "  released: the VIP is left to any other node, until `xvip vip acquire {}`",
+            vrrp.name
+        )?;
     }
     for TrackStatus { name, weight, state, since, reason } in &vrrp.tracks {
         let weight = if *weight == 0 { String::new() } else { format!(" (weight {weight:+})") };
@@ -348,8 +355,10 @@ mod tests {
         };
         let vrrp = &mut status.vrrp[0];
         vrrp.released = true;
-        vrrp.tracks =
-            vec![track("script /bin/x -q", -50, "down", "exit 1: no"), track("interface eth1", 0, "up", "up")];
+        vrrp.tracks = vec![
+            track("script /bin/x -q", -50, "down", "exit 1: no"),
+            track("interface eth1", 0, "up", "up"),
+        ];
         vrrp.witness =
             Some(WitnessStatus { addresses: vec!["172.16.0.1".into()], answers: true, problem: None });
         let text = render(&status, Look::Plain);

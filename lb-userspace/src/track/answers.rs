@@ -37,8 +37,12 @@ struct Witness {
 impl Answers {
     /// Nobody has answered yet. A request leaves every `period`; one that is lost is forgiven.
     pub fn new(witnesses: &[IpAddr], period: Duration, now: Instant) -> Self {
-        let witness =
-            |&address| Witness { address, sent: VecDeque::with_capacity(REMEMBERED), proof: None, trouble: None };
+        let witness = |&address| Witness {
+            address,
+            sent: VecDeque::with_capacity(REMEMBERED),
+            proof: None,
+            trouble: None,
+        };
         Self { limit: 2 * period + SLACK, since: now, witnesses: witnesses.iter().map(witness).collect() }
     }
 
@@ -84,7 +88,8 @@ impl Answers {
             Some(_) => format!("answered for {silence} ms"),
             None => format!("answered yet, after {silence} ms"),
         };
-        let addresses: Vec<String> = self.witnesses.iter().map(|witness| witness.address.to_string()).collect();
+        let addresses: Vec<String> =
+            self.witnesses.iter().map(|witness| witness.address.to_string()).collect();
         let mut text = match addresses.as_slice() {
             [address] => format!("witness {address} has not {lately}"),
             addresses => format!("none of the witnesses {} has {lately}", addresses.join(", ")),
@@ -176,7 +181,11 @@ mod tests {
         answers.sent(0, 2, begin + ms(200));
         answers.answered(0, 2);
         answers.answered(0, 1);
-        assert_eq!(answers.verdict(begin + ms(700)), Ok(()), "an older answer does not take back a newer one");
+        assert_eq!(
+            answers.verdict(begin + ms(700)),
+            Ok(()),
+            "an older answer does not take back a newer one"
+        );
         answers.sent(5, 1, begin);
         answers.answered(5, 1);
         for sequence in 0..100 {

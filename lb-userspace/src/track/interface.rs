@@ -36,7 +36,7 @@ pub(super) async fn follow(name: String, report: Report) {
                 }
             }
         }
-        let Some(open) = &carrier else { continue };
+        let Some(open) = &mut carrier else { continue };
         match open.state().await {
             Ok(Ok(())) => report.say(TrackCondition::Up, "up, with a carrier".to_owned()),
             Ok(Err(problem)) => report.say(TrackCondition::Down, problem),

@@ -3,7 +3,7 @@
 use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher as _, Hasher as _},
-    io::{self, Read as _},
+    io,
     net::{IpAddr, SocketAddr, SocketAddrV6},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -12,10 +12,10 @@ use std::{
 use nix::net::if_::if_nametoindex;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::unix::AsyncFd,
+    net::UdpSocket,
     sync::Notify,
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, sleep_until},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tracing::{info, warn};
 
@@ -26,6 +26,8 @@ use super::{
 
 /// The shortest and the longest time between two requests.
 const PERIOD: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+/// A request that has not left by then will not.
+const SEND_LIMIT: Duration = Duration::from_millis(100);
 /// Packets taken from a socket before anything else has its turn.
 const PACKETS_AT_ONCE: usize = 64;
 
@@ -122,7 +124,7 @@ struct Asked {
     address: IpAddr,
     interface: String,
     echo: Echo,
-    socket: Option<AsyncFd<Socket>>,
+    socket: Option<UdpSocket>,
 }
 
 impl Asked {
@@ -138,7 +140,7 @@ impl Asked {
                     sequence = sequence.wrapping_add(1);
                     // Before it leaves: the answer is a proof for this moment at the latest.
                     let now = Instant::now();
-                    match self.send(sequence) {
+                    match self.send(sequence).await {
                         Ok(()) => shared.with(|known| known.answers.sent(self.index, sequence, now)),
                         Err(error) => {
                             // The interface may be another one now.
@@ -153,13 +155,15 @@ impl Asked {
         }
     }
 
-    fn send(&mut self, sequence: u16) -> io::Result<()> {
+    async fn send(&mut self, sequence: u16) -> io::Result<()> {
         let socket = match self.socket.take() {
             Some(socket) => self.socket.insert(socket),
-            None => self.socket.insert(AsyncFd::new(open(&self.interface, self.address)?)?),
+            None => self.socket.insert(open(&self.interface, self.address)?),
         };
-        let sent = socket.get_ref().send(&self.echo.request(sequence))?;
-        if sent == super::echo::LENGTH { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        let message = self.echo.request(sequence);
+        let sent =
+            timeout(SEND_LIMIT, socket.send(&message)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        if sent == message.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
     fn receive(&self, shared: &Shared) {
@@ -167,7 +171,7 @@ impl Asked {
         let mut datagram = [0; 512];
         for _ in 0..PACKETS_AT_ONCE {
             // Errors are about what we have sent (nobody there, no way): the missing answer says as much.
-            match socket.get_ref().read(&mut datagram) {
+            match socket.try_recv(&mut datagram) {
                 Ok(length) => {
                     if let Some(sequence) = self.echo.answered(&datagram[..length]) {
                         shared.with(|known| known.answers.answered(self.index, sequence));
@@ -181,7 +185,7 @@ impl Asked {
 }
 
 /// Bound to the interface and connected: the kernel drops what is from anybody else.
-fn open(interface: &str, witness: IpAddr) -> io::Result<Socket> {
+fn open(interface: &str, witness: IpAddr) -> io::Result<UdpSocket> {
     let (domain, protocol) = match witness {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
@@ -196,7 +200,8 @@ fn open(interface: &str, witness: IpAddr) -> io::Result<Socket> {
         witness @ IpAddr::V4(_) => SocketAddr::new(witness, 0),
     };
     socket.connect(&address.into())?;
-    Ok(socket)
+    // To the runtime a connected datagram socket is like any other.
+    UdpSocket::from_std(socket.into())
 }
 
 /// What nobody else can know.
@@ -207,12 +212,10 @@ fn echo(witness: IpAddr) -> Echo {
     Echo { family, identifier: random() as u16, token: random().to_be_bytes() }
 }
 
-async fn readable(socket: Option<&AsyncFd<Socket>>) {
+async fn readable(socket: Option<&UdpSocket>) {
     match socket {
-        Some(socket) => match socket.readable().await {
-            Ok(mut ready) => ready.clear_ready(),
-            Err(_) => std::future::pending().await,
-        },
+        // What is wrong with a socket is told when it is read.
+        Some(socket) => drop(socket.readable().await),
         None => std::future::pending().await,
     }
 }

@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lb_common::wire::Mac;
+
 use crate::reconcile::MacText;
 
 #[cfg(test)]
@@ -27,9 +29,6 @@ pub const HAND_OVER: Duration = Duration::from_secs(1);
 pub const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 /// So long a claim or a collision is told after it was last seen.
 pub const TOLD_FOR: Duration = Duration::from_secs(60);
-
-/// An Ethernet address.
-pub type Mac = [u8; 6];
 
 /// Somebody else's claim to a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,11 +50,6 @@ pub struct Ownership {
     pub active: Option<(IpAddr, Option<Mac>)>,
     /// The virtual router's own address.
     pub virtual_mac: Mac,
-}
-
-/// The Ethernet address of a virtual router (RFC 9568 §7.3).
-pub fn virtual_mac(vrid: u8, ipv4: bool) -> Mac {
-    [0, 0, 0x5e, 0, if ipv4 { 1 } else { 2 }, vrid]
 }
 
 /// What a claim to a VIP means.

@@ -26,6 +26,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use lb_common::{layout::virtual_mac, wire::Mac};
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::time::TimeSpec,
@@ -33,12 +34,14 @@ use nix::{
 use tokio::sync::watch;
 
 use super::{
-    advert::{Advertisement, Auth, Centiseconds, Dialect, Discard, Family, Password, Priority, Seconds, Vrid},
+    advert::{
+        Advertisement, Auth, Centiseconds, Dialect, Discard, Family, Password, Priority, Seconds, Vrid,
+    },
     auth::{self, AuthError, Authenticator},
     fsm::{ArrivalCredit, Event, Settings, VirtualRouter, VrrpState},
     group::SyncGroup,
     lateness::Lateness,
-    rivals::{Mac, Refused, virtual_mac},
+    rivals::Refused,
     socket::{self, SocketError, VrrpSocket},
     status::{ActiveRouter, RouterStatus},
 };
@@ -357,7 +360,7 @@ impl SocketPlan {
             source: instance.unicast_source,
             peers: instance.unicast_peers.clone(),
             vips: plan.vips.clone(),
-            virtual_mac: instance.virtual_mac.then(|| virtual_mac(instance.virtual_router_id.get(), ipv4)),
+            virtual_mac: instance.virtual_mac.then(|| virtual_mac(!ipv4, instance.virtual_router_id.get())),
         }
     }
 
@@ -366,10 +369,11 @@ impl SocketPlan {
             return Err(SocketError::NoInterface(interface.to_owned()));
         }
         let family = self.vips.first().map_or(Family::V4, |vip| Family::of(*vip));
-        let source = self.source.or_else(|| {
-            socket::primary_address(interface, &self.vips, family, self.peers.is_empty())
-        });
-        let source = source.ok_or_else(|| SocketError::NoAddress { interface: interface.to_owned(), family })?;
+        let source = self
+            .source
+            .or_else(|| socket::primary_address(interface, &self.vips, family, self.peers.is_empty()));
+        let source =
+            source.ok_or_else(|| SocketError::NoAddress { interface: interface.to_owned(), family })?;
         VrrpSocket::open(interface, source, &self.peers, self.virtual_mac)
     }
 }
@@ -836,7 +840,9 @@ impl Driver {
             status.active_router = if machine.state() == VrrpState::Active {
                 Some(ActiveRouter { address: status.primary_address, priority: machine.priority().0 })
             } else {
-                machine.active_router().map(|(address, priority)| ActiveRouter { address, priority: priority.0 })
+                machine
+                    .active_router()
+                    .map(|(address, priority)| ActiveRouter { address, priority: priority.0 })
             };
         }
         let statuses = self.members.iter().map(|member| member.status.clone()).collect();

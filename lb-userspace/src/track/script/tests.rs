@@ -11,7 +11,10 @@ use crate::{
     config::model::Tracked,
     track::{
         running::RunningTrack,
-        weight::{TrackState, TrackCondition::{Down, Unknown, Up}},
+        weight::{
+            TrackCondition::{Down, Unknown, Up},
+            TrackState,
+        },
     },
 };
 

@@ -1,3 +1,5 @@
+use lb_common::layout::virtual_mac;
+
 use super::*;
 
 const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(172, 16, 0, 10));
@@ -11,7 +13,7 @@ fn s(seconds: u64) -> Duration {
 
 fn ownership(since: Instant, ours: bool) -> Ownership {
     let active = (!ours).then_some((PEER, Some(PEER_MAC)));
-    Ownership { since, ours, active, virtual_mac: virtual_mac(60, true) }
+    Ownership { since, ours, active, virtual_mac: virtual_mac(false, 60) }
 }
 
 #[test]
@@ -32,8 +34,8 @@ fn while_another_holds_it_only_a_third_party_is_a_rival() {
     let theirs = ownership(start, false);
     let judged = |mac, ownership: &Ownership| judge(Claim { mac, at: start + s(2) }, ownership, start + s(3));
     assert_eq!(judged(PEER_MAC, &theirs), Rivalry::None);
-    assert_eq!(judged(virtual_mac(60, true), &theirs), Rivalry::None);
-    assert_eq!(judged(virtual_mac(61, true), &theirs), Rivalry::NotTheActiveRouter);
+    assert_eq!(judged(virtual_mac(false, 60), &theirs), Rivalry::None);
+    assert_eq!(judged(virtual_mac(false, 61), &theirs), Rivalry::NotTheActiveRouter);
     assert_eq!(judged(STRANGER, &theirs), Rivalry::NotTheActiveRouter);
     // Not known who is Active, or where: then nobody can be accused.
     for active in [None, Some((PEER, None))] {
