@@ -11,6 +11,7 @@ pub mod desired;
 pub mod drift;
 pub mod flows;
 pub mod health;
+pub mod heartbeat;
 pub mod maglev;
 pub mod netlink;
 pub mod pcapng;

@@ -208,27 +208,26 @@ fn milliseconds(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::ActiveRouterStatus;
 
     fn vrrp(state: &str, since: &str, released: bool, other: Option<u8>) -> VrrpStatus {
-        VrrpStatus {
-            name: "main".into(),
-            state: state.into(),
-            since: since.into(),
-            reason: "because".into(),
-            priority: if released { 1 } else { 100 },
-            virtual_router_id: 60,
-            version: 3,
-            vips: vec!["172.16.0.10/24".into()],
-            active_router: other
-                .map(|priority| ActiveRouterStatus { address: "172.16.0.3".into(), priority }),
-            adverts_sent: 0,
-            adverts_received: 0,
-            discarded: [].into(),
-            released,
-            tracks: Vec::new(),
-            witness: None,
-        }
+        let other =
+            other.map(|priority| serde_json::json!({ "address": "172.16.0.3", "priority": priority }));
+        let vrrp = serde_json::json!({
+            "name": "main",
+            "state": state,
+            "since": since,
+            "reason": "because",
+            "priority": if released { 1 } else { 100 },
+            "virtual_router_id": 60,
+            "version": 3,
+            "vips": ["172.16.0.10/24"],
+            "active_router": other,
+            "adverts_sent": 0,
+            "adverts_received": 0,
+            "discarded": {},
+            "released": released,
+        });
+        serde_json::from_value(vrrp).expect("the rest has defaults")
     }
 
     fn release(before: &VrrpStatus, now: &VrrpStatus) -> Option<(bool, String)> {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tracing::{info, warn};
+
 use super::Controller;
 use crate::{
     config::model::{Config, VrrpInstance},
@@ -20,11 +22,16 @@ impl Controller {
             Ok(instances) => instances,
             Err(error) => return VipAnswer { error: Some(error), ..VipAnswer::default() },
         };
-        for instance in &instances {
-            tracing::info!(vrrp = instance.name, "asked to {action} the VIP");
-            match action {
+        // They are one sync group, or a single one: whom one router drives.
+        if let Some(instance) = instances.first() {
+            info!(vrrp = instance.name, "asked to {action} the VIP");
+            let told = match action {
                 VipAction::Release => self.routers.release(&instance.name),
                 VipAction::Acquire => self.routers.acquire(&instance.name),
+            };
+            if !told {
+                // Whoever asks sees that nothing becomes of it, and why the router does not run.
+                warn!(vrrp = instance.name, "its router does not run");
             }
         }
         let patience = instances.iter().map(|instance| patience(instance)).max().unwrap_or(PATIENCE);

@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    num::NonZeroU8,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use tokio::sync::Notify;
 
-use super::Controller;
 use crate::{
     config::model::{Config, Track, Tracked, VrrpInstance},
     desired::vips_of,
@@ -21,15 +21,6 @@ use crate::{
     },
     vrrp::advert::Priority,
 };
-
-impl Controller {
-    /// Tells the routers what has become of what they track.
-    pub(super) fn tracked(&mut self) {
-        for instance in &self.config.vrrp {
-            self.routers.weigh(&instance.name, self.tracking.verdict(instance));
-        }
-    }
-}
 
 /// The running tracks and witnesses. Wakes the controller when a verdict may have changed.
 #[derive(Debug)]
@@ -43,6 +34,7 @@ pub struct Tracking {
 /// What one instance has to do with it.
 #[derive(Debug)]
 struct Instance {
+    priority: NonZeroU8,
     tracks: Vec<(Watched, Track)>,
     asked: Asked,
     witnesses: Witnesses,
@@ -106,7 +98,7 @@ impl Tracking {
                     Witnesses::spawn(&instance.name, &self.interface, &asked.addresses, asked.period, changed)
                 }
             };
-            let entry = Instance { tracks, asked, witnesses };
+            let entry = Instance { priority: instance.priority, tracks, asked, witnesses };
             self.instances.insert(instance.name.clone(), entry);
         }
     }
@@ -121,16 +113,16 @@ impl Tracking {
         Running { watched, track }
     }
 
-    /// The priority that an instance has with all that it tracks; see [`weigh`]. The configured one where nothing is
-    /// known of it.
+    /// The priority that an instance has with all that it tracks; see [`weigh`]. `None` for one that is not known or
+    /// has no VIP.
     ///
     /// # Errors
     /// Why it is in Fault.
-    pub fn verdict(&self, instance: &VrrpInstance) -> Result<Priority, String> {
-        let tracks = self.instances.get(&instance.name).map_or(&[][..], |known| &known.tracks);
+    pub fn verdict(&self, instance: &str) -> Option<Result<Priority, String>> {
+        let instance = self.instances.get(instance)?;
         let states: Vec<(&Track, TrackState)> =
-            tracks.iter().map(|(watched, track)| (track, self.state(watched))).collect();
-        weigh(instance.priority, states.iter().map(|(track, state)| (*track, state)))
+            instance.tracks.iter().map(|(watched, track)| (track, self.state(watched))).collect();
+        Some(weigh(instance.priority, states.iter().map(|(track, state)| (*track, state))))
     }
 
     /// Whether a witness of the instance has answered lately, as of now; always so where there is none.
@@ -230,8 +222,6 @@ fn wanted(config: &Config) -> Vec<(&VrrpInstance, Vec<(Watched, Track)>)> {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU8;
-
     use nix::unistd::{Uid, User};
     use tokio::time::timeout;
 
@@ -303,34 +293,35 @@ mod tests {
         assert_eq!(names(&group, "b"), union);
     }
 
-    /// What becomes of an instance with priority 100.
-    fn verdict(tracking: &Tracking, name: &str) -> Result<u8, String> {
-        tracking.verdict(&VrrpInstance::new(name, NonZeroU8::MIN)).map(|priority| priority.0)
-    }
-
     #[tokio::test]
     async fn verdicts_follow_the_results() {
         let changed = Arc::new(Notify::new());
         let mut tracking = Tracking::new("lo", Arc::clone(&changed));
-        assert_eq!(verdict(&tracking, "a"), Ok(100));
+        assert_eq!(tracking.verdict("a"), None);
         assert_eq!(tracking.witness("a"), Ok(()));
         let directory = tempfile::tempdir().expect("a directory");
         let flag = directory.path().join("flag");
         let text = format!("test -e {}", flag.display());
         tracking.configure(&two(vec![shell(&text, 0)], vec![shell(&text, -50)], None));
         assert!(!tracking.all_known());
-        assert_eq!(verdict(&tracking, "a"), Ok(100), "nothing is held against what is not known");
+        assert_eq!(
+            tracking.verdict("a"),
+            Some(Ok(Priority(100))),
+            "nothing is held against what is not known"
+        );
         assert_eq!(tracking.first_results_within(), Duration::from_secs(10));
         until(&tracking, &changed, Tracking::all_known).await;
-        assert_eq!(verdict(&tracking, "a"), Err(format!("script /bin/sh -c {text}: exit 1")));
-        assert_eq!(verdict(&tracking, "b"), Ok(50));
+        let fault = Some(Err(format!("script /bin/sh -c {text}: exit 1")));
+        assert_eq!(tracking.verdict("a"), fault);
+        assert_eq!(tracking.verdict("b"), Some(Ok(Priority(50))));
         let status = tracking.status("b");
         assert_eq!((status[0].state.as_str(), status[0].weight), ("down", -50));
 
         std::fs::write(&flag, "").expect("written");
-        until(&tracking, &changed, |now| verdict(now, "a") == Ok(100) && verdict(now, "b") == Ok(100)).await;
+        let well = Some(Ok(Priority(100)));
+        until(&tracking, &changed, |now| now.verdict("a") == well && now.verdict("b") == well).await;
         tracking.stop().await;
-        assert!(tracking.status("a").is_empty());
+        assert_eq!(tracking.verdict("a"), None);
     }
 
     #[tokio::test]
@@ -342,20 +333,20 @@ mod tests {
         // Would be seen again if it were started anew: it never ends.
         let hung = shell(&format!("echo run >> {}; sleep 600", runs.display()), 0);
         tracking.configure(&two(vec![hung.clone()], vec![shell("exit 1", 0)], None));
-        until(&tracking, &changed, |now| verdict(now, "b").is_err()).await;
+        until(&tracking, &changed, |now| now.verdict("b").is_some_and(|verdict| verdict.is_err())).await;
 
         let mut slower = shell("exit 1", 0);
         if let Tracked::Script { interval, .. } = &mut slower.what {
             *interval = Duration::from_secs(60);
         }
         tracking.configure(&two(vec![hung.clone()], vec![slower], None));
-        assert!(verdict(&tracking, "b").is_err(), "a reload is no recovery");
+        assert!(tracking.verdict("b").is_some_and(|verdict| verdict.is_err()), "a reload is no recovery");
         let begin = std::time::Instant::now();
         while !runs.exists() && begin.elapsed() < SOON {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         tracking.configure(&two(vec![hung.clone()], Vec::new(), None));
-        assert_eq!(verdict(&tracking, "b"), Ok(100));
+        assert_eq!(tracking.verdict("b"), Some(Ok(Priority(100))));
         tracking.configure(&two(vec![hung], Vec::new(), None));
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(std::fs::read_to_string(&runs).expect("it ran"), "run\n");
