@@ -97,18 +97,18 @@ const MISTAKES: &[Mistake] = &[
     m("[flows]", hmac!("active_key = 1\ntime_window = \"301s\""), "time_window", "vrrp[0].auth_hmac.time_window", "must be 1s to 5m in steps of 1s", "write: time_window = \"5m\""),
     m("[flows]", hmac!("active_key = 1\ntime_window = \"2500ms\""), "time_window", "vrrp[0].auth_hmac.time_window", "must be 1s to 5m in steps of 1s", "write: time_window = \"3s\""),
     m("[flows]", hmac!("active_key = 1\nanti_replay = \"monotonic\"\ntime_window = \"5s\""), "time_window", "vrrp[0].auth_hmac.time_window", "for anti_replay \"time\" only", "remove it, or write: anti_replay = \"time\""),
-    m("[flows]", hmac!("active_key = 1\n[[vrrp.auth_hmac.key]]\nid = 1\nfile = \"/etc/xvip/vrrp.key\""), "id = 1", "vrrp[0].auth_hmac.key[1].id", "`id` is already that of the key on line 36", "write: id = another number"),
+    m("[flows]", hmac_key!("id = 1\nfile = \"/etc/xvip/vrrp.key\"\n[[vrrp.auth_hmac.key]]\nid = 1 # again\nfile = \"/etc/xvip/vrrp.key\""), "# again", "vrrp[0].auth_hmac.key[1].id", "`id` is already that of the key on line 37", "write: id = another number"),
     m("[flows]", "[vrrp.auth_hmac]\nactive_key = 1\n[flows]", "[vrrp.auth_hmac]", "vrrp[0].auth_hmac", "there is no key to sign with", "write: [[vrrp.auth_hmac.key]] with id = 1 and value = \"hex:...\" with the output of `openssl rand -hex 32`"),
     m("[flows]", "[vrrp.auth_hmac]\nactive_key = 1\nkey = \"hex:5a5a\"\n[flows]", "key = \"hex", "vrrp[0].auth_hmac.key", "must be a list of tables", "write: [[vrrp.auth_hmac.key]]"),
-    m("[flows]", hmac_key!("value = \"hex:5a5a\""), "[[vrrp.auth_hmac.key]]", "vrrp[0].auth_hmac.key[0].id", "`id` is missing", "write: id = 1   (in [[vrrp.auth_hmac.key]])"),
+    m("[flows]", hmac_key!("file = \"/etc/xvip/vrrp.key\""), "[[vrrp.auth_hmac.key]]", "vrrp[0].auth_hmac.key[0].id", "`id` is missing", "write: id = 1   (in [[vrrp.auth_hmac.key]])"),
     m("[flows]", hmac_key!("id = 1"), "[[vrrp.auth_hmac.key]]", "vrrp[0].auth_hmac.key[0]", "the key has neither `value` nor `file`", "write: value = \"hex:...\" with the output of `openssl rand -hex 32`"),
     m("[flows]", hmac_key!("id = 256\nfile = \"/etc/xvip/vrrp.key\""), "id = 256", "vrrp[0].auth_hmac.key[0].id", "must be 1 to 255, not 256", "write: id = 1"),
     m("[flows]", hmac_key!("id = 1\nvalue = \"too short\""), "value", "vrrp[0].auth_hmac.key[0].value", "`value` must be 32 to 64 bytes long, and this is 9", "write: value = \"hex:...\" with the output of `openssl rand -hex 32`"),
     m("[flows]", hmac_key!("id = 1\nvalue = \"hex:0g\""), "value", "vrrp[0].auth_hmac.key[0].value", "`value` has something behind \"hex:\"", "write: value = \"hex:...\" with the output of `openssl rand -hex 32`"),
-    m("[flows]", hmac_key!("id = 1\nvalue = \"hex:00\"\nfile = \"/etc/xvip/vrrp.key\""), "file", "vrrp[0].auth_hmac.key[0].file", "`file` and `value` exclude each other", "remove one of the two"),
-    m("[flows]", hmac_key!("id = 1\nfile = \"vrrp.key\""), "file", "vrrp[0].auth_hmac.key[0].file", "must be an absolute path", "write: file = \"/etc/xvip/vrrp.key\""),
-    m("[flows]", hmac_key!("id = 1\nfile = \"/nowhere\""), "file", "vrrp[0].auth_hmac.key[0].file", "/nowhere cannot be read: No such file", "write: file = the path of a file with \"hex:\" and the output of `openssl rand -hex 32`"),
-    m("[flows]", hmac_key!("id = 1\nfile = \"/pki/empty\""), "file", "vrrp[0].auth_hmac.key[0].file", "/pki/empty must be 32 to 64 bytes long, and this is 0", "write: file = the path of a file with \"hex:\""),
+    m("[flows]", hmac_key!("id = 1\nvalue = \"hex:00\"\nfile = \"/etc/xvip/vrrp.key\""), "file = \"/etc/xvip", "vrrp[0].auth_hmac.key[0].file", "`file` and `value` exclude each other", "remove one of the two"),
+    m("[flows]", hmac_key!("id = 1\nfile = \"vrrp.key\""), "file = \"vrrp", "vrrp[0].auth_hmac.key[0].file", "must be an absolute path", "write: file = \"/etc/xvip/vrrp.key\""),
+    m("[flows]", hmac_key!("id = 1\nfile = \"/nowhere\""), "file = \"/nowhere", "vrrp[0].auth_hmac.key[0].file", "/nowhere cannot be read: No such file", "write: file = the path of a file with \"hex:\" and the output of `openssl rand -hex 32`"),
+    m("[flows]", hmac_key!("id = 1\nfile = \"/pki/empty\""), "file = \"/pki/empty", "vrrp[0].auth_hmac.key[0].file", "/pki/empty must be 32 to 64 bytes long, and this is 0", "write: file = the path of a file with \"hex:\""),
     m("priority = 101\nunicast_source = \"172.16.0.2\"\nunicast_peers = [\"172.16.0.3\"]\n\n[flows]", concat!("version = 2\nauth_pass = \"1111\"\n", hmac!("active_key = 1")), "[vrrp.auth_hmac]", "vrrp[0].auth_hmac", "`[vrrp.auth_hmac]` and `auth_pass` exclude each other", "remove `auth_pass`, on all nodes"),
     // Tracking.
     m("[flows]", track!("weight = 1"), "[[vrrp.track]]", "vrrp[0].track[0].kind", "`kind` is missing", "write: kind = \"script\"   (in [[vrrp.track]])"),
@@ -346,8 +346,6 @@ fn a_secret_is_masked_and_in_no_complaint() {
         "value = hunter2",
         "value=hunter2",
         "value = [\"hunter2\"]",
-        "vlaue = \"hunter2\"",
-        "valu = \"hunter2\"",
         "file = 3\nvalue = \"hunter2\"",
         "key = \"hunter2\"",
         "secret = \"hunter2\"",
@@ -357,10 +355,13 @@ fn a_secret_is_masked_and_in_no_complaint() {
             assert!(!format!("{problems} {problems:?}").contains("hunter2"), "{problems}");
         }
     }
+    let misspelt = hmac_key!("id = 1\nvlaue = \"hunter2\"");
+    let problems = parse(&edited("[flows]", misspelt)).expect_err("refused");
+    assert!(!format!("{problems} {problems:?}").contains("hunter2"), "{problems}");
     for line in [
         "auth_pas = \"hunter2\"",
         "authpass = \"hunter2\"",
-        "pasword = \"hunter2\"",
+        "password = \"hunter2\"",
         "auth_hmac = \"hunter2\"",
     ] {
         let problems = parse(&edited("priority = 101", line)).expect_err("refused");
