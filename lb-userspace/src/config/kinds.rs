@@ -353,32 +353,16 @@ pub(super) const LISTEN: Text<SocketAddr> = Text {
     show: SocketAddr::to_string,
 };
 
-/// The address of another VRRP node or of this one; a link-local one is of the first interface's link.
+/// The address of this node, another one, or a gateway; a link-local one is of the first interface's link.
 pub(super) const NODE_ADDRESS: Text<IpAddr> = Text {
     what: "an address",
     parse: |text| {
         let address = plain_address(text)?;
         match not_a_host(address) {
             Some(why) if !is_link_local_v6(address) => {
-                Err(Wrong::new(format!("must be the address of a node, but {address} is {why}")))
+                Err(Wrong::new(format!("must be the address of a host, but {address} is {why}")))
             }
             _ => Ok(address),
-        }
-    },
-    show: IpAddr::to_string,
-};
-
-/// The address of somebody who answers a ping.
-pub(super) const WITNESS: Text<IpAddr> = Text {
-    what: "an address",
-    parse: |text| {
-        let address = plain_address(text)?;
-        match not_a_host(address) {
-            Some(why) => {
-                let wrong = Wrong::new(format!("must be the address of a gateway, but {address} is {why}"));
-                Err(wrong.suggest(if address.is_ipv4() { "\"172.16.0.1\"" } else { "\"2001:db8::1\"" }))
-            }
-            None => Ok(address),
         }
     },
     show: IpAddr::to_string,

@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::{HOUR, contents};
 use crate::config::{
     hmac_secret::hmac_secret,
-    kinds::{ANY, Flag, INTERFACE, List, NAME, NODE_ADDRESS, OneOf, PATH, Time, WITNESS, WORD, Whole},
+    kinds::{ANY, Flag, INTERFACE, List, NAME, NODE_ADDRESS, OneOf, PATH, Time, WORD, Whole},
     model::{
         AntiReplay, AuthHmac, AuthMode, DEFAULT_ADVERT_INTERVAL_V2, DEFAULT_ADVERT_INTERVAL_V3,
         DEFAULT_PREEMPT, DEFAULT_PREEMPT_DELAY, DEFAULT_PRIORITY, DEFAULT_TRACK_COUNT,
@@ -111,12 +111,12 @@ pub(super) fn instance(t: Table<'_>, facts: &Facts<'_>) -> VrrpDraft {
         preempt: t.read("preempt", Flag).or_if_absent(DEFAULT_PREEMPT),
         preempt_delay: t.read("preempt_delay", PREEMPT_DELAY).or_if_absent(DEFAULT_PREEMPT_DELAY),
         unicast_source: t.read("unicast_source", NODE_ADDRESS).optional("\"172.16.0.2\""),
-        unicast_peers: t.read("unicast_peers", List(NODE_ADDRESS)).or(Vec::new()),
+        unicast_peers: addresses(&t, "unicast_peers", "[\"172.16.0.3\"]"),
         auth_pass: auth_pass(&t, number),
         checksum: checksum(&t, number),
         sync_group: t.read("sync_group", NAME).optional("\"main\""),
         virtual_mac: t.read("virtual_mac", Flag).or(DEFAULT_VIRTUAL_MAC).value,
-        witnesses: t.read("witness", List(WITNESS)).or(Vec::new()),
+        witnesses: addresses(&t, "witness", "[\"172.16.0.1\"]"),
         auth_hmac: t.table("auth_hmac").and_then(|table| auth_hmac(table, advert_interval, facts)),
         tracks: t.tables("track").into_iter().map(|table| track(table, facts)).collect(),
     };
@@ -158,6 +158,20 @@ impl TrackDraft {
     fn finished(self) -> Option<Track> {
         Some(Track { what: self.what?.value, weight: self.weight.value })
     }
+}
+
+/// A list of addresses, each once; empty without the key.
+fn addresses(t: &Table<'_>, key: &'static str, example: &str) -> At<Vec<Spanned<IpAddr>>> {
+    let list = t.read(key, List(NODE_ADDRESS)).optional(example);
+    let list = list.unwrap_or_else(|| At { value: Vec::new(), place: t.place(), given: false });
+    for (index, item) in list.value.iter().enumerate() {
+        let address = item.get_ref();
+        if list.value.iter().take(index).any(|earlier| earlier.get_ref() == address) {
+            let place = list.place.part(item.span());
+            t.reader.error(&place, format!("`{key}` has {address} twice"), "remove one of the two");
+        }
+    }
+    list
 }
 
 fn advert_interval(t: &Table<'_>, version: Option<u8>) -> Duration {
@@ -223,7 +237,6 @@ fn unicast(t: &Table<'_>, draft: &VrrpDraft) {
             "without `unicast_peers` the advertisements are multicast, only their source is this one";
         t.reader.warning(&source.place, message, "write: unicast_peers = [\"172.16.0.3\"], or remove it");
     }
-    once(t, "unicast_peers", peers);
     for peer in &peers.value {
         let address = peer.get_ref();
         if draft.unicast_source.as_ref().is_some_and(|source| source.value == *address) {
@@ -234,21 +247,9 @@ fn unicast(t: &Table<'_>, draft: &VrrpDraft) {
     }
 }
 
-/// Refuses the second of two equal addresses in a list.
-fn once(t: &Table<'_>, key: &str, list: &At<Vec<Spanned<IpAddr>>>) {
-    for (index, item) in list.value.iter().enumerate() {
-        let address = item.get_ref();
-        if list.value.iter().take(index).any(|earlier| earlier.get_ref() == address) {
-            let place = list.place.part(item.span());
-            t.reader.error(&place, format!("`{key}` has {address} twice"), "remove one of the two");
-        }
-    }
-}
-
 /// A witness tells a dead peer from a dead network, which neither this node nor the peer can.
 fn witnesses(t: &Table<'_>, draft: &VrrpDraft) {
     let witnesses = &draft.witnesses;
-    once(t, "witness", witnesses);
     for witness in &witnesses.value {
         let address = witness.get_ref();
         let what = if draft.unicast_source.as_ref().is_some_and(|source| source.value == *address) {

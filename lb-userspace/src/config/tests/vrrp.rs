@@ -62,7 +62,7 @@ const MISTAKES: &[Mistake] = &[
     m("priority = 101", "version = 2\nchecksum = \"rfc9568\"", "checksum", "vrrp[0].checksum", "for version 3 only", "remove it, or write: version = 3"),
     m("[\"172.16.0.3\"]", "[\"172.16.0.2\"]", "unicast_peers", "vrrp[0].unicast_peers", "this node's own `unicast_source`", "write: unicast_peers = the addresses of the other nodes"),
     m("[\"172.16.0.3\"]", "[\"172.16.0.3\", \"172.16.0.3\"]", "unicast_peers", "vrrp[0].unicast_peers", "has 172.16.0.3 twice", "remove one of the two"),
-    m("[\"172.16.0.3\"]", "[\"lb2\"]", "unicast_peers", "vrrp[0].unicast_peers", "must be an address, not \"lb2\"", "write: unicast_peers = []"),
+    m("[\"172.16.0.3\"]", "[\"lb2\"]", "unicast_peers", "vrrp[0].unicast_peers", "must be an address, not \"lb2\"", "write: unicast_peers = [\"172.16.0.3\"]"),
     m("\"172.16.0.2\"", "\"224.0.0.18\"", "unicast_source", "vrrp[0].unicast_source", "is a multicast address", "write: unicast_source = \"172.16.0.2\""),
     m("[flows]", "[[vrrp]]\nname = \"main\" # second\nvirtual_router_id = 61\n[flows]", "# second", "vrrp[1].name", "already the name of the VRRP instance on line 28", "write: name = a name of its own"),
     m("[flows]", "[[vrrp]]\nname = \"other\"\nvirtual_router_id = 60 # second\n[flows]", "# second", "vrrp[1].virtual_router_id", "already used on line 29", "write: virtual_router_id = a number of its own"),
@@ -80,10 +80,9 @@ const MISTAKES: &[Mistake] = &[
     m("priority = 101", "virtual_mac = 1", "virtual_mac", "vrrp[0].virtual_mac", "must be true or false", "write: virtual_mac = false"),
     m("priority = 101", "use_vmac = true", "use_vmac", "vrrp[0].use_vmac", "unknown key `use_vmac`", "remove it; the keys of [[vrrp]] are version"),
     // Witnesses.
-    m("priority = 101", "witness = [\"gateway\"]", "witness", "vrrp[0].witness", "must be an address, not \"gateway\"", "write: witness = []"),
+    m("priority = 101", "witness = [\"gateway\"]", "witness", "vrrp[0].witness", "must be an address, not \"gateway\"", "write: witness = [\"172.16.0.1\"]"),
     m("priority = 101", "witness = \"172.16.0.1\"", "witness", "vrrp[0].witness", "must be a list in brackets", "write: witness = [\"172.16.0.1\"]"),
-    m("priority = 101", "witness = [\"224.0.0.1\"]", "witness", "vrrp[0].witness", "224.0.0.1 is a multicast address", "write: witness = [..., \"172.16.0.1\", ...]"),
-    m("priority = 101", "witness = [\"fe80::1\"]", "witness", "vrrp[0].witness", "fe80::1 is a link-local address", "write: witness = [..., \"2001:db8::1\", ...]"),
+    m("priority = 101", "witness = [\"224.0.0.1\"]", "witness", "vrrp[0].witness", "224.0.0.1 is a multicast address", "write: witness = [\"172.16.0.1\"]"),
     m("priority = 101", "witness = [\"172.16.0.1\", \"172.16.0.1\"]", "witness", "vrrp[0].witness", "`witness` has 172.16.0.1 twice", "remove one of the two"),
     m("priority = 101", "witness = [\"172.16.0.10\"]", "witness", "vrrp[0].witness", "`witness` has the VIP on line 8", "write: witness = the gateway's address"),
     m("priority = 101", "witness = [\"172.16.0.2\"]", "witness", "vrrp[0].witness", "`witness` has 172.16.0.2, this node's own `unicast_source`", "write: witness = the gateway's address"),
@@ -250,14 +249,12 @@ fn short_intervals() {
 
 #[test]
 fn witnesses_of_either_family() {
-    assert_eq!(
-        with_keys("priority = 1").0.witnesses,
-        [""; 0].map(|text: &str| text.parse::<std::net::IpAddr>().expect("none"))
-    );
-    let (instance, warned) = with_keys("witness = [\"172.16.0.1\", \"2001:db8::1\"]\nvirtual_mac = true");
+    assert!(with_keys("priority = 1").0.witnesses.is_empty());
+    let (instance, warned) =
+        with_keys("witness = [\"172.16.0.1\", \"2001:db8::1\", \"fe80::1\"]\nvirtual_mac = true");
     assert_eq!(
         instance.witnesses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["172.16.0.1", "2001:db8::1"]
+        ["172.16.0.1", "2001:db8::1", "fe80::1"]
     );
     assert!(instance.virtual_mac);
     assert_eq!(warned, [""; 0]);
