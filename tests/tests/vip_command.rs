@@ -14,10 +14,10 @@ use lb_tests::wait;
 type TestResult = Result<(), Box<dyn Error>>;
 
 /// Generous, because the machine may be busy; nothing waits for it unless something is wrong.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn running_lab(lbs: u8, configure: impl Fn(&LbNode) -> TestResult) -> Result<Lab, Box<dyn Error>> {
-    let lab = Lab::builder().lbs(lbs).build()?;
+    let lab = Lab::builder().lbs(lbs).patience(4).build()?;
     lab.lbs().iter().try_for_each(configure)?;
     lab.start_lbs()?;
     lab.wait_owner(Some("lb1"), SOON)?;
