@@ -16,3 +16,8 @@ mod frame;
 pub mod fsm;
 pub mod router;
 pub mod socket;
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod golden;
