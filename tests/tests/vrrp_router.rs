@@ -4,6 +4,8 @@
 
 #[path = "keepalived/lan.rs"]
 mod lan;
+#[path = "keepalived/wire.rs"]
+mod wire;
 
 use std::{
     net::Ipv4Addr,
@@ -140,7 +142,7 @@ fn what_cannot_work_is_refused_at_the_start() {
     );
     assert!(matches!(
         spawn(&good, "lo", &[Ipv4Addr::LOCALHOST]),
-        Err(SpawnError::Socket(SocketError::NoAddress(_)))
+        Err(SpawnError::Socket(SocketError::NoAddress { .. }))
     ));
     assert!(matches!(spawn(&good, INTERFACE, &[]), Err(SpawnError::VipCount(0))));
     for unicast_peers in [vec![B.into()], vec![]] {
