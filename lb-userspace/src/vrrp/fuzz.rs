@@ -63,7 +63,7 @@ impl Random {
 
     /// Less than `limit`, which is small.
     fn below(&mut self, limit: usize) -> usize {
-        ((self.next() >> 32) * limit as u64 >> 32) as usize
+        (((self.next() >> 32) * limit as u64) >> 32) as usize
     }
 
     fn fill(&mut self, bytes: &mut [u8]) {
