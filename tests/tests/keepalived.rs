@@ -16,13 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lan::{A, B, INTERFACE, Lan, Netns, VIP, run, within};
+use lan::{A, B, INTERFACE, Lan, Netns, VIP, run, spawn, statuses, within};
 use lb_userspace::{
     config::model::{VrrpInstance, VrrpVersion},
-    vrrp::{
-        fsm::VrrpState,
-        router::{Router, RouterStatus},
-    },
+    vrrp::{fsm::VrrpState, router::Router, status::RouterStatus},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -65,7 +62,7 @@ impl Speech {
 
     /// A router of ours on side `a`.
     fn router(self, lan: &Lan, priority: u8) -> Router {
-        lan.a.enter(|| Router::spawn(&self.instance(priority), INTERFACE, &[VIP])).expect("our router")
+        lan.a.enter(|| spawn(&self.instance(priority), INTERFACE, &[VIP])).expect("our router")
     }
 
     /// keepalived on side `b`.
@@ -169,7 +166,7 @@ fn has_vip(netns: &Netns) -> bool {
 }
 
 fn status(router: &Router) -> RouterStatus {
-    router.status().borrow().clone()
+    statuses(router).borrow().clone()
 }
 
 fn wait_for_state(router: &Router, state: VrrpState) -> Duration {
@@ -203,7 +200,7 @@ fn we_outrank_keepalived(speech: Speech) {
     assert_eq!(active.adverts_received, 0, "{speech:?}: a BACKUP is silent");
     assert_understood(&active);
 
-    let changes = router.status();
+    let changes = statuses(&router);
     router.shutdown();
     let start = Instant::now();
     assert_eq!(changes.borrow().state, VrrpState::Initialize);
@@ -294,7 +291,7 @@ fn another_password_splits_the_election() {
 fn a_short_interval_is_adopted() {
     let lan = Lan::new();
     let instance = VrrpInstance { advert_interval: Duration::from_millis(200), ..V3_UNICAST.instance(150) };
-    let router = lan.a.enter(|| Router::spawn(&instance, INTERFACE, &[VIP])).expect("our router");
+    let router = lan.a.enter(|| spawn(&instance, INTERFACE, &[VIP])).expect("our router");
     wait_for_state(&router, VrrpState::Active);
     // Configured for one second, it would wait 0.61 s after our farewell; with our interval it is 0.12 s.
     let mut keepalived = V3_UNICAST.keepalived(&lan, 100);
