@@ -22,10 +22,10 @@ fn running_lab(first: &str) -> Result<Lab, Box<dyn Error>> {
     Ok(lab)
 }
 
-/// A `[[vrrp.track]]` with a shell script that runs ten times a second.
+/// A `[[vrrp.track]]` with a shell script that is started once a second, and has as long.
 fn script(text: &str, more: &str) -> String {
     format!(
-        "[[vrrp.track]]\nkind = \"script\"\ncommand = [\"/bin/sh\", \"-c\", {text:?}]\ninterval = \"100ms\"\n{more}"
+        "[[vrrp.track]]\nkind = \"script\"\ncommand = [\"/bin/sh\", \"-c\", {text:?}]\ninterval = \"1s\"\n{more}"
     )
 }
 
@@ -80,9 +80,9 @@ fn a_script_without_weight_is_a_fault_when_it_fails() -> TestResult {
 fn a_script_that_fails_at_the_start_keeps_its_node_from_claiming_anything() -> TestResult {
     let lab = Lab::builder().lbs(1).patience(4).build()?;
     let lb = lab.lb(0);
-    let keys = script("sleep 0.7; test -e /run/ready", "");
+    let keys = script("sleep 0.7; test -e /run/ready", "").replace("\"1s\"", "\"5s\"");
     lb.configure(|config| config.vrrp[0].extra.extend(keys.lines().map(str::to_owned)))?;
-    lb.start()?;
+    lb.start_within(SOON)?;
     let fault = vrrp(lb, "the first result", |vrrp| {
         assert_ne!(vrrp.state, "active", "it claims the VIP without knowing");
         vrrp.state == "fault"
@@ -107,7 +107,7 @@ fn a_negative_weight_counts_while_a_script_fails() -> TestResult {
     // It is there when nobody else is.
     assert!(lab.lb(1).stop()?.0.success());
     lab.wait_owner(Some("lb1"), SOON)?;
-    lab.lb(1).start()?;
+    lab.lb(1).start_within(SOON)?;
     lab.wait_owner(Some("lb2"), SOON)?;
     succeed(lb1, "rm /run/broken")?;
     lab.wait_owner(Some("lb1"), SOON)?;
@@ -120,14 +120,14 @@ fn a_script_that_hangs_is_killed_with_all_its_children_and_is_never_root() -> Te
     // The child has the shell's output, and would keep it open.
     let text = "test -e /run/hang || { id -u; exit 0; }; id -u >> /run/hang; id -G >> /run/hang; \
                 sleep 6000 & echo $$ $! >> /run/hang; sleep 6000";
-    let lab = running_lab(&script(text, "timeout = \"500ms\"\nuser = \"daemon\""))?;
+    let lab = running_lab(&script(text, "user = \"daemon\""))?;
     let lb1 = lab.lb(0);
     lab.wait_owner(Some("lb1"), SOON)?;
     assert_eq!(track(lb1)?["reason"], "exit 0: 1", "{}", track(lb1)?);
     succeed(lb1, "touch /run/hang && chmod 666 /run/hang")?;
     lab.wait_owner(Some("lb2"), SOON)?;
     let fault = vrrp(lb1, "lb1 to be in fault", |vrrp| vrrp.state == "fault")?;
-    assert!(fault.reason.contains("no end within 500ms"), "{fault:?}");
+    assert!(fault.reason.contains("no end within 1s"), "{fault:?}");
     succeed(lb1, "mv /run/hang /run/hung")?;
     lab.wait_owner(Some("lb1"), SOON)?;
 
