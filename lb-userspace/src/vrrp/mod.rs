@@ -15,3 +15,6 @@ pub mod fsm;
 pub mod group;
 pub mod router;
 pub mod socket;
+
+#[cfg(test)]
+mod simulation;
