@@ -34,17 +34,13 @@ mod lan;
 mod starvation;
 
 /// The schedules of one property in the ordinary run.
-const SCHEDULES: u64 = 1_000;
+const SCHEDULES: u64 = 700;
 
 /// How many properties share the schedules of a nightly run.
-const PROPERTIES: u64 = answers::COUNT
-    + chaos::COUNT
-    + elections::COUNT
-    + groups::COUNT
-    + hand_over::COUNT
-    + starvation::COUNT;
+const PROPERTIES: u64 =
+    answers::COUNT + chaos::COUNT + elections::COUNT + groups::COUNT + hand_over::COUNT + starvation::COUNT;
 
-
+const _: () = assert!(SCHEDULES * PROPERTIES >= 20_000);
 
 /// Runs `property` for every schedule, or for the one in the environment.
 fn for_every_schedule(name: &str, property: impl Fn(u64)) {
@@ -69,7 +65,9 @@ impl Drop for Named<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             let Self { name, schedule } = self;
-            println!("schedule {schedule}; alone: XVIP_SCHEDULE={schedule} cargo test -p lb-userspace --lib {name}");
+            println!(
+                "schedule {schedule}; alone: XVIP_SCHEDULE={schedule} cargo test -p lb-userspace --lib {name}"
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Who answers for an address: the dead-man lease, with pauses, kills and restarts.
 
-use super::lan::{CLEAN, Lan, Wires};
+use super::lan::{CLEAN, Lan};
 use crate::vrrp::fsm::{Event, Reason};
 
 properties! {
@@ -8,7 +8,7 @@ properties! {
     /// longer than the lease.
     fn never_two_answers_for_longer_than_the_lease(schedule) {
         let mut lan = Lan::settled(schedule, CLEAN, schedule % 2 == 0);
-        lan.wires = Wires { delay: lan.jitter(), duplicate_percent: 5, ..CLEAN };
+        lan.wires = lan.bad_wires(0);
         for _ in 0..lan.random.range(5, 25) {
             let node = lan.random.index(lan.nodes.len());
             match lan.random.range(0, 9) {

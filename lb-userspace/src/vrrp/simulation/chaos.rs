@@ -76,8 +76,13 @@ fn takes_part(lan: &Lan, node: usize) -> bool {
 properties! {
     /// Everything at once; then peace. Whatever happened, one Active is left, and it is the best.
     fn after_any_chaos_one_active_is_left(schedule) {
-        let wires =
-            Wires { delay: (50, 30_000), loss_percent: 20, losses_in_a_row: u32::MAX, duplicate_percent: 10 };
+        let wires = Wires {
+            delay: (50, 30_000),
+            loss_percent: 20,
+            losses_in_a_row: u32::MAX,
+            duplicate_percent: 10,
+            reorders: true,
+        };
         let mut lan = any_lan(schedule, wires);
         for _ in 0..lan.random.range(5, 25) {
             let node = lan.random.index(lan.nodes.len());
@@ -117,8 +122,7 @@ properties! {
     /// heard. After that, as long as any node takes part, there is one owner at every moment.
     fn without_partition_or_pause_one_owner_is_left(schedule) {
         let mut lan = any_lan(schedule, CLEAN);
-        lan.wires =
-            Wires { delay: lan.jitter(), loss_percent: 20, losses_in_a_row: 2, duplicate_percent: 10 };
+        lan.wires = lan.bad_wires(20);
         for node in 0..lan.nodes.len() {
             lan.boot(node);
         }

@@ -1,8 +1,8 @@
 //! Who becomes Active, and how fast (style-anchors: the properties of an election).
 
 use super::lan::{CLEAN, Lan, Wires};
-use crate::vrrp::fsm::{Event, Reason};
 use crate::vrrp::advert::Priority;
+use crate::vrrp::fsm::{Event, Reason};
 
 properties! {
     /// On a clean link exactly one is Active once settled, with preemption it is the highest priority, and it stays so.
@@ -29,8 +29,7 @@ properties! {
         let mut lan = Lan::settled(schedule, CLEAN, true);
         // The arrival clock must not be what saves us.
         lan.nodes.iter_mut().for_each(|node| node.arrival_clock = false);
-        lan.wires =
-            Wires { delay: lan.jitter(), loss_percent: 60, losses_in_a_row: 2, duplicate_percent: 10 };
+        lan.wires = lan.bad_wires(60);
         let transitions = lan.transitions();
         lan.run_for(30 * lan.interval());
         assert_eq!(lan.transitions(), transitions, "schedule {schedule}");

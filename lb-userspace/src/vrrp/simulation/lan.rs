@@ -60,10 +60,13 @@ pub struct Wires {
     /// So many in a row from one sender to one receiver are lost at most.
     pub losses_in_a_row: u32,
     pub duplicate_percent: u64,
+    /// Whether a packet may overtake one of the same sender.
+    pub reorders: bool,
 }
 
+/// A switch.
 pub const CLEAN: Wires =
-    Wires { delay: (50, 300), loss_percent: 0, losses_in_a_row: 0, duplicate_percent: 0 };
+    Wires { delay: (50, 300), loss_percent: 0, losses_in_a_row: 0, duplicate_percent: 0, reorders: false };
 
 /// An advertisement on its way.
 #[derive(Clone, Copy)]
@@ -149,6 +152,8 @@ pub struct Node {
     /// How far its wall clock is off.
     pub wall: i64,
     lost_in_a_row: [[u32; MOST]; MOST],
+    /// When the last packet arrives that is on its way, by link and sender.
+    latest: [[Micros; MOST]; MOST],
 }
 
 /// Who had an address since [`Lan::look`].
@@ -185,6 +190,8 @@ pub struct Lan {
     owners: [Owners; MOST],
     /// Since when two nodes have answered for the address of a link.
     contended_since: [[[Option<Micros>; MOST]; MOST]; MOST],
+    /// Whether anybody has taken or let go of an address since the last look at them.
+    moved: bool,
     /// Whether any two do now.
     contended: bool,
     /// The longest that two did.
@@ -209,6 +216,7 @@ impl Lan {
             in_flight: BinaryHeap::new(),
             owners: [Owners::default(); MOST],
             contended_since: [[[None; MOST]; MOST]; MOST],
+            moved: false,
             contended: false,
             contended_for: 0,
         }
@@ -261,6 +269,7 @@ impl Lan {
             held: [false; MOST],
             wall: 0,
             lost_in_a_row: [[0; MOST]; MOST],
+            latest: [[0; MOST]; MOST],
         });
     }
 
@@ -275,7 +284,8 @@ impl Lan {
     /// Starts the process of a node, anew if it runs.
     pub fn boot(&mut self, node: usize) {
         let now = self.at(self.now);
-        let routers = self.nodes[node].settings.iter().map(|settings| VirtualRouter::new(settings.clone(), now));
+        let routers =
+            self.nodes[node].settings.iter().map(|settings| VirtualRouter::new(settings.clone(), now));
         let names = ["one", "two", "three", "four", "five"];
         let group = SyncGroup::new(names.map(str::to_owned).into_iter().zip(routers));
         let started = &mut self.nodes[node];
@@ -283,6 +293,8 @@ impl Lan {
         started.inbox.clear();
         started.paused_until = None;
         started.heartbeat = Heartbeat::Beating;
+        started.held = [false; MOST];
+        self.moved = true;
         self.feed(node, 0, Event::Start);
     }
 
@@ -294,6 +306,7 @@ impl Lan {
         self.stop_heartbeat(node);
         self.nodes[node].group = None;
         self.nodes[node].paused_until = None;
+        self.moved = true;
         self.observe();
     }
 
@@ -383,13 +396,19 @@ impl Lan {
                 assert!(!began || handing_over, "{context}: only a hand-over lingers");
                 assert!(after != VrrpState::Fault, "{context}: a fault does not linger");
                 let end = now + longest_lingering(settings[link].interval);
-                assert!(router.deadline().is_some_and(|deadline| deadline <= end), "{context}: lingers for ever");
+                assert!(
+                    router.deadline().is_some_and(|deadline| deadline <= end),
+                    "{context}: lingers for ever"
+                );
             }
             let sent = || adverts.iter().filter(|(member, _)| *member == link).map(|(_, priority)| *priority);
             assert!(sent().count() <= 1, "{context}: sent {adverts:?}");
             for priority in sent() {
                 if priority == Priority::RELEASE {
-                    assert!(state == VrrpState::Active && after != VrrpState::Active, "{context}: false farewell");
+                    assert!(
+                        state == VrrpState::Active && after != VrrpState::Active,
+                        "{context}: false farewell"
+                    );
                 } else {
                     let active = state == VrrpState::Active || after == VrrpState::Active;
                     assert!(active, "{context}: only the Active router advertises");
@@ -411,7 +430,10 @@ impl Lan {
                 assert!(group.members().iter().all(idle), "schedule {schedule}: it would sleep for ever");
             }
         }
-        self.nodes[node].held = held;
+        if self.nodes[node].held != held {
+            self.nodes[node].held = held;
+            self.moved = true;
+        }
         let mixed = (self.trace ^ self.now ^ (node as u64) << 56).wrapping_mul(0x0100_0000_01b3);
         self.trace = mixed.rotate_left(17) ^ digest;
         for (member, priority) in adverts {
@@ -442,7 +464,11 @@ impl Lan {
             *in_a_row = 0;
             let copies = if self.random.percent(self.wires.duplicate_percent) { 2 } else { 1 };
             for _ in 0..copies {
-                let at = self.now + self.random.range(self.wires.delay.0, self.wires.delay.1);
+                let mut at = self.now + self.random.range(self.wires.delay.0, self.wires.delay.1);
+                if !self.wires.reorders {
+                    at = at.max(self.nodes[to].latest[link][from]);
+                }
+                self.nodes[to].latest[link][from] = at;
                 self.fly(at, to, Stage::Card, packet);
             }
         }
@@ -475,11 +501,14 @@ impl Lan {
         loop {
             let arrival = self.in_flight.peek().map(|Reverse(flight)| flight.at);
             let timer = (0..self.nodes.len()).filter_map(|node| Some((self.due(node)?, node))).min();
-            let lease_end =
-                (0..self.nodes.len()).filter_map(|node| self.lease_end(node)).filter(|at| *at > self.now).min();
+            let lease_end = (0..self.nodes.len())
+                .filter_map(|node| self.lease_end(node))
+                .filter(|at| *at > self.now)
+                .min();
             let next = [arrival, timer.map(|(at, _)| at), lease_end].into_iter().flatten().min();
             let Some(next) = next.filter(|next| *next <= end) else { break };
             self.now = self.now.max(next);
+            self.moved |= lease_end == Some(next);
             if arrival == Some(next) {
                 if let Some(Reverse(flight)) = self.in_flight.pop() {
                     self.arrive(&flight);
@@ -490,7 +519,6 @@ impl Lan {
             self.observe();
         }
         self.now = end;
-        self.observe();
     }
 
     pub fn run_for(&mut self, micros: Micros) {
@@ -544,6 +572,7 @@ impl Lan {
             let late = matches!(self.nodes[node].heartbeat, Heartbeat::Stopped(last) if self.now - last > self.lease());
             if !late {
                 self.nodes[node].heartbeat = Heartbeat::Beating;
+                self.moved = true;
                 self.observe();
             }
         }
@@ -556,6 +585,7 @@ impl Lan {
             }
         }
         self.run(node, 0, Event::Timer);
+        self.moved |= self.nodes[node].heartbeat != Heartbeat::Beating;
         self.nodes[node].heartbeat = Heartbeat::Beating;
     }
 
@@ -582,6 +612,9 @@ impl Lan {
 
     /// Who has the addresses now.
     fn observe(&mut self) {
+        if !std::mem::take(&mut self.moved) {
+            return;
+        }
         for link in 0..self.links() {
             let (holding, answering) = self.count(link);
             let owners = &mut self.owners[link];
@@ -636,7 +669,9 @@ impl Lan {
 
     /// The longest time for which two nodes answered for one address.
     pub fn contended_for(&self) -> Micros {
-        self.contended_for
+        let going_on = self.contended_since.iter().flatten().flatten().flatten();
+        let longest = going_on.map(|since| self.now - since).max();
+        self.contended_for.max(longest.unwrap_or(0))
     }
 
     pub fn actives(&self) -> Vec<usize> {
@@ -695,7 +730,7 @@ impl Lan {
 
     /// Time for one election after another to end, whatever the priorities.
     pub fn settling(&self) -> Micros {
-        5 * self.longest_down_interval()
+        3 * self.longest_down_interval()
     }
 
     pub fn transitions(&self) -> u64 {
@@ -720,10 +755,12 @@ impl Lan {
         lan
     }
 
-    /// Delays that differ by less than any skew time, so that they decide no election.
-    pub fn jitter(&self) -> (Micros, Micros) {
+    /// Duplicates, reordering, and delays that differ by less than any skew time, so that they decide no election; and
+    /// losses, fewer than three in a row.
+    pub fn bad_wires(&self, loss_percent: u64) -> Wires {
         let least = (0..self.nodes.len()).map(|node| self.skew(node)).min().unwrap();
-        (5, least.min(self.interval()) - 10)
+        let delay = (5, least.min(self.interval()) - 10);
+        Wires { delay, loss_percent, losses_in_a_row: 2, duplicate_percent: 10, reorders: true }
     }
 
     pub fn assert_best_is_active(&self) {
@@ -739,7 +776,11 @@ impl Lan {
         self.run_for(10 * self.interval());
         assert_eq!(self.transitions(), transitions, "schedule {}: it did not stay settled", self.schedule);
         let sent = (self.sent - sent) / self.links();
-        assert!((9..=11).contains(&sent), "schedule {}: {sent} advertisements in ten intervals", self.schedule);
+        assert!(
+            (9..=11).contains(&sent),
+            "schedule {}: {sent} advertisements in ten intervals",
+            self.schedule
+        );
         for link in 0..self.links() {
             let Owners { fewest, most } = self.owners(link);
             assert_eq!((fewest, most), (1, 1), "schedule {}: owners on link {link}", self.schedule);
