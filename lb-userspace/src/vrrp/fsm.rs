@@ -487,9 +487,9 @@ impl VirtualRouter {
         self.grouped = true;
     }
 
-    /// Our own priority, whatever the sync group's is; the lowest while released.
+    /// Our own priority, whatever the sync group's is, and whether released or not: a release is for all members.
     pub(super) const fn own_priority(&self) -> Priority {
-        if self.released { Priority::LOWEST } else { self.weighted }
+        self.weighted
     }
 
     /// Whether we are Active and an advertisement with our priority would win by its sender's address.
