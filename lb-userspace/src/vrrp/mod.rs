@@ -14,8 +14,12 @@ pub mod advert;
 pub mod auth;
 mod frame;
 pub mod fsm;
+pub mod group;
+pub mod lateness;
+pub mod rivals;
 pub mod router;
 pub mod socket;
+pub mod status;
 
 #[cfg(test)]
 mod fuzz;
