@@ -8,6 +8,8 @@
 
 #[path = "keepalived/lan.rs"]
 mod lan;
+#[path = "keepalived/routers.rs"]
+mod routers;
 
 use std::{
     env, fs,
@@ -18,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lan::{A, A6, B, B6, INTERFACE, Lan, Netns, VIP, VIP6, run, spawn, statuses, within};
+use lan::{A, B, INTERFACE, Lan, Netns, VIP, run, within};
 use lb_userspace::{
     config::model::{AntiReplay, AuthHmac, AuthMode, HmacKey, HmacSecret, VrrpInstance, VrrpVersion},
     vrrp::{fsm::VrrpState, router::Router, status::RouterStatus},
@@ -27,6 +29,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use routers::{A6, B6, VIP6, dual_lan, link_local, spawn, statuses};
 use tempfile::TempDir;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -63,14 +66,14 @@ impl Speech {
     /// What the advertisements of side `b` come from.
     fn source(self, lan: &Lan) -> IpAddr {
         if self.ipv6 && !self.unicast {
-            lan.b.link_local().expect("a link-local address")
+            link_local(&lan.b).expect("a link-local address")
         } else {
             self.addresses().1
         }
     }
 
     fn lan(self) -> Lan {
-        if self.ipv6 { Lan::dual() } else { Lan::new() }
+        if self.ipv6 { dual_lan() } else { Lan::new() }
     }
 
     fn instance(self, priority: u8) -> VrrpInstance {
@@ -241,8 +244,8 @@ fn we_outrank_keepalived(speech: Speech) {
     assert_understood(&active);
 
     let changes = statuses(&router);
-    router.shutdown();
     let start = Instant::now();
+    router.shutdown();
     assert_eq!(changes.borrow().state, VrrpState::Initialize);
     within(GENEROUS, "keepalived takes over", || speech.has_vip(&lan));
     let took = start.elapsed();

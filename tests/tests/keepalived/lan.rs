@@ -2,29 +2,18 @@
 //!
 //! ```text
 //!  a: eth0 172.16.0.2/24 ------ eth0 172.16.0.3/24 :b
-//!           fd00::2/64              fd00::3/64
 //! ```
 
 use std::{
     fs::File,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::Ipv4Addr,
     process::{Command, Output},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use lb_userspace::{
-    config::model::VrrpInstance,
-    vrrp::{
-        advert::Family,
-        router::{MemberPlan, Router, SpawnError},
-        socket::primary_address,
-        status::RouterStatus,
-    },
-};
 use nix::sched::{CloneFlags, setns};
-use tokio::sync::watch;
 
 /// The interface in both namespaces.
 pub const INTERFACE: &str = "eth0";
@@ -34,13 +23,6 @@ pub const A: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 pub const B: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 3);
 /// The virtual address.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 10);
-
-/// IPv6 address of side `a`, where there is one.
-pub const A6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
-/// IPv6 address of side `b`, where there is one.
-pub const B6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
-/// The virtual IPv6 address.
-pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x10);
 
 /// Runs a command that must succeed.
 pub fn run(command: &str) -> Output {
@@ -62,25 +44,6 @@ pub fn within(limit: Duration, what: &str, mut happened: impl FnMut() -> bool) -
     start.elapsed()
 }
 
-/// A virtual router of ours in the namespace of the calling thread.
-///
-/// # Errors
-/// See [`SpawnError`].
-pub fn spawn(
-    instance: &VrrpInstance,
-    interface: &str,
-    vips: &[impl Into<IpAddr> + Copy],
-) -> Result<Router, SpawnError> {
-    let vips = vips.iter().map(|vip| (*vip).into()).collect();
-    let plan = MemberPlan { instance: instance.clone(), vips };
-    Router::spawn(&instance.name, interface, vec![plan], None)
-}
-
-/// Its status, and every later one.
-pub fn statuses(router: &Router) -> watch::Receiver<RouterStatus> {
-    router.statuses()[0].clone()
-}
-
 /// A network namespace.
 #[derive(Debug)]
 pub struct Netns {
@@ -100,11 +63,6 @@ impl Netns {
     /// Its name, for `ip -n` and `ip netns exec`.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Its link-local address, once that is known to be unique.
-    pub fn link_local(&self) -> Option<IpAddr> {
-        self.enter(|| primary_address(INTERFACE, &[], Family::V6, true))
     }
 
     /// Runs `work` on a thread inside. Sockets and threads that it makes stay inside.
@@ -143,16 +101,6 @@ impl Lan {
         lan.connect();
         for (netns, address) in [(&lan.a, A), (&lan.b, B)] {
             run(&format!("ip -n {} addr add {address}/24 dev {INTERFACE}", netns.name));
-        }
-        lan
-    }
-
-    /// Makes both and their wire, with IPv6 addresses that may be used at once.
-    pub fn dual() -> Self {
-        let lan = Self::new();
-        for (netns, address) in [(&lan.a, A6), (&lan.b, B6)] {
-            run(&format!("ip -n {} addr add {address}/64 dev {INTERFACE} nodad", netns.name));
-            within(Duration::from_secs(20), "a link-local address", || netns.link_local().is_some());
         }
         lan
     }

@@ -27,7 +27,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     GENEROUS,
-    lan::{A, A6, B, B6, INTERFACE, Lan, Netns, VIP, VIP6, run, spawn, within},
+    lan::{A, B, INTERFACE, Netns, VIP, run, within},
+    routers::{A6, B6, VIP6, dual_lan, link_local, spawn},
     status, wait_for_state,
 };
 
@@ -67,8 +68,8 @@ fn is_quiet(socket: &mut VrrpSocket) -> bool {
 /// What the other side hears is what was sent, and the sender does not hear itself.
 #[test]
 fn advertisements_travel_over_both_families() {
-    let lan = Lan::dual();
-    let local = |netns: &Netns| netns.link_local().expect("a link-local address");
+    let lan = dual_lan();
+    let local = |netns: &Netns| link_local(netns).expect("a link-local address");
     let (a6, b6) = (local(&lan.a), local(&lan.b));
     let vmac = |last| Some([0, 0, 0x5e, 0, last, 60]);
     for (source, peer, vip, virtual_mac) in [
@@ -124,9 +125,9 @@ fn advertisements_travel_over_both_families() {
 /// What is not for us does not come, or says why it is refused.
 #[test]
 fn strangers_and_routed_packets_are_refused_over_ipv6() {
-    let lan = Lan::dual();
+    let lan = dual_lan();
     let mut unicast = open(&lan.b, B6.into(), &[A6.into()], None);
-    let local = lan.b.link_local().expect("a link-local address");
+    let local = link_local(&lan.b).expect("a link-local address");
     let mut multicast = open(&lan.b, local, &[], None);
     run(&format!("ip -n {} addr add fd00::66/64 dev {INTERFACE} nodad", lan.a.name()));
     let stranger = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x66);
@@ -161,10 +162,10 @@ fn strangers_and_routed_packets_are_refused_over_ipv6() {
 
 #[test]
 fn the_source_is_one_that_can_be_used() {
-    let lan = Lan::dual();
+    let lan = dual_lan();
     let global = |vips: &[IpAddr]| primary(&lan.a, vips, Family::V6, false);
     assert_eq!(global(&[]), Some(A6.into()));
-    let link_local = lan.a.link_local().expect("a link-local address");
+    let link_local = link_local(&lan.a).expect("a link-local address");
     assert!(matches!(link_local, IpAddr::V6(address) if address.is_unicast_link_local()), "{link_local}");
     assert_eq!(primary(&lan.a, &[link_local], Family::V6, true), None);
     // A virtual address that a predecessor left, one that is on its way out, and one that might not be unique.
@@ -195,7 +196,7 @@ fn the_source_is_one_that_can_be_used() {
 /// Two that sign, one that has another secret.
 #[test]
 fn signed_routers_elect_over_ipv6_and_ignore_forgers() {
-    let lan = Lan::dual();
+    let lan = dual_lan();
     let id = NonZeroU8::new(7).unwrap();
     let signing = |fill| AuthHmac {
         keys: vec![HmacKey { id, secret: HmacSecret::new(vec![fill; 32]).unwrap() }],
@@ -217,7 +218,7 @@ fn signed_routers_elect_over_ipv6_and_ignore_forgers() {
     wait_for_state(&a, VrrpState::Active);
     thread::sleep(Duration::from_secs(1));
     assert_eq!(status(&b).state, VrrpState::Backup);
-    assert_eq!(Some(status(&a).primary_address), lan.a.link_local());
+    assert_eq!(Some(status(&a).primary_address), link_local(&lan.a));
     assert_eq!(status(&b).active_router.map(|active| active.address), Some(status(&a).primary_address));
     assert_eq!(status(&b).discards.len(), 0, "{:?}", status(&b).discards);
     // Active from the first moment, with the highest priority there is, and nobody believes it.
