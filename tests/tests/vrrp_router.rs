@@ -4,6 +4,8 @@
 
 #[path = "keepalived/lan.rs"]
 mod lan;
+#[path = "keepalived/routers.rs"]
+mod routers;
 #[path = "keepalived/wire.rs"]
 mod wire;
 
@@ -15,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lan::{A, B, INTERFACE, Lan, Netns, VIP, run, spawn, statuses, within};
+use lan::{A, B, INTERFACE, Lan, Netns, VIP, run, within};
 use lb_userspace::{
     announce::Announcer,
     config::model::{VrrpChecksum, VrrpInstance},
@@ -33,6 +35,7 @@ use nix::sys::{
     },
     time::TimeVal,
 };
+use routers::{spawn, statuses};
 
 const GENEROUS: Duration = Duration::from_secs(20);
 
