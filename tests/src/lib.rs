@@ -5,6 +5,7 @@
 
 pub mod addresses;
 pub mod apiserver;
+pub mod asker;
 mod bpf;
 pub mod capture;
 pub mod cases;
@@ -14,6 +15,7 @@ pub mod client_host;
 pub mod daemon;
 pub mod decapsulator;
 pub mod frames;
+pub mod freezer;
 pub mod guest;
 pub mod host_tables;
 pub mod interrupt;
