@@ -11,6 +11,8 @@
 //! icmp    an error about a flow -> to the flow's backend or client
 //! tunnel  an error about a tunnel of ours -> answer for what was in it
 //! answer  RST, time exceeded, too big
+//! arp, neighbour   silence, answer or note what is said about a VIP
+//! vrrp    notes the arrival of an advertisement
 //! ```
 //!
 //! A packet that is not for a VIP leaves untouched after a handful of instructions, and a packet of an established
@@ -18,18 +20,22 @@
 //! stack and is verified on its own. Everything here inlines; it neither allocates nor loops without a bound.
 
 mod answer;
+mod arp;
 mod balance;
+mod claim;
 mod entry;
 mod flow;
 mod fragment;
 mod icmp;
 mod limit;
 mod nat;
+mod neighbour;
 mod open;
 mod parse;
 mod send;
 mod slow;
 mod tunnel;
+mod vrrp;
 
 use crate::{
     frame::Frame,
@@ -58,7 +64,7 @@ pub enum Stage {
     Open6 = 4,
     /// An ICMP error, or what passes for one.
     Icmp4 = 5,
-    /// An ICMPv6 error, or a neighbour solicitation.
+    /// An ICMPv6 error.
     Icmp6 = 6,
     /// A packet of a known flow over IPv4 that the entry does not send.
     Send4 = 11,
@@ -72,11 +78,19 @@ pub enum Stage {
     Answer4 = 7,
     /// An answer of our own over IPv6.
     Answer6 = 8,
+    /// ARP about a VIP.
+    Arp = 13,
+    /// A neighbour solicitation or advertisement.
+    Neighbour = 14,
+    /// VRRP over IPv4.
+    Vrrp4 = 15,
+    /// VRRP over IPv6.
+    Vrrp6 = 16,
 }
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Parse,
         Self::Slow4,
         Self::Slow6,
@@ -90,6 +104,10 @@ impl Stage {
         Self::Tunnel6,
         Self::Answer4,
         Self::Answer6,
+        Self::Arp,
+        Self::Neighbour,
+        Self::Vrrp4,
+        Self::Vrrp6,
     ];
 
     /// The name of its program.
@@ -108,6 +126,10 @@ impl Stage {
             Self::Tunnel6 => "xvip_tunnel6",
             Self::Answer4 => "xvip_answer4",
             Self::Answer6 => "xvip_answer6",
+            Self::Arp => "xvip_arp",
+            Self::Neighbour => "xvip_neighbour",
+            Self::Vrrp4 => "xvip_vrrp4",
+            Self::Vrrp6 => "xvip_vrrp6",
         }
     }
 }
@@ -150,6 +172,10 @@ pub fn run<F: Frame, T: Tables>(stage: Stage, frame: &mut F, tables: &T) -> Step
         Stage::Tunnel6 => icmp::about_tunnel::<Be128, F, T>(frame, tables),
         Stage::Answer4 => answer::answer::<Be32, F, T>(frame, tables),
         Stage::Answer6 => answer::answer::<Be128, F, T>(frame, tables),
+        Stage::Arp => arp::arp(frame, tables),
+        Stage::Neighbour => neighbour::neighbour(frame, tables),
+        Stage::Vrrp4 => vrrp::vrrp::<Be32, F, T>(frame, tables),
+        Stage::Vrrp6 => vrrp::vrrp::<Be128, F, T>(frame, tables),
     }
 }
 

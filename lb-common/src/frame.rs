@@ -4,7 +4,9 @@
 //! `data_end`, and a plain length loses that. So the shared code asks for a header of fixed size at an offset, and
 //! each side does its own bounds check.
 
-use crate::wire::{Arp, Be16, Be32, Be128, Ethernet, Icmp, Ipv4, Ipv6, Ipv6Extension, Ipv6Fragment, Tcp};
+use crate::wire::{
+    Arp, Be16, Be32, Be128, Ethernet, Icmp, Ipv4, Ipv6, Ipv6Extension, Ipv6Fragment, Tcp, Vrrp,
+};
 
 /// A type that may be laid over any bytes at any address.
 ///
@@ -29,6 +31,8 @@ unsafe impl Header for Ipv6Extension {}
 unsafe impl Header for Ipv6Fragment {}
 // SAFETY: as above.
 unsafe impl Header for Icmp {}
+// SAFETY: as above.
+unsafe impl Header for Vrrp {}
 // SAFETY: as above.
 unsafe impl Header for Be16 {}
 // SAFETY: words of bytes.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Part of the path that maps are pinned under.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// How many services a node can have; the size of the outer array of Maglev tables.
 pub const MAX_SERVICES: u32 = 256;
@@ -33,6 +33,11 @@ pub const VIP_FILTER_WORDS: usize = 64;
 pub const VLAN_WORDS: usize = 64;
 /// Words of the `RESERVED_PORTS` map: one bit for each port, first for the VIPs, then for the node's own addresses.
 pub const RESERVED_PORT_WORDS: usize = 2 * 1024;
+
+/// Words of [`NodeEntry::virtual_routers`]: one bit for each VRID, first those of IPv4, then those of IPv6.
+pub const VIRTUAL_ROUTER_WORDS: usize = 2 * 256 / 64;
+/// Senders of advertisements that are remembered.
+pub const MAX_ADVERTS: u32 = 1024;
 
 /// A backend's index in the `BACKENDS` map: dense, and stable for as long as a flow uses it.
 pub type BackendId = u16;
@@ -155,8 +160,13 @@ pub struct NodeEntry {
     pub vlans: [u64; VLAN_WORDS],
     /// How old the heartbeat may be before ARP for a fenced VIP is silenced, in nanoseconds.
     pub lease_ns: u64,
-    /// The interfaces' own addresses, unused ones zero: frames to any other are not for us.
+    /// The interfaces' own addresses, unused ones zero: frames to any other are not for us, but for those of
+    /// [`NodeEntry::virtual_routers`].
     pub macs: [MacWord; MAX_LINKS],
+    /// Which interface each of `macs` is of: the index of the one that XDP is attached to.
+    pub if_indices: [u32; MAX_LINKS],
+    /// One bit per virtual router whose addresses we hold and whose Ethernet address (RFC 9568 §7.3) we have taken.
+    pub virtual_routers: [u64; VIRTUAL_ROUTER_WORDS],
     /// The node's own IPv6 address, zero if it has none: outer source of tunnelled packets, source of ICMPv6 errors.
     pub v6: Be128,
     /// The node's own IPv4 address, likewise.
@@ -176,6 +186,8 @@ impl NodeEntry {
         vlans: [0; VLAN_WORDS],
         lease_ns: u64::MAX,
         macs: [MacWord::ZERO; MAX_LINKS],
+        if_indices: [0; MAX_LINKS],
+        virtual_routers: [0; VIRTUAL_ROUTER_WORDS],
         v6: Be128::from_octets([0; 16]),
         v4: Be32::new(0),
         untagged: 1,
@@ -214,6 +226,47 @@ impl NodeEntry {
         // Unused ones are zero, and no interface's.
         mac != MacWord::ZERO && (mac == first || mac == second || mac == third || mac == fourth)
     }
+
+    /// The own Ethernet address of the interface that XDP is attached to under this index.
+    #[inline(always)]
+    pub fn mac_of(&self, if_index: u32) -> Option<MacWord> {
+        let [first, second, third, fourth] = self.if_indices;
+        let index = match if_index {
+            0 => return None,
+            index if index == first => 0,
+            index if index == second => 1,
+            index if index == third => 2,
+            index if index == fourth => 3,
+            _ => return None,
+        };
+        Some(self.macs[index]).filter(|&mac| mac != MacWord::ZERO)
+    }
+
+    /// Whether it is the Ethernet address of a virtual router whose addresses we hold.
+    #[inline(always)]
+    pub fn is_virtual_mac(&self, mac: MacWord) -> bool {
+        let [0x00, 0x00, 0x5e, 0x00, family @ (1 | 2), vrid] = mac.octets() else { return false };
+        let bit = virtual_router_bit(family == 2, vrid);
+        self.virtual_routers[bit >> 6] & (1 << (bit & 63)) != 0
+    }
+
+    /// Takes a virtual router's Ethernet address.
+    pub const fn add_virtual_router(&mut self, is_v6: bool, vrid: u8) {
+        let bit = virtual_router_bit(is_v6, vrid);
+        self.virtual_routers[bit >> 6] |= 1 << (bit & 63);
+    }
+}
+
+/// Which bit of [`NodeEntry::virtual_routers`] a virtual router has.
+#[inline(always)]
+const fn virtual_router_bit(is_v6: bool, vrid: u8) -> usize {
+    (is_v6 as usize) << 8 | vrid as usize
+}
+
+/// The Ethernet address of a virtual router, 00:00:5e:00:01:VRID or, for IPv6, 00:00:5e:00:02:VRID (RFC 9568 §7.3).
+#[inline(always)]
+pub const fn virtual_mac(is_v6: bool, vrid: u8) -> Mac {
+    [0x00, 0x00, 0x5e, 0x00, if is_v6 { 2 } else { 1 }, vrid]
 }
 
 /// Which bit of the filter an address has: the top 12 bits of a multiplicative hash (Knuth, TAOCP 3, §6.4).
@@ -247,6 +300,66 @@ pub struct VipEntry {
     /// 1: ARP or neighbour solicitations for it are silenced when the heartbeat is stale, since another node may own it
     /// by then.
     pub fenced: u32,
+    /// The interface that ARP and neighbour solicitations for it are answered at, the one that XDP is attached to; only
+    /// with `virtual_mac`.
+    pub if_index: u32,
+    /// What they are answered with while this node holds it: the virtual router's Ethernet address. Zero: the host answers.
+    pub virtual_mac: MacWord,
+}
+
+impl VipEntry {
+    /// One that the host answers for.
+    pub const fn new(fenced: bool) -> Self {
+        Self { fenced: fenced as u32, if_index: 0, virtual_mac: MacWord::ZERO }
+    }
+}
+
+/// Key of `ADVERTS`: a sender of advertisements.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdvertKey {
+    /// Its primary address in its wide form.
+    pub source: Be128,
+    vrid: u64,
+}
+
+impl AdvertKey {
+    /// The key of a sender and a virtual router.
+    #[inline(always)]
+    pub const fn new(source: Be128, vrid: u8) -> Self {
+        Self { source, vrid: vrid as u64 }
+    }
+
+    /// The virtual router.
+    pub const fn vrid(&self) -> u8 {
+        self.vrid as u8
+    }
+}
+
+/// Value of `ADVERTS`: the last advertisement of a sender that is up, as it arrived. Nothing in it is authenticated.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AdvertEntry {
+    /// `CLOCK_MONOTONIC` in nanoseconds when it arrived.
+    pub at_ns: u64,
+    /// The Ethernet address that it came from.
+    pub mac: MacWord,
+    /// The sender's priority, 1 to 255.
+    pub priority: u32,
+    /// 2 or 3.
+    pub version: u32,
+}
+
+/// Value of `CLAIMS`, keyed by a VIP in its wide form: somebody else has said that it is its own.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClaimEntry {
+    /// `CLOCK_MONOTONIC` in nanoseconds at the last time.
+    pub at_ns: u64,
+    /// Where the VIP was said to be then.
+    pub mac: MacWord,
+    /// How often it was said; two CPUs at once may count one.
+    pub count: u64,
 }
 
 /// Key of `SERVICES`. Whole words only: on the stack, where a packet's is made, the verifier takes no unaligned stores.
@@ -705,9 +818,12 @@ pub struct LocalCounters {
 
 const _: () = {
     assert!(size_of::<Hop>() == 32 && align_of::<Hop>() == 8);
-    assert!(size_of::<NodeEntry>() == 8 * VIP_FILTER_WORDS + 8 * VLAN_WORDS + 8 + 32 + 16 + 16);
+    assert!(size_of::<NodeEntry>() == 8 * VIP_FILTER_WORDS + 8 * VLAN_WORDS + 8 + 32 + 16 + 64 + 16 + 16);
     assert!(size_of::<PulseEntry>() == 16);
-    assert!(size_of::<VipEntry>() == 4);
+    assert!(size_of::<VipEntry>() == 16);
+    assert!(size_of::<AdvertKey>() == 24);
+    assert!(size_of::<AdvertEntry>() == 24);
+    assert!(size_of::<ClaimEntry>() == 24);
     assert!(size_of::<ServiceKey>() == 24);
     assert!(size_of::<ServiceEntry>() == 40);
     assert!(size_of::<Members>() == 4 + 2 * MAX_MEMBERS);
@@ -735,9 +851,9 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        AllowedKey, BackendCounters, BackendEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load,
-        LocalCounters, LocalEntry, LocalPeer, Members, NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry,
-        ServiceKey, SourceEntry, SourceKey, VipEntry,
+        AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, ClaimEntry, FlowEntry, FlowKey,
+        FragmentEntry, FragmentKey, Load, LocalCounters, LocalEntry, LocalPeer, Members, NodeEntry,
+        PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     };
     use crate::wire::{Be32, Be128};
 
@@ -750,9 +866,12 @@ mod pod {
     }
 
     pod!(
+        AdvertEntry,
+        AdvertKey,
         AllowedKey,
         BackendCounters,
         BackendEntry,
+        ClaimEntry,
         FlowEntry<Be32>,
         FlowEntry<Be128>,
         FlowKey<Be32>,

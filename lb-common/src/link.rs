@@ -2,7 +2,7 @@
 
 use crate::{
     frame::Frame,
-    layout::{HOP_KEEPS_TAGS, Hop, MacWord, TagWord},
+    layout::{HOP_KEEPS_TAGS, Hop, MacWord, NodeEntry, TagWord},
     wire::{Be16, ETHERNET_LEN, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Ethernet},
 };
 
@@ -59,6 +59,19 @@ pub fn network<F: Frame>(frame: &F) -> Option<(usize, Be16)> {
     }
     let third = *frame.header::<Be16>(ETHERNET_LEN + TAG_LEN + 2)?;
     Some((ETHERNET_LEN + 2 * TAG_LEN, third))
+}
+
+/// Whether a frame is for a virtual router whose addresses we hold. If so, it is for the interface that it came in by from
+/// now on: the host's stack takes nothing else.
+#[inline(always)]
+pub fn is_for_virtual_router<F: Frame>(frame: &mut F, node: &NodeEntry) -> bool {
+    let own = node.mac_of(frame.if_index());
+    let (Some(ethernet), Some(own)) = (frame.header_mut::<Ethernet>(0), own) else { return false };
+    let is_ours = node.is_virtual_mac(MacWord::new(ethernet.dst));
+    if is_ours {
+        ethernet.dst = own.octets();
+    }
+    is_ours
 }
 
 /// The way back to whoever sent this frame.

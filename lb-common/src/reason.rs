@@ -65,6 +65,18 @@ reasons! {
         IcmpUnrelated = "icmp-unrelated",
         /// A neighbour solicitation.
         NeighbourSolicitation = "neighbour-solicitation",
+        /// A neighbour advertisement.
+        NeighbourAdvertisement = "neighbour-advertisement",
+        /// Another node says in ARP or neighbour discovery that a VIP is its own; on a standby node that is as it should be.
+        ForeignClaim = "foreign-claim",
+        /// ARP about a VIP that no sender means: not of IPv4 over Ethernet, or with an address that nobody has.
+        BadArp = "bad-arp",
+        /// Neighbour discovery that has passed a router, is cut short, or has a wrong checksum (RFC 4861 §7.1).
+        BadNeighbour = "bad-neighbour",
+        /// A VRRP advertisement.
+        Vrrp = "vrrp",
+        /// VRRP that has passed a router, is cut short, or has a wrong checksum; who listens counts it, too.
+        BadVrrp = "bad-vrrp",
     }
 }
 
@@ -136,6 +148,10 @@ reasons! {
         IcmpToBackend = "icmp-to-backend",
         /// An ICMP error about a flow, forwarded to its client.
         IcmpToClient = "icmp-to-client",
+        /// An ARP request for a VIP, answered with the virtual router's Ethernet address.
+        ArpReply = "arp-reply",
+        /// A neighbour solicitation for a VIP, answered with the virtual router's Ethernet address.
+        NeighbourReply = "neighbour-reply",
     }
 }
 

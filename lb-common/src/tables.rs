@@ -4,8 +4,9 @@ use core::ptr::NonNull;
 
 use crate::{
     layout::{
-        AllowedKey, BackendEntry, BackendId, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load, Members,
-        NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
+        AdvertEntry, AdvertKey, AllowedKey, BackendEntry, BackendId, ClaimEntry, FlowEntry, FlowKey,
+        FragmentEntry, FragmentKey, Load, Members, NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry,
+        ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
     wire::{Be16, Be32, Be128},
 };
@@ -166,6 +167,12 @@ pub trait Tables: FlowTables<Be32> + FlowTables<Be128> {
     fn source(&self, key: &SourceKey) -> Option<Slot<SourceEntry>>;
     /// Remembers a source; the least recently used are forgotten.
     fn remember_source(&self, key: &SourceKey, entry: &SourceEntry);
+    /// Who else has said last that a VIP (in its wide form) is its own.
+    fn claim(&self, vip: &Be128) -> Option<Slot<ClaimEntry>>;
+    /// Remembers the first time.
+    fn remember_claim(&self, vip: &Be128, entry: &ClaimEntry);
+    /// Remembers an advertisement in place of the sender's last one; the least recently heard senders are forgotten.
+    fn remember_advert(&self, key: &AdvertKey, entry: &AdvertEntry);
     /// Whether a source is in the service's list of those that may connect.
     fn is_allowed(&self, key: &AllowedKey) -> bool;
 }

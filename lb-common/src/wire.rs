@@ -245,6 +245,8 @@ pub const PROTOCOL_ICMPV6: u8 = 58;
 pub const PROTOCOL_IPV4: u8 = 4;
 /// IPv6 in IP (RFC 2473).
 pub const PROTOCOL_IPV6: u8 = 41;
+/// VRRP (RFC 9568 §5.1.1.4).
+pub const PROTOCOL_VRRP: u8 = 112;
 /// Hop-by-hop options (RFC 8200 §4.3).
 pub const PROTOCOL_HOP_BY_HOP: u8 = 0;
 /// Routing header (RFC 8200 §4.4).
@@ -338,6 +340,20 @@ pub const ICMPV6_TIME_EXCEEDED: u8 = 3;
 pub const ICMPV6_PARAMETER_PROBLEM: u8 = 4;
 /// `Icmp::kind` of ICMPv6: neighbour solicitation (RFC 4861 §4.3); its target follows the ICMP header.
 pub const ICMPV6_NEIGHBOUR_SOLICITATION: u8 = 135;
+/// `Icmp::kind` of ICMPv6: neighbour advertisement (RFC 4861 §4.4); its target follows the ICMP header.
+pub const ICMPV6_NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+/// `Icmp::rest` of an advertisement: it answers a solicitation.
+pub const NEIGHBOUR_SOLICITED: u32 = 0x4000_0000;
+/// `Icmp::rest` of an advertisement: it replaces what is in a cache.
+pub const NEIGHBOUR_OVERRIDE: u32 = 0x2000_0000;
+/// A neighbour discovery message without its options: ICMP header and target.
+pub const NEIGHBOUR_LEN: usize = ICMP_LEN + size_of::<Be128>();
+/// Options of neighbour discovery come in units of that many bytes (RFC 4861 §4.6).
+pub const NEIGHBOUR_OPTION_UNIT: usize = 8;
+/// First byte of an option: the sender's Ethernet address (RFC 4861 §4.6.1).
+pub const OPTION_SOURCE_ADDRESS: u8 = 1;
+/// First byte of an option: the target's Ethernet address.
+pub const OPTION_TARGET_ADDRESS: u8 = 2;
 
 /// TCP header without options (RFC 9293 §3.1).
 #[repr(C)]
@@ -398,7 +414,37 @@ pub struct Arp {
     pub target: Be32,
 }
 
+/// `Arp::operation`: who has the target address?
+pub const ARP_REQUEST: Be16 = Be16::new(1);
+/// `Arp::operation`: the sender has its address.
+pub const ARP_REPLY: Be16 = Be16::new(2);
+
+/// What VRRP advertisements of both versions begin with (RFC 9568 §5.2, RFC 3768 §5.3). The addresses follow, then with
+/// version 2 eight bytes of authentication data.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vrrp {
+    /// Version in the high four bits, type in the low four; 1: advertisement.
+    pub version_type: u8,
+    /// The virtual router.
+    pub vrid: u8,
+    /// The sender's priority; 0: it gives up.
+    pub priority: u8,
+    /// How many addresses follow.
+    pub count: u8,
+    /// The interval, and with version 2 the kind of authentication.
+    pub interval: Be16,
+    /// One's complement sum over the message, with version 3 mostly with a pseudo-header.
+    pub checksum: Be16,
+}
+
+/// Length of it.
+pub const VRRP_LEN: usize = size_of::<Vrrp>();
+/// Length of version 2's authentication data.
+pub const VRRP_AUTH_LEN: usize = 8;
+
 const _: () = {
+    assert!(size_of::<Vrrp>() == 8 && align_of::<Vrrp>() == 1);
     assert!(size_of::<Ethernet>() == 14 && align_of::<Ethernet>() == 1);
     assert!(size_of::<Ipv4>() == 20 && align_of::<Ipv4>() == 1);
     assert!(size_of::<Tcp>() == 20 && align_of::<Tcp>() == 1);

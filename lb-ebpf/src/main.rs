@@ -66,6 +66,10 @@ stages! {
     xvip_tunnel6 = Stage::Tunnel6;
     xvip_answer4 = Stage::Answer4;
     xvip_answer6 = Stage::Answer6;
+    xvip_arp = Stage::Arp;
+    xvip_neighbour = Stage::Neighbour;
+    xvip_vrrp4 = Stage::Vrrp4;
+    xvip_vrrp6 = Stage::Vrrp6;
 }
 
 #[inline(always)]

@@ -17,10 +17,11 @@ use aya_ebpf::{
 use lb_common::{
     forward::Stage,
     layout::{
-        ALLOWED_SERVICE_BITS, AllowedKey, BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey,
-        FragmentEntry, FragmentKey, Load, LocalCounters, LocalEntry, LocalPeer, MAX_ALLOWED, MAX_BACKENDS,
-        MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, Scratch,
-        ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
+        ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
+        ClaimEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load, LocalCounters, LocalEntry,
+        LocalPeer, MAX_ADVERTS, MAX_ALLOWED, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NodeEntry,
+        PulseEntry, RESERVED_PORT_WORDS, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey,
+        VipEntry,
     },
     local::{LocalTables, Outcome},
     reason,
@@ -100,6 +101,14 @@ static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, 8_192> = LruHashMap::ne
 #[btf_map]
 static SOURCES: LruHashMap<SourceKey, SourceEntry, 65_536> = LruHashMap::new();
 
+/// Sender and virtual router -> its last advertisement.
+#[btf_map]
+static ADVERTS: LruHashMap<AdvertKey, AdvertEntry, { MAX_ADVERTS as usize }> = LruHashMap::new();
+
+/// VIP -> who else has said that it is its own. No larger than `VIPS`, since only its keys get in.
+#[btf_map]
+static CLAIMS: HashMap<Be128, ClaimEntry, { MAX_SERVICES as usize }> = HashMap::new();
+
 /// Service and source prefix -> may connect.
 #[btf_map]
 static ALLOWED: LpmTrie<AllowedKey, u32, { MAX_ALLOWED as usize }> = LpmTrie::new();
@@ -122,7 +131,7 @@ static COUNTERS: PerCpuArray<u64, { reason::COUNTERS as usize }> = PerCpuArray::
 
 /// The programs of the stages.
 #[btf_map]
-static PROGRAMS: ProgramArray<16> = ProgramArray::new();
+static PROGRAMS: ProgramArray<32> = ProgramArray::new();
 
 /// Whose connects are redirected.
 #[btf_map]
@@ -359,6 +368,23 @@ impl Tables for Maps {
     fn remember_source(&self, key: &SourceKey, entry: &SourceEntry) {
         // A source that cannot be remembered is not limited.
         let _ = SOURCES.insert(key, entry, 0);
+    }
+
+    #[inline(always)]
+    fn claim(&self, vip: &Be128) -> Option<Slot<ClaimEntry>> {
+        slot(CLAIMS.get_ptr_mut(vip))
+    }
+
+    #[inline(always)]
+    fn remember_claim(&self, vip: &Be128, entry: &ClaimEntry) {
+        // There is room for every VIP; another CPU that was faster says the same.
+        let _ = CLAIMS.insert(vip, entry, 0);
+    }
+
+    #[inline(always)]
+    fn remember_advert(&self, key: &AdvertKey, entry: &AdvertEntry) {
+        // Without it the controller goes by what its socket hears.
+        let _ = ADVERTS.insert(key, entry, 0);
     }
 
     #[inline(always)]

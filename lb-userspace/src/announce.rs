@@ -12,6 +12,9 @@
 //!
 //! Frames leave by the interface that has the VIP: on a VLAN sub-interface the kernel adds the tag.
 //!
+//! A VIP with a virtual router's Ethernet address is announced with that one, in the frames and as their source: so switches
+//! learn where it is. For as long as it is announced, the interface is told to take frames for it.
+//!
 //! A thread of its own sends, since the first frames must not wait for a busy runtime.
 
 use std::{
@@ -23,11 +26,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lb_common::wire::Mac;
 use nix::ifaddrs::getifaddrs;
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
+mod membership;
 #[cfg(test)]
 mod tests;
+
+use membership::Membership;
 
 /// Frames at a take-over, at once; as keepalived (`garp_master_repeat`). A burst, since any one frame may be lost.
 const BURST: u32 = 5;
@@ -203,7 +210,7 @@ pub struct Announcer {
 
 #[derive(Debug)]
 enum Order {
-    Announce(IpAddr),
+    Announce(IpAddr, Option<Mac>),
     Stop(IpAddr),
 }
 
@@ -223,10 +230,11 @@ impl Announcer {
     }
 
     /// The VIP is here: a burst now, another one later, then a refresh from time to time, until [`stop`](Self::stop).
-    /// Called again, the bursts are repeated. Never blocks.
-    pub fn announce(&self, vip: IpAddr) {
+    /// Called again, the bursts are repeated. Never blocks. `virtual_mac`: the Ethernet address that it has; by default the
+    /// interface's own.
+    pub fn announce(&self, vip: IpAddr, virtual_mac: Option<Mac>) {
         // The thread lives as long as the channel does.
-        let _ = self.orders.send(Order::Announce(vip));
+        let _ = self.orders.send(Order::Announce(vip, virtual_mac));
     }
 
     /// The VIP is not here any more.
@@ -236,33 +244,38 @@ impl Announcer {
 }
 
 fn serve(interface: &str, orders: &mpsc::Receiver<Order>) {
-    let mut schedules: BTreeMap<IpAddr, Schedule> = BTreeMap::new();
+    let mut announced: BTreeMap<IpAddr, Announced> = BTreeMap::new();
     let mut complained = false;
     loop {
-        let order = match schedules.values().map(Schedule::next).min() {
+        let order = match announced.values().map(|vip| vip.schedule.next()).min() {
             None => orders.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
             Some(next) => orders.recv_timeout(next.saturating_duration_since(Instant::now())),
         };
         let now = Instant::now();
         match order {
-            Ok(Order::Announce(vip)) => {
-                schedules
-                    .entry(vip)
-                    .and_modify(|schedule| schedule.repeat(now))
-                    .or_insert_with(|| Schedule::new(now));
+            Ok(Order::Announce(vip, virtual_mac)) => {
+                let known = announced.entry(vip).or_insert_with(|| Announced {
+                    schedule: Schedule::new(now),
+                    virtual_mac,
+                    membership: None,
+                });
+                known.schedule.repeat(now);
+                if known.virtual_mac != virtual_mac {
+                    (known.virtual_mac, known.membership) = (virtual_mac, None);
+                }
             }
             Ok(Order::Stop(vip)) => {
-                schedules.remove(&vip);
+                announced.remove(&vip);
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
-        for (vip, schedule) in &mut schedules {
-            let frames = schedule.due(now);
+        for (vip, announced) in &mut announced {
+            let frames = announced.schedule.due(now);
             if frames == 0 {
                 continue;
             }
-            match send(interface, *vip, frames) {
+            match send(interface, *vip, announced, frames) {
                 Ok(()) => complained = false,
                 Err(error) if !complained => {
                     complained = true;
@@ -274,15 +287,31 @@ fn serve(interface: &str, orders: &mpsc::Receiver<Order>) {
     }
 }
 
+/// A VIP that is here.
+struct Announced {
+    schedule: Schedule,
+    virtual_mac: Option<Mac>,
+    /// By which the interface takes frames for `virtual_mac`.
+    membership: Option<Membership>,
+}
+
 /// Sends a burst. Socket, index and MAC address are found anew each time: it is rare, and any of them may have changed
 /// (a bond that failed over, an interface made anew).
-fn send(interface: &str, vip: IpAddr, frames: u32) -> Result<(), AnnounceError> {
+fn send(interface: &str, vip: IpAddr, announced: &mut Announced, frames: u32) -> Result<(), AnnounceError> {
     let no_mac = || AnnounceError::NoMac(interface.to_owned());
     let entries =
         getifaddrs().map_err(|errno| AnnounceError::System("listing the interfaces", errno.into()))?;
     let mut links = entries.filter(|entry| entry.interface_name == interface);
     let link = links.find_map(|entry| entry.address?.as_link_addr().copied()).ok_or_else(no_mac)?;
-    let mac = link.addr().ok_or_else(no_mac)?;
+    let own = link.addr().ok_or_else(no_mac)?;
+    let mac = announced.virtual_mac.unwrap_or(own);
+    if let Some(virtual_mac) = announced.virtual_mac
+        && announced.membership.as_ref().is_none_or(|taken| taken.index() != link.ifindex())
+    {
+        let taken = Membership::join(link.ifindex(), virtual_mac);
+        announced.membership =
+            Some(taken.map_err(|error| AnnounceError::System("taking the virtual Ethernet address", error))?);
+    }
     // Protocol 0: it receives nothing.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)
         .map_err(|error| AnnounceError::System("opening a packet socket", error))?;

@@ -27,8 +27,10 @@ pub mod pins;
 mod reload;
 mod report;
 mod reserved_ports;
+mod rivals;
 mod routers;
 mod sweep;
+mod tracking;
 mod transmit_watch;
 
 use std::{
@@ -41,11 +43,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use lb_common::{
-    layout::{PulseEntry, RESERVED_PORT_WORDS},
-    reason::TransmitReason,
-};
-use nix::time::{ClockId, clock_gettime};
+use lb_common::{layout::RESERVED_PORT_WORDS, reason::TransmitReason};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -62,24 +60,28 @@ use self::{
     evidence::Evidence,
     pins::PinLock,
     reserved_ports::HostPorts,
-    routers::Routers,
+    rivals::RivalWatch,
+    routers::{Routers, Told},
     sweep::{Sweep, finished},
+    tracking::Tracking,
     transmit_watch::TransmitWatch,
 };
 use crate::{
     announce::Announcer,
     config::model::{Config, XdpMode},
     control::{protocol::Request, server::Server},
-    dataplane::{AttachedMode, Census, Dataplane, DataplaneError, FlowTables, Tables},
+    dataplane::{AttachedMode, Census, Dataplane, DataplaneError, FlowTables, Sightings, Tables},
     desired::{
         BackendIds, Desired, Inputs, InterfaceAddress, NextHop, PoolEntry, RingMemo, desired, pool,
         pool_entries, vips_of,
     },
     flows::Timeouts,
     health::rise_fall::HealthState,
+    heartbeat::{self, Heartbeat},
     netlink::{Link, Netlink, NetlinkEvent, NextHops},
     reconcile::{Change, Observed, Stage, diff},
     slow_start::SlowStart,
+    vrrp::advert::Priority,
 };
 
 /// What happened in the kernel within that time is looked at together.
@@ -124,6 +126,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     transmit.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut evidence = interval(evidence::PERIOD);
     evidence.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rivals = interval(rivals::PERIOD);
+    rivals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut alerts = interval(alerts::PERIOD);
     alerts.set_missed_tick_behavior(MissedTickBehavior::Delay);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -136,6 +140,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = interrupt.recv() => break,
             _ = pulse.tick() => controller.pulse(),
             () = wake.vrrp.notified() => controller.reconcile().await,
+            () = wake.tracking.notified() => controller.tell_routers(),
             () = wake.health.notified() => controller.health_changed().await,
             () = at(controller.due) => controller.reconcile().await,
             event = next_event(&mut controller.events) => controller.netlink_event(event),
@@ -157,6 +162,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
             _ = alerts.tick() => controller.look_at_alerts(),
+            _ = rivals.tick() => controller.look_at_rivals(),
             _ = resync.tick() => controller.resync().await,
             () = at(controller.join_at) => controller.join_vrrp().await,
             () = at(controller.recheck.map(|recheck| recheck.by)) => controller.rechecked(),
@@ -164,7 +170,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         if controller.recheck.is_some_and(|recheck| controller.checks.all_passed_since(recheck.since)) {
             controller.rechecked();
         }
-        if controller.join_at.is_some() && controller.checks.all_known() {
+        if controller.join_at.is_some() && controller.knows_enough() {
             controller.join_vrrp().await;
         }
     }
@@ -181,6 +187,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
 struct Wake {
     health: Arc<Notify>,
     vrrp: Arc<Notify>,
+    tracking: Arc<Notify>,
 }
 
 async fn at(time: Option<Instant>) {
@@ -270,8 +277,10 @@ struct Controller {
     rings: RingMemo,
     /// The flow clock at `started`.
     clock_base: u32,
-    /// Whether the maps and addresses have been put right, so that the heartbeat may say so.
-    settled: bool,
+    heartbeat: Heartbeat,
+    /// What the data plane has seen of other nodes; `None` without one.
+    sightings: Option<Sightings>,
+    rivals: RivalWatch,
     reserved_ports: Box<reserved_ports::PortBits>,
 
     flow_tables: Option<FlowTables>,
@@ -280,6 +289,7 @@ struct Controller {
     census: Census,
 
     checks: Checks,
+    tracking: Tracking,
     slow_starts: BTreeMap<PoolEntry, SlowStart>,
     routers: Routers,
     /// When VRRP joins at the latest; `None` once it has.
@@ -308,10 +318,14 @@ impl Controller {
         let mut checks = Checks::new(Arc::clone(&wake.health));
         let plan = checks.plan(&config)?;
         checks.commit(plan);
+        let mut tracking = Tracking::new(&interface, Arc::clone(&wake.tracking));
+        tracking.configure(&config);
         let slowest = config.services.iter().map(|service| service.health.timeout).max().unwrap_or_default();
+        let first_results = slowest.max(tracking.first_results_within());
         let now = Instant::now();
+        let heartbeat = Heartbeat::spawn(lease(&config)).context("no thread for the heartbeat")?;
         let mut controller = Self {
-            routers: Routers::new(&interface, Arc::clone(&wake.vrrp)),
+            routers: Routers::new(&interface, Arc::clone(&wake.vrrp), heartbeat.controller()),
             config,
             options,
             started: now,
@@ -333,7 +347,9 @@ impl Controller {
             ids: BackendIds::default(),
             rings: RingMemo::default(),
             clock_base: 0,
-            settled: false,
+            heartbeat,
+            sightings: None,
+            rivals: RivalWatch::default(),
             reserved_ports: Box::new([0; RESERVED_PORT_WORDS]),
             flow_tables: None,
             sweeping: None,
@@ -341,7 +357,8 @@ impl Controller {
             census: Census::default(),
             checks,
             slow_starts: BTreeMap::new(),
-            join_at: Some(now + (slowest + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
+            join_at: Some(now + (first_results + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
+            tracking,
             recheck: None,
             problems: Problems::default(),
             due: None,
@@ -371,7 +388,7 @@ impl Controller {
                 set_problem(&mut self.problems.dataplane, Some(problem));
             }
         }
-        self.routers.set_tracking(self.problems.tracked());
+        self.tell_routers();
         Ok(())
     }
 
@@ -395,7 +412,11 @@ impl Controller {
         self.ids = BackendIds::adopt(&dataplane.observe()?, self.flow_clock());
         self.flow_tables = Some(dataplane.flow_tables()?);
         self.assign_ids();
+        let writer = dataplane.pulse_writer(self.clock_base, self.started.into_std())?;
+        self.heartbeat.write_to(Some(Box::new(writer)));
+        self.sightings = Some(dataplane.sightings()?);
         self.dataplane = Some(dataplane);
+        self.meet_routers();
         self.serve_local_clients();
         self.refresh_reserved_ports();
         Ok(())
@@ -428,32 +449,75 @@ impl Controller {
         self.clock_base.wrapping_add(self.ticks_since_start())
     }
 
-    /// Well inside the lease: a late wake-up or two must not silence us.
+    /// As often as the heartbeat.
     fn pulse_timer(&self) -> tokio::time::Interval {
-        let period = (lease(&self.config) / 5).min(Duration::from_millis(250));
-        let mut timer = interval(period);
+        let mut timer = interval(heartbeat::period(lease(&self.config)));
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         timer
     }
 
+    /// We run; and once the routers have spoken after a pause of this process, what they say is looked at.
     fn pulse(&mut self) {
+        let now = Instant::now();
+        self.heartbeat.alive(now.into_std());
         if let Some(period) = self.watchdog
             && self.watchdog_fed.elapsed() >= period / 4
         {
             notify(&[NotifyState::Watchdog]);
-            self.watchdog_fed = Instant::now();
+            self.watchdog_fed = now;
         }
-        if !self.settled {
-            return;
+        if self.due.is_none()
+            && !self.heartbeat.is_settled()
+            && self.routers.as_of() >= self.heartbeat.running_since()
+        {
+            self.schedule(Duration::ZERO);
         }
-        let flow_clock = self.flow_clock();
-        let Some(dataplane) = &mut self.dataplane else { return };
-        let written = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(anyhow::Error::from).and_then(|now| {
-            let heartbeat_ns = Duration::from(now).as_nanos() as u64;
-            Ok(dataplane.set_pulse(PulseEntry { heartbeat_ns, flow_clock, _pad: 0 })?)
+        let silence =
+            self.heartbeat.written().map(|written| now.into_std().saturating_duration_since(written));
+        let silent = silence.is_some_and(|silence| silence > lease(&self.config));
+        let problem = silent.then(|| match self.heartbeat.withheld() {
+            Some(withheld) => format!("this node does not answer for its VIPs: {withheld}"),
+            None => "this node does not answer for its VIPs: the heartbeat cannot be written".to_owned(),
         });
-        let problem = written.err().map(|error| format!("the heartbeat cannot be written: {error:#}"));
         set_problem(&mut self.problems.heartbeat, problem);
+    }
+
+    /// Without a data plane there is nothing to be alive for.
+    fn close_dataplane(&mut self) {
+        self.heartbeat.write_to(None);
+        (self.dataplane, self.sightings) = (None, None);
+        self.meet_routers();
+    }
+
+    /// Starts, changes and stops routers until they are as configured.
+    async fn configure_routers(&mut self) {
+        self.routers.configure(&self.config).await;
+        self.meet_routers();
+    }
+
+    /// Those that are new depend on the heartbeat's word and on the data plane's clock, and it on theirs.
+    fn meet_routers(&mut self) {
+        self.heartbeat.depend_on(self.routers.beats());
+        let dataplane = self.dataplane.as_ref();
+        self.routers.set_clocks(|| dataplane.and_then(|dataplane| dataplane.sightings().ok()));
+        self.tell_routers();
+    }
+
+    /// Tells every router what it depends on.
+    fn tell_routers(&mut self) {
+        let own = self.problems.tracked();
+        let tracking = &self.tracking;
+        self.routers.tell(|instance| {
+            // A router that tracking does not know has just lost its last VIP.
+            let tracked = tracking.verdict(instance).unwrap_or(Ok(Priority::LOWEST));
+            Told { tracking: own.clone().and(tracked), witness: tracking.witness(instance) }
+        });
+    }
+
+    /// The bursts of announcements once more.
+    fn announce_again(&mut self, vip: IpAddr) {
+        self.announced.remove(&vip);
+        self.schedule(Duration::ZERO);
     }
 
     /// Where native XDP was our own choice and the driver does not send, chooses generic.
@@ -471,9 +535,9 @@ impl Controller {
             if let Err(error) = dataplane.fall_back_to_generic() {
                 let problem = format!("{:#}", anyhow::Error::from(error));
                 set_problem(&mut self.problems.dataplane, Some(problem));
-                self.routers.set_tracking(self.problems.tracked());
+                self.tell_routers();
                 // Opened anew at the next look at everything.
-                self.dataplane = None;
+                self.close_dataplane();
             }
         }
     }
@@ -504,7 +568,8 @@ impl Controller {
         }
         self.refresh_reserved_ports();
         if self.join_at.is_none() {
-            self.routers.retry().await;
+            self.routers.retry();
+            self.meet_routers();
         }
         self.reconcile().await;
     }
@@ -534,7 +599,7 @@ impl Controller {
         self.due = None;
         if std::mem::take(&mut self.look_at_link) {
             self.refresh_links().await;
-            self.routers.set_tracking(self.problems.tracked());
+            self.tell_routers();
         }
         if std::mem::take(&mut self.look_at_neighbours) {
             self.refresh_next_hops().await;
@@ -545,11 +610,13 @@ impl Controller {
             self.schedule(RETRY);
         }
         set_problem(&mut self.problems.reconcile, problem);
-        self.routers.set_tracking(self.problems.tracked());
+        self.tell_routers();
         self.tell_service_manager();
     }
 
     async fn try_reconcile(&mut self) -> anyhow::Result<()> {
+        // Of an earlier time than what is read of them below.
+        let as_of = self.routers.as_of();
         let observed = match self.observe().await {
             Ok(observed) => observed,
             Err(error) => {
@@ -565,7 +632,13 @@ impl Controller {
         let problem = (!desired.problems.is_empty()).then(|| desired.problems.join("; "));
         set_problem(&mut self.problems.services, problem);
         let changes = diff(&desired, &observed);
-        self.apply(changes, &observed).await?;
+        let applied = self.apply(changes, &observed).await;
+        // As long as addresses that are not ours any more are still here, answering for them would be a lie.
+        let disowned = !matches!(applied, Err((Stage::Disown, _)));
+        if let Some(as_of) = as_of.filter(|_| disowned && self.dataplane.is_some()) {
+            self.heartbeat.settled(as_of);
+        }
+        applied.map_err(|(_, error)| error)?;
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.set_holds_vip(!desired.addresses.is_empty())?;
         }
@@ -646,7 +719,11 @@ impl Controller {
     }
 
     /// Applies changes in order. After a failure, what depends on the failed one is left out.
-    async fn apply(&mut self, changes: Vec<Change>, observed: &Observed) -> anyhow::Result<()> {
+    async fn apply(
+        &mut self,
+        changes: Vec<Change>,
+        observed: &Observed,
+    ) -> Result<(), (Stage, anyhow::Error)> {
         let mut failed: Option<(Stage, anyhow::Error)> = None;
         for change in changes {
             let wait = match (&failed, change.stage()) {
@@ -671,21 +748,10 @@ impl Controller {
                 let error = error.context(format!("applying `{text}`"));
                 failed = failed.or(Some((stage, error)));
             }
-            // Many changes take time, and the heartbeat is due all the same.
-            self.pulse();
+            // Many changes take time.
+            self.heartbeat.alive(std::time::Instant::now());
         }
-        match failed {
-            // Addresses that are not ours any more are still here: answering for them would be a lie.
-            Some((Stage::Disown, error)) => Err(error),
-            Some((_, error)) => {
-                self.settled |= self.dataplane.is_some();
-                Err(error)
-            }
-            None => {
-                self.settled |= self.dataplane.is_some();
-                Ok(())
-            }
-        }
+        failed.map_or(Ok(()), Err)
     }
 
     async fn apply_one(&mut self, change: Change) -> anyhow::Result<()> {
@@ -696,8 +762,8 @@ impl Controller {
             }
             Change::RemoveAddress(address) => self.netlink.remove_address(address).await?,
             Change::AddAddress(address) => self.netlink.add_address(address).await?,
-            Change::Announce(vip, generation) => {
-                self.announcer.announce(vip);
+            Change::Announce(vip, generation, virtual_mac) => {
+                self.announcer.announce(vip, virtual_mac);
                 if self.announced.insert(vip, generation).is_some() {
                     // Announced again: another router was Active, too. If we were cut off until now, what the checks
                     // know is of no use.
@@ -712,6 +778,11 @@ impl Controller {
         Ok(())
     }
 
+    /// Whether every check and everything tracked has had its first result.
+    fn knows_enough(&self) -> bool {
+        self.checks.all_known() && self.tracking.all_known()
+    }
+
     async fn join_vrrp(&mut self) {
         if self.join_at.take().is_none() {
             return;
@@ -719,9 +790,12 @@ impl Controller {
         if !self.checks.all_known() {
             warn!("joining VRRP although some backends have not answered their first check");
         }
+        if !self.tracking.all_known() {
+            warn!("joining VRRP although something that it tracks has had no result yet");
+        }
         // What the checks found goes into the maps before anything is claimed.
         self.reconcile().await;
-        self.routers.configure(&self.config).await;
+        self.configure_routers().await;
         notify(&[NotifyState::Ready]);
         info!(node = self.config.node.name, "xvip is up");
         self.tell_service_manager();
@@ -747,6 +821,7 @@ impl Controller {
             error!("an address may still be here: {error:#}");
         }
         self.checks.stop().await;
+        self.tracking.stop().await;
         if let Some(sweeping) = self.sweeping.take() {
             let _ended = sweeping.await;
         }
@@ -767,7 +842,7 @@ fn apply_to_maps(dataplane: &mut Dataplane, change: Change) -> Result<(), Datapl
         Change::SetMembers(service, members) => dataplane.set_members(service, &members),
         Change::Allow(prefix) => dataplane.allow(prefix),
         Change::SetService(key, entry) => dataplane.set_service(key, entry),
-        Change::SetVip(vip, entry) => dataplane.set_vip(vip, entry),
+        Change::SetVip(vip, entry) | Change::StopAnswering(vip, entry) => dataplane.set_vip(vip, entry),
         Change::SetNode(node) => dataplane.set_node(&node),
         Change::RemoveVip(vip) => dataplane.remove_vip(vip),
         Change::RemoveService(key) => dataplane.remove_service(key),

@@ -11,7 +11,9 @@ mod hash_walk;
 mod interface;
 mod local_clients;
 mod pins;
+mod pulse;
 pub mod ring;
+mod sightings;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +21,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use aya::{
@@ -35,8 +38,8 @@ use aya_log::EbpfLogger;
 use lb_common::{
     forward::Stage,
     layout::{
-        AllowedKey, BackendCounters, BackendEntry, BackendId, LAYOUT_VERSION, Load, LocalCounters,
-        LocalEntry, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry,
+        AllowedKey, BackendCounters, BackendEntry, BackendId, ClaimEntry, LAYOUT_VERSION, Load,
+        LocalCounters, LocalEntry, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry,
         RESERVED_PORT_WORDS, Removed, ServiceEntry, ServiceKey, VipEntry,
     },
     reason,
@@ -53,6 +56,8 @@ pub use self::{
     interface::keep_vlan_tags,
     local_clients::LocalClientsError,
     pins::cleanup,
+    pulse::PulseWriter,
+    sightings::{AdvertSeen, ClaimSeen, Sightings},
 };
 use crate::{
     config::model::{Flows, Node},
@@ -66,7 +71,7 @@ const GROWS_AT_MOST: usize = 128;
 /// The program that is attached.
 const PROGRAM: &str = "xvip";
 /// The maps of the object: each is pinned under its own name.
-const MAPS: [&str; 27] = [
+const MAPS: [&str; 29] = [
     "NODE",
     "PULSE",
     "VIPS",
@@ -84,6 +89,8 @@ const MAPS: [&str; 27] = [
     "ESTABLISHED6",
     "FRAGMENTS",
     "SOURCES",
+    "ADVERTS",
+    "CLAIMS",
     "ALLOWED",
     "SCRATCH",
     "COUNTERS",
@@ -145,6 +152,9 @@ pub enum DataplaneError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// The monotonic clock could not be read.
+    #[error("CLOCK_MONOTONIC cannot be read")]
+    Clock(#[source] nix::Error),
     /// The link could not be handled.
     #[error("the XDP link could not be adopted or pinned")]
     Link(#[source] LinkError),
@@ -198,6 +208,7 @@ pub struct Dataplane {
     node: Array<MapData, NodeEntry>,
     pulse: Array<MapData, PulseEntry>,
     vips: HashMap<MapData, WideKey, VipEntry>,
+    claims: HashMap<MapData, WideKey, ClaimEntry>,
     services: HashMap<MapData, ServiceKey, ServiceEntry>,
     rings: ArrayOfMaps<MapData, Ring>,
     members: Array<MapData, Members>,
@@ -286,6 +297,7 @@ impl Dataplane {
             node: take(&mut ebpf, "NODE")?,
             pulse: take(&mut ebpf, "PULSE")?,
             vips: take(&mut ebpf, "VIPS")?,
+            claims: take(&mut ebpf, "CLAIMS")?,
             services: take(&mut ebpf, "SERVICES")?,
             rings: take(&mut ebpf, "RINGS")?,
             members: take(&mut ebpf, "MEMBERS")?,
@@ -385,13 +397,19 @@ impl Dataplane {
         self.vips.insert(Be128::from(vip).octets(), entry, 0).map_err(in_map("VIPS"))
     }
 
-    /// Makes an address an ordinary one again.
+    /// Makes an address an ordinary one again. Who else claimed it is forgotten.
     ///
     /// # Errors
     ///
     /// See [`Dataplane::set_node`].
     pub fn remove_vip(&mut self, vip: IpAddr) -> Result<(), DataplaneError> {
-        self.vips.remove(&Be128::from(vip).octets()).map_err(in_map("VIPS"))
+        let key = Be128::from(vip).octets();
+        self.vips.remove(&key).map_err(in_map("VIPS"))?;
+        match self.claims.remove(&key) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(in_map("CLAIMS")(error)),
+        }
     }
 
     /// Adds or changes a service. A new one begins with counters of zero.
@@ -539,6 +557,16 @@ impl Dataplane {
         }))
     }
 
+    /// A handle of its own on the heartbeat, for the thread that keeps it. `base` is the flow clock, in seconds, at
+    /// `since`.
+    ///
+    /// # Errors
+    ///
+    /// Where the pinned map cannot be opened or read.
+    pub fn pulse_writer(&self, base: u32, since: Instant) -> Result<PulseWriter, DataplaneError> {
+        PulseWriter::open(&self.maps_path, base, since)
+    }
+
     /// A handle of its own on the flow tables, for a thread that may take its time.
     ///
     /// # Errors
@@ -546,6 +574,15 @@ impl Dataplane {
     /// Where the pinned maps cannot be opened.
     pub fn flow_tables(&self) -> Result<FlowTables, DataplaneError> {
         FlowTables::open(&self.maps_path)
+    }
+
+    /// A handle of its own on what was seen of other nodes, for any thread.
+    ///
+    /// # Errors
+    ///
+    /// Where the pinned maps cannot be opened.
+    pub fn sightings(&self) -> Result<Sightings, DataplaneError> {
+        Sightings::open(&self.maps_path)
     }
 
     /// Runs the programs once on a frame (`BPF_PROG_TEST_RUN`), with the maps as they are. Returns the XDP action and

@@ -24,6 +24,7 @@ use lb_common::{
         BackendEntry, BackendId, HOP_KEEPS_TAGS, Hop, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES, MODE_DSR_IPIP,
         MODE_DSR_L2, MODE_NAT, MacWord, Members, NodeEntry, SERVICE_DROPS_WHEN_FULL, SERVICE_HAS_ALLOW_LIST,
         SERVICE_HAS_LIMITS, SERVICE_SNAT_NODE, ServiceEntry, ServiceKey, TagWord, VLAN_WORDS, VipEntry,
+        virtual_mac,
     },
     wire::{Be16, Be32, Be128, Mac},
 };
@@ -201,10 +202,18 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
         add_to_filter(node, vip);
         let fenced = u32::from(service.vrrp.is_some());
         // Two services on one VIP: if an instance owns it for one of them, it is fenced.
-        tables.vips.entry(vip).and_modify(|entry| entry.fenced |= fenced).or_insert(VipEntry { fenced });
-        if let Some(&generation) = service.vrrp.as_ref().and_then(|name| inputs.active.get(name)) {
+        let entry = tables.vips.entry(vip).or_insert(VipEntry::new(false));
+        entry.fenced |= fenced;
+        if let Some((name, &generation)) =
+            service.vrrp.as_ref().and_then(|name| inputs.active.get_key_value(name))
+        {
             addresses.insert((vip, service.vip.prefix_len));
             announce.insert(vip, generation);
+            if let Some((mac, if_index)) = virtual_mac_of(inputs, name, vip) {
+                (entry.virtual_mac, entry.if_index) = (MacWord::new(mac), if_index);
+                let [.., vrid] = mac;
+                node.add_virtual_router(vip.is_ipv6(), vrid);
+            }
         }
         for address in own.needed_by(service) {
             add_to_filter(node, address);
@@ -248,6 +257,14 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
         tables.services.insert(key, ServiceEntry { snat, usable, turns, ..entry });
     }
     desired
+}
+
+/// The Ethernet address that an instance gives a VIP, if it does, and the interface where; VIPs are the first one's.
+fn virtual_mac_of(inputs: &Inputs, instance: &str, vip: IpAddr) -> Option<(Mac, u32)> {
+    let instance = inputs.config.vrrp.iter().find(|other| other.name == instance)?;
+    let link = inputs.links.first()?;
+    let is_wanted = instance.virtual_mac && link.mac.is_some();
+    is_wanted.then(|| (virtual_mac(vip.is_ipv6(), instance.virtual_router_id.get()), link.parent))
 }
 
 /// What packets that are for the node itself are addressed to.
@@ -307,9 +324,9 @@ fn node_entry(inputs: &Inputs, own: &OwnAddresses) -> NodeEntry {
         untagged: 0,
         ..NodeEntry::EMPTY
     };
-    let macs: BTreeSet<Mac> = inputs.links.iter().filter_map(|link| link.mac).collect();
-    for (place, mac) in node.macs.iter_mut().zip(macs) {
-        *place = MacWord::new(mac);
+    let macs = inputs.links.iter().filter_map(|link| Some((link.mac?, link.parent)));
+    for ((place, if_index), (mac, parent)) in node.macs.iter_mut().zip(&mut node.if_indices).zip(macs) {
+        (*place, *if_index) = (MacWord::new(mac), parent);
     }
     for link in inputs.links {
         match link.tags.first() {

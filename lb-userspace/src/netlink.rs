@@ -5,11 +5,13 @@
 //! gets one looks again, and looks now and then without one.
 
 mod address;
+mod carrier;
 mod link;
 mod next_hop;
 mod watch;
 
 pub use self::{
+    carrier::Carrier,
     link::{Link, VlanTag},
     next_hop::NextHops,
 };

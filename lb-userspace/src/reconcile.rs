@@ -2,9 +2,10 @@
 //!
 //! The order is a contract, so that no packet ever meets half of a change, and no address outlives its ownership:
 //!
-//! 1. what we no longer own goes first: announcements stop, addresses leave the interface;
+//! 1. what we no longer own goes first: the data plane stops answering for it, announcements stop, addresses leave the
+//!    interface;
 //! 2. what is new is built from the bottom up: backends, tables and lists of members, who may connect, services, VIPs,
-//!    the node's filter, addresses, announcements;
+//!    the node's filter, answers of the data plane, addresses, announcements;
 //! 3. what is no longer used is taken down from the top: VIPs, services, who might connect, backends.
 
 use std::{
@@ -14,9 +15,12 @@ use std::{
     sync::Arc,
 };
 
-use lb_common::layout::{
-    ALLOWED_SERVICE_BITS, BackendEntry, BackendId, MacWord, MaglevSlots, Members, NodeEntry, ServiceEntry,
-    ServiceKey, VipEntry,
+use lb_common::{
+    layout::{
+        ALLOWED_SERVICE_BITS, BackendEntry, BackendId, MacWord, MaglevSlots, Members, NodeEntry,
+        ServiceEntry, ServiceKey, VipEntry,
+    },
+    wire::Mac,
 };
 
 use crate::{
@@ -40,6 +44,8 @@ pub struct Observed {
 /// One step from observed to desired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// Write a VIP that the data plane has answered for under another Ethernet address than it is to have now, if any.
+    StopAnswering(IpAddr, VipEntry),
     /// Stop repeating the announcement of a VIP.
     StopAnnouncing(IpAddr),
     /// Take an address off the interface.
@@ -60,8 +66,9 @@ pub enum Change {
     SetNode(Box<NodeEntry>),
     /// Put an address on the interface.
     AddAddress(InterfaceAddress),
-    /// Tell the network where a VIP is, with the number of the announcement.
-    Announce(IpAddr, u64),
+    /// Tell the network where a VIP is, with the number of the announcement; at the virtual router's Ethernet address, if
+    /// there is one, or the interface's own.
+    Announce(IpAddr, u64, Option<Mac>),
     /// Remove a VIP.
     RemoveVip(IpAddr),
     /// Remove a service.
@@ -87,7 +94,7 @@ impl Change {
     /// Its part of the order.
     pub fn stage(&self) -> Stage {
         match self {
-            Self::StopAnnouncing(_) | Self::RemoveAddress(_) => Stage::Disown,
+            Self::StopAnswering(..) | Self::StopAnnouncing(_) | Self::RemoveAddress(_) => Stage::Disown,
             Self::SetBackend(..)
             | Self::SetRing(..)
             | Self::SetMembers(..)
@@ -111,6 +118,14 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
     let (want, have) = (&desired.tables, &observed.tables);
     let mut changes = Vec::new();
 
+    let answered = |vip: &IpAddr| have.vips.get(vip).map(|entry| entry.virtual_mac);
+    let silenced = have.vips.iter().filter_map(|(vip, had)| {
+        let now = want.vips.get(vip).copied().unwrap_or(VipEntry::new(had.fenced != 0));
+        (had.virtual_mac != MacWord::ZERO && now.virtual_mac != had.virtual_mac).then_some((*vip, now))
+    });
+    changes.extend(silenced.map(|(vip, entry)| {
+        Change::StopAnswering(vip, VipEntry { virtual_mac: MacWord::ZERO, if_index: 0, ..entry })
+    }));
     let stopped = observed.announced.keys().filter(|vip| !desired.announce.contains_key(*vip));
     changes.extend(stopped.map(|&vip| Change::StopAnnouncing(vip)));
     changes.extend(observed.addresses.difference(&desired.addresses).map(|&a| Change::RemoveAddress(a)));
@@ -128,18 +143,29 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Change> {
     changes.extend(want.allowed.difference(&have.allowed).map(|&prefix| Change::Allow(prefix)));
     changes
         .extend(changed(&want.services, &have.services).map(|(&key, &entry)| Change::SetService(key, entry)));
-    changes.extend(changed(&want.vips, &have.vips).map(|(&vip, &entry)| Change::SetVip(vip, entry)));
+    let (answering, silent): (Vec<_>, Vec<_>) =
+        changed(&want.vips, &have.vips).partition(|(_, entry)| entry.virtual_mac != MacWord::ZERO);
+    // What was silenced is written already.
+    let silent = silent.into_iter().filter(|(vip, _)| answered(vip).unwrap_or_default() == MacWord::ZERO);
+    changes.extend(silent.map(|(&vip, &entry)| Change::SetVip(vip, entry)));
     if desired.node != observed.node {
         changes.push(Change::SetNode(Box::new(desired.node)));
     }
+    // What is told an Ethernet address uses it at once: the node must take its frames by then.
+    changes.extend(answering.into_iter().map(|(&vip, &entry)| Change::SetVip(vip, entry)));
     let added: BTreeSet<InterfaceAddress> =
         desired.addresses.difference(&observed.addresses).copied().collect();
     changes.extend(added.iter().map(|&address| Change::AddAddress(address)));
     // An address that had gone missing is announced again too: its traffic may have gone elsewhere meanwhile.
     let due = desired.announce.iter().filter(|&(vip, generation)| {
-        observed.announced.get(vip) != Some(generation) || added.iter().any(|(address, _)| address == vip)
+        observed.announced.get(vip) != Some(generation)
+            || added.iter().any(|(address, _)| address == vip)
+            || answered(vip) != want.vips.get(vip).map(|entry| entry.virtual_mac)
     });
-    changes.extend(due.map(|(&vip, &generation)| Change::Announce(vip, generation)));
+    changes.extend(due.map(|(&vip, &generation)| {
+        let mac = want.vips.get(&vip).map(|entry| entry.virtual_mac).filter(|&mac| mac != MacWord::ZERO);
+        Change::Announce(vip, generation, mac.map(MacWord::octets))
+    }));
 
     changes.extend(unwanted(&want.vips, &have.vips).map(|&vip| Change::RemoveVip(vip)));
     changes.extend(unwanted(&want.services, &have.services).map(|&key| Change::RemoveService(key)));
@@ -166,6 +192,7 @@ fn unwanted<'a, K: Ord, V>(
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::StopAnswering(vip, _) => write!(f, "stop answering for {vip}"),
             Self::StopAnnouncing(vip) => write!(f, "stop announcing {vip}"),
             Self::RemoveAddress((address, prefix)) => write!(f, "remove address {address}/{prefix}"),
             Self::SetBackend(id, entry) => {
@@ -184,7 +211,11 @@ impl fmt::Display for Change {
                 write!(f, "service {}: table {}, {} usable", KeyText(*key), entry.index, entry.usable)
             }
             Self::SetVip(vip, entry) => {
-                write!(f, "VIP {vip}{}", if entry.fenced == 1 { ", fenced" } else { "" })
+                write!(f, "VIP {vip}{}", if entry.fenced == 1 { ", fenced" } else { "" })?;
+                if entry.virtual_mac != MacWord::ZERO {
+                    write!(f, ", answered with {}", MacText(entry.virtual_mac.octets()))?;
+                }
+                Ok(())
             }
             Self::SetNode(node) => {
                 write!(f, "node:")?;
@@ -192,7 +223,8 @@ impl fmt::Display for Change {
                 macs.try_for_each(|mac| write!(f, " {}", MacText(mac.octets())))
             }
             Self::AddAddress((address, prefix)) => write!(f, "add address {address}/{prefix}"),
-            Self::Announce(vip, _) => write!(f, "announce {vip}"),
+            Self::Announce(vip, _, None) => write!(f, "announce {vip}"),
+            Self::Announce(vip, _, Some(mac)) => write!(f, "announce {vip} at {}", MacText(*mac)),
             Self::RemoveVip(vip) => write!(f, "remove VIP {vip}"),
             Self::RemoveService(key) => write!(f, "remove service {}", KeyText(*key)),
             Self::Disallow(prefix) => write!(f, "do not allow {}", PrefixText(*prefix)),

@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::vrrp::lateness::Lateness;
+
 pub mod table;
 
 /// Everything that a running daemon tells about itself.
@@ -99,6 +101,78 @@ pub struct VrrpStatus {
     pub adverts_received: u64,
     /// Packets that were not used, by reason.
     pub discarded: BTreeMap<String, u64>,
+    /// Whether the VIPs are this node's: while active, and while a hand-over has not reached anybody yet.
+    #[serde(default)]
+    pub holds_addresses: bool,
+    /// The instances that it is active together with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync_group: Option<String>,
+    /// What keeps it from taking over although it hears nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<String>,
+    /// `none`, `password` or `hmac-sha256`
+    #[serde(default)]
+    pub authentication: String,
+    /// The Ethernet address that the VIPs have, where it is the virtual router's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_mac: Option<String>,
+    /// How often the state changed.
+    #[serde(default)]
+    pub transitions: u64,
+    /// Advertisements that could not be sent to somebody.
+    #[serde(default)]
+    pub send_errors: u64,
+    /// Why the last one could not; absent after a success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_error: Option<String>,
+    /// Advertisements used although their VIPs are not quite ours.
+    #[serde(default)]
+    pub address_mismatches: u64,
+    /// Advertisements (version 3) used although their interval is not ours.
+    #[serde(default)]
+    pub interval_mismatches: u64,
+    /// How late advertisements left.
+    #[serde(default)]
+    pub lateness: Lateness,
+    /// Whether the virtual router runs before every ordinary thread (`SCHED_FIFO`).
+    #[serde(default)]
+    pub realtime: bool,
+    /// Whether it was released: it leaves its VIPs to anybody else, until `xvip vip acquire`.
+    #[serde(default)]
+    pub released: bool,
+    /// What it tracks beside the data plane; with those of the other members of its sync group.
+    #[serde(default)]
+    pub tracks: Vec<TrackStatus>,
+    /// Who has to answer before it takes over from a silent router; absent where nobody has to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<WitnessStatus>,
+}
+
+/// Something that a virtual router depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackStatus {
+    /// `interface NAME`, or `script PROGRAM ARGUMENTS`.
+    pub name: String,
+    /// What it adds to the priority, or takes from it; with 0, a failure is a fault.
+    pub weight: i16,
+    /// `unknown`, `up` or `down`.
+    pub state: String,
+    /// Since when.
+    pub since: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The witnesses of a virtual router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessStatus {
+    /// Their addresses; one answer is enough.
+    pub addresses: Vec<String>,
+    /// Whether one of them has answered lately.
+    pub answers: bool,
+    /// If not, for how long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// The router whose advertisements count.

@@ -1,20 +1,23 @@
 //! Frames, built and read by `etherparse`, never by `lb_common`: the code under test does not mark its own homework.
 
+mod arp;
 mod fragments;
 mod icmp;
 mod segment;
+mod vrrp;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
-    ArpEthIpv4Packet, ArpOperation, ArpPacket, EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header,
-    PacketBuilder, checksum::Sum16BitWords,
+    EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, checksum::Sum16BitWords,
 };
 
 pub use self::{
+    arp::Arp,
     fragments::{FRAGMENT_ID, fragments, fragments_behind},
-    icmp::{IcmpMessage, echo_request, error_about, neighbour_solicitation, quote},
+    icmp::{IcmpMessage, echo_request, error_about, neighbour_advertisement, neighbour_solicitation, quote},
     segment::{Extension, Packet, Segment},
+    vrrp::{Advert, GROUP, GROUP6},
 };
 
 /// An Ethernet address.
@@ -378,24 +381,6 @@ pub fn checksum(bytes: &[u8]) -> [u8; 2] {
 pub fn ip_checksum_is_right(header: &[u8]) -> bool {
     let end = header.first().map_or(0, |first| usize::from(first & 0x0f) * 4);
     header.get(..end).is_some_and(|header| checksum(header) == [0, 0])
-}
-
-/// An ARP request of `sender` for `target`, broadcast.
-pub fn arp_request(sender_mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
-    let arp = ArpPacket::from(ArpEthIpv4Packet {
-        operation: ArpOperation::REQUEST,
-        sender_mac,
-        sender_ipv4: sender.octets(),
-        target_mac: [0; 6],
-        target_ipv4: target.octets(),
-    });
-    let mut bytes =
-        Ethernet2Header { source: sender_mac, destination: [0xff; 6], ether_type: EtherType::ARP }
-            .to_bytes()
-            .to_vec();
-    bytes.extend_from_slice(&arp.to_bytes());
-    bytes.resize(ETHERNET_MIN, 0);
-    bytes
 }
 
 /// A UDP datagram.

@@ -11,9 +11,9 @@ use lb_common::{
     forward::forward,
     frame::{Frame, Header},
     layout::{
-        ALLOWED_SERVICE_BITS, AllowedKey, BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey,
-        FragmentEntry, FragmentKey, Load, Members, NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry,
-        ServiceKey, SourceEntry, SourceKey, VipEntry,
+        ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
+        ClaimEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES, Members, NodeEntry,
+        PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
     tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
     wire::{Be16, Be32, Be128},
@@ -184,6 +184,8 @@ pub struct HostTables {
     v6: FamilyMaps<Be128>,
     fragments: RefCell<BTreeMap<FragmentKey, FragmentEntry>>,
     sources: RefCell<SlotMap<SourceKey, SourceEntry>>,
+    adverts: RefCell<BTreeMap<AdvertKey, AdvertEntry>>,
+    claims: RefCell<SlotMap<Be128, ClaimEntry>>,
     loads: RefCell<SlotMap<BackendId, Load>>,
     turns: RefCell<BTreeMap<u32, u32>>,
     scratch: RefCell<SlotMap<(), Scratch>>,
@@ -201,6 +203,8 @@ impl HostTables {
             v6: FamilyMaps::new(world.max_flows),
             fragments: RefCell::default(),
             sources: RefCell::new(SlotMap::new(usize::MAX)),
+            adverts: RefCell::default(),
+            claims: RefCell::new(SlotMap::new(MAX_SERVICES as usize)),
             loads: RefCell::new(SlotMap::new(usize::MAX)),
             turns: RefCell::default(),
             scratch: RefCell::new(SlotMap::new(1)),
@@ -347,6 +351,22 @@ impl Tables for HostTables {
         self.sources.borrow_mut().insert(key, entry);
     }
 
+    fn claim(&self, vip: &Be128) -> Option<Slot<ClaimEntry>> {
+        self.claims.borrow().slot(vip)
+    }
+
+    fn remember_claim(&self, vip: &Be128, entry: &ClaimEntry) {
+        assert_eq!(
+            self.claims.borrow_mut().insert(vip, entry),
+            Inserted::Yes,
+            "a first claim, and room for it"
+        );
+    }
+
+    fn remember_advert(&self, key: &AdvertKey, entry: &AdvertEntry) {
+        self.adverts.borrow_mut().insert(*key, *entry);
+    }
+
     fn is_allowed(&self, key: &AllowedKey) -> bool {
         let mut prefixes = self.world.tables.allowed.iter();
         prefixes.any(|(prefix, bits)| *bits >= ALLOWED_SERVICE_BITS && same_prefix(key, prefix, *bits))
@@ -455,6 +475,14 @@ impl Plane for HostPlane {
         Notes {
             fragments: self.tables.fragments.borrow().clone(),
             sources: self.tables.sources.borrow().entries().map(|(key, _)| key).collect(),
+            adverts: self.tables.adverts.borrow().iter().map(|(key, entry)| (*key, entry.into())).collect(),
+            claims: self
+                .tables
+                .claims
+                .borrow()
+                .entries()
+                .map(|(vip, entry)| (vip, (&entry).into()))
+                .collect(),
             loads: (0..BACKENDS).filter_map(|id| self.tables.load(id)).map(Slot::read).collect(),
             counters: (0..BACKENDS).map(|id| counters.get(&id).copied().unwrap_or_default()).collect(),
         }

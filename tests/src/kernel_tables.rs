@@ -21,8 +21,8 @@ use aya::{
 };
 use lb_common::{
     layout::{
-        BackendCounters, BackendId, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES,
-        Members, PulseEntry, Removed, SourceEntry, SourceKey,
+        AdvertEntry, AdvertKey, BackendCounters, BackendId, ClaimEntry, FlowEntry, FlowKey, FragmentEntry,
+        FragmentKey, Load, MAX_SERVICES, Members, PulseEntry, Removed, SourceEntry, SourceKey,
     },
     reason::{DropReason, PassReason, TransmitReason, Verdict},
     wire::{Be32, Be128},
@@ -66,6 +66,8 @@ pub struct KernelPlane {
     established6: HashMap<MapData, FlowKey<Be128>, FlowEntry<Be128>>,
     fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
     sources: HashMap<MapData, SourceKey, SourceEntry>,
+    adverts: HashMap<MapData, AdvertKey, AdvertEntry>,
+    claims: HashMap<MapData, [u8; 16], ClaimEntry>,
     loads: Array<MapData, Load>,
     turns: Array<MapData, u32>,
     reasons: PerCpuArray<MapData, u64>,
@@ -121,6 +123,8 @@ impl KernelPlane {
             established6: HashMap::try_from(Map::HashMap(open("ESTABLISHED6")?))?,
             fragments: HashMap::try_from(Map::LruHashMap(open("FRAGMENTS")?))?,
             sources: HashMap::try_from(Map::LruHashMap(open("SOURCES")?))?,
+            adverts: HashMap::try_from(Map::LruHashMap(open("ADVERTS")?))?,
+            claims: HashMap::try_from(Map::HashMap(open("CLAIMS")?))?,
             loads: Array::try_from(Map::Array(open("LOADS")?))?,
             turns: Array::try_from(Map::Array(open("TURNS")?))?,
             reasons: PerCpuArray::try_from(Map::PerCpuArray(open("COUNTERS")?))?,
@@ -246,6 +250,8 @@ impl KernelPlane {
         clear(&mut self.established6)?;
         clear(&mut self.fragments)?;
         clear(&mut self.sources)?;
+        clear(&mut self.adverts)?;
+        clear(&mut self.claims)?;
         fill(&mut self.loads, BACKENDS.into())?;
         fill(&mut self.turns, 4)
     }
@@ -328,6 +334,11 @@ impl Plane for KernelPlane {
         let load = |id: BackendId| self.loads.get(&id.into(), 0).expect("the map can be read");
         Notes {
             fragments: entries(&self.fragments),
+            adverts: entries(&self.adverts).iter().map(|(key, entry)| (*key, entry.into())).collect(),
+            claims: entries(&self.claims)
+                .iter()
+                .map(|(vip, entry)| (Be128::from_octets(*vip), entry.into()))
+                .collect(),
             sources: entries(&self.sources).into_keys().collect::<BTreeSet<_>>(),
             loads: (0..BACKENDS).map(load).collect(),
             counters: (0..BACKENDS).map(|id| self.backend_counters(id)).collect(),

@@ -9,10 +9,10 @@ use std::{
 use lb_common::{
     hash::MAGLEV_SLOTS,
     layout::{
-        ALLOWED_SERVICE_BITS, AllowedKey, BackendCounters, BackendEntry, BackendId, FlowEntry, FlowKey,
-        FragmentEntry, FragmentKey, Hop, Load, MAX_MEMBERS, MODE_DSR_IPIP, MacWord, MaglevSlots, Members,
-        NodeEntry, RESERVED_PORT_WORDS, SERVICE_SNAT_NODE, ServiceEntry, ServiceKey, SourceKey, TagWord,
-        VipEntry,
+        ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
+        ClaimEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Hop, Load, MAX_MEMBERS, MODE_DSR_IPIP,
+        MacWord, MaglevSlots, Members, NodeEntry, RESERVED_PORT_WORDS, SERVICE_SNAT_NODE, ServiceEntry,
+        ServiceKey, SourceKey, TagWord, VipEntry,
     },
     reason::Verdict,
     tables::Level,
@@ -156,6 +156,7 @@ impl World {
             idle_timeout: IDLE_TIMEOUT,
             half_open_timeout: HALF_OPEN_TIMEOUT,
             macs: [MacWord::new(NODE_MAC), MacWord::new(SECOND_MAC), MacWord::ZERO, MacWord::ZERO],
+            if_indices: [LINK, SECOND_LINK, 0, 0],
             v4: NODE.into(),
             v6: NODE6.into(),
             ..NodeEntry::EMPTY
@@ -170,7 +171,7 @@ impl World {
         let mut world = Self {
             node,
             tables: Tables {
-                vips: BTreeMap::from([(vips[0], VipEntry { fenced: 1 }), (vips[1], VipEntry { fenced: 0 })]),
+                vips: BTreeMap::from([(vips[0], VipEntry::new(true)), (vips[1], VipEntry::new(false))]),
                 services: services.iter().map(|&service| (service_key(service), entry)).collect(),
                 backends: (0..backends).map(|id| (id, backend_entry(v6, id))).collect(),
                 rings: BTreeMap::from([(0, Arc::clone(ring))]),
@@ -407,10 +408,46 @@ pub struct Notes {
     pub fragments: BTreeMap<FragmentKey, FragmentEntry>,
     /// `SOURCES`; what is in the buckets depends on the clock.
     pub sources: BTreeSet<SourceKey>,
+    /// `ADVERTS`, but for when.
+    pub adverts: BTreeMap<AdvertKey, Advert>,
+    /// `CLAIMS`, but for when.
+    pub claims: BTreeMap<Be128, Claim>,
     /// `LOADS`, of the first few backends.
     pub loads: Vec<Load>,
     /// `BACKEND_COUNTERS`, likewise, since the last reset.
     pub counters: Vec<BackendCounters>,
+}
+
+/// What is known of a sender of advertisements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advert {
+    /// Where it came from.
+    pub mac: Mac,
+    /// Its priority.
+    pub priority: u32,
+    /// The protocol's version.
+    pub version: u32,
+}
+
+impl From<&AdvertEntry> for Advert {
+    fn from(entry: &AdvertEntry) -> Self {
+        Self { mac: entry.mac.octets(), priority: entry.priority, version: entry.version }
+    }
+}
+
+/// What somebody else has said about a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Where it is.
+    pub mac: Mac,
+    /// How often.
+    pub count: u64,
+}
+
+impl From<&ClaimEntry> for Claim {
+    fn from(entry: &ClaimEntry) -> Self {
+        Self { mac: entry.mac.octets(), count: entry.count }
+    }
 }
 
 /// What became of a frame.

@@ -311,7 +311,7 @@ fn an_ipv6_neighbour_follows_the_vip() {
     run(&format!("ip -n {b} neigh replace {VIP6} lladdr 02:00:00:00:00:99 nud reachable dev {INTERFACE}"));
     let announcer = lan.a.enter(|| Announcer::spawn(INTERFACE)).expect("a thread");
     let ours = mac_of(a, INTERFACE);
-    announcer.announce(VIP6.into());
+    announcer.announce(VIP6.into(), None);
     let took = within(GENEROUS, "the neighbour knows", || {
         let text = entry();
         let mut words = text.split_whitespace().skip_while(|word| *word != "lladdr");

@@ -221,18 +221,18 @@ fn announcements_leave_at_once_and_stop_when_told() {
         heard
     };
     let announcer = lan.a.enter(|| Announcer::spawn(INTERFACE)).expect("a thread");
-    announcer.announce(VIP.into());
+    announcer.announce(VIP.into(), None);
     let first = listen(Duration::from_millis(5600));
     println!("gratuitous ARP after {first:?}");
     assert_eq!(first.len(), 10, "two bursts: {first:?}");
     assert!(first[4] < Duration::from_millis(100), "{first:?}");
-    announcer.announce(VIP.into());
+    announcer.announce(VIP.into(), None);
     let again = listen(Duration::from_secs(1));
     assert_eq!(again.len(), 5, "told again: {again:?}");
     announcer.stop(VIP.into());
     let stopped = listen(Duration::from_millis(5500));
     assert!(stopped.is_empty(), "after a stop: {stopped:?}");
-    announcer.announce(VIP.into());
+    announcer.announce(VIP.into(), None);
     let returned = listen(Duration::from_secs(1));
     assert_eq!(returned.len(), 5, "here again: {returned:?}");
 }

@@ -11,7 +11,7 @@ use crate::{
     tables::{FlowTables, Level, Tables},
     wire::{
         Be32, Be128, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet,
-        IPV4_FRAGMENT_MASK, Ipv4, Ipv6, PROTOCOL_TCP, TCP_MIN_LEN, Tcp,
+        IPV4_FRAGMENT_MASK, Ipv4, Ipv6, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_VRRP, TCP_MIN_LEN, Tcp,
     },
 };
 
@@ -35,8 +35,8 @@ pub fn entry<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
 trait Plain: Family {
     /// A sound header without options, of a whole TCP segment.
     fn is_plain(header: &Self::Header) -> bool;
-    /// A neighbour solicitation may hide behind this destination (RFC 4291 §2.7.1: ff02::1:ff00:0/104).
-    fn is_solicited_node(self) -> bool;
+    /// VRRP, or what may be neighbour discovery: looked at whoever it is for.
+    fn is_overheard(header: &Self::Header) -> bool;
 }
 
 impl Plain for Be32 {
@@ -49,8 +49,8 @@ impl Plain for Be32 {
     }
 
     #[inline(always)]
-    fn is_solicited_node(self) -> bool {
-        false
+    fn is_overheard(header: &Ipv4) -> bool {
+        header.protocol == PROTOCOL_VRRP
     }
 }
 
@@ -61,28 +61,31 @@ impl Plain for Be128 {
     }
 
     #[inline(always)]
-    fn is_solicited_node(self) -> bool {
-        let [a, b, c, d] = self.words();
-        a == Be32::new(0xff02_0000) && b.word() == 0 && c == Be32::new(1) && d.get() >> 24 == 0xff
+    fn is_overheard(header: &Ipv6) -> bool {
+        header.next_header == PROTOCOL_ICMPV6 || header.next_header == PROTOCOL_VRRP
     }
 }
 
 #[inline(always)]
 fn plain<A: Plain, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, tables: &T, node: &NodeEntry) -> Step {
     const L3: usize = ETHERNET_LEN;
-    let Some(ip) = frame.header::<A::Header>(L3) else { return pass(PassReason::TooShort) };
+    let Some(mut ip) = frame.header::<A::Header>(L3) else { return pass(PassReason::TooShort) };
     let destination = A::destination(ip);
     if !node.may_be_vip(destination) {
-        return if destination.is_solicited_node() { PARSE } else { pass(PassReason::NotVip) };
+        return if A::is_overheard(ip) { PARSE } else { pass(PassReason::NotVip) };
     }
     if node.untagged == 0 {
         return pass(PassReason::OtherVlan);
     }
     let Some(ethernet) = frame.header::<Ethernet>(0) else { return pass(PassReason::TooShort) };
-    if !node.is_own_mac(MacWord::new(ethernet.dst)) {
-        return pass(PassReason::OtherHost);
-    }
     let source_mac = MacWord::new(ethernet.src);
+    if !node.is_own_mac(MacWord::new(ethernet.dst)) {
+        if !link::is_for_virtual_router(frame, node) {
+            return pass(PassReason::OtherHost);
+        }
+        let Some(again) = frame.header::<A::Header>(L3) else { return pass(PassReason::TooShort) };
+        ip = again;
+    }
     let packet_len = A::packet_len(ip);
     // What is not as it should be is judged where there is room for it.
     if !A::is_plain(ip) || packet_len > frame.len() - L3 {

@@ -2,10 +2,10 @@
 //! quote had been that one's own (RFC 5508 §4); errors about our tunnels become errors about what was in them.
 
 use super::{
-    INTERNAL, Step,
+    INTERNAL, Stage, Step,
     answer::Quote,
     flow::{self, port_sum},
-    parse, pass, tunnel,
+    neighbour, pass, tunnel,
 };
 use crate::{
     checksum::{Delta, Sum},
@@ -22,9 +22,9 @@ use crate::{
     tables::{BackendCounter, FlowTables, Slot, Tables},
     wire::{
         Be16, Be32, Be128, ICMP_FRAGMENTATION_NEEDED, ICMP_LEN, ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED,
-        ICMP_UNREACHABLE, ICMPV6_NEIGHBOUR_SOLICITATION, ICMPV6_PARAMETER_PROBLEM, ICMPV6_TOO_BIG,
-        ICMPV6_UNREACHABLE, IPV4_MIN_LEN, IPV4_OFFSET_MASK, IPV6_LEN, Icmp, Ipv4, Ipv6, PROTOCOL_IPV4,
-        PROTOCOL_IPV6, PROTOCOL_TCP, TCP_ACK, Tcp,
+        ICMP_UNREACHABLE, ICMPV6_PARAMETER_PROBLEM, ICMPV6_TOO_BIG, ICMPV6_UNREACHABLE, IPV4_MIN_LEN,
+        IPV4_OFFSET_MASK, IPV6_LEN, Icmp, Ipv4, Ipv6, PROTOCOL_IPV4, PROTOCOL_IPV6, PROTOCOL_TCP, TCP_ACK,
+        Tcp,
     },
 };
 
@@ -128,15 +128,9 @@ pub fn icmp<A: Quoted, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     let (l3, l4) = segment::offsets(&scratch.read());
     let Some(ip) = frame.header::<A::Header>(l3) else { return pass(PassReason::TooShort) };
     let Some(icmp) = frame.header::<Icmp>(l4) else { return pass(PassReason::NotTcp) };
-    if A::IS_V6 && icmp.kind == ICMPV6_NEIGHBOUR_SOLICITATION {
-        let Some(&target) = frame.header::<Be128>(l4 + ICMP_LEN) else {
-            return pass(PassReason::NeighbourSolicitation);
-        };
-        return if parse::is_fenced(tables, node, target) {
-            super::drop(DropReason::Fenced)
-        } else {
-            pass(PassReason::NeighbourSolicitation)
-        };
+    if A::IS_V6 && neighbour::is_neighbour_discovery(icmp.kind) {
+        // Behind extension headers.
+        return Step::Next(Stage::Neighbour);
     }
     if !A::is_error(icmp.kind) {
         return pass(PassReason::NotTcp);

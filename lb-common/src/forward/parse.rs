@@ -1,9 +1,9 @@
 //! The stage for what is not plain: tags, IPv4 options, IPv6 extension headers, fragments, ICMP, ARP.
 
 use super::{
-    Family, INTERNAL, Step, flow_clock,
+    Family, INTERNAL, Stage, Step, arp, flow_clock,
     fragment::{self, Fragment},
-    pass,
+    neighbour, pass,
 };
 use crate::{
     checksum,
@@ -16,9 +16,9 @@ use crate::{
     tables::{Slot, Tables},
     wire::{
         Arp, Be32, Be128, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, IPV4_MIN_LEN,
-        IPV4_OFFSET_MASK, IPV6_FRAGMENT_LEN, IPV6_LEN, IPV6_MORE_FRAGMENTS, Ipv4, Ipv6, Ipv6Extension,
+        IPV4_OFFSET_MASK, IPV6_FRAGMENT_LEN, IPV6_LEN, IPV6_MORE_FRAGMENTS, Icmp, Ipv4, Ipv6, Ipv6Extension,
         Ipv6Fragment, PROTOCOL_DESTINATION, PROTOCOL_FRAGMENT, PROTOCOL_HOP_BY_HOP, PROTOCOL_ICMPV6,
-        PROTOCOL_ROUTING, PROTOCOL_TCP, TCP_MIN_LEN, Tcp,
+        PROTOCOL_ROUTING, PROTOCOL_TCP, PROTOCOL_VRRP, TCP_MIN_LEN, Tcp,
     },
 };
 
@@ -41,24 +41,30 @@ pub fn parse<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         ETHERTYPE_IPV4 => ipv4(frame, tables, node, scratch, l3, ours),
         ETHERTYPE_IPV6 => ipv6(frame, tables, node, scratch, l3, ours),
         _ if !ours || link::is_tag(ethertype) => pass(PassReason::OtherVlan),
-        ETHERTYPE_ARP => arp(frame, tables, node, l3),
+        ETHERTYPE_ARP => match frame.header::<Arp>(l3) {
+            Some(arp) if arp::is_about_vip(node, arp) => Step::Next(Stage::Arp),
+            _ => pass(PassReason::Arp),
+        },
         _ => pass(PassReason::NotIp),
     }
 }
 
 /// Whether a packet to this address is for us at all; if not, what becomes of it.
 #[inline(always)]
-fn not_ours<A: Family, F: Frame>(frame: &F, node: &NodeEntry, destination: A, ours: bool) -> Option<Step> {
+fn not_ours<A: Family, F: Frame>(
+    frame: &mut F,
+    node: &NodeEntry,
+    destination: A,
+    ours: bool,
+) -> Option<Step> {
     if !node.may_be_vip(destination) {
         return Some(pass(PassReason::NotVip));
     }
     if !ours {
         return Some(pass(PassReason::OtherVlan));
     }
-    match frame.header::<Ethernet>(0) {
-        Some(ethernet) if node.is_own_mac(MacWord::new(ethernet.dst)) => None,
-        _ => Some(pass(PassReason::OtherHost)),
-    }
+    let is_own = frame.header::<Ethernet>(0).is_some_and(|frame| node.is_own_mac(MacWord::new(frame.dst)));
+    if is_own || link::is_for_virtual_router(frame, node) { None } else { Some(pass(PassReason::OtherHost)) }
 }
 
 /// Drops a packet that is for a VIP; passes one that only hashes like one, or is for an address of the node's own.
@@ -80,9 +86,14 @@ fn ipv4<F: Frame, T: Tables>(
     ours: bool,
 ) -> Step {
     let Some(ip) = frame.header::<Ipv4>(l3) else { return TOO_SHORT };
-    if let Some(step) = not_ours(frame, node, ip.dst, ours) {
+    let (destination, protocol) = (ip.dst, ip.protocol);
+    if protocol == PROTOCOL_VRRP {
+        return if ours { Step::Next(Stage::Vrrp4) } else { pass(PassReason::OtherVlan) };
+    }
+    if let Some(step) = not_ours(frame, node, destination, ours) {
         return step;
     }
+    let Some(ip) = frame.header::<Ipv4>(l3) else { return TOO_SHORT };
     let header_len = usize::from(ip.version_ihl & 0x0f) * 4;
     let total_len = usize::from(ip.total_length.get());
     if ip.version_ihl >> 4 != 4
@@ -97,7 +108,6 @@ fn ipv4<F: Frame, T: Tables>(
         more: ip.fragment.get() & 0x2000 != 0,
         id: u32::from(ip.id.get()),
     };
-    let protocol = ip.protocol;
     if protocol != PROTOCOL_TCP && (protocol != Be32::ICMP || fragment.is_part()) {
         return pass(PassReason::NotTcp);
     }
@@ -115,7 +125,7 @@ fn ipv4<F: Frame, T: Tables>(
 
 /// Whether the checksum of a header is right, its options included. A frame that ends within them is not.
 #[inline(always)]
-fn header_is_intact<F: Frame>(frame: &F, ip: &Ipv4, l3: usize, header_len: usize) -> bool {
+pub fn header_is_intact<F: Frame>(frame: &F, ip: &Ipv4, l3: usize, header_len: usize) -> bool {
     let mut sum = checksum::ipv4_header(ip);
     for word in 0..10 {
         let offset = IPV4_MIN_LEN + word * 4;
@@ -138,19 +148,28 @@ fn ipv6<F: Frame, T: Tables>(
     ours: bool,
 ) -> Step {
     let Some(ip) = frame.header::<Ipv6>(l3) else { return TOO_SHORT };
-    if ip.next_header == PROTOCOL_ICMPV6 && ip.dst.octets()[0] == 0xff {
-        // A solicitation for a VIP goes to a group, not to the VIP.
+    let destination = ip.dst;
+    // What is said about a VIP goes to groups and to other addresses, too.
+    let overheard = match ip.next_header {
+        PROTOCOL_VRRP => Some(Stage::Vrrp6),
+        PROTOCOL_ICMPV6 => frame
+            .header::<Icmp>(l3 + IPV6_LEN)
+            .is_some_and(|icmp| neighbour::is_neighbour_discovery(icmp.kind))
+            .then_some(Stage::Neighbour),
+        _ => None,
+    };
+    if let Some(stage) = overheard {
         scratch.update(|scratch| scratch.l4 = (l3 + IPV6_LEN) as u32);
-        return if ours { Step::Next(Be128::ICMP_STAGE) } else { pass(PassReason::OtherVlan) };
+        return if ours { Step::Next(stage) } else { pass(PassReason::OtherVlan) };
     }
-    if let Some(step) = not_ours(frame, node, ip.dst, ours) {
+    if let Some(step) = not_ours(frame, node, destination, ours) {
         return step;
     }
+    let Some(ip) = frame.header::<Ipv6>(l3) else { return TOO_SHORT };
     let total_len = usize::from(ip.payload_length.get()) + IPV6_LEN;
     if ip.version_class_flow.get() >> 28 != 6 || total_len > frame.len() - l3 {
         return refuse(tables, ip.dst, DropReason::BadIpHeader);
     }
-    let destination = ip.dst;
     let mut protocol = ip.next_header;
     let mut l4 = l3 + IPV6_LEN;
     let mut fragment = Fragment { offset: 0, more: false, id: 0 };
@@ -247,22 +266,4 @@ fn tcp<A: Family, F: Frame, T: Tables>(
         fragment::remember(tables, &fragment.key(source, destination), &segment.key, flow_clock(tables));
     }
     Step::Next(A::SLOW)
-}
-
-/// ARP is the host's, but for one case: while the controller is not running, another node may have taken the VIP, and
-/// this host's kernel, which still has the address, must not answer for it.
-#[inline(always)]
-fn arp<F: Frame, T: Tables>(frame: &F, tables: &T, node: &NodeEntry, l3: usize) -> Step {
-    let Some(arp) = frame.header::<Arp>(l3) else { return pass(PassReason::Arp) };
-    if is_fenced(tables, node, arp.target) { super::drop(DropReason::Fenced) } else { pass(PassReason::Arp) }
-}
-
-/// Whether the host must not answer for this address now.
-#[inline(always)]
-pub fn is_fenced<A: Family, T: Tables>(tables: &T, node: &NodeEntry, address: A) -> bool {
-    if !node.may_be_vip(address) || tables.vip(address.wide()).is_none_or(|vip| vip.fenced == 0) {
-        return false;
-    }
-    let Some(pulse) = tables.pulse() else { return false };
-    tables.monotonic_ns().saturating_sub(pulse.heartbeat_ns) > node.lease_ns
 }

@@ -127,9 +127,11 @@ fn pinned_vips(pin_path: &Path) -> anyhow::Result<BTreeSet<IpAddr>> {
         if !pin.exists() {
             continue;
         }
-        if let Some(found) = fenced::<[u8; 16]>(&pin) {
+        let wide = fenced::<[u8; 16], _>(&pin, |entry: &VipEntry| entry.fenced);
+        // Up to layout 3 a VIP was nothing but that.
+        if let Some(found) = wide.or_else(|| fenced::<[u8; 16], _>(&pin, |&fenced: &u32| fenced)) {
             vips.extend(found.into_iter().map(|vip| IpAddr::from(Be128::from_octets(vip))));
-        } else if let Some(found) = fenced::<[u8; 4]>(&pin) {
+        } else if let Some(found) = fenced::<[u8; 4], _>(&pin, |&fenced: &u32| fenced) {
             // Layouts up to 2 were of IPv4 alone.
             vips.extend(found.into_iter().map(|vip| IpAddr::V4(Ipv4Addr::from(vip))));
         } else {
@@ -139,9 +141,9 @@ fn pinned_vips(pin_path: &Path) -> anyhow::Result<BTreeSet<IpAddr>> {
     Ok(vips)
 }
 
-/// The keys of the fenced entries; `None` where the keys are of another kind.
-fn fenced<K: Pod>(pin: &Path) -> Option<Vec<K>> {
-    let map: Result<HashMap<MapData, K, VipEntry>, _> =
+/// The keys of the fenced entries; `None` where keys or values are of another kind.
+fn fenced<K: Pod, V: Pod>(pin: &Path, is_fenced: impl Fn(&V) -> u32) -> Option<Vec<K>> {
+    let map: Result<HashMap<MapData, K, V>, _> =
         MapData::from_pin(pin).and_then(|data| HashMap::try_from(Map::HashMap(data)));
-    Some(map.ok()?.iter().flatten().filter(|(_, entry)| entry.fenced == 1).map(|(vip, _)| vip).collect())
+    Some(map.ok()?.iter().flatten().filter(|(_, entry)| is_fenced(entry) == 1).map(|(vip, _)| vip).collect())
 }

@@ -6,6 +6,7 @@ use std::{
     process::ExitCode,
 };
 
+use nix::sys::mman::{MlockAllFlags, mlockall};
 use tracing::{error, warn};
 use tracing_subscriber::{EnvFilter, fmt::time::SystemTime};
 
@@ -41,6 +42,7 @@ pub fn run(args: RunArgs) -> ExitCode {
     };
     log_to_stderr();
     warnings.iter().for_each(|warning| warn!("{warning}"));
+    lock_memory();
     // What a check or the control socket needs is little; VRRP and announcements have threads of their own.
     let options = Options { config_path: args.config, socket: args.socket.socket };
     match block_on(controller::run(config, options)) {
@@ -49,6 +51,16 @@ pub fn run(args: RunArgs) -> ExitCode {
             error!("{error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Keeps what this process has touched out of the swap: an advertisement must not wait for a disk. Pages are locked as
+/// they are used (`MCL_ONFAULT`, Linux 4.4), so that what is only reserved costs nothing.
+fn lock_memory() {
+    let flags = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE;
+    let flags = flags | MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
+    if let Err(error) = mlockall(flags) {
+        warn!(%error, "memory is not locked: advertisements may be late while this machine swaps");
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     num::{NonZeroU8, NonZeroU16},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -62,12 +62,22 @@ pub const DEFAULT_PREEMPT_DELAY: Duration = Duration::ZERO;
 pub const DEFAULT_ADVERT_INTERVAL_V3: Duration = Duration::from_millis(200);
 /// Default of `vrrp.advert_interval` for version 2, which can only say whole seconds (RFC 3768 §5.3.7).
 pub const DEFAULT_ADVERT_INTERVAL_V2: Duration = Duration::from_secs(1);
+/// Default of `vrrp.virtual_mac`.
+pub const DEFAULT_VIRTUAL_MAC: bool = false;
 /// Default of `vrrp.track.user`: a program that looks at something needs no rights.
 pub const DEFAULT_TRACK_USER: &str = "nobody";
 /// Default of `vrrp.track.interval`.
 pub const DEFAULT_TRACK_INTERVAL: Duration = Duration::from_secs(2);
 /// Default of `vrrp.track.rise` and `vrrp.track.fall`.
 pub const DEFAULT_TRACK_COUNT: u32 = 1;
+/// Default of `vrrp.track.weight`: a failure means Fault.
+pub const DEFAULT_TRACK_WEIGHT: i16 = 0;
+/// The largest `vrrp.track.weight` and, negative, the smallest.
+pub const MAX_TRACK_WEIGHT: i16 = 253;
+/// The shortest `vrrp.auth_hmac.time_window`.
+pub const MIN_TIME_WINDOW: Duration = Duration::from_secs(1);
+/// The longest.
+pub const MAX_TIME_WINDOW: Duration = Duration::from_secs(300);
 /// Default of `flows.max`.
 pub const DEFAULT_FLOWS_MAX: u32 = 1 << 20;
 /// The smallest `flows.max`, `flows.half_open_max` and `flows.sources_max`.
@@ -84,9 +94,10 @@ pub const fn default_new_connections_burst(per_source: u32) -> u32 {
     if per_source == 0 { 1 } else { per_source }
 }
 
-/// Default of `vrrp.auth_hmac.time_window`: three intervals, at least 5 s, as keepalived has it.
+/// Default of `vrrp.auth_hmac.time_window`: three intervals without their fractions of a second, at least 5 s, as
+/// keepalived has it.
 pub fn default_time_window(advert_interval: Duration) -> Duration {
-    (3 * advert_interval).max(Duration::from_secs(5))
+    Duration::from_secs(advert_interval.as_secs().saturating_mul(3).max(5)).min(MAX_TIME_WINDOW)
 }
 
 /// Default of `flows.half_open_max`: a quarter of `flows.max`, within what a flood can do little with and what memory is
@@ -162,6 +173,37 @@ pub enum XdpMode {
     Native,
     /// In the stack, after the driver has made an `sk_buff`.
     Generic,
+}
+
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl Family {
+    /// That of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        })
+    }
+}
+
+/// The family that a VRRP instance with these VIPs speaks: IPv4 where one of them is IPv4 (or there is none), else IPv6.
+/// The VIPs of that family are advertised; those of the other follow, as keepalived's `virtual_ipaddress_excluded` do.
+pub fn family_of(vips: &[IpAddr]) -> Family {
+    if vips.is_empty() || vips.iter().any(IpAddr::is_ipv4) { Family::Ipv4 } else { Family::Ipv6 }
 }
 
 /// An address with the prefix length that `ip addr` will show.
@@ -438,7 +480,8 @@ pub struct VrrpInstance {
     pub name: String,
     /// Protocol version on the wire.
     pub version: VrrpVersion,
-    /// VRID, 1 to 255, unique on the interface.
+    /// VRID, 1 to 255, unique among the instances of a family: IPv4 and IPv6 virtual routers have nothing to do with
+    /// each other (RFC 9568 §1).
     pub virtual_router_id: NonZeroU8,
     /// 1 to 255; 255 is the address owner (RFC 9568 §5.2.4).
     pub priority: NonZeroU8,
@@ -450,7 +493,7 @@ pub struct VrrpInstance {
     /// How long to wait before pre-empting.
     #[serde(serialize_with = "as_text")]
     pub preempt_delay: Duration,
-    /// Source of our advertisements, of the instance's family; by default the interface's first address of that family,
+    /// Source of our advertisements, of the instance's family ([`family_of`]); by default the interface's first address of that family,
     /// with multicast over IPv6 its link-local one (RFC 9568 §5.1.2.1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unicast_source: Option<IpAddr>,
@@ -495,7 +538,7 @@ impl VrrpInstance {
             auth_hmac: None,
             checksum: VrrpChecksum::default(),
             sync_group: None,
-            virtual_mac: false,
+            virtual_mac: DEFAULT_VIRTUAL_MAC,
             witnesses: Vec::new(),
             tracks: Vec::new(),
         }
@@ -531,7 +574,10 @@ pub struct HmacKey {
 
 /// The secret of an HMAC key: [`Self::MIN`] to [`Self::MAX`] bytes. Not for logs.
 #[derive(Clone, PartialEq, Eq)]
-pub struct HmacSecret(Vec<u8>);
+pub struct HmacSecret {
+    bytes: Vec<u8>,
+    file: Option<PathBuf>,
+}
 
 impl HmacSecret {
     /// The fewest bytes.
@@ -541,12 +587,23 @@ impl HmacSecret {
 
     /// `None` if it is too short or too long.
     pub fn new(bytes: Vec<u8>) -> Option<Self> {
-        (Self::MIN..=Self::MAX).contains(&bytes.len()).then_some(Self(bytes))
+        (Self::MIN..=Self::MAX).contains(&bytes.len()).then_some(Self { bytes, file: None })
+    }
+
+    /// The same secret, known to come from `file`.
+    #[must_use]
+    pub fn from_file(self, file: PathBuf) -> Self {
+        Self { file: Some(file), ..self }
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
+    }
+
+    /// The file that holds it; none where it is in the configuration itself.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 }
 

@@ -94,7 +94,7 @@ impl Controller {
     pub(super) fn rechecked(&mut self) {
         self.recheck = None;
         set_problem(&mut self.problems.link, None);
-        self.routers.set_tracking(self.problems.tracked());
+        self.tell_routers();
     }
 
     /// Opens another netlink connection. False where that failed, too.
@@ -122,7 +122,7 @@ impl Controller {
         set_problem(&mut self.problems.interface, None);
         self.look_at_carrier();
         self.announced.clear();
-        self.dataplane = None;
+        self.close_dataplane();
         if let Err(error) = self.open_dataplane() {
             set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
         }

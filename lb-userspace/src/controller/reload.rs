@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::{Controller, notify};
+use super::{Controller, lease, notify};
 use crate::{
     config::{self, Checked, LoadError, model::Config},
     control::protocol::ReloadAnswer,
@@ -60,14 +60,16 @@ impl Controller {
         self.checks.commit(plan);
         let local_clients_changed = self.config.node.local_clients != config.node.local_clients;
         self.config = config;
+        self.heartbeat.set_lease(lease(&self.config));
         self.loaded_at = SystemTime::now();
+        self.tracking.configure(&self.config);
         self.assign_ids();
         if local_clients_changed {
             self.serve_local_clients();
         }
         self.refresh_reserved_ports();
         if self.join_at.is_none() {
-            self.routers.configure(&self.config).await;
+            self.configure_routers().await;
         }
         self.look_at_neighbours = true;
         self.reconcile().await;

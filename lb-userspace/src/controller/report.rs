@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use lb_common::{
-    layout::BackendId,
+    layout::{BackendId, virtual_mac},
     reason::{DropReason, PassReason, TransmitReason},
 };
 use serde::Serialize;
 
 use super::Controller;
 use crate::{
-    config::model::{Backend, Service, VrrpInstance},
+    config::model::{Backend, Family, Service, VrrpInstance, family_of},
     dataplane::{Dataplane, Tables},
     desired::{PoolEntry, service_key, vips_of},
     netlink::Link,
@@ -19,6 +19,7 @@ use crate::{
         ActiveRouterStatus, BackendFlowsStatus, BackendStatus, ConfigStatus, FlowsStatus, InterfaceStatus,
         LocalClientsStatus, Packets, ServiceStatus, Status, VrrpStatus,
     },
+    vrrp::lateness::Lateness,
 };
 
 impl Controller {
@@ -85,11 +86,24 @@ impl Controller {
             &problems.local_clients,
         ];
         let own = own.into_iter().flatten().chain(self.routers.problems()).cloned();
+        let routers = self.config.vrrp.iter().filter_map(|instance| {
+            let status = self.routers.status(&instance.name)?;
+            status.deaf.map(|deaf| {
+                format!(
+                    "vrrp {}: advertisements have been reaching the interface, but not xvip, for {} s: a firewall drops IP \
+                     protocol 112; let it pass",
+                    instance.name,
+                    deaf.as_secs()
+                )
+            })
+        });
+        let own = own.chain(self.rivals.problems().cloned()).chain(routers);
         own.chain(self.alerts.problems(std::time::Instant::now())).collect()
     }
 
     fn vrrp_status(&self, instance: &VrrpInstance) -> VrrpStatus {
         let vips = vips_of(&self.config, &instance.name);
+        let ipv4 = family_of(&vips.iter().map(|(vip, _)| *vip).collect::<Vec<_>>()) == Family::Ipv4;
         let mut status = VrrpStatus {
             name: instance.name.clone(),
             state: "initialize".to_owned(),
@@ -103,6 +117,22 @@ impl Controller {
             adverts_sent: 0,
             adverts_received: 0,
             discarded: BTreeMap::new(),
+            holds_addresses: false,
+            sync_group: instance.sync_group.clone(),
+            blocked: None,
+            authentication: authentication(instance).to_owned(),
+            virtual_mac: (instance.virtual_mac)
+                .then(|| MacText(virtual_mac(!ipv4, instance.virtual_router_id.get())).to_string()),
+            transitions: 0,
+            send_errors: 0,
+            send_error: None,
+            address_mismatches: 0,
+            interval_mismatches: 0,
+            lateness: Lateness::default(),
+            realtime: false,
+            released: false,
+            tracks: self.tracking.status(&instance.name),
+            witness: self.tracking.witness_status(&instance.name),
         };
         match self.routers.status(&instance.name) {
             Some(router) => {
@@ -110,10 +140,20 @@ impl Controller {
                 status.since = rfc3339(router.since);
                 status.reason = router.reason;
                 status.priority = router.priority;
+                status.released = router.released;
                 status.active_router = router.active_router.map(|active| ActiveRouterStatus {
                     address: active.address.to_string(),
                     priority: active.priority,
                 });
+                status.holds_addresses = router.holds_addresses;
+                status.blocked = router.blocked;
+                status.transitions = router.transitions;
+                status.send_errors = router.send_errors;
+                status.send_error = router.send_error;
+                status.address_mismatches = router.address_mismatches;
+                status.interval_mismatches = router.interval_mismatches;
+                status.lateness = router.lateness;
+                status.realtime = router.realtime;
                 status.adverts_sent = router.adverts_sent;
                 status.adverts_received = router.adverts_received;
                 status.discarded =
@@ -256,6 +296,14 @@ impl Controller {
         let problems = self.problems().len();
         let problems = (problems > 0).then(|| format!("{problems} problems, see `xvip status`"));
         routers.chain([backends]).chain(problems).collect::<Vec<_>>().join("; ")
+    }
+}
+
+fn authentication(instance: &VrrpInstance) -> &'static str {
+    match (&instance.auth_hmac, &instance.auth_pass) {
+        (Some(_), _) => "hmac-sha256",
+        (None, Some(_)) => "password",
+        (None, None) => "none",
     }
 }
 

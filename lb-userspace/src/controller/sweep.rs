@@ -27,7 +27,7 @@ pub async fn finished(sweeping: &mut Option<Sweep>) -> Option<Swept> {
 impl Controller {
     /// Starts a sweep on another thread, where a million flows may take their time.
     pub(super) fn sweep(&mut self) {
-        if self.sweeping.is_some() || !self.settled || Instant::now() < self.sweep_not_before {
+        if self.sweeping.is_some() || !self.heartbeat.is_settled() || Instant::now() < self.sweep_not_before {
             return;
         }
         let Some(mut tables) = self.flow_tables.take() else { return };

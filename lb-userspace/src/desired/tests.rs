@@ -282,7 +282,7 @@ fn the_address_follows_the_active_instance() {
     let mut world = World::new(config(vec![service("api", VIP, &[4])]));
     let backup = world.desired();
     assert_eq!(backup.addresses, BTreeSet::new());
-    assert_eq!(backup.tables.vips[&VIP.into()], VipEntry { fenced: 1 });
+    assert_eq!(backup.tables.vips[&VIP.into()], VipEntry::new(true));
     assert!(backup.node.may_be_vip(Be32::from(VIP)), "a backup forwards what reaches it");
     world.active.insert("main".into(), 3);
     let active = world.desired();
@@ -297,7 +297,7 @@ fn a_vip_without_an_instance_is_never_ours() {
     world.active.insert("main".into(), 1);
     let desired = world.desired();
     assert!(desired.addresses.is_empty() && desired.announce.is_empty());
-    assert_eq!(desired.tables.vips[&VIP.into()], VipEntry { fenced: 0 });
+    assert_eq!(desired.tables.vips[&VIP.into()], VipEntry::new(false));
 }
 
 #[test]

@@ -29,7 +29,12 @@ fn apply(model: &mut Observed, change: &Change) {
         Change::SetVip(vip, entry) => drop(tables.vips.insert(vip, entry)),
         Change::SetNode(node) => model.node = *node,
         Change::AddAddress(address) => assert!(model.addresses.insert(address), "{change}"),
-        Change::Announce(vip, generation) => {
+        Change::StopAnswering(vip, entry) => {
+            assert_eq!(entry.virtual_mac, MacWord::ZERO, "{change}");
+            let had = tables.vips.insert(vip, entry);
+            assert!(had.is_some_and(|had| had.virtual_mac != MacWord::ZERO), "{change}");
+        }
+        Change::Announce(vip, generation, _) => {
             assert!(
                 model.addresses.iter().any(|(address, _)| *address == vip),
                 "{change} without the address"
@@ -157,7 +162,7 @@ fn state() -> impl Strategy<Value = Desired> {
             }
             desired.tables.allowed.extend(networks.into_iter().map(|network| allowed(index, network)));
             desired.tables.services.insert(key, entry);
-            desired.tables.vips.insert(vip, VipEntry { fenced: 1 });
+            desired.tables.vips.insert(vip, VipEntry::new(true));
             add_to_filter(&mut desired.node, vip);
         }
         for (vip, (generation, prefix)) in owned {
@@ -265,7 +270,7 @@ fn vip_state(vips: &[(IpAddr, u8, u64)]) -> Desired {
         problems: Vec::new(),
     };
     for &(vip, prefix, generation) in vips {
-        desired.tables.vips.insert(vip, VipEntry { fenced: 1 });
+        desired.tables.vips.insert(vip, VipEntry::new(true));
         add_to_filter(&mut desired.node, vip);
         desired.addresses.insert((vip, prefix));
         desired.announce.insert(vip, generation);
@@ -278,13 +283,16 @@ fn an_address_that_went_missing_comes_back_and_is_announced_again() {
     let wanted = vip_state(&[(VIPS[0], 24, 1)]);
     let mut observed = as_observed(wanted.clone());
     observed.addresses.clear();
-    assert_eq!(diff(&wanted, &observed), [Change::AddAddress((VIPS[0], 24)), Change::Announce(VIPS[0], 1)]);
+    assert_eq!(
+        diff(&wanted, &observed),
+        [Change::AddAddress((VIPS[0], 24)), Change::Announce(VIPS[0], 1, None)]
+    );
 }
 
 #[test]
 fn a_vip_that_comes_back_is_announced_again() {
     let observed = as_observed(vip_state(&[(VIPS[0], 24, 1)]));
-    assert_eq!(diff(&vip_state(&[(VIPS[0], 24, 2)]), &observed), [Change::Announce(VIPS[0], 2)]);
+    assert_eq!(diff(&vip_state(&[(VIPS[0], 24, 2)]), &observed), [Change::Announce(VIPS[0], 2, None)]);
 }
 
 #[test]
@@ -295,7 +303,7 @@ fn another_prefix_replaces_the_address() {
         [
             Change::RemoveAddress((VIPS[0], 24)),
             Change::AddAddress((VIPS[0], 32)),
-            Change::Announce(VIPS[0], 1),
+            Change::Announce(VIPS[0], 1, None),
         ]
     );
 }

@@ -4,7 +4,10 @@ use std::{fmt::Write as _, time::Duration};
 
 use comfy_table::{Table, presets};
 
-use super::{BackendStatus, InterfaceStatus, LocalClientsStatus, ServiceStatus, Status, VrrpStatus};
+use super::{
+    BackendStatus, InterfaceStatus, LocalClientsStatus, ServiceStatus, Status, TrackStatus, VrrpStatus,
+    WitnessStatus,
+};
 
 /// How the tables look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,7 @@ pub fn render(status: &Status, look: Look) -> String {
 fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
     for vrrp in &status.vrrp {
         writeln!(out, "{}", ownership(vrrp))?;
+        write_dependencies(out, vrrp)?;
     }
     for problem in &status.problems {
         writeln!(out, "problem: {problem}")?;
@@ -97,6 +101,28 @@ fn ownership(vrrp: &VrrpStatus) -> String {
         "vrrp {}: {} since {}: {}; {owner} [VRID {}, version {}, priority {}]",
         vrrp.name, vrrp.state, vrrp.since, vrrp.reason, vrrp.virtual_router_id, vrrp.version, vrrp.priority
     )
+}
+
+/// What else decides whether it owns its VIPs.
+fn write_dependencies(out: &mut String, vrrp: &VrrpStatus) -> std::fmt::Result {
+    if vrrp.released {
+        writeln!(
+            out,
+            "  released: the VIP is left to any other node, until `xvip vip acquire {}`",
+            vrrp.name
+        )?;
+    }
+    for TrackStatus { name, weight, state, since, reason } in &vrrp.tracks {
+        let weight = if *weight == 0 { String::new() } else { format!(" (weight {weight:+})") };
+        writeln!(out, "  {name}{weight}: {state} since {since}: {reason}")?;
+    }
+    match &vrrp.witness {
+        Some(WitnessStatus { problem: Some(problem), .. }) => {
+            writeln!(out, "  {problem}: it does not take over from a silent router")
+        }
+        Some(WitnessStatus { addresses, .. }) => writeln!(out, "  witness {}: answers", addresses.join(", ")),
+        None => Ok(()),
+    }
 }
 
 fn write_service(out: &mut String, service: &ServiceStatus, look: Look) -> std::fmt::Result {
@@ -275,6 +301,9 @@ mod tests {
                 adverts_sent: 1,
                 adverts_received: 0,
                 discarded: [].into(),
+                released: false,
+                tracks: Vec::new(),
+                witness: None,
             }],
             services: vec![ServiceStatus {
                 name: "api".into(),
@@ -311,6 +340,43 @@ mod tests {
         assert!(render(&status, Look::Plain).contains("172.16.0.2 (priority 100) owns 172.16.0.10/24"));
         status.vrrp[0].active_router = None;
         assert!(render(&status, Look::Plain).contains("no owner of 172.16.0.10/24 is known"));
+    }
+
+    #[test]
+    fn what_an_instance_depends_on_is_told() {
+        let mut status = status();
+        assert_eq!(render(&status, Look::Plain).lines().filter(|line| line.starts_with("  ")).count(), 0);
+        let track = |name: &str, weight, state: &str, reason: &str| TrackStatus {
+            name: name.into(),
+            weight,
+            state: state.into(),
+            since: "2026-01-02T03:04:05.678Z".into(),
+            reason: reason.into(),
+        };
+        let vrrp = &mut status.vrrp[0];
+        vrrp.released = true;
+        vrrp.tracks = vec![
+            track("script /bin/x -q", -50, "down", "exit 1: no"),
+            track("interface eth1", 0, "up", "up"),
+        ];
+        vrrp.witness =
+            Some(WitnessStatus { addresses: vec!["172.16.0.1".into()], answers: true, problem: None });
+        let text = render(&status, Look::Plain);
+        for line in [
+            "  released: the VIP is left to any other node, until `xvip vip acquire main`",
+            "  script /bin/x -q (weight -50): down since 2026-01-02T03:04:05.678Z: exit 1: no",
+            "  interface eth1: up since 2026-01-02T03:04:05.678Z: up",
+            "  witness 172.16.0.1: answers",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        let silent = "witness 172.16.0.1 has not answered for 812 ms";
+        status.vrrp[0].witness = Some(WitnessStatus {
+            addresses: vec!["172.16.0.1".into()],
+            answers: false,
+            problem: Some(silent.into()),
+        });
+        assert!(render(&status, Look::Plain).contains(&format!("  {silent}: it does not take over")));
     }
 
     #[test]

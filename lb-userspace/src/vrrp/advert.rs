@@ -1,14 +1,15 @@
 //! VRRP advertisements: bytes to meaning and back, for version 3 (RFC 9568) and version 2 (RFC 3768, with the simple
-//! password of RFC 2338 as keepalived still speaks it), over IPv4.
+//! password of RFC 2338 as keepalived still speaks it), over IPv4, and version 3 over IPv6.
 //!
 //! Parsing checks everything that the bytes alone can be wrong about; [`Advertisement::check`] then compares the result
 //! with the virtual router it is meant for. Both say why they refuse, and the driver counts the reasons.
 //!
-//! Over IPv6 only the width of an address and the pseudo-header differ: [`ADDRESS_LEN`] and [`pseudo_header`].
+//! Over IPv6 the addresses are wider, the checksum always covers a pseudo-header, and the socket says what the IP header
+//! held. A message may be followed by a [`Trailer`], which `auth.rs` writes and verifies.
 
 use std::{
     fmt,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::{NonZeroU8, NonZeroU16},
     time::Duration,
 };
@@ -20,17 +21,20 @@ mod tests;
 
 /// IP protocol number of VRRP (RFC 9568 §5.1.1.4).
 pub const PROTOCOL: u8 = 112;
-/// The only TTL that an advertisement may arrive with: it proves that no router forwarded it (RFC 9568 §5.1.1.3).
-pub const TTL: u8 = 255;
-/// Where advertisements go without unicast peers (RFC 9568 §5.1.1.2).
-pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
+/// The only TTL or hop limit that an advertisement may arrive with: it proves that no router forwarded it (RFC 9568
+/// §5.1.1.3, §5.1.2.3).
+pub const HOP_LIMIT: u8 = 255;
+/// Where advertisements over IPv4 go without unicast peers (RFC 9568 §5.1.1.2).
+pub const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
+/// Where advertisements over IPv6 go without unicast peers (RFC 9568 §5.1.2.2).
+pub const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
+/// Bytes of the longest message: 255 IPv6 addresses, or fewer bytes in version 2, and a trailer.
+pub const LONGEST_MESSAGE: usize = HEADER_LEN + 255 * 16 + Trailer::LEN;
 
 /// `Type` of an advertisement, the only one there is (RFC 9568 §5.2.2).
 const ADVERTISEMENT: u8 = 1;
 /// Bytes before the addresses, in both versions.
 const HEADER_LEN: usize = 8;
-/// Bytes of one IPv4 address.
-const ADDRESS_LEN: usize = 4;
 /// Bytes of authentication data that close every version 2 message (RFC 3768 §5.3.10).
 const AUTH_LEN: usize = 8;
 /// `Auth Type` 0 and 1 (RFC 2338 §5.3.6).
@@ -38,7 +42,7 @@ const AUTH_NONE: u8 = 0;
 const AUTH_SIMPLE: u8 = 1;
 
 /// Offsets in the message.
-mod field {
+pub(super) mod field {
     use std::ops::Range;
 
     pub const VERSION_TYPE: usize = 0;
@@ -52,6 +56,50 @@ mod field {
     /// Version 2: seconds.
     pub const ADVERTISEMENT_INTERVAL: usize = 5;
     pub const CHECKSUM: Range<usize> = 6..8;
+}
+
+/// The IP version that advertisements travel over, and that all their addresses are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of `address`.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// Where advertisements go without unicast peers.
+    pub const fn group(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(GROUP_V4),
+            Self::V6 => IpAddr::V6(GROUP_V6),
+        }
+    }
+
+    /// Bytes of one address.
+    const fn address_len(self) -> usize {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 16,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
 }
 
 /// Virtual router identifier, 1 to 255.
@@ -196,7 +244,7 @@ pub enum Dialect {
     V3 {
         /// `Max Advertise Interval` of the sender; Backups adopt it.
         interval: Centiseconds,
-        /// What the checksum covers.
+        /// What the checksum covers over IPv4. Over IPv6 it always covers the pseudo-header, whatever this says.
         checksum: VrrpChecksum,
     },
 }
@@ -223,16 +271,18 @@ impl Dialect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
     /// Primary address of the sender.
-    pub source: Ipv4Addr,
-    /// The group or, with unicast peers, the receiver.
-    pub destination: Ipv4Addr,
-    /// Time to live as it arrived.
-    pub ttl: u8,
+    pub source: IpAddr,
+    /// The group or, with unicast peers, the receiver. Of the same family as the source.
+    pub destination: IpAddr,
+    /// TTL or hop limit as it arrived.
+    pub hop_limit: u8,
 }
 
 impl Envelope {
     /// Splits an IPv4 packet, as a raw socket delivers it, into header fields and message. Options are skipped; bytes
     /// after the total length (padding of short Ethernet frames) are cut off.
+    ///
+    /// A raw IPv6 socket delivers the message alone, and the rest beside it.
     pub fn open(packet: &[u8]) -> Result<(Self, &[u8]), Discard> {
         let header: &[u8; 20] = packet.first_chunk().ok_or(Discard::IpHeader)?;
         let header_len = usize::from(header[0] & 0x0f) * 4;
@@ -242,12 +292,84 @@ impl Envelope {
         }
         let message = packet.get(header_len..total_len).ok_or(Discard::IpHeader)?;
         let envelope = Self {
-            source: Ipv4Addr::new(header[12], header[13], header[14], header[15]),
-            destination: Ipv4Addr::new(header[16], header[17], header[18], header[19]),
-            ttl: header[8],
+            source: Ipv4Addr::new(header[12], header[13], header[14], header[15]).into(),
+            destination: Ipv4Addr::new(header[16], header[17], header[18], header[19]).into(),
+            hop_limit: header[8],
         };
         Ok((envelope, message))
     }
+}
+
+/// What authenticates a message and follows it (draft-cassen-vrrp-auth-hmac), as it is on the wire.
+///
+/// ```text
+///  0                   1                   2                   3
+///  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// |   Ext Type    |    Key ID     |           Reserved            |
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// |                  Sequence: seconds since 1970                 |
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// |  Sequence: 2^-16 seconds      |  Sequence: counter            |
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// |                       HMAC (16 bytes) ...                     |
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trailer(pub [u8; Trailer::LEN]);
+
+impl Trailer {
+    /// Bytes of it.
+    pub const LEN: usize = 28;
+    /// Bytes of the truncated HMAC at its end.
+    pub const HMAC_LEN: usize = 16;
+    /// Bytes before the HMAC, which the HMAC covers.
+    pub const PREFIX_LEN: usize = Self::LEN - Self::HMAC_LEN;
+
+    /// `Ext Type`: the scheme.
+    pub const fn ext_type(&self) -> u8 {
+        self.0[0]
+    }
+
+    /// Which key it was made with.
+    pub const fn key_id(&self) -> u8 {
+        self.0[1]
+    }
+
+    /// Must be 0.
+    pub const fn reserved(&self) -> u16 {
+        u16::from_be_bytes([self.0[2], self.0[3]])
+    }
+
+    /// The whole sequence number; its high 32 bits are the sender's seconds since 1970 modulo 2^32.
+    pub fn sequence(&self) -> u64 {
+        let mut sequence = [0; 8];
+        sequence.copy_from_slice(&self.0[4..Self::PREFIX_LEN]);
+        u64::from_be_bytes(sequence)
+    }
+
+    /// What the HMAC covers of the trailer itself.
+    pub fn prefix(&self) -> &[u8] {
+        &self.0[..Self::PREFIX_LEN]
+    }
+
+    /// The HMAC.
+    pub fn hmac(&self) -> &[u8] {
+        &self.0[Self::PREFIX_LEN..]
+    }
+}
+
+/// An advertisement as it arrived. Its authenticity is still to be judged by [`auth::admit`](super::auth::admit).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received<'a> {
+    /// From whom, to whom.
+    pub envelope: Envelope,
+    /// What it says.
+    pub advertisement: Advertisement,
+    /// What follows the message.
+    pub trailer: Option<Trailer>,
+    /// The message without the trailer.
+    pub message: &'a [u8],
 }
 
 /// An advertisement.
@@ -285,42 +407,59 @@ pub struct Advertisement {
     pub priority: Priority,
     /// Version, interval, and how it is protected.
     pub dialect: Dialect,
-    /// The virtual addresses, 1 to 255, in the sender's order.
-    pub addresses: Vec<Ipv4Addr>,
+    /// The virtual addresses, 1 to 255, all of one family, in the sender's order.
+    pub addresses: Vec<IpAddr>,
 }
 
 impl Advertisement {
-    /// Length of the message in bytes, without an IP header.
+    /// Length of the message in bytes, without an IP header and without a trailer.
     pub fn message_len(&self) -> usize {
-        message_len(self.dialect.version(), self.addresses.len())
+        let family = self.addresses.first().map_or(Family::V4, |address| Family::of(*address));
+        message_len(self.dialect.version(), family, self.addresses.len())
     }
 
-    /// Writes the whole message, checksum included, to the start of `buffer`, and says how long it is. The envelope
-    /// matters to the checksum of version 3 only.
+    /// Writes the whole message, checksum included, and `trailer` behind it to the start of `buffer`, and says how long
+    /// that is. The envelope matters to the checksum of version 3 only.
+    ///
+    /// Over IPv4 the checksum does not cover the trailer, over IPv6 it does: the kernel computes and verifies it for
+    /// keepalived there, over all that follows the IP header.
     ///
     /// # Errors
-    /// [`EncodeError`] if there are no addresses or more than 255, or if the buffer is shorter than
-    /// [`message_len`](Self::message_len).
+    /// [`EncodeError`] if there are no addresses or more than 255, if they or the envelope are not of one family, if
+    /// version 2 is to go over IPv6, or if the buffer is too short.
     pub fn emit(
         &self,
-        source: Ipv4Addr,
-        destination: Ipv4Addr,
+        source: IpAddr,
+        destination: IpAddr,
+        trailer: Option<&Trailer>,
         buffer: &mut [u8],
     ) -> Result<usize, EncodeError> {
+        let family = Family::of(source);
         let count = u8::try_from(self.addresses.len()).ok().filter(|count| *count > 0);
         let count = count.ok_or(EncodeError::AddressCount(self.addresses.len()))?;
-        let needed = self.message_len();
-        let message = buffer.get_mut(..needed).ok_or(EncodeError::BufferTooShort { needed })?;
+        let alien = (self.addresses.iter()).chain([&destination]).any(|other| Family::of(*other) != family);
+        if alien || (family == Family::V6 && self.dialect.version() == 2) {
+            return Err(EncodeError::Family(family));
+        }
+        let message_len = message_len(self.dialect.version(), family, self.addresses.len());
+        let needed = message_len + trailer.map_or(0, |_| Trailer::LEN);
+        let whole = buffer.get_mut(..needed).ok_or(EncodeError::BufferTooShort { needed })?;
+        let (message, behind) = whole.split_at_mut(message_len);
+        if let Some(trailer) = trailer {
+            behind.copy_from_slice(&trailer.0);
+        }
         message[field::VERSION_TYPE] = self.dialect.version() << 4 | ADVERTISEMENT;
         message[field::VRID] = self.vrid.0.get();
         message[field::PRIORITY] = self.priority.0;
         message[field::COUNT] = count;
         message[field::CHECKSUM].fill(0);
-        let addresses_end = HEADER_LEN + self.addresses.len() * ADDRESS_LEN;
-        for (slot, address) in
-            message[HEADER_LEN..addresses_end].chunks_exact_mut(ADDRESS_LEN).zip(&self.addresses)
-        {
-            slot.copy_from_slice(&address.octets());
+        let addresses_end = HEADER_LEN + self.addresses.len() * family.address_len();
+        let slots = message[HEADER_LEN..addresses_end].chunks_exact_mut(family.address_len());
+        for (slot, address) in slots.zip(&self.addresses) {
+            match address {
+                IpAddr::V4(address) => slot.copy_from_slice(&address.octets()),
+                IpAddr::V6(address) => slot.copy_from_slice(&address.octets()),
+            }
         }
         let sum = match self.dialect {
             Dialect::V2 { interval, auth } => {
@@ -335,9 +474,12 @@ impl Advertisement {
             }
             Dialect::V3 { interval, checksum } => {
                 message[field::MAX_ADVERTISE_INTERVAL].copy_from_slice(&interval.get().to_be_bytes());
-                match checksum {
-                    VrrpChecksum::Keepalived => pseudo_header(source, destination, needed),
-                    VrrpChecksum::Rfc9568 => 0,
+                match (family, checksum) {
+                    (Family::V6, _) => {
+                        pseudo_header(source, destination, needed) + ones_complement_sum(behind)
+                    }
+                    (Family::V4, VrrpChecksum::Keepalived) => pseudo_header(source, destination, message_len),
+                    (Family::V4, VrrpChecksum::Rfc9568) => 0,
                 }
             }
         };
@@ -346,21 +488,23 @@ impl Advertisement {
         Ok(needed)
     }
 
-    /// Reads a message that arrived in `envelope`.
+    /// Reads a message, with or without a [`Trailer`], that arrived in `envelope`. A trailer is known by the length.
     ///
     /// Version 3 over IPv4 is accepted with either checksum: RFC 9568 §5.2.8 sums the message alone, RFC 5798 was read
     /// by keepalived and others as including a pseudo-header. Which one it was is in the result's
-    /// [`dialect`](Self::dialect).
+    /// [`dialect`](Self::dialect). Over IPv6 there is only the one with a pseudo-header.
     ///
     /// # Errors
     /// The first of the checks of RFC 9568 §7.1 that fails.
-    pub fn parse(envelope: &Envelope, message: &[u8]) -> Result<Self, Discard> {
-        if envelope.ttl != TTL {
-            return Err(Discard::Ttl(envelope.ttl));
+    pub fn parse<'a>(envelope: &Envelope, message: &'a [u8]) -> Result<Received<'a>, Discard> {
+        if envelope.hop_limit != HOP_LIMIT {
+            return Err(Discard::Ttl(envelope.hop_limit));
         }
-        let header: &[u8; HEADER_LEN] = message.first_chunk().ok_or(Discard::Length)?;
+        let family = Family::of(envelope.source);
+        let whole = message;
+        let header: &[u8; HEADER_LEN] = whole.first_chunk().ok_or(Discard::Length)?;
         let version = header[field::VERSION_TYPE] >> 4;
-        if !matches!(version, 2 | 3) {
+        if !matches!((version, family), (2, Family::V4) | (3, _)) {
             return Err(Discard::Version(version));
         }
         let kind = header[field::VERSION_TYPE] & 0x0f;
@@ -371,11 +515,14 @@ impl Advertisement {
         if count == 0 {
             return Err(Discard::NoAddresses);
         }
-        if message.len() != message_len(version, count) {
-            return Err(Discard::Length);
-        }
+        let (message, behind) =
+            whole.split_at_checked(message_len(version, family, count)).ok_or(Discard::Length)?;
+        let trailer = match behind {
+            [] => None,
+            _ => Some(Trailer(behind.try_into().map_err(|_| Discard::Length)?)),
+        };
         let plain = ones_complement_sum(message);
-        let (addresses, data) = message[HEADER_LEN..].split_at(count * ADDRESS_LEN);
+        let (addresses, data) = message[HEADER_LEN..].split_at(count * family.address_len());
         let dialect = if version == 2 {
             if fold(plain) != 0xffff {
                 return Err(Discard::Checksum);
@@ -393,12 +540,14 @@ impl Advertisement {
                 Seconds::new(header[field::ADVERTISEMENT_INTERVAL]).ok_or(Discard::ZeroInterval)?;
             Dialect::V2 { interval, auth }
         } else {
-            let checksum = if fold(
-                plain + pseudo_header(envelope.source, envelope.destination, message.len()),
-            ) == 0xffff
-            {
+            let (covered, sum) = match family {
+                Family::V4 => (message.len(), plain),
+                Family::V6 => (whole.len(), plain + ones_complement_sum(behind)),
+            };
+            let with_pseudo_header = sum + pseudo_header(envelope.source, envelope.destination, covered);
+            let checksum = if fold(with_pseudo_header) == 0xffff {
                 VrrpChecksum::Keepalived
-            } else if fold(plain) == 0xffff {
+            } else if family == Family::V4 && fold(plain) == 0xffff {
                 VrrpChecksum::Rfc9568
             } else {
                 return Err(Discard::Checksum);
@@ -407,38 +556,41 @@ impl Advertisement {
             let interval = u16::from_be_bytes([header[4], header[5]]) & Centiseconds::MAX;
             Dialect::V3 { interval: Centiseconds::new(interval).ok_or(Discard::ZeroInterval)?, checksum }
         };
-        Ok(Self {
+        let addresses = match family {
+            Family::V4 => addresses.as_chunks().0.iter().map(|octets: &[u8; 4]| (*octets).into()).collect(),
+            Family::V6 => addresses.as_chunks().0.iter().map(|octets: &[u8; 16]| (*octets).into()).collect(),
+        };
+        let advertisement = Self {
             vrid: Vrid(NonZeroU8::new(header[field::VRID]).ok_or(Discard::ZeroVrid)?),
             priority: Priority(header[field::PRIORITY]),
             dialect,
-            addresses: addresses
-                .chunks_exact(ADDRESS_LEN)
-                .map(|octets| Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3]))
-                .collect(),
-        })
+            addresses,
+        };
+        Ok(Received { envelope: *envelope, advertisement, trailer, message })
     }
 
-    /// Whether the advertisement is for the virtual router `vrid` that speaks `local`.
+    /// Whether the advertisement is for the virtual router `vrid` that speaks `local` and has `addresses`.
     ///
-    /// The addresses are compared by [`lists_same_addresses`](Self::lists_same_addresses), and a difference is not a
-    /// reason to discard: while a list is being changed on one node after the other, two nodes that ignore each other
-    /// would both become Active.
+    /// The addresses are compared by [`lists_same_addresses`](Self::lists_same_addresses), too, and a mere difference is
+    /// not a reason to discard: while a list is being changed on one node after the other, two nodes that ignore each
+    /// other would both become Active. Without one in common it is a router of another cluster.
     ///
     /// # Errors
-    /// Another VRID, another version, another password, or (version 2 only, RFC 3768 §7.1) another interval.
-    pub fn check(&self, vrid: Vrid, local: &Dialect) -> Result<(), Discard> {
+    /// Another VRID, another version, another password, (version 2 only, RFC 3768 §7.1) another interval, or none of
+    /// our addresses.
+    pub fn check(&self, vrid: Vrid, local: &Dialect, addresses: &[IpAddr]) -> Result<(), Discard> {
         if self.vrid != vrid {
             return Err(Discard::OtherVrid(self.vrid));
         }
         match (&self.dialect, local) {
-            (Dialect::V3 { .. }, Dialect::V3 { .. }) => Ok(()),
+            (Dialect::V3 { .. }, Dialect::V3 { .. }) => self.check_addresses(addresses),
             (Dialect::V2 { interval, auth }, Dialect::V2 { interval: local_interval, auth: local_auth }) => {
                 if auth != local_auth {
                     Err(Discard::Auth)
                 } else if interval != local_interval {
                     Err(Discard::Interval(*interval))
                 } else {
-                    Ok(())
+                    self.check_addresses(addresses)
                 }
             }
             (Dialect::V2 { .. }, Dialect::V3 { .. }) | (Dialect::V3 { .. }, Dialect::V2 { .. }) => {
@@ -448,9 +600,14 @@ impl Advertisement {
     }
 
     /// Whether the advertisement lists exactly `addresses`, in any order.
-    pub fn lists_same_addresses(&self, addresses: &[Ipv4Addr]) -> bool {
+    pub fn lists_same_addresses(&self, addresses: &[IpAddr]) -> bool {
         self.addresses.len() == addresses.len()
             && addresses.iter().all(|address| self.addresses.contains(address))
+    }
+
+    fn check_addresses(&self, addresses: &[IpAddr]) -> Result<(), Discard> {
+        let shared = self.addresses.iter().any(|address| addresses.contains(address));
+        if shared { Ok(()) } else { Err(Discard::ForeignVips) }
     }
 }
 
@@ -461,12 +618,12 @@ pub enum Discard {
     #[error("malformed IPv4 header")]
     IpHeader,
     /// Not from this link.
-    #[error("TTL {0} instead of 255")]
+    #[error("TTL or hop limit {0} instead of 255")]
     Ttl(u8),
-    /// Shorter or longer than its own address count says.
+    /// Neither as long as its own address count says nor longer by just a trailer.
     #[error("the length does not fit the address count")]
     Length,
-    /// A version that nobody speaks, or one that this router does not.
+    /// A version that nobody speaks (2 over IPv6 is one), or one that this router does not.
     #[error("version {0}")]
     Version(u8),
     /// Not an advertisement.
@@ -498,10 +655,37 @@ pub enum Discard {
     OtherVrid(Vrid),
     /// The source is not one of the unicast peers.
     #[error("{0} is not a unicast peer")]
-    NotAPeer(Ipv4Addr),
+    NotAPeer(IpAddr),
+    /// Unicast where we expect multicast, or the other way round.
+    #[error("sent to {0}")]
+    Destination(IpAddr),
     /// We hear ourselves.
     #[error("our own advertisement")]
     Own,
+    /// None of our virtual addresses: another cluster has our VRID.
+    #[error("none of our virtual addresses; another cluster has our VRID")]
+    ForeignVips,
+    /// Signed, and we have no `auth_hmac`.
+    #[error("signed, but this instance has no auth_hmac")]
+    AuthUnexpected,
+    /// Unsigned, and the mode is `enforce`.
+    #[error("not signed")]
+    AuthMissing,
+    /// A trailer of another scheme.
+    #[error("authentication of an unknown type")]
+    AuthMalformed,
+    /// A key that we do not have.
+    #[error("signed with key {0}, which we do not have")]
+    AuthUnknownKey(u8),
+    /// Another secret, or somebody changed the message or its source.
+    #[error("wrong HMAC")]
+    AuthHmac,
+    /// Outside the freshness window. A clock is wrong, or somebody repeats what he recorded.
+    #[error("the sender's clock is {0} s behind ours")]
+    AuthStale(i32),
+    /// Not newer than the last one of this sender.
+    #[error("a repetition")]
+    AuthReplay,
 }
 
 impl Discard {
@@ -522,7 +706,16 @@ impl Discard {
             Self::ZeroVrid => "zero-vrid",
             Self::OtherVrid(_) => "other-vrid",
             Self::NotAPeer(_) => "not-a-peer",
+            Self::Destination(_) => "destination",
             Self::Own => "own",
+            Self::ForeignVips => "foreign-vips",
+            Self::AuthUnexpected => "auth-unexpected",
+            Self::AuthMissing => "auth-missing",
+            Self::AuthMalformed => "auth-malformed",
+            Self::AuthUnknownKey(_) => "auth-unknown-key",
+            Self::AuthHmac => "auth-hmac",
+            Self::AuthStale(_) => "auth-stale",
+            Self::AuthReplay => "auth-replay",
         }
     }
 }
@@ -533,6 +726,9 @@ pub enum EncodeError {
     /// The count is one byte, and an advertisement about nothing is not legal.
     #[error("{0} virtual addresses; an advertisement lists 1 to 255")]
     AddressCount(usize),
+    /// Addresses or an envelope of two families, or version 2 over IPv6.
+    #[error("not an advertisement of one family, here {0}, or a version that does not exist over it")]
+    Family(Family),
     /// The message does not fit.
     #[error("the message needs {needed} bytes")]
     BufferTooShort {
@@ -541,26 +737,29 @@ pub enum EncodeError {
     },
 }
 
-const fn message_len(version: u8, addresses: usize) -> usize {
-    HEADER_LEN + addresses * ADDRESS_LEN + if version == 2 { AUTH_LEN } else { 0 }
+const fn message_len(version: u8, family: Family, addresses: usize) -> usize {
+    HEADER_LEN + addresses * family.address_len() + if version == 2 { AUTH_LEN } else { 0 }
 }
 
-/// Sum of the 16-bit big-endian words, not yet folded (RFC 1071). A message is at most 1,036 bytes: no overflow.
-fn ones_complement_sum(bytes: &[u8]) -> u32 {
+/// Sum of the 16-bit big-endian words, not yet folded (RFC 1071). A message is at most 4,116 bytes: no overflow.
+pub(super) fn ones_complement_sum(bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<2>();
     let sum: u32 = words.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();
     sum + rest.first().map_or(0, |last| u32::from(*last) << 8)
 }
 
-/// Sum of the pseudo-header: source, destination, protocol, length of the message (RFC 5798 §5.2.8).
-fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, message_len: usize) -> u32 {
-    let addresses = ones_complement_sum(&source.octets()) + ones_complement_sum(&destination.octets());
-    // At most 1,036 (255 addresses), so that nothing is cut off.
-    addresses + u32::from(PROTOCOL) + message_len as u32
+/// Sum of the pseudo-header: source, destination, protocol, length of what is covered (RFC 5798 §5.2.8, RFC 8200 §8.1).
+fn pseudo_header(source: IpAddr, destination: IpAddr, covered: usize) -> u32 {
+    let of = |address| match address {
+        IpAddr::V4(address) => ones_complement_sum(&Ipv4Addr::octets(&address)),
+        IpAddr::V6(address) => ones_complement_sum(&Ipv6Addr::octets(&address)),
+    };
+    // At most 4,116 bytes are covered, so that nothing is cut off.
+    of(source) + of(destination) + u32::from(PROTOCOL) + covered as u32
 }
 
 /// Folds the carries back in (RFC 1071). A right message, its checksum included, gives 0xffff.
-fn fold(sum: u32) -> u16 {
+pub(super) fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     // Two folds leave no more than 16 bits.

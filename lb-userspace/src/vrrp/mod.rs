@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             bytes                 Event, now
-//!  socket.rs -------> advert.rs ------------------> fsm.rs        (pure: advert.rs, fsm.rs)
+//!  socket.rs -------> advert.rs, auth.rs ---------> fsm.rs        (pure: all but socket.rs and router.rs)
 //!      ^                                              |
 //!      |                 adverts to send, deadline    |
 //!      +---------------------- router.rs <------------+
@@ -11,6 +11,12 @@
 //!                    controller: addresses and announcements follow from it
 //! ```
 pub mod advert;
+pub mod auth;
+mod frame;
 pub mod fsm;
+pub mod group;
+pub mod lateness;
+pub mod rivals;
 pub mod router;
 pub mod socket;
+pub mod status;

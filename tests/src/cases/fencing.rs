@@ -6,7 +6,7 @@ use lb_common::reason::{DropReason, PassReason};
 
 use super::{Case, Setting, settings::one};
 use crate::{
-    frames::{ACK, IcmpMessage, arp_request, neighbour_solicitation},
+    frames::{ACK, Arp, IcmpMessage, neighbour_solicitation},
     plane::{Heartbeat, NODE_MAC, NODE6, OTHER_VIP, OTHER_VIP6, ROUTER_MAC, VIP, VIP6, World},
 };
 
@@ -20,26 +20,26 @@ fn stale(setting: Setting) -> World {
 
 pub(super) const CASES: &[Case] = &[
     Case::v4("fresh", "While the controller runs, the host answers for the VIP", one, |script| {
-        script.passes(&arp_request(ROUTER_MAC, ASKER, VIP), PassReason::Arp);
+        script.passes(&Arp::request(ROUTER_MAC, ASKER, VIP).bytes(), PassReason::Arp);
     }),
     Case::v4(
         "stale",
         "When it does not, another node may own the VIP: nobody answers here",
         stale,
         |script| {
-            script.drops(&arp_request(ROUTER_MAC, ASKER, VIP), DropReason::Fenced);
+            script.drops(&Arp::request(ROUTER_MAC, ASKER, VIP).bytes(), DropReason::Fenced);
             script.change(|world| world.heartbeat = Heartbeat::Fresh);
-            script.passes(&arp_request(ROUTER_MAC, ASKER, VIP), PassReason::Arp);
+            script.passes(&Arp::request(ROUTER_MAC, ASKER, VIP).bytes(), PassReason::Arp);
         },
     ),
     Case::v4("not fenced", "A VIP without fencing answers all the same", stale, |script| {
-        script.passes(&arp_request(ROUTER_MAC, ASKER, OTHER_VIP), PassReason::Arp);
+        script.passes(&Arp::request(ROUTER_MAC, ASKER, OTHER_VIP).bytes(), PassReason::Arp);
     }),
     Case::v4("other address", "The host's own address is never silenced", stale, |script| {
-        script.passes(&arp_request(ROUTER_MAC, ASKER, Ipv4Addr::new(172, 16, 0, 2)), PassReason::Arp);
+        script.passes(&Arp::request(ROUTER_MAC, ASKER, Ipv4Addr::new(172, 16, 0, 2)).bytes(), PassReason::Arp);
     }),
     Case::v4("short arp", "ARP that is cut short is the host's to judge", stale, |script| {
-        let frame = arp_request(ROUTER_MAC, ASKER, VIP);
+        let frame = Arp::request(ROUTER_MAC, ASKER, VIP).bytes();
         for length in 14..42 {
             script.passes(&frame[..length], PassReason::Arp);
         }

@@ -1,6 +1,6 @@
 //! What holds of every frame and of the flow tables, whatever comes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use etherparse::{EtherType, IpNumber};
 use lb_common::{
@@ -11,8 +11,8 @@ use lb_common::{
 
 use crate::{
     frames::{
-        ACK, Datagram, FIN, IcmpMessage, Ip, Link, Packet, RST, SYN, decapsulated, error_about,
-        ip_checksum_is_right,
+        ACK, Arp, Datagram, FIN, IcmpMessage, Ip, Link, Mac, Packet, RST, SYN, decapsulated, error_about,
+        ip_checksum_is_right, neighbour_advertisement,
     },
     plane::{FlowState, NODE, NODE_MAC, NODE6, Outcome, SECOND_MAC, World, node_of},
 };
@@ -34,7 +34,11 @@ pub fn flags_are_sane(flags: u8) -> bool {
 /// Where it does not hold.
 pub fn check_outcome(world: &World, input: &[u8], outcome: &Outcome) {
     let reason = match outcome.verdict {
-        Verdict::Pass(_) => return assert_eq!(outcome.frame, input, "what the host gets is untouched"),
+        Verdict::Pass(_) => {
+            let readdressed = is_for_virtual_router(world, input).then(|| readdressed(input));
+            let is_whole = readdressed.is_some_and(|frame| outcome.frame == frame) || outcome.frame == input;
+            return assert!(is_whole, "what the host gets is untouched: {}", describe(input));
+        }
         Verdict::Drop(reason) => return assert_ne!(reason, DropReason::Internal, "{}", describe(input)),
         Verdict::Transmit(reason) => reason,
     };
@@ -51,10 +55,53 @@ pub fn check_outcome(world: &World, input: &[u8], outcome: &Outcome) {
                 assert_eq!(outcome.frame, Packet::reset_for(input), "the RST");
             }
         }
+        TransmitReason::ArpReply => {
+            let request = Arp::read(input).expect("only ARP is answered with ARP");
+            let mac = virtual_mac_of(world, request.target.into());
+            let expected = Arp { ..request.answered(link.source, mac) }.bytes();
+            let end = expected.len().min(input.len());
+            assert_eq!(outcome.frame.len(), input.len(), "a reply is as long as its request");
+            assert_eq!(outcome.frame[..end], expected[..end], "the reply to {}", describe(input));
+        }
+        TransmitReason::NeighbourReply => {
+            let expected = neighbour_reply_to(world, input, link.source);
+            assert_eq!(outcome.frame, expected, "the reply to {}", describe(input));
+        }
         TransmitReason::TimeExceeded | TransmitReason::PacketTooBig => {
             check_error(world, input, &outcome.frame, reason);
         }
     }
+}
+
+/// Whether a frame is for a virtual router's Ethernet address that is ours.
+fn is_for_virtual_router(world: &World, frame: &[u8]) -> bool {
+    world.tables.vips.values().any(|vip| frame[..6] != [0; 6] && frame[..6] == vip.virtual_mac.octets())
+}
+
+/// The same frame for the interface's own address, which alone the host listens to.
+fn readdressed(frame: &[u8]) -> Vec<u8> {
+    [&NODE_MAC, &frame[6..]].concat()
+}
+
+/// The Ethernet address that a VIP is answered with.
+fn virtual_mac_of(world: &World, vip: IpAddr) -> Mac {
+    let vip = world.tables.vips.get(&vip).expect("only VIPs are answered for");
+    let prefix = [0x00, 0x00, 0x5e, 0x00];
+    assert_eq!(vip.virtual_mac.octets()[..4], prefix, "the host answers with the interface's own");
+    vip.virtual_mac.octets()
+}
+
+/// What answers a solicitation.
+fn neighbour_reply_to(world: &World, input: &[u8], source: Mac) -> Vec<u8> {
+    let asks = IcmpMessage::read(input).expect("only right solicitations are answered");
+    let target = Ipv6Addr::from(<[u8; 16]>::try_from(&asks.body[..16]).expect("a target"));
+    let IpAddr::V6(asker) = asks.src else { panic!("a solicitation over IPv4") };
+    let address = asks.body[16..].chunks(8).find(|option| option[..2] == [1, 1]).map(|option| &option[2..]);
+    let mac = address.map_or(asks.link.source, |address| address.try_into().expect("six bytes"));
+    let to = (!asker.is_unspecified()).then_some((mac, asker));
+    let mut reply = neighbour_advertisement(virtual_mac_of(world, target.into()), target, target, to);
+    (reply.link.source, reply.link.tags) = (source, asks.link.tags);
+    reply.bytes()
 }
 
 /// The packet that was sent on, out of its tunnel if it is in one.

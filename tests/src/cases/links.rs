@@ -10,9 +10,7 @@ use super::{
     settings::{ALL, FORWARDING, NAT, one},
 };
 use crate::{
-    frames::{
-        ACK, PSH, RST, SYN, Tag, arp_request, error_about, neighbour_solicitation, service_vlan, tagged, vlan,
-    },
+    frames::{ACK, Arp, PSH, RST, SYN, Tag, error_about, neighbour_solicitation, service_vlan, tagged, vlan},
     plane::{
         Heartbeat, NODE_MAC, NODE6, ROUTER_MAC, SECOND_LINK, SECOND_MAC, VIP, VIP6, World, backend_mac,
         node_of,
@@ -209,7 +207,7 @@ pub(super) const CASES: &[Case] = &[
         "Tagged ARP is fenced as well, in our VLAN",
         |setting| World { heartbeat: Heartbeat::Stale, ..sub_interface(setting) },
         |script| {
-            let frame = arp_request(ROUTER_MAC, [172, 16, 0, 1].into(), VIP);
+            let frame = Arp::request(ROUTER_MAC, [172, 16, 0, 1].into(), VIP).bytes();
             script.drops(&tagged(&frame, &[vlan(7)]), DropReason::Fenced);
             script.passes(&tagged(&frame, &[vlan(8)]), PassReason::OtherVlan);
             script.passes(&frame, PassReason::OtherVlan);

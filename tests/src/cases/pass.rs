@@ -10,7 +10,7 @@ use lb_common::{
 
 use super::{Case, Connection, settings::one};
 use crate::{
-    frames::{ACK, Mac, SYN, arp_request, echo_request, fix_ip_checksum, udp},
+    frames::{ACK, Arp, Mac, SYN, echo_request, fix_ip_checksum, udp},
     plane::{NODE_MAC, OTHER_VIP, ROUTER_MAC, SERVICE, VIP, World},
 };
 
@@ -28,7 +28,7 @@ pub(super) const CASES: &[Case] = &[
         }
     }),
     Case::v4("arp", "ARP for another address is the host's", one, |script| {
-        script.passes(&arp_request(ROUTER_MAC, CLIENT, OUTSIDE), PassReason::Arp);
+        script.passes(&Arp::request(ROUTER_MAC, CLIENT, OUTSIDE).bytes(), PassReason::Arp);
     }),
     Case::v4("runts", "Too short for an IPv4 header is too short to judge", one, |script| {
         let frame = script.connection(40_000).from_client(SYN, b"").bytes();
@@ -144,7 +144,7 @@ pub(super) const CASES: &[Case] = &[
         |setting| World { node: NodeEntry::EMPTY, ..one(setting) },
         |script| {
             script.passes(&script.connection(40_000).from_client(SYN, b"").bytes(), PassReason::NotVip);
-            script.passes(&arp_request(ROUTER_MAC, CLIENT, VIP), PassReason::Arp);
+            script.passes(&Arp::request(ROUTER_MAC, CLIENT, VIP).bytes(), PassReason::Arp);
         },
     ),
     Case::v4(

@@ -157,6 +157,30 @@ pub fn echo_request(src_mac: Mac, dst_mac: Mac, src: IpAddr, dst: IpAddr) -> Vec
     message.bytes()
 }
 
+/// A neighbour advertisement (RFC 4861 §4.4) from `src` that `target` is at `mac`, to all nodes, or as the answer to one.
+pub fn neighbour_advertisement(
+    mac: Mac,
+    src: Ipv6Addr,
+    target: Ipv6Addr,
+    to: Option<(Mac, Ipv6Addr)>,
+) -> IcmpMessage {
+    let everybody = ([0x33, 0x33, 0, 0, 0, 1], Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
+    let (destination, dst) = to.unwrap_or(everybody);
+    IcmpMessage {
+        link: Link { destination, source: mac, tags: vec![] },
+        src: src.into(),
+        dst: dst.into(),
+        ttl: 255,
+        ip_options: vec![],
+        dont_fragment: false,
+        kind: 136,
+        code: 0,
+        rest: if to.is_some() { [0x60, 0, 0, 0] } else { [0x20, 0, 0, 0] },
+        body: [&target.octets()[..], &[2, 1], &mac].concat(),
+        padding: vec![],
+    }
+}
+
 /// A neighbour solicitation (RFC 4861 §4.3) to the target's solicited-node group.
 pub fn neighbour_solicitation(src_mac: Mac, src: Ipv6Addr, target: Ipv6Addr) -> IcmpMessage {
     let [.., a, b, c] = target.octets();

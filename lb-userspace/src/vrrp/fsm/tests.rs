@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, num::NonZeroU8};
 
 use super::*;
 use crate::vrrp::advert::{Centiseconds, Seconds};
@@ -24,6 +24,7 @@ fn settings() -> Settings {
         preempt: true,
         preempt_delay: Duration::ZERO,
         primary_address: OURS,
+        arrival_credit: ArrivalCredit::Unlimited,
     }
 }
 

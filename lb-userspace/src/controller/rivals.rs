@@ -1,0 +1,126 @@
+//! Who else claims our VIPs or uses our VRIDs: looked up, told as problems, and answered by telling the network again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use lb_common::{layout::virtual_mac, wire::Mac};
+use nix::time::{ClockId, clock_gettime};
+use tracing::{error, info};
+
+use super::Controller;
+use crate::{
+    config::model::{Family, family_of},
+    dataplane::Sightings,
+    desired::vips_of,
+    vrrp::rivals::{self, Claim, Ownership, Rivals},
+};
+
+/// How often the data plane is asked.
+pub(super) const PERIOD: Duration = Duration::from_millis(500);
+
+/// What is known about rivals.
+#[derive(Debug, Default)]
+pub(super) struct RivalWatch {
+    rivals: Rivals,
+    /// What to say about each, by what it is about.
+    problems: BTreeMap<Subject, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Vip(IpAddr),
+    Instance(String),
+}
+
+impl RivalWatch {
+    /// What is wrong at the moment.
+    pub(super) fn problems(&self) -> impl Iterator<Item = &String> {
+        self.problems.values()
+    }
+}
+
+/// The moment of a time stamp of the data plane, `CLOCK_MONOTONIC` in nanoseconds.
+pub(super) fn moment(at_ns: u64) -> Instant {
+    // The standard library's clock is the same one on Linux, but does not say where it began.
+    let now_ns =
+        clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| Duration::from(now).as_nanos() as u64);
+    let now = Instant::now();
+    now.checked_sub(Duration::from_nanos(now_ns.saturating_sub(at_ns))).unwrap_or(now)
+}
+
+impl Controller {
+    /// Looks at what the data plane has seen of others, tells what is new about it, and defends what is ours.
+    pub(super) fn look_at_rivals(&mut self) {
+        let Some(sightings) = &self.sightings else { return };
+        let now = Instant::now();
+        let adverts = sightings.adverts();
+        let mut found = BTreeMap::new();
+        let mut defend = Vec::new();
+        for instance in &self.config.vrrp {
+            let Some(status) = self.routers.status(&instance.name) else { continue };
+            let vips: Vec<IpAddr> =
+                vips_of(&self.config, &instance.name).into_iter().map(|(vip, _)| vip).collect();
+            let vrid = instance.virtual_router_id.get();
+            let ipv4 = family_of(&vips) == Family::Ipv4;
+            let of_router: Vec<(IpAddr, Mac)> = (adverts.iter())
+                .filter(|(source, seen_vrid, _)| *seen_vrid == vrid && source.is_ipv4() == ipv4)
+                .map(|(source, _, seen)| (*source, seen.mac))
+                .collect();
+            let mac_of = |source: IpAddr| of_router.iter().find(|(s, _)| *s == source).map(|(_, mac)| *mac);
+            for vip in vips {
+                let Some(claim) = claim(sightings, vip) else { continue };
+                let ownership = Ownership {
+                    since: status.holds_since,
+                    ours: status.holds_addresses,
+                    active: status
+                        .active_router
+                        .as_ref()
+                        .map(|active| (active.address, mac_of(active.address))),
+                    virtual_mac: virtual_mac(vip.is_ipv6(), vrid),
+                };
+                let Some(problem) = rivals::told(vip, claim, &ownership, &of_router, now) else { continue };
+                found.insert(Subject::Vip(vip), problem);
+                if ownership.ours && self.rivals.rivals.defend(vip, claim, now) {
+                    defend.push(vip);
+                }
+            }
+            let seen: BTreeSet<u8> =
+                adverts.iter().map(|(_, vrid, _)| *vrid).chain(self.own_vrids()).collect();
+            let collision = status
+                .refused
+                .as_ref()
+                .and_then(|refused| rivals::collision(vrid, refused, mac_of(refused.source), &seen, now));
+            if let Some(problem) = collision {
+                found.insert(Subject::Instance(instance.name.clone()), problem);
+            }
+        }
+        for vip in defend {
+            info!(%vip, "telling the network again where it is: somebody else claims it");
+            self.announce_again(vip);
+        }
+        self.tell_rivals(found);
+    }
+
+    fn own_vrids(&self) -> impl Iterator<Item = u8> {
+        self.config.vrrp.iter().map(|instance| instance.virtual_router_id.get())
+    }
+
+    /// Logs what is new and what is over. The age in a sentence changes without being news.
+    fn tell_rivals(&mut self, found: BTreeMap<Subject, String>) {
+        let known = &mut self.rivals.problems;
+        for (_, problem) in found.iter().filter(|(subject, _)| !known.contains_key(subject)) {
+            error!("{problem}");
+        }
+        for (_, problem) in known.iter().filter(|(subject, _)| !found.contains_key(subject)) {
+            info!(was = problem, "recovered");
+        }
+        *known = found;
+    }
+}
+
+fn claim(sightings: &Sightings, vip: IpAddr) -> Option<Claim> {
+    sightings.claim(vip).map(|seen| Claim { mac: seen.mac, at: moment(seen.at_ns) })
+}
