@@ -5,7 +5,7 @@
 //! answer at the same time, and when nobody does.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,22 +19,16 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use crate::frames::{Mac, arp_request, checksum};
+use crate::frames::{Arp, IcmpMessage, Mac, neighbour_solicitation};
 use crate::netns::{Netns, NetnsError};
 
 /// From one question to the next.
 pub const EVERY: Duration = Duration::from_millis(10);
 
-// Offsets behind the Ethernet header (RFC 826; RFC 8200, RFC 4861).
-const ETHERNET: usize = 14;
-const ARP: [u8; 2] = [0x08, 0x06];
-const IPV6: [u8; 2] = [0x86, 0xdd];
-const ARP_REPLY: [u8; 2] = [0, 2];
-const ICMPV6: u8 = 58;
-const SOLICITATION: u8 = 135;
+// RFC 826; RFC 4861 §4.4.
+const ARP_REPLY: u16 = 2;
 const ADVERTISEMENT: u8 = 136;
 const SOLICITED: u8 = 0x40;
-const OWN_LINK_LAYER_ADDRESS: u8 = 1;
 
 /// An answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,84 +143,63 @@ fn open() -> io::Result<OwnedFd> {
 
 fn question(mac: Mac, own: IpAddr, address: IpAddr) -> Vec<u8> {
     match (own, address) {
-        (IpAddr::V4(own), IpAddr::V4(address)) => arp_request(mac, own, address),
-        (IpAddr::V6(own), IpAddr::V6(address)) => neighbour_solicitation(mac, own, address),
+        (IpAddr::V4(own), IpAddr::V4(address)) => Arp::request(mac, own, address).bytes(),
+        (IpAddr::V6(own), IpAddr::V6(address)) => neighbour_solicitation(mac, own, address).bytes(),
         _ => panic!("{own} cannot ask for {address}"),
     }
 }
 
-/// A neighbour solicitation of `sender` for `target`, to the solicited-node multicast address (RFC 4861 §4.3).
-fn neighbour_solicitation(mac: Mac, sender: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
-    let [.., d, e, f] = target.octets();
-    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(d), u16::from_be_bytes([e, f]));
-    let mut message = vec![SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
-    message.extend(target.octets());
-    message.extend([OWN_LINK_LAYER_ADDRESS, 1]);
-    message.extend(mac);
-    icmpv6(mac, [0x33, 0x33, 0xff, d, e, f], sender, group, message)
-}
-
-/// An ICMPv6 message, whose checksum is written here, in its frame; hop limit 255.
-fn icmpv6(mac: Mac, to: Mac, source: Ipv6Addr, destination: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
-    let length = message.len() as u16;
-    let addresses = [source.octets(), destination.octets()].concat();
-    // RFC 8200 §8.1.
-    let pseudo = [&addresses[..], &u32::from(length).to_be_bytes(), &[0, 0, 0, ICMPV6], &message].concat();
-    message[2..4].copy_from_slice(&checksum(&pseudo));
-    let header = [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[ICMPV6, 255], &addresses].concat();
-    [&to[..], &mac, &IPV6, &header, &message].concat()
-}
-
 /// Whose MAC address a frame gives for an address, if it answers a question for it. An announcement is no answer.
 fn answer(frame: &[u8], address: IpAddr) -> Option<Mac> {
-    let packet = frame.get(ETHERNET..)?;
-    match (&frame[12..ETHERNET], address) {
-        (ethertype, IpAddr::V4(address)) if *ethertype == ARP => {
-            let (operation, mac, sender) = (packet.get(6..8)?, packet.get(8..14)?, packet.get(14..18)?);
-            (operation == ARP_REPLY && sender == address.octets()).then(|| mac.try_into().ok()).flatten()
+    match address {
+        IpAddr::V4(address) => {
+            let arp = Arp::read(frame)?;
+            (arp.operation == ARP_REPLY && arp.sender == address).then_some(arp.sender_mac)
         }
-        (ethertype, IpAddr::V6(address)) if *ethertype == IPV6 => {
-            let message = packet.get(40..)?;
-            let (flags, target) = (message.get(4)?, message.get(8..24)?);
-            let answers = packet[6] == ICMPV6
-                && message[0] == ADVERTISEMENT
-                && flags & SOLICITED != 0
-                && target == address.octets();
+        IpAddr::V6(address) => {
+            let message = IcmpMessage::read(frame)?;
+            let answers = message.kind == ADVERTISEMENT
+                && message.rest[0] & SOLICITED != 0
+                && message.body.get(..16) == Some(&address.octets()[..]);
             // The option may be missing in an answer to a unicast question only; ours are multicast.
-            answers.then(|| message.get(26..32).and_then(|mac| mac.try_into().ok())).flatten()
+            answers.then(|| message.body.get(18..24).and_then(|mac| mac.try_into().ok())).flatten()
         }
-        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
+    use crate::frames::neighbour_advertisement;
 
     const OWN: Mac = [2, 0, 0, 0, 0, 1];
+    const OTHER: Mac = [2, 0, 0, 0, 0, 2];
 
     #[test]
     fn only_answers_for_the_address_count() {
-        let address = IpAddr::from([172, 16, 0, 10]);
-        let mut reply = arp_request(OWN, [172, 16, 0, 10].into(), [172, 16, 0, 100].into());
-        assert_eq!(answer(&reply, address), None, "a question");
-        reply[ETHERNET + 7] = 2;
-        assert_eq!(answer(&reply, address), Some(OWN));
+        let address = [172, 16, 0, 10].into();
+        let question = Arp::request(OWN, [172, 16, 0, 100].into(), address);
+        let reply = question.answered(OTHER, OTHER).bytes();
+        assert_eq!(answer(&question.bytes(), address.into()), None, "a question");
+        assert_eq!(answer(&reply, address.into()), Some(OTHER));
         assert_eq!(answer(&reply, [172, 16, 0, 11].into()), None);
-        for length in 0..reply.len() {
-            let _ = answer(&reply[..length], address);
-        }
+        assert_eq!(
+            answer(&Arp::request(OTHER, address, address).bytes(), address.into()),
+            None,
+            "an announcement"
+        );
 
-        let target: Ipv6Addr = "fd10::10".parse().unwrap();
-        let mut frame = neighbour_solicitation(OWN, "fd10::100".parse().unwrap(), target);
-        assert_eq!(frame[..6], [0x33, 0x33, 0xff, 0, 0, 0x10]);
-        assert_eq!(answer(&frame, target.into()), None, "a question");
-        frame[ETHERNET + 40] = ADVERTISEMENT;
-        assert_eq!(answer(&frame, target.into()), None, "an announcement");
-        frame[ETHERNET + 44] = SOLICITED;
-        assert_eq!(answer(&frame, target.into()), Some(OWN));
-        for length in 0..frame.len() {
-            let _ = answer(&frame[..length], target.into());
+        let [own, target]: [Ipv6Addr; 2] = ["fd10::100", "fd10::10"].map(|address| address.parse().unwrap());
+        let question = neighbour_solicitation(OWN, own, target).bytes();
+        let reply = neighbour_advertisement(OTHER, target, target, Some((OWN, own))).bytes();
+        let announcement = neighbour_advertisement(OTHER, target, target, None).bytes();
+        assert_eq!(answer(&question, target.into()), None);
+        assert_eq!(answer(&reply, target.into()), Some(OTHER));
+        assert_eq!(answer(&announcement, target.into()), None);
+        for length in 0..reply.len() {
+            assert_eq!(answer(&reply[..length], target.into()), None);
         }
     }
 

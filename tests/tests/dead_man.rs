@@ -221,7 +221,9 @@ fn short_pauses_move_nothing() -> TestResult {
     let moved = (took_over(scene.lab.lb(0))?, took_over(scene.lab.lb(1))?) != (1, 0);
     if worst > DOWN - Duration::from_millis(200) {
         // It was this test that paused, and whoever took over was right.
-        println!("SKIP short_pauses_move_nothing: the machine is too busy for a pause of {PAUSE:?}, it took {worst:?}");
+        println!(
+            "SKIP short_pauses_move_nothing: the machine is too busy for a pause of {PAUSE:?}, it took {worst:?}"
+        );
         let both = overlap(&scene.asker.since(begin), LB1, LB2);
         assert!(both <= LEASE, "both have answered for {both:?}");
         return Ok(());
