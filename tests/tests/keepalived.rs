@@ -81,12 +81,9 @@ fn election(speech: Speech) {
     if done == ELECTIONS {
         table::print(done, ELECTIONS);
     }
-    let finished = pair.finish();
     // Its lines are to be read as lines.
-    for outcome in [ended, finished] {
-        if let Err(failure) = outcome {
-            panic!("{failure}");
-        }
+    if let Err(failure) = ended.and_then(|()| pair.finish()) {
+        panic!("{failure}\n{}", pair.logs());
     }
 }
 

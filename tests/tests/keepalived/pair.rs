@@ -456,24 +456,29 @@ impl Pair {
     }
 
     /// Everything was understood on both sides, and every case went as it should.
-    pub fn finish(mut self) -> Result<(), Failure> {
+    pub fn finish(&mut self) -> Result<(), Failure> {
         if let Ok(status) = self.xvip().status() {
             let discarded = &status.raw["vrrp"][0]["discarded"];
             if *discarded != serde_json::json!({}) {
                 self.failures.push(self.told("in the end", &format!("xvip has discarded {discarded}")));
             }
         }
-        let said = fs::read_to_string(self.lab.dir().join("peer-keepalived.log"))?;
+        let said = self.keepalived_said();
         let complaints =
             ["invalid", "bogus", "mismatch", "incorrect", "ignor", "unsupported", "not match", "expect"];
         for line in said.lines().filter(|line| complaints.iter().any(|word| line.contains(word))) {
             self.failures.push(self.told("in the end", &format!("keepalived said: {line}")));
         }
-        if self.failures.is_empty() {
-            return Ok(());
-        }
-        let logs = format!("{}\nkeepalived said:\n{said}", self.lab.last_lines());
-        Err(format!("{}\n{logs}", self.failures.join("\n")).into())
+        if self.failures.is_empty() { Ok(()) } else { Err(self.failures.join("\n").into()) }
+    }
+
+    /// What both have said.
+    pub fn logs(&self) -> String {
+        format!("{}\nkeepalived said:\n{}", self.lab.last_lines(), self.keepalived_said())
+    }
+
+    fn keepalived_said(&self) -> String {
+        fs::read_to_string(self.lab.dir().join("peer-keepalived.log")).unwrap_or_default()
     }
 }
 
