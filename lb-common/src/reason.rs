@@ -75,7 +75,7 @@ reasons! {
         BadNeighbour = "bad-neighbour",
         /// A VRRP advertisement.
         Vrrp = "vrrp",
-        /// VRRP that has passed a router, is cut short, or has a wrong checksum; who listens counts it, too.
+        /// VRRP that has passed a router, is cut short or in parts, or has a wrong checksum; who listens counts it, too.
         BadVrrp = "bad-vrrp",
     }
 }

@@ -22,6 +22,7 @@ mod checks;
 pub mod claim;
 mod drop_log;
 mod evidence;
+mod hand_over;
 mod interface;
 pub mod pins;
 mod reload;
@@ -155,6 +156,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                 Request::Reload(reply) => {
                     drop(reply.send(controller.reload().await));
                     pulse = controller.pulse_timer();
+                }
+                Request::Vrrp(reply) => drop(reply.send(controller.vrrp_statuses())),
+                Request::Vip { action, name, reply } => {
+                    drop(reply.send(controller.hand_over(action, name.as_deref())));
                 }
             },
             swept = finished(&mut controller.sweeping) => controller.swept(swept),

@@ -430,17 +430,12 @@ impl LabBuilder {
             service("kube-apiserver", *family, API_PORT, self.mode, backends)
         });
         let vrrp = VrrpConfig {
-            name: VRRP.to_owned(),
-            version: 3,
-            virtual_router_id: 60,
             priority: 100 - 10 * n,
-            advert_interval: None,
-            preempt: None,
             unicast: (!self.multicast).then(|| {
                 let peers = (0..self.lbs).filter(|peer| *peer != n);
                 (address(Family::V4, n), peers.map(|peer| address(Family::V4, peer)).collect())
             }),
-            extra: vec![],
+            ..VrrpConfig::new(VRRP, 60)
         };
         let [main, second] = [Subnet::Main, Subnet::Masters].map(|subnet| layout.lb_interface(subnet));
         NodeConfig {

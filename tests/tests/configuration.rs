@@ -8,11 +8,12 @@ mod streams;
 
 use std::error::Error;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use lb_tests::node::{LbNode, Status};
+use lb_tests::node::{BackendConfig, LbNode, Status, VrrpConfig};
 use lb_tests::topology::{Lab, Load};
 use lb_tests::wait;
 use nix::sys::signal::Signal;
@@ -121,6 +122,78 @@ fn check_refuses_each_mistake_and_accepts_the_file_without_it() -> TestResult {
     assert_eq!(some.len(), 3);
     some.iter().for_each(|mistake| assert_named(mistake, &text, &file.display().to_string(), &said));
     assert!(said.trim_end().ends_with(": 3 errors"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn check_shows_what_vrrp_does_but_no_secret() -> TestResult {
+    let lab = Lab::builder().lbs(1).build()?;
+    let lb = lab.lb(0);
+    let file = lb.config_path();
+    let key_file = file.with_file_name("vrrp.key");
+    fs::write(&key_file, format!("hex:{}\n", "5a".repeat(32)))?;
+    let mode = |mode| fs::set_permissions(&key_file, fs::Permissions::from_mode(mode));
+    mode(0o600)?;
+    lb.configure(|config| {
+        let main = &mut config.vrrp[0];
+        main.use_virtual_mac();
+        main.ask_witnesses(&[
+            "172.16.0.1".parse().expect("an address"),
+            "2001:db8::1".parse().expect("an address"),
+        ]);
+        main.track_interface("eth0", -20);
+        main.track_script(&["/bin/true", "a b"], &["weight = 20"]);
+        main.authenticate(1, "a secret of the lab, of 32 bytes", &["mode = \"permissive\""]);
+        main.tables.push(format!("[[vrrp.auth_hmac.key]]\nid = 2\nfile = {key_file:?}"));
+    })?;
+    let check = || Command::new(xvip()).arg("check").arg("--config").arg(&file).output();
+    let accepted = check()?;
+    let (shown, said) = (String::from_utf8_lossy(&accepted.stdout).into_owned(), stderr(&accepted));
+    assert_eq!(accepted.status.code(), Some(0), "{said}");
+    for line in [
+        "virtual_mac = true",
+        "witness = [\"172.16.0.1\", \"2001:db8::1\"]",
+        "mode = \"permissive\"",
+        "time_window = \"5s\"",
+        "command = [\"/bin/true\", \"a b\"]",
+        "timeout = \"2s\"",
+        "weight = -20",
+        &format!("file = {key_file:?}"),
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} in:\n{shown}");
+    }
+    for secret in ["a secret of the lab", "5a5a"] {
+        assert!(!format!("{shown}{said}").contains(secret), "{shown}{said}");
+    }
+    assert!(!said.contains("auth_hmac"), "{said}");
+    // Who else can read the key can take the VIP over.
+    mode(0o644)?;
+    let said = stderr(&check()?);
+    assert!(
+        said.contains("is not for its owner alone: its mode is 0644") && said.contains("run: chmod 600 "),
+        "{said}"
+    );
+
+    // An instance of IPv6 VIPs alone, and one of IPv4 with the same VRID.
+    lb.configure(|config| {
+        let mut service = config.services[0].clone();
+        service.name = "six".to_owned();
+        service.vip = "2001:db8::10/64".to_owned();
+        service.vrrp = Some("six".to_owned());
+        service.backends = vec![BackendConfig::new("m", "[2001:db8::4]:6443".parse().expect("an address"))];
+        config.services.push(service);
+        let mut six = VrrpConfig::new("six", 60);
+        six.unicast = Some((
+            "2001:db8::2".parse().expect("an address"),
+            vec!["2001:db8::3".parse().expect("an address")],
+        ));
+        for instance in [&mut config.vrrp[0], &mut six] {
+            instance.join_sync_group("all");
+        }
+        config.vrrp.push(six);
+    })?;
+    let accepted = check()?;
+    assert_eq!(accepted.status.code(), Some(0), "{}", stderr(&accepted));
     Ok(())
 }
 

@@ -13,14 +13,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lan::{A, B, INTERFACE, Lan, Netns, VIP, run, within};
+use lan::{A, B, INTERFACE, Lan, Netns, VIP, run, spawn, statuses, within};
 use lb_userspace::{
     announce::Announcer,
     config::model::{VrrpChecksum, VrrpInstance},
     vrrp::{
+        advert::Priority,
         fsm::VrrpState,
-        router::{Router, RouterStatus, SpawnError},
+        router::{Router, SpawnError},
         socket::SocketError,
+        status::{ActiveRouter, RouterStatus},
     },
 };
 use nix::sys::{
@@ -41,11 +43,11 @@ fn instance(priority: u8, peer: Ipv4Addr) -> VrrpInstance {
 }
 
 fn start(netns: &Netns, instance: &VrrpInstance) -> Router {
-    netns.enter(|| Router::spawn(instance, INTERFACE, &[VIP])).expect("a router")
+    netns.enter(|| spawn(instance, INTERFACE, &[VIP])).expect("a router")
 }
 
 fn status(router: &Router) -> RouterStatus {
-    router.status().borrow().clone()
+    statuses(router).borrow().clone()
 }
 
 fn wait_for_state(router: &Router, state: VrrpState) -> Duration {
@@ -63,13 +65,18 @@ fn one_is_active_and_hands_over_on_every_kind_of_leaving() {
     assert_eq!((status(&a).state, status(&b).state), (VrrpState::Active, VrrpState::Backup));
     assert_eq!(status(&b).active_router.map(|active| active.address), Some(A.into()));
 
-    let json = serde_json::to_value(status(&a)).expect("the status as JSON");
-    assert_eq!((&json["state"], &json["active_router"]["priority"]), (&"active".into(), &150.into()));
-    assert!(json["since"].as_str().is_some_and(|since| since.ends_with('Z')), "{json}");
+    assert_eq!(status(&a).active_router, Some(ActiveRouter { address: A.into(), priority: 150 }));
+    let lateness = status(&a).lateness;
+    assert!(lateness.count >= 3 && lateness.buckets.iter().sum::<u64>() == lateness.count, "{lateness:?}");
 
     a.release();
     wait_for_state(&b, VrrpState::Active);
     assert_eq!(status(&b).reason, format!("priority 0 from {A}"));
+    let held_until = status(&a).holds_since;
+    assert!(
+        !status(&a).holds_addresses && held_until >= status(&b).holds_since,
+        "nobody had them for a while"
+    );
     thread::sleep(Duration::from_secs(1));
     assert_eq!((status(&a).state, status(&a).released), (VrrpState::Backup, true));
     assert_eq!(status(&a).reason, "released on command");
@@ -79,19 +86,19 @@ fn one_is_active_and_hands_over_on_every_kind_of_leaving() {
     assert_eq!(status(&a).reason, "acquired on command");
     wait_for_state(&b, VrrpState::Backup);
 
-    a.set_tracking(Err("the data plane is detached".to_owned()));
+    a.set_tracking(0, Err("the data plane is detached".to_owned()));
     wait_for_state(&a, VrrpState::Fault);
     assert_eq!(status(&a).reason, "the data plane is detached");
     wait_for_state(&b, VrrpState::Active);
 
-    a.set_tracking(Ok(()));
+    a.set_tracking(0, Ok(Priority(150)));
     wait_for_state(&a, VrrpState::Active);
     assert_eq!(status(&a).reason, format!("preempting lower priority 100 of {B}"));
     wait_for_state(&b, VrrpState::Backup);
     // The last word of the one that yields makes the other announce again.
     within(GENEROUS, "announced again", || status(&a).announce_generation >= 4);
 
-    let last = a.status();
+    let last = statuses(&a);
     a.shutdown();
     assert_eq!(last.borrow().state, VrrpState::Initialize);
     wait_for_state(&b, VrrpState::Active);
@@ -132,7 +139,7 @@ fn a_dead_link_is_counted_and_a_vanished_interface_is_a_fault() {
 fn what_cannot_work_is_refused_at_the_start() {
     let lan = Lan::new();
     let spawn = |instance: &VrrpInstance, interface: &str, vips: &[Ipv4Addr]| {
-        lan.a.enter(|| Router::spawn(instance, interface, vips)).map(drop)
+        lan.a.enter(|| spawn(instance, interface, vips)).map(drop)
     };
     let good = instance(100, B);
     assert!(
@@ -140,7 +147,7 @@ fn what_cannot_work_is_refused_at_the_start() {
     );
     assert!(matches!(
         spawn(&good, "lo", &[Ipv4Addr::LOCALHOST]),
-        Err(SpawnError::Socket(SocketError::NoAddress(_)))
+        Err(SpawnError::Socket(SocketError::NoAddress { .. }))
     ));
     assert!(matches!(spawn(&good, INTERFACE, &[]), Err(SpawnError::VipCount(0))));
     for unicast_peers in [vec![B.into()], vec![]] {
@@ -177,7 +184,7 @@ fn a_stuck_reader_does_not_stop_the_advertisements() {
     let a = start(&lan.a, &instance(150, B));
     let b = start(&lan.b, &instance(100, A));
     wait_for_state(&a, VrrpState::Active);
-    let mut reader = a.status();
+    let mut reader = statuses(&a);
     let stuck = reader.borrow_and_update();
     let transitions = status(&b).transitions;
     thread::sleep(Duration::from_secs(3));

@@ -1,7 +1,12 @@
 //! The stage for ARP about a VIP (RFC 826, RFC 9568 §8.1.2).
 
-use super::{INTERNAL, Step, claim, pass};
+use super::{
+    INTERNAL, Step,
+    claim::{self, Known},
+    pass,
+};
 use crate::{
+    family::Address as _,
     frame::Frame,
     layout::{MacWord, NodeEntry, VipEntry},
     reason::{DropReason, PassReason, TransmitReason, Verdict},
@@ -35,24 +40,22 @@ pub fn arp<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         && arp.protocol_len == 4
         && (arp.operation == ARP_REQUEST || arp.operation == ARP_REPLY)
         && claim::is_somebodys(sender_mac);
-    let (sender, target) = (claim::vip(tables, node, arp.sender), claim::vip(tables, node, arp.target));
-    let is_claim = is_sound && sender.is_some_and(|vip| claim::is_foreign(node, &vip, from, sender_mac));
+    let (sender, target) = (Known::of(tables, node, arp.sender), Known::of(tables, node, arp.target));
+    let is_claim = is_sound && sender.is_claimed(node, from, sender_mac);
     if is_claim {
-        claim::note(tables, crate::family::Address::wide(arp.sender), sender_mac);
+        claim::note(tables, arp.sender.wide(), sender_mac);
     }
-    if let Some(vip) = target
-        && claim::is_fenced(tables, node, &vip)
-    {
+    if target.is_fenced(tables, node) {
         return super::drop(DropReason::Fenced);
     }
     if is_claim {
         return pass(PassReason::ForeignClaim);
     }
-    if !is_sound && (sender.is_some() || target.is_some()) {
+    if !is_sound && (sender.is_vip || target.is_vip) {
         return pass(PassReason::BadArp);
     }
-    let Some(vip) = target else { return pass(PassReason::Arp) };
-    let asks = arp.operation == ARP_REQUEST && sender.is_none() && is_sound;
+    let vip = target.entry;
+    let asks = arp.operation == ARP_REQUEST && is_sound && target.is_vip && !sender.is_vip;
     if !asks || vip.virtual_mac == MacWord::ZERO || vip.if_index != frame.if_index() {
         return pass(PassReason::Arp);
     }

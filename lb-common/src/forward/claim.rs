@@ -7,20 +7,45 @@ use crate::{
     wire::Be128,
 };
 
-/// What is known of a VIP.
-#[inline(always)]
-pub fn vip<A: Family, T: Tables>(tables: &T, node: &NodeEntry, address: A) -> Option<VipEntry> {
-    if node.may_be_vip(address) { tables.vip(address.wide()) } else { None }
+/// What is known of an address. No `Option`: every word of this is written whatever it is, and the verifier reads them all.
+#[derive(Clone, Copy)]
+pub struct Known {
+    /// Whether it is a VIP.
+    pub is_vip: bool,
+    /// Its entry; without meaning where it is none.
+    pub entry: VipEntry,
 }
 
-/// Whether nobody on this node may answer for a VIP now.
-#[inline(always)]
-pub fn is_fenced<T: Tables>(tables: &T, node: &NodeEntry, vip: &VipEntry) -> bool {
-    if vip.fenced == 0 {
-        return false;
+impl Known {
+    /// Looks it up.
+    #[inline(always)]
+    pub fn of<A: Family, T: Tables>(tables: &T, node: &NodeEntry, address: A) -> Self {
+        let mut known = Self { is_vip: false, entry: VipEntry::new(false) };
+        if node.may_be_vip(address)
+            && let Some(entry) = tables.vip(address.wide())
+        {
+            known = Self { is_vip: true, entry };
+        }
+        known
     }
-    let Some(pulse) = tables.pulse() else { return false };
-    tables.monotonic_ns().saturating_sub(pulse.heartbeat_ns) > node.lease_ns
+
+    /// Whether it is a VIP that nobody on this node may answer for now.
+    #[inline(always)]
+    pub fn is_fenced<T: Tables>(&self, tables: &T, node: &NodeEntry) -> bool {
+        if !self.is_vip || self.entry.fenced == 0 {
+            return false;
+        }
+        let Some(pulse) = tables.pulse() else { return false };
+        tables.monotonic_ns().saturating_sub(pulse.heartbeat_ns) > node.lease_ns
+    }
+
+    /// Whether it is a VIP, and what comes from `sender` and says that it is at `mac` is another node's word. Our own frames
+    /// come back where a switch reflects them.
+    #[inline(always)]
+    pub fn is_claimed(&self, node: &NodeEntry, sender: MacWord, mac: MacWord) -> bool {
+        let ours = |mac| node.is_own_mac(mac) || mac == self.entry.virtual_mac;
+        self.is_vip && !ours(sender) && !ours(mac)
+    }
 }
 
 /// Whether an Ethernet address is that of one interface of somebody.
@@ -29,14 +54,6 @@ pub fn is_somebodys(mac: MacWord) -> bool {
     let [first, ..] = mac.octets();
     // The lowest bit of the first byte marks groups (IEEE 802.3 §3.2.3).
     mac != MacWord::ZERO && first & 1 == 0
-}
-
-/// Whether what comes from `sender` and says that a VIP is at `mac` is another node's word. Our own frames come back where
-/// a switch reflects them.
-#[inline(always)]
-pub fn is_foreign(node: &NodeEntry, vip: &VipEntry, sender: MacWord, mac: MacWord) -> bool {
-    let ours = |mac| node.is_own_mac(mac) || mac == vip.virtual_mac;
-    !ours(sender) && !ours(mac)
 }
 
 /// Notes that somebody else has said that a VIP is at `mac`.

@@ -1,6 +1,10 @@
 //! The stage for neighbour solicitations and advertisements (RFC 4861 §4.3, §4.4; RFC 9568 §8.2.2).
 
-use super::{INTERNAL, Step, claim, pass};
+use super::{
+    INTERNAL, Step,
+    claim::{self, Known},
+    pass,
+};
 use crate::{
     checksum::{self, Sum},
     family::Address as _,
@@ -55,36 +59,31 @@ pub fn neighbour<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let reason =
         if solicits { PassReason::NeighbourSolicitation } else { PassReason::NeighbourAdvertisement };
     let Some(&target) = frame.header::<Be128>(l4 + ICMP_LEN) else { return pass(reason) };
-    let asked = claim::vip(tables, node, target);
-    let is_fenced = solicits && asked.is_some_and(|vip| claim::is_fenced(tables, node, &vip));
+    let asked = Known::of(tables, node, target);
+    let is_fenced = solicits && asked.is_fenced(tables, node);
 
     let (l3, _) = segment::offsets(&scratch.reread());
     let Some(ip) = frame.header::<Ipv6>(l3) else { return INTERNAL };
     // A solicitation claims what it comes from, an advertisement what it is about.
-    let (source, claimed) =
-        if solicits { (ip.src, claim::vip(tables, node, ip.src)) } else { (target, asked) };
-    let step = if asked.is_none() && claimed.is_none() {
-        pass(reason)
-    } else {
-        match said(frame, scratch, solicits) {
-            None => pass(PassReason::BadNeighbour),
-            Some(said) => match claimed {
-                Some(vip) if is_others(frame, node, &vip, &said) => {
-                    claim::note(tables, source, said.mac);
-                    pass(PassReason::ForeignClaim)
-                }
-                None if solicits && !is_fenced => return answer(frame, node, scratch, &said, asked),
-                _ => pass(reason),
-            },
-        }
-    };
-    if is_fenced { super::drop(DropReason::Fenced) } else { step }
-}
-
-#[inline(always)]
-fn is_others<F: Frame>(frame: &F, node: &NodeEntry, vip: &VipEntry, said: &Said) -> bool {
-    let Some(ethernet) = frame.header::<Ethernet>(0) else { return false };
-    claim::is_foreign(node, vip, MacWord::new(ethernet.src), said.mac)
+    let claimed = if solicits { ip.src } else { target };
+    let claim = Known::of(tables, node, claimed);
+    if !asked.is_vip && !claim.is_vip {
+        return pass(reason);
+    }
+    let said = said(frame, scratch, solicits);
+    if let Some(said) = said
+        && let Some(ethernet) = frame.header::<Ethernet>(0)
+        && claim.is_claimed(node, MacWord::new(ethernet.src), said.mac)
+    {
+        claim::note(tables, claimed, said.mac);
+        return if is_fenced { super::drop(DropReason::Fenced) } else { pass(PassReason::ForeignClaim) };
+    }
+    if is_fenced {
+        return super::drop(DropReason::Fenced);
+    }
+    let Some(said) = said else { return pass(PassReason::BadNeighbour) };
+    let asks = solicits && !claim.is_vip && asked.entry.virtual_mac != MacWord::ZERO;
+    if asks { answer(frame, node, scratch, &said, &asked.entry) } else { pass(reason) }
 }
 
 /// What a message says, where it is sound (RFC 4861 §7.1.1, §7.1.2).
@@ -162,17 +161,16 @@ fn is_solicited_node(address: Be128) -> bool {
     a == Be32::new(0xff02_0000) && b.word() == 0 && c == Be32::new(1) && d.get() >> 24 == 0xff
 }
 
-/// Answers a sound solicitation for a VIP, if it has a virtual Ethernet address here.
+/// Answers a sound solicitation for a VIP with a virtual Ethernet address, if it has that here.
 #[inline(always)]
 fn answer<F: Frame>(
     frame: &mut F,
     node: &NodeEntry,
     scratch: Slot<Scratch>,
     said: &Said,
-    asked: Option<VipEntry>,
+    vip: &VipEntry,
 ) -> Step {
     const PASS: Step = pass(PassReason::NeighbourSolicitation);
-    let Some(vip) = asked.filter(|vip| vip.virtual_mac != MacWord::ZERO) else { return PASS };
     let own = node.mac_of(vip.if_index).filter(|_| vip.if_index == frame.if_index());
     let (Some(own), Some(ethernet)) = (own, frame.header::<Ethernet>(0)) else { return PASS };
     let to = MacWord::new(ethernet.dst);

@@ -125,7 +125,7 @@ fn ipv4<F: Frame, T: Tables>(
 
 /// Whether the checksum of a header is right, its options included. A frame that ends within them is not.
 #[inline(always)]
-pub fn header_is_intact<F: Frame>(frame: &F, ip: &Ipv4, l3: usize, header_len: usize) -> bool {
+fn header_is_intact<F: Frame>(frame: &F, ip: &Ipv4, l3: usize, header_len: usize) -> bool {
     let mut sum = checksum::ipv4_header(ip);
     for word in 0..10 {
         let offset = IPV4_MIN_LEN + word * 4;
@@ -150,17 +150,15 @@ fn ipv6<F: Frame, T: Tables>(
     let Some(ip) = frame.header::<Ipv6>(l3) else { return TOO_SHORT };
     let destination = ip.dst;
     // What is said about a VIP goes to groups and to other addresses, too.
-    let overheard = match ip.next_header {
-        PROTOCOL_VRRP => Some(Stage::Vrrp6),
-        PROTOCOL_ICMPV6 => frame
-            .header::<Icmp>(l3 + IPV6_LEN)
-            .is_some_and(|icmp| neighbour::is_neighbour_discovery(icmp.kind))
-            .then_some(Stage::Neighbour),
-        _ => None,
-    };
-    if let Some(stage) = overheard {
+    if ip.next_header == PROTOCOL_VRRP {
+        return if ours { Step::Next(Stage::Vrrp6) } else { pass(PassReason::OtherVlan) };
+    }
+    if ip.next_header == PROTOCOL_ICMPV6
+        && let Some(icmp) = frame.header::<Icmp>(l3 + IPV6_LEN)
+        && neighbour::is_neighbour_discovery(icmp.kind)
+    {
         scratch.update(|scratch| scratch.l4 = (l3 + IPV6_LEN) as u32);
-        return if ours { Step::Next(stage) } else { pass(PassReason::OtherVlan) };
+        return if ours { Step::Next(Stage::Neighbour) } else { pass(PassReason::OtherVlan) };
     }
     if let Some(step) = not_ours(frame, node, destination, ours) {
         return step;

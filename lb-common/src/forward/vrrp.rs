@@ -5,13 +5,12 @@ use super::{Family, INTERNAL, Step, claim, pass};
 use crate::{
     checksum::{self, Sum},
     frame::Frame,
-    layout::{AdvertEntry, AdvertKey, MacWord, NodeEntry},
+    layout::{AdvertEntry, AdvertKey, MacWord, NodeEntry, Scratch},
     reason::PassReason,
     segment,
-    tables::Tables,
+    tables::{Slot, Tables},
     wire::{
-        Be32, Be128, Ethernet, IPV4_FRAGMENT_MASK, IPV4_MIN_LEN, IPV6_LEN, Ipv4, Ipv6, PROTOCOL_VRRP,
-        VRRP_AUTH_LEN, VRRP_LEN, Vrrp,
+        Be32, Be128, Ethernet, IPV4_FRAGMENT_MASK, Ipv4, Ipv6, PROTOCOL_VRRP, VRRP_AUTH_LEN, VRRP_LEN, Vrrp,
     },
 };
 
@@ -24,29 +23,25 @@ const VERSION_3: u8 = 0x31;
 /// Words of a message that are summed. Of a longer one the checksum is not known here, and taken for right.
 const WORDS_AT_MOST: usize = 64;
 
-/// Where an IP packet's payload is.
+/// What has to be known of a packet that carries an advertisement.
 pub trait Carried: Family {
-    /// Length of the whole header and of the packet, where the header is sound and the packet no fragment.
-    fn lengths<F: Frame>(frame: &F, header: &Self::Header, l3: usize) -> Option<(usize, usize)>;
+    /// Whether it is a sound header, without options, of a whole packet.
+    fn is_whole(header: &Self::Header) -> bool;
 }
 
 impl Carried for Be32 {
     #[inline(always)]
-    fn lengths<F: Frame>(frame: &F, header: &Ipv4, l3: usize) -> Option<(usize, usize)> {
-        let header_len = usize::from(header.version_ihl & 0x0f) * 4;
-        let is_sound = header.version_ihl >> 4 == 4
-            && header_len >= IPV4_MIN_LEN
+    fn is_whole(header: &Ipv4) -> bool {
+        header.version_ihl == 0x45
             && header.fragment.get() & IPV4_FRAGMENT_MASK == 0
-            && super::parse::header_is_intact(frame, header, l3, header_len);
-        is_sound.then_some((header_len, usize::from(header.total_length.get())))
+            && checksum::ipv4_header(header).fold() == 0xffff
     }
 }
 
 impl Carried for Be128 {
     #[inline(always)]
-    fn lengths<F: Frame>(_frame: &F, header: &Ipv6, _l3: usize) -> Option<(usize, usize)> {
-        let is_sound = header.version_class_flow.get() >> 28 == 6;
-        is_sound.then(|| (IPV6_LEN, usize::from(header.payload_length.get()) + IPV6_LEN))
+    fn is_whole(header: &Ipv6) -> bool {
+        header.version_class_flow.get() >> 28 == 6
     }
 }
 
@@ -61,22 +56,19 @@ pub fn vrrp<A: Carried, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step 
         return pass(PassReason::OtherHost);
     }
     let Some(ip) = frame.header::<A::Header>(l3) else { return BAD };
-    let (source, hops) = (A::source(ip), A::hops(ip));
-    let Some((header_len, total_len)) = A::lengths(frame, ip, l3) else { return BAD };
-    if hops != HOPS || total_len > frame.len() - l3 || total_len < header_len + VRRP_LEN {
+    let (source, total_len) = (A::source(ip), A::packet_len(ip));
+    if !A::is_whole(ip) || A::hops(ip) != HOPS || total_len > frame.len() - l3 || source == A::ZERO {
         return BAD;
     }
-    scratch.update(|scratch| scratch.l4 = (l3 + header_len) as u32);
-    let (l3, l4) = segment::offsets(&scratch.reread());
-    let Some(&vrrp) = frame.header::<Vrrp>(l4) else { return BAD };
+    let Some(&vrrp) = frame.header::<Vrrp>(l3 + A::HEADER_LEN) else { return BAD };
     let Some(message_len) = message_len::<A>(&vrrp) else { return BAD };
-    let payload_len = total_len - header_len;
-    if message_len > payload_len || !claim::is_somebodys(mac) || source == A::ZERO {
+    let payload_len = total_len.wrapping_sub(A::HEADER_LEN);
+    if total_len < A::HEADER_LEN || message_len > payload_len || !claim::is_somebodys(mac) {
         return BAD;
     }
-    if payload_len <= WORDS_AT_MOST * 4
-        && !is_intact::<A, F>(frame, (l3, l4), &vrrp, message_len, payload_len)
-    {
+    // Over IPv4 the checksum does not cover what follows for authentication; over IPv6 the kernel's is over everything.
+    let covered = if A::IS_V6 { payload_len } else { message_len };
+    if covered <= WORDS_AT_MOST * 4 && !is_intact::<A, F>(frame, scratch, &vrrp, covered) {
         return BAD;
     }
     // Our own ones come back where a switch reflects them; a router that gives up is not up.
@@ -114,37 +106,29 @@ fn message_len<A: Carried>(vrrp: &Vrrp) -> Option<usize> {
     (vrrp.vrid != 0 && vrrp.count != 0).then_some(len)
 }
 
-/// Whether the checksum is right in one of the ways that are in use: over the message or all of the payload, with version 3
-/// with a pseudo-header or, over IPv4, without.
+/// Whether the checksum is right in one of the ways that are in use: with version 3 with a pseudo-header or, over IPv4,
+/// without (RFC 9568 §5.2.8).
 #[inline(always)]
-fn is_intact<A: Carried, F: Frame>(
-    frame: &F,
-    (l3, l4): (usize, usize),
-    vrrp: &Vrrp,
-    message_len: usize,
-    payload_len: usize,
-) -> bool {
-    let (mut message, mut payload) = (Sum::ZERO, Sum::ZERO);
+fn is_intact<A: Carried, F: Frame>(frame: &F, scratch: Slot<Scratch>, vrrp: &Vrrp, covered: usize) -> bool {
+    let (l3, _) = segment::offsets(&scratch.reread());
+    let mut message = Sum::ZERO;
     for word in 0..WORDS_AT_MOST {
         let offset = word * 4;
-        if offset + 4 > payload_len {
+        if offset + 4 > covered {
             break;
         }
-        let Some(&[value]) = frame.header::<[Be32; 1]>(l4 + offset) else { return false };
-        payload = payload.be32(value);
-        if offset < message_len {
-            message = message.be32(value);
-        }
+        let Some(&[value]) = frame.header::<[Be32; 1]>(l3 + A::HEADER_LEN + offset) else { return false };
+        message = message.be32(value);
     }
-    let Some(ip) = frame.header::<A::Header>(l3) else { return false };
-    let (source, destination) = (A::source(ip), A::destination(ip));
-    let is_right = |sum: Sum| sum.fold() == 0xffff;
-    let with_pseudo = |sum: Sum, len: usize| {
-        is_right(sum.plus(checksum::pseudo_header(source, destination, PROTOCOL_VRRP, len as u16)))
-    };
-    if !A::IS_V6 && is_right(message) {
+    // What is in no word is in no advertisement of today.
+    if covered & 3 != 0 {
+        return false;
+    }
+    if !A::IS_V6 && message.fold() == 0xffff {
         return true;
     }
-    vrrp.version_type == VERSION_3
-        && (with_pseudo(message, message_len) || (payload_len & 3 == 0 && with_pseudo(payload, payload_len)))
+    let (l3, _) = segment::offsets(&scratch.reread());
+    let Some(ip) = frame.header::<A::Header>(l3) else { return false };
+    let pseudo = checksum::pseudo_header(A::source(ip), A::destination(ip), PROTOCOL_VRRP, covered as u16);
+    vrrp.version_type == VERSION_3 && message.plus(pseudo).fold() == 0xffff
 }

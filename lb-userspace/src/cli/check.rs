@@ -99,7 +99,8 @@ mod tests {
 
     fn checked(text: &str) -> Result<Checked, LoadError> {
         let read_file = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
-        let facts = Facts { host_name: "lb1".to_owned(), read_file: &read_file };
+        let file_mode = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
+        let facts = Facts { host_name: "lb1".to_owned(), read_file: &read_file, file_mode: &file_mode };
         Ok(config::parse(text, Path::new("xvip.toml"), &facts)?)
     }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use super::{capture, check, cleanup, flows, reload, run, status, trace};
+use super::{capture, check, cleanup, flows, reload, run, status, trace, vip};
 use crate::config::model::DEFAULT_SOCKET;
 
 /// Exit code for a wrong command line or a wrong configuration. 0 is done, 1 is failed at run time.
@@ -32,6 +32,8 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Write what XDP received and sent into a file for Wireshark, with the verdict of each packet
     Capture(capture::CaptureArgs),
+    /// Hand the VIP over to another node, or take it back
+    Vip(vip::VipArgs),
     /// Let the daemon read its configuration again
     Reload(reload::ReloadArgs),
     /// Remove the program, pins and addresses that a stopped or killed daemon left
@@ -55,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Flows(args) => flows::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Capture(args) => capture::run(&args),
+        Command::Vip(args) => vip::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
     }
@@ -96,6 +99,9 @@ mod tests {
             "xvip trace --client 10.0.0.0/8 --verbose",
             "xvip capture -o /tmp/x.pcapng",
             "xvip capture -o - --client fd00::7 --headers --count 3 --seconds 9",
+            "xvip vip release",
+            "xvip vip acquire main --socket /tmp/x.sock",
+            "xvip vip release --socket /tmp/x.sock fd10::10",
             "xvip reload --socket /tmp/x.sock",
             "xvip cleanup --config /tmp/x.toml",
         ] {
@@ -113,6 +119,9 @@ mod tests {
             "xvip trace",
             "xvip trace --client m1",
             "xvip capture",
+            "xvip vip",
+            "xvip vip move",
+            "xvip vip release one two",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
             assert_eq!(error.exit_code(), i32::from(EXIT_USAGE), "{line}");

@@ -8,3 +8,4 @@ pub mod reload;
 pub mod run;
 pub mod status;
 pub mod trace;
+pub mod vip;

@@ -1,12 +1,13 @@
-//! What the tables of a file say about each other.
+//! What the tables of a file say about each other; what `[[vrrp]]` has to do with it is in `agreement/vrrp.rs`.
+
+mod vrrp;
 
 use std::{collections::HashMap, hash::Hash, net::SocketAddr};
 
 use lb_common::layout::{MAX_ALLOWED, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES};
 
 use super::{
-    model::{DEFAULT_WEIGHT, Mode},
-    nearest::nearest,
+    model::{DEFAULT_WEIGHT, Family, Mode},
     reader::{At, Place, Reader},
     schema::{ServiceDraft, VrrpDraft},
 };
@@ -20,10 +21,7 @@ pub(super) fn check(reader: &Reader<'_>, services: &[ServiceDraft], instances: &
         backends(reader, service, services);
         reachable(reader, service);
     }
-    vrrp_references(reader, services, instances);
-    vrrp_families(reader, services, instances);
-    vrrp_identities(reader, instances);
-    node_addresses(reader, services, instances);
+    vrrp::check(reader, services, instances);
 }
 
 /// The places of a key's second and later uses, each with the first.
@@ -155,7 +153,7 @@ fn reachable(reader: &Reader<'_>, service: &ServiceDraft) {
     let (Some(mode), Some(vip)) = (&service.mode, &service.vip) else { return };
     for address in service.backends.iter().filter_map(|backend| backend.address.as_ref()) {
         let host = address.value.ip();
-        let families = (family(vip.value.address.is_ipv4()), family(host.is_ipv4()));
+        let families = (Family::of(vip.value.address), Family::of(host));
         match mode.value {
             Mode::Nat if families.0 != families.1 => {
                 let message = format!(
@@ -184,103 +182,6 @@ fn reachable(reader: &Reader<'_>, service: &ServiceDraft) {
                 let remedy =
                     format!("write: address = \"{}\", or mode = \"nat\"", SocketAddr::new(host, port.value));
                 reader.error(&address.place, message, remedy);
-            }
-        }
-    }
-}
-
-const fn family(is_ipv4: bool) -> &'static str {
-    if is_ipv4 { "IPv4" } else { "IPv6" }
-}
-
-fn vrrp_references(reader: &Reader<'_>, services: &[ServiceDraft], instances: &[VrrpDraft]) {
-    let names = || instances.iter().filter_map(|instance| Some(instance.name.as_ref()?.value.as_str()));
-    for reference in services.iter().filter_map(|service| service.vrrp.as_ref()) {
-        if names().any(|name| name == reference.value) {
-            continue;
-        }
-        let remedy = match nearest(&reference.value, names()).or_else(|| names().next()) {
-            Some(name) => format!("write: vrrp = {name:?}"),
-            None => format!("write: [[vrrp]] with name = {:?} and virtual_router_id = 60", reference.value),
-        };
-        let message = format!("`vrrp` names {:?}, which is no [[vrrp]] of this file", reference.value);
-        reader.error(&reference.place, message, remedy);
-    }
-    for instance in instances {
-        let Some(name) = &instance.name else { continue };
-        let mut references = services.iter().filter_map(|service| service.vrrp.as_ref());
-        if !references.any(|reference| reference.value == name.value) {
-            let message = "no service uses this VRRP instance, so it owns no address and does nothing";
-            reader.warning(
-                &instance.place,
-                message,
-                format!("write: vrrp = {:?} in a [[service]]", name.value),
-            );
-        }
-    }
-}
-
-/// VRRP itself is IPv4: an IPv6 VIP is not advertised, but goes where its instance's IPv4 VIPs are (keepalived's
-/// `virtual_ipaddress_excluded`). RFC 9568 §5.2.9 wants at least one address in an advertisement.
-fn vrrp_families(reader: &Reader<'_>, services: &[ServiceDraft], instances: &[VrrpDraft]) {
-    for name in instances.iter().filter_map(|instance| instance.name.as_ref()) {
-        let mut owned = (services.iter())
-            .filter_map(|service| Some((service, service.vrrp.as_ref()?)))
-            .filter(|(_, reference)| reference.value == name.value);
-        let Some((first, reference)) = owned.next() else { continue };
-        // A VIP that could not be read may be one.
-        let may_be_ipv4 =
-            |service: &ServiceDraft| service.vip.as_ref().is_none_or(|vip| vip.value.address.is_ipv4());
-        if may_be_ipv4(first) || owned.any(|(service, _)| may_be_ipv4(service)) {
-            continue;
-        }
-        let message = format!(
-            "`vrrp` {:?} would own IPv6 VIPs alone: they follow its IPv4 VIPs, since VRRP over IPv6 is not in this version",
-            name.value
-        );
-        let remedy = format!(
-            "write: vip = an IPv4 address and vrrp = {:?} in one more [[service]], or remove `vrrp`",
-            name.value
-        );
-        reader.error(&reference.place, message, remedy);
-    }
-}
-
-fn vrrp_identities(reader: &Reader<'_>, instances: &[VrrpDraft]) {
-    for (first, place) in repeated(instances.iter().filter_map(|instance| used(instance.name.as_ref()))) {
-        let message =
-            format!("`name` is already the name of the VRRP instance on line {}", reader.line(first));
-        reader.error(place, message, "write: name = a name of its own");
-    }
-    // There is one interface, on which a VRID is one virtual router whatever the version (RFC 9568 §5.2.3).
-    for (first, place) in
-        repeated(instances.iter().filter_map(|instance| used(instance.virtual_router_id.as_ref())))
-    {
-        let message = format!("`virtual_router_id` is already used on line {}", reader.line(first));
-        reader.error(place, message, "write: virtual_router_id = a number of its own, the same on all nodes");
-    }
-}
-
-/// A VIP moves between nodes, so it cannot be what a node is known by.
-fn node_addresses(reader: &Reader<'_>, services: &[ServiceDraft], instances: &[VrrpDraft]) {
-    let vip_at = |address: std::net::Ipv4Addr| {
-        let mut vips = services.iter().filter_map(|service| service.vip.as_ref());
-        vips.find(|vip| vip.value.address == address).map(|vip| reader.line(&vip.place))
-    };
-    for instance in instances {
-        if let Some(source) = &instance.unicast_source
-            && let Some(line) = vip_at(source.value)
-        {
-            let message =
-                format!("`unicast_source` is the VIP on line {line}, which moves between the nodes");
-            reader.error(&source.place, message, "write: unicast_source = this node's own address");
-        }
-        for peer in &instance.unicast_peers.value {
-            if let Some(line) = vip_at(*peer.get_ref()) {
-                let message =
-                    format!("`unicast_peers` has the VIP on line {line}, which moves between the nodes");
-                let place = instance.unicast_peers.place.part(peer.span());
-                reader.error(&place, message, "write: unicast_peers = the other nodes' own addresses");
             }
         }
     }

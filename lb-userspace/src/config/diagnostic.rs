@@ -115,6 +115,14 @@ pub(super) struct Source<'s> {
     lines: Vec<usize>,
 }
 
+/// Whether a line of the file, or the value of a key with this path, may hold a password or a secret: also where the key
+/// is misspelt or stands in the wrong table.
+pub(super) fn may_hold_secret(text: &str) -> bool {
+    let key = text.split('=').next().unwrap_or_default().trim();
+    matches!(key, "key" | "value")
+        || ["auth", "pass", "secret", "hex:", "value =", "value="].iter().any(|word| text.contains(word))
+}
+
 /// Lines longer than this are not shown: the mark would be far off the screen.
 const LONGEST_EXCERPT: usize = 200;
 
@@ -159,7 +167,7 @@ impl<'s> Source<'s> {
     ) -> Diagnostic {
         let (line, column) = self.position(span.start);
         let text = self.line(line);
-        let secret = ["auth_pass", "password"].iter().any(|word| text.contains(word));
+        let secret = may_hold_secret(text) || may_hold_secret(key);
         let marked = self.slice(span).lines().next().unwrap_or_default().chars().count();
         let shown: String =
             text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();

@@ -6,14 +6,14 @@ use serde::Serialize;
 
 use super::{
     model::{
-        Backend, Check, Config, Flows, Health, Mode, Node, Service, TlsVerify, VrrpInstance, VrrpVersion,
-        duration_text,
+        AntiReplay, AuthHmac, Backend, Check, Config, Flows, Health, HmacKey, Mode, Node, Service, TlsVerify,
+        Track, Tracked, VrrpInstance, VrrpVersion, duration_text,
     },
-    schema::MASK,
+    schema::{HMAC_MASK, PASS_MASK},
 };
 
 /// The configuration in the syntax of the file. [`super::parse()`] makes the same configuration of it, except for
-/// `auth_pass`, which is masked.
+/// passwords and secrets, which are masked.
 pub fn effective(config: &Config) -> String {
     // Each struct is taken apart completely, so that a new field does not compile until it is written here.
     let Config { node, services, vrrp, flows } = config;
@@ -44,6 +44,10 @@ impl Writer {
         if let Some(path) = path {
             self.key(key, path.to_string_lossy());
         }
+    }
+
+    fn masked(&mut self, key: &str, mask: &str) {
+        self.line(format_args!("{key} = \"{mask}\" # not shown"));
     }
 
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
@@ -165,11 +169,11 @@ impl Writer {
             unicast_peers,
             auth_pass,
             checksum,
-            auth_hmac: _,
-            sync_group: _,
-            virtual_mac: _,
-            witnesses: _,
-            tracks: _,
+            auth_hmac,
+            sync_group,
+            virtual_mac,
+            witnesses,
+            tracks,
         } = instance;
         self.header("[[vrrp]]");
         self.key("name", name);
@@ -184,11 +188,59 @@ impl Writer {
         }
         self.key("unicast_peers", unicast_peers);
         if auth_pass.is_some() {
-            self.line(format_args!("auth_pass = \"{MASK}\" # not shown"));
+            self.masked("auth_pass", PASS_MASK);
         }
         if *version == VrrpVersion::V3 {
             self.key("checksum", checksum);
         }
+        if let Some(group) = sync_group {
+            self.key("sync_group", group);
+        }
+        self.key("virtual_mac", virtual_mac);
+        self.key("witness", witnesses);
+        if let Some(hmac) = auth_hmac {
+            self.auth_hmac(hmac);
+        }
+        tracks.iter().for_each(|track| self.track(track));
+    }
+
+    fn auth_hmac(&mut self, hmac: &AuthHmac) {
+        let AuthHmac { keys, active_key, mode, anti_replay, time_window } = hmac;
+        self.header("[vrrp.auth_hmac]");
+        self.key("active_key", active_key);
+        self.key("mode", mode);
+        self.key("anti_replay", anti_replay);
+        if *anti_replay == AntiReplay::Time {
+            self.key("time_window", duration_text(*time_window));
+        }
+        for HmacKey { id, secret } in keys {
+            self.header("[[vrrp.auth_hmac.key]]");
+            self.key("id", id);
+            match secret.file() {
+                Some(file) => self.path("file", Some(file)),
+                None => self.masked("value", HMAC_MASK),
+            }
+        }
+    }
+
+    fn track(&mut self, Track { what, weight }: &Track) {
+        self.header("[[vrrp.track]]");
+        match what {
+            Tracked::Interface { interface } => {
+                self.key("kind", "interface");
+                self.key("interface", interface);
+            }
+            Tracked::Script { command, user, interval, timeout, rise, fall } => {
+                self.key("kind", "script");
+                self.key("command", command);
+                self.key("user", user);
+                self.key("interval", duration_text(*interval));
+                self.key("timeout", duration_text(*timeout));
+                self.key("rise", rise);
+                self.key("fall", fall);
+            }
+        }
+        self.key("weight", weight);
     }
 
     fn flows(&mut self, flows: &Flows) {

@@ -353,18 +353,41 @@ pub(super) const LISTEN: Text<SocketAddr> = Text {
     show: SocketAddr::to_string,
 };
 
-/// The address of another VRRP node or of this one.
-pub(super) const NODE_ADDRESS: Text<Ipv4Addr> = Text {
-    what: "an IPv4 address",
-    parse: |text| match text.parse() {
-        Ok(IpAddr::V4(address)) => match not_a_host(address.into()) {
-            None => Ok(address),
-            Some(why) => Err(Wrong::new(format!("must be the address of a node, but {address} is {why}"))),
-        },
-        Ok(IpAddr::V6(_)) => Err(Wrong::new("is an IPv6 address: VRRP over IPv6 is not in this version")),
-        Err(_) => Err(Wrong::new(format!("must be an IPv4 address, not {}", quoted(text)))),
+/// The address of this node, another one, or a gateway; a link-local one is of the first interface's link.
+pub(super) const NODE_ADDRESS: Text<IpAddr> = Text {
+    what: "an address",
+    parse: |text| {
+        let address = plain_address(text)?;
+        match not_a_host(address) {
+            Some(why) if !is_link_local_v6(address) => {
+                Err(Wrong::new(format!("must be the address of a host, but {address} is {why}")))
+            }
+            _ => Ok(address),
+        }
     },
-    show: Ipv4Addr::to_string,
+    show: IpAddr::to_string,
+};
+
+/// An address without port, prefix length or zone.
+fn plain_address(text: &str) -> Result<IpAddr, Wrong> {
+    text.parse().map_err(|_| {
+        let wrong = Wrong::new(format!("must be an address, not {}", quoted(text)));
+        let plain = text.split(['%', '/']).next().and_then(|address| address.parse::<IpAddr>().ok());
+        match plain {
+            Some(address) => wrong.suggest(format!("\"{address}\"")),
+            None => wrong,
+        }
+    })
+}
+
+/// One word of a command.
+pub(super) const WORD: Text<String> = Text {
+    what: "a text",
+    parse: |text| match text.contains('\0') {
+        true => Err(Wrong::new("must not contain a NUL character")),
+        false => Ok(text.to_owned()),
+    },
+    show: String::clone,
 };
 
 /// The address of a backend.
@@ -541,6 +564,11 @@ fn not_a_host_v4(address: Ipv4Addr) -> Option<&'static str> {
         [240..=255, ..] => Some("in the reserved 240.0.0.0/4"),
         _ => None,
     }
+}
+
+/// fe80::/10 (RFC 4291 §2.4).
+fn is_link_local_v6(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// RFC 4291 §2.4. An address of the link alone is not one: a route to it would need the link's name, too.

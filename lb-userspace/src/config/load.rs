@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -42,15 +43,22 @@ pub fn load(file: &Path) -> Result<Checked, LoadError> {
         .map_err(|error| LoadError::Unreadable { file: file.to_owned(), error })?;
     let host_name =
         nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
-    Ok(parse_bytes(&bytes, file, &Facts { host_name, read_file: &read_regular })?)
+    let facts = Facts { host_name, read_file: &read_regular, file_mode: &file_mode };
+    Ok(parse_bytes(&bytes, file, &facts)?)
 }
 
 fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     // Asked before opening: opening a FIFO waits for a writer.
-    if !std::fs::metadata(path)?.is_file() {
+    file_mode(path)?;
+    read_bounded(File::open(path)?)
+}
+
+fn file_mode(path: &Path) -> io::Result<u32> {
+    let data = std::fs::metadata(path)?;
+    if !data.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    read_bounded(File::open(path)?)
+    Ok(data.permissions().mode() & 0o7777)
 }
 
 fn read_bounded(file: File) -> io::Result<Vec<u8>> {

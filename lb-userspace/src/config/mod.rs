@@ -5,6 +5,7 @@
 mod agreement;
 pub mod diagnostic;
 pub mod effective;
+mod hmac_secret;
 mod kinds;
 pub mod load;
 pub mod model;

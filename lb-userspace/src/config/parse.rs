@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io, ops::Range, path::Path};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    diagnostic::{Diagnostic, Problems, Severity, Source},
+    diagnostic::{Diagnostic, Problems, Severity, Source, may_hold_secret},
     model::Config,
     reader::{Reader, Table, quoted},
     schema,
@@ -17,6 +17,8 @@ pub struct Facts<'f> {
     pub host_name: String,
     /// Tries to read a file that the configuration names.
     pub read_file: &'f dyn Fn(&Path) -> io::Result<Vec<u8>>,
+    /// The permission bits of a regular file that the configuration names, as `chmod` has them; an error for what is none.
+    pub file_mode: &'f dyn Fn(&Path) -> io::Result<u32>,
 }
 
 /// A configuration that passed every check.
@@ -113,8 +115,7 @@ fn syntax_remedy(message: &str, line: &str) -> String {
     let value = value.split(" #").next().unwrap_or_default().trim();
     let plain_key =
         !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
-    let secret = key.contains("pass");
-    if !plain_key || secret || value.len() > 60 || DeValue::parse(value).is_ok() {
+    if !plain_key || may_hold_secret(line) || value.len() > 60 || DeValue::parse(value).is_ok() {
         return GENERAL.to_owned();
     }
     match value.to_ascii_lowercase().as_str() {

@@ -4,11 +4,7 @@
 //! is read with one line per key, `table.read("port", PORT).required("6443")`, and closed with [`Table::finish`], which
 //! refuses every key that nobody asked for.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeSet,
-    ops::Range,
-};
+use std::{cell::RefCell, collections::BTreeSet, ops::Range};
 
 use toml::{
     Spanned,
@@ -16,7 +12,7 @@ use toml::{
 };
 
 use super::{
-    diagnostic::{Diagnostic, Severity, Source},
+    diagnostic::{Diagnostic, Severity, Source, may_hold_secret},
     nearest::nearest,
 };
 
@@ -135,8 +131,6 @@ pub(super) struct Table<'r> {
     known: RefCell<Vec<&'static str>>,
     /// Required keys that are not there; reported at the end, when misspelt ones are known.
     missing: RefCell<Vec<Missing>>,
-    /// What is in here was refused as a whole, so its keys are nobody's concern.
-    skipped: Cell<bool>,
 }
 
 impl<'r> Table<'r> {
@@ -160,7 +154,6 @@ impl<'r> Table<'r> {
             header,
             known: RefCell::default(),
             missing: RefCell::default(),
-            skipped: Cell::new(false),
         }
     }
 
@@ -287,17 +280,8 @@ impl<'r> Table<'r> {
         Table::new(self.reader, entries, span, [join(&self.path, &position), table, header.to_owned()])
     }
 
-    /// Says that the whole table is of a later version, so that nothing else in it is complained about.
-    pub(super) fn refuse_whole(&self, message: &str, remedy: &str) {
-        self.skipped.set(true);
-        self.reader.error(&self.place(), message, remedy);
-    }
-
     /// Refuses what is left: keys that were never asked for, and required keys that never came.
     pub(super) fn finish(self) {
-        if self.skipped.get() {
-            return;
-        }
         let known = self.known.borrow();
         let mut missing = self.missing.take();
         for (name, value) in self.entries {
@@ -310,7 +294,7 @@ impl<'r> Table<'r> {
                 Some(meant) => {
                     // Misspelt is not missing.
                     missing.retain(|missing| missing.key != meant && missing.alternative != Some(meant));
-                    format!("write: {}   (did you mean `{meant}`?)", self.rewritten(meant, value))
+                    format!("write: {}   (did you mean `{meant}`?)", self.rewritten(key, meant, value))
                 }
                 None if self.header.is_empty() => {
                     format!("remove it; the tables of the file are {}", known.join(", "))
@@ -336,8 +320,8 @@ impl<'r> Table<'r> {
         nearest(key, free)
     }
 
-    /// The entry with its key corrected to `meant`.
-    fn rewritten(&self, meant: &str, value: &Spanned<DeValue<'_>>) -> String {
+    /// The entry with its key corrected from `key` to `meant`.
+    fn rewritten(&self, key: &str, meant: &str, value: &Spanned<DeValue<'_>>) -> String {
         match value.get_ref() {
             DeValue::Table(_) => format!("[{}]", join(&without_positions(&self.path), meant)),
             DeValue::Array(_) if is_list_of_tables(value) => {
@@ -345,7 +329,8 @@ impl<'r> Table<'r> {
             }
             _ => {
                 let text = self.reader.source.slice(value.span());
-                let short = text.len() <= 60 && !text.contains(['\n', '\r']);
+                let secret = [key, meant, &self.path].into_iter().any(may_hold_secret);
+                let short = text.len() <= 60 && !text.contains(['\n', '\r']) && !secret;
                 format!("{meant} = {}", if short { text } else { "..." })
             }
         }

@@ -1,12 +1,14 @@
-//! Every table of the file and every key, one function per table and one line per key.
+//! Every table of the file and every key, one function per table and one line per key; `[[vrrp]]` is in `schema/vrrp.rs`.
 //!
 //! A new key is one line here, a field in the model, a line in `effective.rs` and one in `packaging/xvip.toml`; the tests
 //! notice what was forgotten. What tables say about each other is `agreement`'s.
 
+mod vrrp;
+
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr},
-    num::{NonZeroU8, NonZeroU16},
+    net::SocketAddr,
+    num::NonZeroU16,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,41 +18,31 @@ use toml::Spanned;
 use super::{
     agreement,
     kinds::{
-        ANY, BACKEND_ADDRESS, Flag, INTERFACE, LISTEN, List, NAME, NODE_ADDRESS, OneOf, PATH, PERCENT,
-        PIN_PATH, PREFIX, Time, URL_PATH, VIP, Whole,
+        ANY, BACKEND_ADDRESS, INTERFACE, LISTEN, List, NAME, OneOf, PATH, PERCENT, PIN_PATH, PREFIX, Time,
+        URL_PATH, VIP, Whole,
     },
     model::{
-        Backend, Balance, Check, CheckKind, Config, DEFAULT_ADVERT_INTERVAL_V2, DEFAULT_ADVERT_INTERVAL_V3,
-        DEFAULT_DOWN_INTERVAL, DEFAULT_EXPECT_STATUS, DEFAULT_FALL, DEFAULT_FAST_INTERVAL, DEFAULT_FLOWS_MAX,
-        DEFAULT_HEALTH_PATH, DEFAULT_IDLE_TIMEOUT, DEFAULT_INTERVAL, DEFAULT_MAX_CONNECTIONS,
-        DEFAULT_NEW_CONNECTIONS_PER_SOURCE, DEFAULT_PIN_PATH, DEFAULT_PREEMPT, DEFAULT_PREEMPT_DELAY,
-        DEFAULT_PRIORITY, DEFAULT_REBALANCE_MARGIN, DEFAULT_REBALANCE_RATE, DEFAULT_RISE, DEFAULT_SLOW_START,
-        DEFAULT_SOURCES_MAX, DEFAULT_TIMEOUT, DEFAULT_VRRP_VERSION, DEFAULT_WEIGHT, Flows, Health,
-        LocalClients, MAX_ENTRIES, MAX_NEW_CONNECTIONS, MAX_WEIGHT, MIN_ENTRIES, Mode, Node, OnAllDown,
-        OnAllFull, Prefix, Service, Snat, TlsVerify, Verify, Vip, VrrpChecksum, VrrpInstance, VrrpVersion,
-        XdpMode, default_half_open_max, default_new_connections_burst,
+        Backend, Balance, Check, CheckKind, Config, DEFAULT_DOWN_INTERVAL, DEFAULT_EXPECT_STATUS,
+        DEFAULT_FALL, DEFAULT_FAST_INTERVAL, DEFAULT_FLOWS_MAX, DEFAULT_HEALTH_PATH, DEFAULT_IDLE_TIMEOUT,
+        DEFAULT_INTERVAL, DEFAULT_MAX_CONNECTIONS, DEFAULT_NEW_CONNECTIONS_PER_SOURCE, DEFAULT_PIN_PATH,
+        DEFAULT_REBALANCE_MARGIN, DEFAULT_REBALANCE_RATE, DEFAULT_RISE, DEFAULT_SLOW_START,
+        DEFAULT_SOURCES_MAX, DEFAULT_TIMEOUT, DEFAULT_WEIGHT, Flows, Health, LocalClients, MAX_ENTRIES,
+        MAX_NEW_CONNECTIONS, MAX_WEIGHT, MIN_ENTRIES, Mode, Node, OnAllDown, OnAllFull, Prefix, Service,
+        Snat, TlsVerify, Verify, Vip, XdpMode, default_half_open_max, default_new_connections_burst,
     },
     parse::Facts,
     pem,
-    reader::{At, Place, Table},
+    reader::{At, Table},
 };
+
+pub(super) use vrrp::{HMAC_MASK, PASS_MASK, VrrpDraft};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// A pause or time-out of a health check: shorter ones would be a busy loop.
 const CHECK_TIME: Time = Time::between(Duration::from_millis(10), HOUR);
 /// Below a minute an idle `kubectl exec` or watch is cut: kubelets and clients ping every 30 s at best.
 const IDLE_TIME: Time = Time::between(Duration::from_secs(60), Duration::from_secs(365 * 24 * 3600));
-/// As keepalived's `preempt_delay`.
-const PREEMPT_DELAY: Time = Time::between(Duration::ZERO, Duration::from_secs(1000));
 const SLOW_START: Time = Time::between(Duration::ZERO, HOUR);
-/// RFC 3768 §5.3.7: one byte of seconds.
-const ADVERT_INTERVAL_V2: Time =
-    Time { range: Duration::from_secs(1)..=Duration::from_secs(255), step: Duration::from_secs(1) };
-/// RFC 9568 §5.2.7: twelve bits of centiseconds.
-const ADVERT_INTERVAL_V3: Time = Time {
-    range: Duration::from_millis(10)..=Duration::from_millis(40_950),
-    step: Duration::from_millis(10),
-};
 
 const XDP_MODE: OneOf<XdpMode> =
     OneOf(&[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)]);
@@ -77,17 +69,12 @@ const CHECK: OneOf<CheckKind> = OneOf(&[
     ("https", CheckKind::Https),
 ]);
 const VERIFY: OneOf<Verify> = OneOf(&[("none", Verify::None), ("ca", Verify::Ca)]);
-const CHECKSUM: OneOf<VrrpChecksum> =
-    OneOf(&[("keepalived", VrrpChecksum::Keepalived), ("rfc9568", VrrpChecksum::Rfc9568)]);
 
 /// A feature that a later version has; without it, the file still does what it says otherwise.
 const NO_EFFECT: &str = "has no effect in this version";
 
 /// Where kubeadm keeps the CA of the API servers.
 const CA_FILE: &str = "\"/etc/kubernetes/pki/ca.crt\"";
-
-/// What `xvip check` prints for `auth_pass`.
-pub(super) const MASK: &str = "********";
 
 /// A `[[service]]` as read; None where the file is wrong, which was said.
 pub(super) struct ServiceDraft {
@@ -115,28 +102,13 @@ pub(super) struct BackendDraft {
     max_connections: u32,
 }
 
-/// A `[[vrrp]]` as read.
-pub(super) struct VrrpDraft {
-    pub(super) place: Place,
-    pub(super) name: Option<At<String>>,
-    version: VrrpVersion,
-    pub(super) virtual_router_id: Option<At<u8>>,
-    priority: u8,
-    advert_interval: Duration,
-    preempt: bool,
-    preempt_delay: Duration,
-    pub(super) unicast_source: Option<At<Ipv4Addr>>,
-    pub(super) unicast_peers: At<Vec<Spanned<Ipv4Addr>>>,
-    auth_pass: Option<String>,
-    checksum: VrrpChecksum,
-}
-
 /// The whole file. None only when something was reported.
 pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
     let node = node(root.table_or_empty("node"), facts);
     let services: Vec<ServiceDraft> =
         root.tables("service").into_iter().map(|table| service(table, facts)).collect();
-    let instances: Vec<VrrpDraft> = root.tables("vrrp").into_iter().map(vrrp).collect();
+    let instances: Vec<VrrpDraft> =
+        root.tables("vrrp").into_iter().map(|table| vrrp::instance(table, facts)).collect();
     let flows = flows(root.table_or_empty("flows"));
     root.table("sync").into_iter().for_each(sync);
     root.table("http").into_iter().for_each(http);
@@ -508,12 +480,16 @@ fn contents<T>(
     match read.and_then(|bytes| meaning(&bytes)) {
         Ok(meaning) => Some(meaning),
         Err(wrong) => {
-            let what = if key == "token_file" { "a file with one bearer token" } else { "a PEM file" };
+            let what = match key {
+                "token_file" => "a file with one bearer token",
+                "file" => "a file with \"hex:\" and the output of `openssl rand -hex 32`",
+                _ => "a PEM file",
+            };
             let message = format!("`{key}` {} {wrong}", path.display());
             t.reader.error(
                 &file.place,
                 message,
-                format!("write: {key} = the path of {what} that xvip can read"),
+                format!("write: {key} = the path of {what}, readable for xvip"),
             );
             None
         }
@@ -531,128 +507,6 @@ fn rebalance(t: Table<'_>) {
         t.reader.warning(&mode.place, message, "write: mode = \"off\"");
     }
     t.finish();
-}
-
-fn vrrp(t: Table<'_>) -> VrrpDraft {
-    let version = t.read("version", Whole(2..=3)).or(DEFAULT_VRRP_VERSION.into()).value;
-    let version = if version == 2 { VrrpVersion::V2 } else { VrrpVersion::V3 };
-    let (advert_interval, default_interval) = match version {
-        VrrpVersion::V2 => (ADVERT_INTERVAL_V2, DEFAULT_ADVERT_INTERVAL_V2),
-        VrrpVersion::V3 => (ADVERT_INTERVAL_V3, DEFAULT_ADVERT_INTERVAL_V3),
-    };
-    let draft = VrrpDraft {
-        place: t.place(),
-        name: t.read("name", NAME).required("\"main\""),
-        version,
-        virtual_router_id: t.read("virtual_router_id", Whole(1..=255)).required("60"),
-        priority: t.read("priority", Whole(1..=255)).or(DEFAULT_PRIORITY.get()).value,
-        advert_interval: t.read("advert_interval", advert_interval).or(default_interval).value,
-        preempt: t.read("preempt", Flag).or(DEFAULT_PREEMPT).value,
-        preempt_delay: preempt_delay(&t),
-        unicast_source: t.read("unicast_source", NODE_ADDRESS).optional("\"172.16.0.2\""),
-        unicast_peers: t.read("unicast_peers", List(NODE_ADDRESS)).or(Vec::new()),
-        auth_pass: auth_pass(&t, version),
-        checksum: checksum(&t, version),
-    };
-    unicast(&t, &draft);
-    for track in t.tables("track") {
-        track.refuse_whole(
-            "`[[vrrp.track]]` is not in this version, which tracks its own data plane only",
-            "remove it, or keep keepalived on this node until a version that has it",
-        );
-        track.finish();
-    }
-    t.finish();
-    draft
-}
-
-impl VrrpDraft {
-    fn finished(self) -> Option<VrrpInstance> {
-        Some(VrrpInstance {
-            name: self.name?.value,
-            version: self.version,
-            virtual_router_id: NonZeroU8::new(self.virtual_router_id?.value)?,
-            priority: NonZeroU8::new(self.priority)?,
-            advert_interval: self.advert_interval,
-            preempt: self.preempt,
-            preempt_delay: self.preempt_delay,
-            unicast_source: self.unicast_source.map(|source| source.value.into()),
-            unicast_peers: (self.unicast_peers.value.into_iter())
-                .map(|peer| peer.into_inner().into())
-                .collect(),
-            auth_pass: self.auth_pass,
-            auth_hmac: None,
-            checksum: self.checksum,
-            sync_group: None,
-            virtual_mac: false,
-            witnesses: Vec::new(),
-            tracks: Vec::new(),
-        })
-    }
-}
-
-fn preempt_delay(t: &Table<'_>) -> Duration {
-    t.read("preempt_delay", PREEMPT_DELAY).or(DEFAULT_PREEMPT_DELAY).value
-}
-
-fn auth_pass(t: &Table<'_>, version: VrrpVersion) -> Option<String> {
-    let auth_pass = t.read("auth_pass", ANY).optional("\"1111\"")?;
-    let place = &auth_pass.place;
-    if version == VrrpVersion::V3 {
-        let message = "`auth_pass` is for version 2 only: version 3 has no authentication (RFC 9568 §9)";
-        t.reader.error(place, message, "remove it, or write: version = 2");
-    }
-    match auth_pass.value.len() {
-        0 => t.reader.error(
-            place,
-            "`auth_pass` must not be empty",
-            "write: auth_pass = \"1111\", or remove it",
-        ),
-        1..=8 => {}
-        length => t.reader.error(
-            place,
-            format!("`auth_pass` must not be longer than 8 bytes (RFC 2338 §5.3.10); this has {length}"),
-            "write: auth_pass = its first 8 bytes, which is what keepalived sends",
-        ),
-    }
-    if auth_pass.value == MASK {
-        let message = "`auth_pass` is what `xvip check` prints in place of a password";
-        t.reader.warning(place, message, "write: auth_pass = the password itself");
-    }
-    Some(auth_pass.value)
-}
-
-fn checksum(t: &Table<'_>, version: VrrpVersion) -> VrrpChecksum {
-    let checksum = t.read("checksum", CHECKSUM).or(VrrpChecksum::default());
-    if version == VrrpVersion::V2 && checksum.given {
-        let message = "`checksum` is for version 3 only: version 2 has one way";
-        t.reader.error(&checksum.place, message, "remove it, or write: version = 3");
-    }
-    checksum.value
-}
-
-/// `unicast_source` and `unicast_peers`. Without a source, the interface's first address is the one that the peers list.
-fn unicast(t: &Table<'_>, draft: &VrrpDraft) {
-    let peers = &draft.unicast_peers;
-    // An empty list is a clear word.
-    if let Some(source) = &draft.unicast_source
-        && t.place_of("unicast_peers").is_none()
-    {
-        let message =
-            "without `unicast_peers` the advertisements are multicast, only their source is this one";
-        t.reader.warning(&source.place, message, "write: unicast_peers = [\"172.16.0.3\"], or remove it");
-    }
-    for (index, peer) in peers.value.iter().enumerate() {
-        let place = peers.place.part(peer.span());
-        let address = peer.get_ref();
-        if draft.unicast_source.as_ref().is_some_and(|source| source.value == *address) {
-            let message = format!("`unicast_peers` has {address}, which is this node's own `unicast_source`");
-            t.reader.error(&place, message, "write: unicast_peers = the addresses of the other nodes");
-        }
-        if peers.value.iter().take(index).any(|earlier| earlier.get_ref() == address) {
-            t.reader.error(&place, format!("`unicast_peers` has {address} twice"), "remove one of the two");
-        }
-    }
 }
 
 /// `[sync]`, for a later version.

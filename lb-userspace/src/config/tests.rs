@@ -4,6 +4,7 @@ mod accepted;
 mod drift;
 mod properties;
 mod refused;
+mod vrrp;
 
 use std::{collections::HashMap, io, path::Path, sync::LazyLock};
 
@@ -65,6 +66,9 @@ static DISK: LazyLock<HashMap<&str, Vec<u8>>> = LazyLock::new(|| {
         ("/etc/xvip/token", b"eyJhbGciOi.J9\n".to_vec()),
         ("/pki/empty", b"\n".to_vec()),
         ("/pki/two-tokens", b"one\ntwo\n".to_vec()),
+        ("/etc/xvip/vrrp.key", format!("hex:{}\n", "5a".repeat(32)).into_bytes()),
+        ("/etc/xvip/shared.key", b"a secret of 32 bytes, for a test\n".to_vec()),
+        ("/usr/local/bin/check", b"#!/bin/sh\n".to_vec()),
     ])
 });
 
@@ -73,8 +77,18 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     found.cloned().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "No such file or directory"))
 }
 
+/// Programs can be run by all, one key is readable for others than its owner, and everything else is not.
+fn file_mode(path: &Path) -> io::Result<u32> {
+    read_file(path)?;
+    Ok(match path.to_str() {
+        Some("/etc/xvip/shared.key") => 0o640,
+        Some(path) if path.starts_with("/usr/") => 0o755,
+        _ => 0o600,
+    })
+}
+
 fn facts() -> Facts<'static> {
-    Facts { host_name: "lb1".to_owned(), read_file: &read_file }
+    Facts { host_name: "lb1".to_owned(), read_file: &read_file, file_mode: &file_mode }
 }
 
 fn parse(text: &str) -> Result<Checked, Problems> {

@@ -13,8 +13,10 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::protocol::{RELOAD, ReloadAnswer, STATUS};
-use crate::status::Status;
+use super::protocol::{
+    RELOAD, ReloadAnswer, STATUS, VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, VipAnswer, name_query,
+};
+use crate::status::{Status, VrrpStatus};
 
 /// A daemon that takes longer than that is stuck; a reload waits for VRRP to hand over and for files to be read.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,6 +59,29 @@ pub async fn status(socket: &Path) -> Result<Status, ClientError> {
 /// Lets the daemon read its configuration again.
 pub async fn reload(socket: &Path) -> Result<ReloadAnswer, ClientError> {
     let (code, body) = exchange(socket, Method::POST, RELOAD).await?;
+    match code {
+        StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => parse(&body),
+        code => Err(refusal(code, &body)),
+    }
+}
+
+/// What the VRRP instances do.
+pub async fn vrrp(socket: &Path) -> Result<Vec<VrrpStatus>, ClientError> {
+    let (code, body) = exchange(socket, Method::GET, VRRP).await?;
+    if code != StatusCode::OK {
+        return Err(refusal(code, &body));
+    }
+    parse(&body)
+}
+
+/// Lets the daemon hand VIPs over, or take them back: those that `name` means, or the only ones.
+pub async fn vip(socket: &Path, action: VipAction, name: Option<&str>) -> Result<VipAnswer, ClientError> {
+    let path = match action {
+        VipAction::Release => VIP_RELEASE,
+        VipAction::Acquire => VIP_ACQUIRE,
+    };
+    let path = name.map_or_else(|| path.to_owned(), |name| format!("{path}?{}", name_query(name)));
+    let (code, body) = exchange(socket, Method::POST, &path).await?;
     match code {
         StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => parse(&body),
         code => Err(refusal(code, &body)),

@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{RawQuery, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -24,7 +24,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::protocol::{RELOAD, Request, STATUS};
+use super::protocol::{RELOAD, Request, STATUS, VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, queried_name};
 
 /// Root and its group; the group may be changed on the directory to let others look.
 const MODE: u32 = 0o660;
@@ -110,6 +110,9 @@ impl Server {
         let router = Router::new()
             .route(STATUS, get(status))
             .route(RELOAD, post(reload))
+            .route(VRRP, get(vrrp))
+            .route(VIP_RELEASE, post(async |state, query| vip(VipAction::Release, state, query).await))
+            .route(VIP_ACQUIRE, post(async |state, query| vip(VipAction::Acquire, state, query).await))
             .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path"))
             .method_not_allowed_fallback(async || {
                 refuse(StatusCode::METHOD_NOT_ALLOWED, "no such method here")
@@ -139,6 +142,29 @@ async fn reload(State(requests): State<mpsc::Sender<Request>>) -> Response {
     }
 }
 
+async fn vrrp(State(requests): State<mpsc::Sender<Request>>) -> Response {
+    match ask(&requests, Request::Vrrp).await {
+        Some(status) => Json(status).into_response(),
+        None => stopping(),
+    }
+}
+
+async fn vip(
+    action: VipAction,
+    State(requests): State<mpsc::Sender<Request>>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let name = match queried_name(query.as_deref()) {
+        Ok(name) => name,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error),
+    };
+    match ask(&requests, |reply| Request::Vip { action, name, reply }).await {
+        Some(answer) if answer.error.is_none() => Json(answer).into_response(),
+        Some(answer) => (StatusCode::UNPROCESSABLE_ENTITY, Json(answer)).into_response(),
+        None => stopping(),
+    }
+}
+
 async fn ask<T>(
     requests: &mpsc::Sender<Request>,
     request: impl FnOnce(oneshot::Sender<T>) -> Request,
@@ -161,7 +187,7 @@ mod tests {
     use super::*;
     use crate::control::{
         client::{self, ClientError},
-        protocol::ReloadAnswer,
+        protocol::{ReloadAnswer, VipAnswer},
     };
 
     /// A daemon whose reloads answer as given.
@@ -172,6 +198,12 @@ mod tests {
                 match request {
                     Request::Reload(reply) => drop(reply.send(answer.clone())),
                     Request::Status(reply) => drop(reply),
+                    Request::Vrrp(reply) => drop(reply.send(Vec::new())),
+                    Request::Vip { action, name, reply } => {
+                        let error = name.is_none().then(|| "say which".to_owned());
+                        let instances = vec![format!("{action} {}", name.unwrap_or_default())];
+                        drop(reply.send(VipAnswer { instances, patience_ms: 1, error }));
+                    }
                 }
             }
         });
@@ -201,6 +233,17 @@ mod tests {
         assert_eq!(fs::metadata(&socket).expect("there").permissions().mode() & 0o777, MODE);
         let error = client::status(&socket).await.expect_err("the reply was dropped");
         assert!(matches!(&error, ClientError::Refused(text) if text.contains("stopping")), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_name_arrives_as_it_was_given() {
+        let (_directory, socket) = socket();
+        let _server = daemon(&socket, accepted());
+        let answer = client::vip(&socket, VipAction::Acquire, Some("fd10::10 & co")).await.expect("answered");
+        assert_eq!((answer.instances, answer.error), (vec!["acquire fd10::10 & co".to_owned()], None));
+        let answer = client::vip(&socket, VipAction::Release, None).await.expect("answered");
+        assert_eq!(answer.error.as_deref(), Some("say which"));
+        assert_eq!(client::vrrp(&socket).await.expect("answered"), Vec::new());
     }
 
     #[tokio::test]

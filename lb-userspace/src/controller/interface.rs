@@ -57,6 +57,7 @@ impl Controller {
                 self.links = links;
                 set_problem(&mut self.problems.interface, None);
                 self.look_at_carrier();
+                self.look_at_program();
             }
             Ok(_) => {
                 info!(interfaces = ?self.config.node.interfaces, "an interface was made anew; starting over");
@@ -88,6 +89,23 @@ impl Controller {
             Some(format!("interface {interfaces} is back: checking the backends first"))
         };
         set_problem(&mut self.problems.link, problem);
+    }
+
+    /// Whether our program is still where it was attached: somebody may have taken it off (`bpftool link detach`). Then it
+    /// is put back; where that fails, this node forwards nothing, and VRRP hears of it.
+    fn look_at_program(&mut self) {
+        let Some(dataplane) = &mut self.dataplane else { return };
+        let Ok(ours) = dataplane.program_id() else { return };
+        let bare = |link: &&Link| !link.xdp_programs.contains(&ours);
+        let Some(bare) = self.links.iter().find(bare).map(|link| link.parent_name.clone()) else { return };
+        warn!(interface = bare, "somebody has taken the XDP program off; attaching it again");
+        if let Err(error) = dataplane.attach_again(&attach_points(&self.links), self.config.node.xdp_mode) {
+            let problem = format!("{:#}", anyhow::Error::from(error));
+            set_problem(&mut self.problems.dataplane, Some(problem));
+            self.tell_routers();
+            // Opened anew at the next look at everything.
+            self.close_dataplane();
+        }
     }
 
     /// The checks have looked again after the carrier came back, or have had their time.

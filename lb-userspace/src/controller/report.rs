@@ -101,7 +101,7 @@ impl Controller {
         own.chain(self.alerts.problems(std::time::Instant::now())).collect()
     }
 
-    fn vrrp_status(&self, instance: &VrrpInstance) -> VrrpStatus {
+    pub(super) fn vrrp_status(&self, instance: &VrrpInstance) -> VrrpStatus {
         let vips = vips_of(&self.config, &instance.name);
         let ipv4 = family_of(&vips.iter().map(|(vip, _)| *vip).collect::<Vec<_>>()) == Family::Ipv4;
         let mut status = VrrpStatus {

@@ -101,7 +101,7 @@ impl Routers {
     }
 
     fn start(&mut self, name: String, plans: Vec<MemberPlan>) {
-        match Router::spawn(&name, &self.interface, plans.clone(), Arc::clone(&self.controller)) {
+        match Router::spawn(&name, &self.interface, plans.clone(), Some(Arc::clone(&self.controller))) {
             Ok(router) => {
                 for status in router.statuses() {
                     tokio::spawn(follow(status.clone(), Arc::clone(&self.changed)));

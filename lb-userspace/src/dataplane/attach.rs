@@ -126,6 +126,26 @@ impl Dataplane {
         Ok(attachments)
     }
 
+    /// Attaches again wherever somebody has taken our program off, with the maps as they are.
+    ///
+    /// # Errors
+    ///
+    /// Where that is refused: another program may be there.
+    pub fn attach_again(&mut self, points: &[AttachPoint], wanted: XdpMode) -> Result<(), DataplaneError> {
+        self.attachments = self.attach(points, wanted)?;
+        Ok(())
+    }
+
+    /// The kernel-wide id of the program that is attached.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel does not tell.
+    pub fn program_id(&mut self) -> Result<u32, DataplaneError> {
+        let program = program(&mut self.ebpf, PROGRAM)?;
+        program.info().map(|info| info.id()).map_err(refused)
+    }
+
     /// Attaches in generic mode instead, everywhere, for a driver that takes a program but does not send for it.
     ///
     /// # Errors

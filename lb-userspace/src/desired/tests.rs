@@ -48,6 +48,7 @@ pub(crate) fn link(name: &str, index: u32) -> Link {
         mtu: 1500,
         parent: index,
         parent_name: name.into(),
+        xdp_programs: Vec::new(),
         tags: Vec::new(),
         addresses: vec![OWN.into(), OWN6.into()],
     }

@@ -7,7 +7,7 @@ use std::{
 
 use lb_common::wire::Mac;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanProtocol,
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, VlanProtocol,
 };
 
 /// More tags than that are not looked behind in XDP.
@@ -32,6 +32,8 @@ pub struct Link {
     pub parent: u32,
     /// That one's name.
     pub parent_name: String,
+    /// The XDP programs that are attached to that one, by their kernel-wide ids.
+    pub xdp_programs: Vec<u32>,
     /// The tags of its frames on that one, from the outside in; none for an ordinary interface, at most two.
     pub tags: Vec<VlanTag>,
     /// Its addresses, those first that the node is rather known by; without link-local IPv6 ones, and without those
@@ -94,6 +96,7 @@ pub(super) fn link_of(stack: &[LinkMessage]) -> Result<Link, String> {
         mtu: 0,
         parent: bottom.header.index,
         parent_name: name_of(bottom),
+        xdp_programs: xdp_programs(bottom),
         tags,
         addresses: Vec::new(),
     };
@@ -105,6 +108,18 @@ pub(super) fn link_of(stack: &[LinkMessage]) -> Result<Link, String> {
         }
     }
     Ok(link)
+}
+
+fn xdp_programs(message: &LinkMessage) -> Vec<u32> {
+    let xdp = message.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::Xdp(xdp) => Some(xdp),
+        _ => None,
+    });
+    let ids = xdp.flatten().filter_map(|xdp| match xdp {
+        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => Some(*id),
+        _ => None,
+    });
+    ids.collect()
 }
 
 pub(super) fn too_many_tags() -> String {

@@ -246,9 +246,7 @@ pub(crate) fn trimmed(table: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{
-        ActiveRouterStatus, BackendFlowsStatus, ConfigStatus, FlowsStatus, InterfaceStatus, Packets,
-    };
+    use crate::status::{BackendFlowsStatus, ConfigStatus, FlowsStatus, InterfaceStatus, Packets};
 
     fn status() -> Status {
         let since = "2026-01-02T03:04:05.678Z".to_owned();
@@ -275,6 +273,21 @@ mod tests {
             vlans: Vec::new(),
             mtu: 1500,
         };
+        let vrrp = serde_json::json!({
+            "name": "main",
+            "state": "active",
+            "since": since,
+            "reason": "active router silent for 700 ms",
+            "priority": 100,
+            "virtual_router_id": 60,
+            "version": 3,
+            "vips": ["172.16.0.10/24"],
+            "active_router": { "address": "172.16.0.2", "priority": 100 },
+            "adverts_sent": 1,
+            "adverts_received": 0,
+            "discarded": {},
+        });
+        let vrrp: VrrpStatus = serde_json::from_value(vrrp).expect("the rest has defaults");
         Status {
             node: "lb1".into(),
             version: "0.1.0".into(),
@@ -288,23 +301,7 @@ mod tests {
             },
             interface: interface.clone(),
             interfaces: vec![interface],
-            vrrp: vec![VrrpStatus {
-                name: "main".into(),
-                state: "active".into(),
-                since: since.clone(),
-                reason: "active router silent for 700 ms".into(),
-                priority: 100,
-                virtual_router_id: 60,
-                version: 3,
-                vips: vec!["172.16.0.10/24".into()],
-                active_router: Some(ActiveRouterStatus { address: "172.16.0.2".into(), priority: 100 }),
-                adverts_sent: 1,
-                adverts_received: 0,
-                discarded: [].into(),
-                released: false,
-                tracks: Vec::new(),
-                witness: None,
-            }],
+            vrrp: vec![vrrp],
             services: vec![ServiceStatus {
                 name: "api".into(),
                 vip: "172.16.0.10".into(),

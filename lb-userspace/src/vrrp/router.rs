@@ -140,7 +140,7 @@ enum Command {
 
 impl Router {
     /// Starts the virtual routers `plans` on `interface`, in the network namespace of the calling thread. `name` is for
-    /// threads; `controller` is the sign of life of whoever carries out what they decide.
+    /// threads; `controller` is the sign of life of whoever carries out what they decide, if somebody does.
     ///
     /// # Errors
     /// See [`SpawnError`]. Nothing has been started then.
@@ -148,7 +148,7 @@ impl Router {
         name: &str,
         interface: &str,
         plans: Vec<MemberPlan>,
-        controller: Arc<Beat>,
+        controller: Option<Arc<Beat>>,
     ) -> Result<Self, SpawnError> {
         let (wake, woken) = UnixStream::pair().map_err(SpawnError::Thread)?;
         for end in [&wake, &woken] {
@@ -580,7 +580,7 @@ struct Driver {
     group: SyncGroup,
     members: Vec<Member>,
     interface: String,
-    controller: Arc<Beat>,
+    controller: Option<Arc<Beat>>,
     controller_fault: Option<String>,
     alive: Arc<Beat>,
     /// When the thread last ran.
@@ -693,8 +693,9 @@ impl Driver {
 
     /// Nobody carries out what we decide while the controller hangs. A pause was ours as much as its own.
     fn watch_controller(&mut self) {
+        let Some(controller) = &self.controller else { return };
         let now = Instant::now();
-        let since = self.controller.get().map_or(self.resumed, |beat| beat.max(self.resumed));
+        let since = controller.get().map_or(self.resumed, |beat| beat.max(self.resumed));
         let silence = now.saturating_duration_since(since);
         let hangs = silence > PATIENCE;
         if hangs != self.controller_fault.is_some() {

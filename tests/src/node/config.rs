@@ -86,10 +86,12 @@ pub struct VrrpConfig {
     pub advert_interval: Option<String>,
     /// `preempt`.
     pub preempt: Option<bool>,
-    /// `unicast_source` and `unicast_peers`; without them multicast is used.
+    /// `unicast_source` and `unicast_peers`, of the family of the instance; without them multicast is used.
     pub unicast: Option<(IpAddr, Vec<IpAddr>)>,
     /// More keys of the table: lines of TOML.
     pub extra: Vec<String>,
+    /// The tables below it, `[vrrp.auth_hmac]` and each `[[vrrp.track]]`: lines of TOML.
+    pub tables: Vec<String>,
 }
 
 impl BackendConfig {
@@ -160,6 +162,58 @@ impl ServiceConfig {
 }
 
 impl VrrpConfig {
+    /// An instance of version 3 and priority 100 that speaks multicast.
+    #[must_use]
+    pub fn new(name: &str, virtual_router_id: u8) -> Self {
+        Self {
+            name: name.to_owned(),
+            version: 3,
+            virtual_router_id,
+            priority: 100,
+            advert_interval: None,
+            preempt: None,
+            unicast: None,
+            extra: vec![],
+            tables: vec![],
+        }
+    }
+
+    /// Signs with the key `id`: `secret` is `hex:` and digits, or a text, of 32 to 64 bytes. `keys` are more keys of
+    /// `[vrrp.auth_hmac]`, lines of TOML.
+    pub fn authenticate(&mut self, id: u8, secret: &str, keys: &[&str]) {
+        self.tables.push(format!("[vrrp.auth_hmac]\nactive_key = {id}"));
+        self.tables.extend(keys.iter().map(|&line| line.to_owned()));
+        self.tables.push(format!("[[vrrp.auth_hmac.key]]\nid = {id}\nvalue = {secret:?}"));
+    }
+
+    /// `sync_group`.
+    pub fn join_sync_group(&mut self, name: &str) {
+        self.extra.push(format!("sync_group = {name:?}"));
+    }
+
+    /// `virtual_mac = true`.
+    pub fn use_virtual_mac(&mut self) {
+        self.extra.push("virtual_mac = true".to_owned());
+    }
+
+    /// `witness`.
+    pub fn ask_witnesses(&mut self, witnesses: &[IpAddr]) {
+        self.extra.push(format!("witness = {}", list(witnesses)));
+    }
+
+    /// `[[vrrp.track]]` of an interface; with weight 0 its loss is a fault.
+    pub fn track_interface(&mut self, interface: &str, weight: i16) {
+        self.tables.push(format!(
+            "[[vrrp.track]]\nkind = \"interface\"\ninterface = {interface:?}\nweight = {weight}"
+        ));
+    }
+
+    /// `[[vrrp.track]]` of a program and its arguments; `keys` are more keys of it, lines of TOML.
+    pub fn track_script(&mut self, command: &[&str], keys: &[&str]) {
+        self.tables.push(format!("[[vrrp.track]]\nkind = \"script\"\ncommand = {command:?}"));
+        self.tables.extend(keys.iter().map(|&line| line.to_owned()));
+    }
+
     fn write(&self, line: &mut impl FnMut(String)) {
         line(format!("\n[[vrrp]]\nname = {:?}", self.name));
         line(format!("version = {}\nvirtual_router_id = {}", self.version, self.virtual_router_id));
@@ -171,11 +225,16 @@ impl VrrpConfig {
             line(format!("preempt = {preempt}"));
         }
         if let Some((source, peers)) = &self.unicast {
-            let peers: Vec<String> = peers.iter().map(|peer| format!("\"{peer}\"")).collect();
-            line(format!("unicast_source = \"{source}\"\nunicast_peers = [{}]", peers.join(", ")));
+            line(format!("unicast_source = \"{source}\"\nunicast_peers = {}", list(peers)));
         }
-        self.extra.iter().cloned().for_each(line);
+        self.extra.iter().chain(&self.tables).cloned().for_each(line);
     }
+}
+
+/// Addresses as a list of TOML.
+fn list(addresses: &[IpAddr]) -> String {
+    let quoted: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+    format!("[{}]", quoted.join(", "))
 }
 
 impl NodeConfig {
@@ -237,14 +296,8 @@ mod tests {
                 ..ServiceConfig::new("kube-apiserver", "172.16.0.10/24", 6443)
             }],
             vrrp: vec![VrrpConfig {
-                name: "main".to_owned(),
-                version: 3,
-                virtual_router_id: 60,
-                priority: 100,
-                advert_interval: None,
-                preempt: None,
                 unicast: Some(([172, 16, 0, 2].into(), vec![[172, 16, 0, 3].into()])),
-                extra: vec![],
+                ..VrrpConfig::new("main", 60)
             }],
             flows: vec![],
             extra: String::new(),
@@ -332,5 +385,47 @@ max_connections = 7
 
 [[vrrp]]"#;
         assert!(text.contains(second), "{text}");
+    }
+
+    #[test]
+    fn an_instance_of_ipv6_with_everything() {
+        let mut config = config();
+        let mut six = VrrpConfig::new("six", 60);
+        six.unicast = Some(("fd10::2".parse().unwrap(), vec!["fd10::3".parse().unwrap()]));
+        six.track_interface("eth1", -20);
+        six.join_sync_group("all");
+        six.use_virtual_mac();
+        six.ask_witnesses(&["fd10::1".parse().unwrap()]);
+        six.authenticate(7, "a secret of the lab, of 32 bytes", &["mode = \"permissive\""]);
+        six.track_script(&["/bin/test", "-e", "/run/ready"], &["interval = \"100ms\"", "fall = 2"]);
+        config.vrrp = vec![six];
+        let expected = r#"[[vrrp]]
+name = "six"
+version = 3
+virtual_router_id = 60
+priority = 100
+unicast_source = "fd10::2"
+unicast_peers = ["fd10::3"]
+sync_group = "all"
+virtual_mac = true
+witness = ["fd10::1"]
+[[vrrp.track]]
+kind = "interface"
+interface = "eth1"
+weight = -20
+[vrrp.auth_hmac]
+active_key = 7
+mode = "permissive"
+[[vrrp.auth_hmac.key]]
+id = 7
+value = "a secret of the lab, of 32 bytes"
+[[vrrp.track]]
+kind = "script"
+command = ["/bin/test", "-e", "/run/ready"]
+interval = "100ms"
+fall = 2
+"#;
+        let text = config.to_toml();
+        assert!(text.ends_with(expected), "{text}");
     }
 }

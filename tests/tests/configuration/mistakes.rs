@@ -39,6 +39,32 @@ address = \"172.16.0.50:6443\"
 [[vrrp]]
 ";
 
+/// `[vrrp.auth_hmac]` whose only key is far too short.
+const SHORT_KEY: &str = "unicast_peers = []
+[vrrp.auth_hmac]
+active_key = 1
+[[vrrp.auth_hmac.key]]
+id = 1
+value = \"hex:c0ffee\"
+";
+
+/// The same with a key that is not there.
+const NO_ACTIVE_KEY: &str = "unicast_peers = []
+[vrrp.auth_hmac]
+active_key = 2
+[[vrrp.auth_hmac.key]]
+id = 1
+value = \"a secret of the lab, of 32 bytes\"
+";
+
+const SLOW_SCRIPT: &str = "unicast_peers = []
+[[vrrp.track]]
+kind = \"script\"
+command = [\"/bin/true\"]
+interval = \"1s\"
+timeout = \"2s\"
+";
+
 /// One for each.
 pub const MISTAKES: &[Mistake] = &[
     Mistake {
@@ -104,5 +130,45 @@ pub const MISTAKES: &[Mistake] = &[
         line: "# again",
         key: "service[1]",
         remedy: "write: port = another port",
+    },
+    Mistake {
+        name: "a peer of the other family",
+        from: "unicast_peers = []\n",
+        to: "unicast_peers = [\"2001:db8::3\"]\n",
+        line: "unicast_peers",
+        key: "`unicast_peers` has 2001:db8::3, but this instance speaks IPv4",
+        remedy: "write: unicast_peers = the other nodes' IPv4 addresses",
+    },
+    Mistake {
+        name: "a witness that moves",
+        from: "virtual_router_id = 60\n",
+        to: "virtual_router_id = 60\nwitness = [\"172.16.0.10\"]\n",
+        line: "witness",
+        key: "`witness` has the VIP on line ",
+        remedy: "write: witness = the gateway's address",
+    },
+    Mistake {
+        name: "short HMAC key",
+        from: "unicast_peers = []\n",
+        to: SHORT_KEY,
+        line: "hex:c0ffee",
+        key: "`value` must be 32 to 64 bytes long, and this is 3",
+        remedy: "write: value = \"hex:...\" with the output of `openssl rand -hex 32`",
+    },
+    Mistake {
+        name: "HMAC key that is not there",
+        from: "unicast_peers = []\n",
+        to: NO_ACTIVE_KEY,
+        line: "active_key = 2",
+        key: "`active_key` is 2, and there is no [[vrrp.auth_hmac.key]] of that id",
+        remedy: "write: active_key = 1",
+    },
+    Mistake {
+        name: "script that takes longer than its interval",
+        from: "unicast_peers = []\n",
+        to: SLOW_SCRIPT,
+        line: "timeout = \"2s\"",
+        key: "`timeout` is longer than `interval`, 1s",
+        remedy: "write: timeout = \"1s\", or a longer interval",
     },
 ];

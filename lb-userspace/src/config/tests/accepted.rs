@@ -11,7 +11,7 @@ use crate::config::{
     },
 };
 
-/// The example of design section 2.3 without its `[[vrrp.track]]`.
+/// The example of design section 2.3.
 const DESIGN: &str = r#"
 [node]
 name = "lb1"
@@ -62,6 +62,14 @@ preempt_delay = "0s"
 unicast_source = "172.16.0.2"
 unicast_peers = ["172.16.0.3"]
 
+[[vrrp.track]]
+kind = "script"
+command = ["/usr/local/bin/check"]
+interval = "2s"
+rise = 2
+fall = 2
+weight = -50
+
 [flows]
 max = 1048576
 idle_timeout = "24h"
@@ -91,7 +99,7 @@ fn the_base_has_no_warning() {
 
 #[test]
 fn the_design_s_example_passes_and_says_what_has_no_effect() {
-    let expected = [(20, "service[0].health.verify"), (55, "sync"), (60, "http")];
+    let expected = [(20, "service[0].health.verify"), (63, "sync"), (68, "http")];
     assert_eq!(warnings(DESIGN), expected.map(|(line, key)| (line, key.to_owned())));
 }
 

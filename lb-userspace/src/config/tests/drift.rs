@@ -7,8 +7,9 @@ use crate::config::{
     model::{
         DEFAULT_ADVERT_INTERVAL_V3, DEFAULT_EXPECT_STATUS, DEFAULT_FLOWS_MAX, DEFAULT_HEALTH_PATH,
         DEFAULT_IDLE_TIMEOUT, DEFAULT_INTERVAL, DEFAULT_MAX_CONNECTIONS, DEFAULT_NEW_CONNECTIONS_PER_SOURCE,
-        DEFAULT_PIN_PATH, DEFAULT_PRIORITY, DEFAULT_SLOW_START, DEFAULT_SOURCES_MAX, DEFAULT_WEIGHT,
-        default_half_open_max, default_new_connections_burst, duration_text,
+        DEFAULT_PIN_PATH, DEFAULT_PRIORITY, DEFAULT_SLOW_START, DEFAULT_SOURCES_MAX, DEFAULT_TRACK_COUNT,
+        DEFAULT_TRACK_INTERVAL, DEFAULT_TRACK_USER, DEFAULT_VIRTUAL_MAC, DEFAULT_WEIGHT,
+        default_half_open_max, default_new_connections_burst, default_time_window, duration_text,
     },
     parse::parse_with_schema,
 };
@@ -57,6 +58,12 @@ fn its_commented_defaults_are_the_model_s() {
         format!("#interval = {:?}", duration_text(DEFAULT_INTERVAL)),
         format!("#weight = {DEFAULT_WEIGHT}"),
         format!("#priority = {DEFAULT_PRIORITY}"),
+        format!("#virtual_mac = {DEFAULT_VIRTUAL_MAC}"),
+        format!("#user = {DEFAULT_TRACK_USER:?}"),
+        format!("#interval = {:?}", duration_text(DEFAULT_TRACK_INTERVAL)),
+        format!("#rise = {DEFAULT_TRACK_COUNT} "),
+        format!("#fall = {DEFAULT_TRACK_COUNT} "),
+        format!("#time_window = {:?}", duration_text(default_time_window(DEFAULT_ADVERT_INTERVAL_V3))),
         format!("#advert_interval = {:?}", duration_text(DEFAULT_ADVERT_INTERVAL_V3)),
         format!("#max = {DEFAULT_FLOWS_MAX}"),
         format!("#half_open_max = {}", default_half_open_max(DEFAULT_FLOWS_MAX)),
@@ -83,6 +90,7 @@ fn it_has_every_key_of_the_schema_and_no_other() {
         "service[0].new_connections_burst",
         "service[0].health.ca_file",
         "vrrp[0].auth_pass",
+        "vrrp[0].auth_hmac",
     ];
     assert_eq!(keys, excluded, "{problems}");
 
@@ -96,10 +104,11 @@ fn it_has_every_key_of_the_schema_and_no_other() {
             shown.insert(format!("{table}.{}", key_of(line)));
         }
     }
-    // Refused whatever it says: of a later version.
-    let missing: Vec<&String> =
-        schema.iter().filter(|key| !shown.contains(*key) && *key != "vrrp.track").collect();
+    let missing: Vec<&String> = schema.iter().filter(|key| !shown.contains(*key)).collect();
     assert!(missing.is_empty(), "packaging/xvip.toml does not say {missing:?}");
     // The test would be blind if the schema were not recorded.
-    assert!(schema.contains("service.backend.weight") && schema.contains("http.user.role"), "{schema:?}");
+    assert!(
+        schema.contains("service.backend.weight") && schema.contains("vrrp.auth_hmac.key.value"),
+        "{schema:?}"
+    );
 }

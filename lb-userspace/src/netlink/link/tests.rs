@@ -1,3 +1,5 @@
+use netlink_packet_route::link::XdpAttached;
+
 use super::*;
 
 const ETH0: u32 = 2;
@@ -50,11 +52,23 @@ fn an_ordinary_interface_is_its_own_parent() {
             mtu: 1500,
             parent: ETH0,
             parent_name: "eth0".into(),
+            xdp_programs: vec![],
             tags: vec![],
             addresses: vec![],
         };
         assert_eq!(link, expected, "{attributes:?}");
     }
+}
+
+#[test]
+fn the_programs_at_the_bottom_are_seen() {
+    let programs = LinkAttribute::Xdp(vec![
+        LinkXdp::Attached(XdpAttached::Driver),
+        LinkXdp::ProgId(7),
+        LinkXdp::DrvProgId(7),
+    ]);
+    let stack = [vlan(7, ETH0, 100, None), message(ETH0, "eth0", vec![programs])];
+    assert_eq!(link_of(&stack).expect("a VLAN").xdp_programs, [7, 7]);
 }
 
 #[test]
