@@ -122,6 +122,15 @@ pub fn silence(answers: &[Answer], begin: Instant, end: Instant) -> Duration {
     moments.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0])).max().unwrap_or_default()
 }
 
+/// Sends a frame out of `eth0` of a machine.
+///
+/// # Errors
+/// When the machine cannot be entered, or the frame not be sent.
+pub fn tell(machine: &Netns, frame: &[u8]) -> Result<(), NetnsError> {
+    let sent = machine.run(|| Ok(send(open()?.as_raw_fd(), frame, MsgFlags::empty())?))?;
+    sent.map(drop).map_err(|error: io::Error| machine.step("sending a frame", error))
+}
+
 fn open() -> io::Result<OwnedFd> {
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::milliseconds(100))?;

@@ -119,4 +119,8 @@ elections! {
     v3_multicast_we_are_higher: 3 V4 multicast None, 150 100 BELOW;
     v3_multicast_we_are_lower: 3 V4 multicast None, 100 150 ABOVE;
     v3_multicast_we_are_equal: 3 V4 multicast None, 100 100 ABOVE;
+    v3_ipv6_unicast_we_are_higher: 3 V6 unicast None, 150 100 ABOVE;
+    v3_ipv6_unicast_we_are_lower: 3 V6 unicast None, 100 150 BELOW;
+    v3_ipv6_multicast_we_are_higher: 3 V6 multicast None, 150 100 BELOW;
+    v3_ipv6_multicast_we_are_lower: 3 V6 multicast None, 100 150 ABOVE;
 }

@@ -192,15 +192,13 @@ impl Pair {
                 ..ServiceConfig::new("plain", &speech.vip(), BACKEND_PORT)
             }];
             config.vrrp = vec![VrrpConfig {
-                name: "main".to_owned(),
                 version: speech.version,
-                virtual_router_id: VRID,
                 priority: speech.priorities[0],
                 advert_interval: Some(format!("{}ms", speech.interval().as_millis())),
-                preempt: None,
                 unicast: (!speech.multicast)
                     .then(|| (self.address(Side::Us), vec![self.address(Side::Them)])),
                 extra: speech.password.iter().map(|password| format!("auth_pass = {password:?}")).collect(),
+                ..VrrpConfig::new("main", VRID)
             }];
         })?;
         Ok(())
