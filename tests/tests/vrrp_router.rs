@@ -4,6 +4,8 @@
 
 #[path = "keepalived/lan.rs"]
 mod lan;
+#[path = "keepalived/wire.rs"]
+mod wire;
 
 use std::{
     net::Ipv4Addr,

@@ -21,9 +21,12 @@ mod tests;
 
 /// IP protocol number of VRRP (RFC 9568 §5.1.1.4).
 pub const PROTOCOL: u8 = 112;
-/// The only TTL or hop limit that an advertisement may arrive with: it proves that no router forwarded it (RFC 9568
-/// §5.1.1.3, §5.1.2.3).
+/// The TTL or hop limit that advertisements are sent with and must arrive with: it proves that no router forwarded them
+/// (RFC 9568 §5.1.1.3, §5.1.2.3).
 pub const HOP_LIMIT: u8 = 255;
+/// What keepalived sends unicast over IPv6 with, where it is not told `unicast_ttl 255`: the kernel's own hop limit. It is
+/// accepted for those only. An honest router would have made it less; against a forger only `auth_hmac` helps.
+const UNICAST_V6_HOP_LIMIT: u8 = 64;
 /// Where advertisements over IPv4 go without unicast peers (RFC 9568 §5.1.1.2).
 pub const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
 /// Where advertisements over IPv6 go without unicast peers (RFC 9568 §5.1.2.2).
@@ -298,6 +301,12 @@ impl Envelope {
         };
         Ok((envelope, message))
     }
+
+    /// What the hop limit says about that.
+    fn is_from_this_link(&self) -> bool {
+        let unicast_v6 = self.destination.is_ipv6() && !self.destination.is_multicast();
+        self.hop_limit == HOP_LIMIT || (unicast_v6 && self.hop_limit == UNICAST_V6_HOP_LIMIT)
+    }
 }
 
 /// What authenticates a message and follows it (draft-cassen-vrrp-auth-hmac), as it is on the wire.
@@ -497,7 +506,7 @@ impl Advertisement {
     /// # Errors
     /// The first of the checks of RFC 9568 §7.1 that fails.
     pub fn parse<'a>(envelope: &Envelope, message: &'a [u8]) -> Result<Received<'a>, Discard> {
-        if envelope.hop_limit != HOP_LIMIT {
+        if !envelope.is_from_this_link() {
             return Err(Discard::Ttl(envelope.hop_limit));
         }
         let family = Family::of(envelope.source);

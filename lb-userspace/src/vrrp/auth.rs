@@ -27,6 +27,9 @@ use super::advert::{
 };
 use crate::config::model::{AntiReplay, AuthHmac, AuthMode};
 
+#[cfg(test)]
+mod tests;
+
 /// `Ext Type` of the only scheme: HMAC-SHA256, truncated to 128 bits.
 const HMAC_SHA256: u8 = 1;
 

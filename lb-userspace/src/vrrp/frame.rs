@@ -4,6 +4,9 @@ use std::net::IpAddr;
 
 use super::advert::{HOP_LIMIT, LONGEST_MESSAGE, PROTOCOL, fold, ones_complement_sum};
 
+#[cfg(test)]
+mod tests;
+
 /// Internetwork control (RFC 791), as keepalived marks its advertisements: TOS, or traffic class.
 pub const TOS: u8 = 0xc0;
 

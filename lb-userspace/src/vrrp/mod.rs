@@ -20,3 +20,8 @@ pub mod rivals;
 pub mod router;
 pub mod socket;
 pub mod status;
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod golden;

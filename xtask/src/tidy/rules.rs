@@ -44,6 +44,8 @@ const PURE: &[&str] = &[
     "lb-userspace/src/slow_start.rs",
     "lb-userspace/src/trace/",
     "lb-userspace/src/vrrp/advert.rs",
+    "lb-userspace/src/vrrp/auth.rs",
+    "lb-userspace/src/vrrp/frame.rs",
     "lb-userspace/src/netlink/link.rs",
     "lb-userspace/src/vrrp/fsm.rs",
     "lb-userspace/src/vrrp/group.rs",

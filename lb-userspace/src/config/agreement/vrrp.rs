@@ -206,6 +206,6 @@ fn same<T: PartialEq>(
             "`{key}` is {}, and {wanted} in the instance of the same sync group on line {line}: a group elects as one",
             show(&other.value)
         );
-        reader.error(&other.place, message, format!("write: {key} = {wanted}, in both or neither"));
+        reader.error(&other.place, message, format!("write: {key} = {wanted}"));
     }
 }

@@ -13,7 +13,7 @@ use crate::config::{
         DEFAULT_PREEMPT, DEFAULT_PREEMPT_DELAY, DEFAULT_PRIORITY, DEFAULT_TRACK_COUNT,
         DEFAULT_TRACK_INTERVAL, DEFAULT_TRACK_USER, DEFAULT_TRACK_WEIGHT, DEFAULT_VIRTUAL_MAC,
         DEFAULT_VRRP_VERSION, HmacKey, HmacSecret, MAX_TIME_WINDOW, MAX_TRACK_WEIGHT, MIN_TIME_WINDOW, Track,
-        Tracked, VrrpChecksum, VrrpInstance, VrrpVersion, default_time_window,
+        Tracked, VrrpChecksum, VrrpInstance, VrrpVersion, default_time_window, duration_text,
     },
     parse::Facts,
     reader::{At, Place, Table},
@@ -58,6 +58,9 @@ const TRACK_KIND: OneOf<TrackKind> =
 const INTERFACE_KEYS: &[&str] = &["interface"];
 const SCRIPT_KEYS: &[&str] = &["command", "user", "interval", "timeout", "rise", "fall"];
 
+const MULTICAST: &str =
+    "without `unicast_peers` the advertisements are multicast, only their source is this one";
+
 /// How a secret is written, and where it comes from.
 const SECRET: &str = "\"hex:...\" with the output of `openssl rand -hex 32`, the same on all nodes";
 
@@ -91,6 +94,12 @@ pub(in crate::config) struct VrrpDraft {
 pub(in crate::config) struct TrackDraft {
     pub(in crate::config) what: Option<At<Tracked>>,
     weight: At<i16>,
+}
+
+/// A `[[vrrp.auth_hmac.key]]` as read.
+struct HmacKeyDraft {
+    id: Option<At<u8>>,
+    secret: Option<HmacSecret>,
 }
 
 /// One `[[vrrp]]`.
@@ -160,6 +169,12 @@ impl TrackDraft {
     }
 }
 
+impl HmacKeyDraft {
+    fn finished(self) -> Option<HmacKey> {
+        Some(HmacKey { id: NonZeroU8::new(self.id?.value)?, secret: self.secret? })
+    }
+}
+
 /// A list of addresses, each once; empty without the key.
 fn addresses(t: &Table<'_>, key: &'static str, example: &str) -> At<Vec<Spanned<IpAddr>>> {
     let list = t.read(key, List(NODE_ADDRESS)).optional(example);
@@ -194,7 +209,7 @@ fn auth_pass(t: &Table<'_>, version: Option<u8>) -> Option<String> {
     let auth_pass = t.read("auth_pass", ANY).optional("\"1111\"")?;
     let place = &auth_pass.place;
     if version == Some(3) {
-        let message = "`auth_pass` is for version 2 only: version 3 has none (RFC 9568 §9)";
+        let message = "`auth_pass` is for version 2 only: version 3 has no password (RFC 9568 §9)";
         t.reader.error(place, message, "remove it, or write: version = 2, or [vrrp.auth_hmac] instead");
     }
     match auth_pass.value.len() {
@@ -233,9 +248,17 @@ fn unicast(t: &Table<'_>, draft: &VrrpDraft) {
     if let Some(source) = &draft.unicast_source
         && t.place_of("unicast_peers").is_none()
     {
-        let message =
-            "without `unicast_peers` the advertisements are multicast, only their source is this one";
-        t.reader.warning(&source.place, message, "write: unicast_peers = [\"172.16.0.3\"], or remove it");
+        let (message, example) = match source.value {
+            IpAddr::V6(address) if !address.is_unicast_link_local() => (
+                "without `unicast_peers` the advertisements are multicast, and over IPv6 their source should be link-local \
+                 (RFC 9568 §5.1.2.1)",
+                "2001:db8::3",
+            ),
+            IpAddr::V6(_) => (MULTICAST, "fe80::3"),
+            IpAddr::V4(_) => (MULTICAST, "172.16.0.3"),
+        };
+        let remedy = format!("write: unicast_peers = [{example:?}], or remove it");
+        t.reader.warning(&source.place, message, remedy);
     }
     for peer in &peers.value {
         let address = peer.get_ref();
@@ -266,7 +289,7 @@ fn witnesses(t: &Table<'_>, draft: &VrrpDraft) {
 }
 
 fn auth_hmac(t: Table<'_>, advert_interval: Duration, facts: &Facts<'_>) -> Option<AuthHmac> {
-    let keys: Vec<_> = t.tables("key").into_iter().map(|table| hmac_key(table, facts)).collect();
+    let keys: Vec<HmacKeyDraft> = t.tables("key").into_iter().map(|table| hmac_key(table, facts)).collect();
     let active_key = t.read("active_key", ID).required("1");
     let mode = t.read("mode", AUTH_MODE).or(AuthMode::default()).value;
     let anti_replay = t.read("anti_replay", ANTI_REPLAY).or(AntiReplay::default()).value;
@@ -281,16 +304,28 @@ fn auth_hmac(t: Table<'_>, advert_interval: Duration, facts: &Facts<'_>) -> Opti
         let remedy = format!("write: [[vrrp.auth_hmac.key]] with id = 1 and value = {SECRET}");
         t.reader.error(&t.place(), "there is no key to sign with", remedy);
     }
-    let ids: Vec<&At<u8>> = keys.iter().filter_map(|(id, _)| id.as_ref()).collect();
+    ids(&t, &keys, active_key.as_ref());
+    t.finish();
+    Some(AuthHmac {
+        keys: keys.into_iter().map(HmacKeyDraft::finished).collect::<Option<_>>()?,
+        active_key: NonZeroU8::new(active_key?.value)?,
+        mode,
+        anti_replay,
+        time_window,
+    })
+}
+
+/// Every key has an id of its own, and the active one is one of them.
+fn ids(t: &Table<'_>, keys: &[HmacKeyDraft], active: Option<&At<u8>>) {
+    let ids: Vec<&At<u8>> = keys.iter().filter_map(|key| key.id.as_ref()).collect();
     for (index, id) in ids.iter().enumerate() {
         if let Some(first) = ids.iter().take(index).find(|first| first.value == id.value) {
-            let line = t.reader.line(&first.place);
-            let message = format!("`id` is already that of the key on line {line}");
+            let message = format!("`id` is already that of the key on line {}", t.reader.line(&first.place));
             t.reader.error(&id.place, message, "write: id = another number, the same on all nodes");
         }
     }
-    // An id that cannot be read may be the one.
-    if let Some(active) = &active_key
+    // An id that could not be read may be the one.
+    if let Some(active) = active
         && let Some(first) = ids.first()
         && ids.len() == keys.len()
         && ids.iter().all(|id| id.value != active.value)
@@ -299,16 +334,10 @@ fn auth_hmac(t: Table<'_>, advert_interval: Duration, facts: &Facts<'_>) -> Opti
             format!("`active_key` is {}, and there is no [[vrrp.auth_hmac.key]] of that id", active.value);
         t.reader.error(&active.place, message, format!("write: active_key = {}", first.value));
     }
-    t.finish();
-    let keys = keys
-        .into_iter()
-        .map(|(id, secret)| Some(HmacKey { id: NonZeroU8::new(id?.value)?, secret: secret? }));
-    let keys = keys.collect::<Option<_>>()?;
-    Some(AuthHmac { keys, active_key: NonZeroU8::new(active_key?.value)?, mode, anti_replay, time_window })
 }
 
-/// `[[vrrp.auth_hmac.key]]`: its id, and its secret.
-fn hmac_key(t: Table<'_>, facts: &Facts<'_>) -> (Option<At<u8>>, Option<HmacSecret>) {
+/// `[[vrrp.auth_hmac.key]]`
+fn hmac_key(t: Table<'_>, facts: &Facts<'_>) -> HmacKeyDraft {
     let id = t.read("id", ID).required("1");
     let value = t.read("value", ANY).optional("\"hex:...\"");
     let file = t.read("file", PATH).optional("\"/etc/xvip/vrrp.key\"");
@@ -331,7 +360,7 @@ fn hmac_key(t: Table<'_>, facts: &Facts<'_>) -> (Option<At<u8>>, Option<HmacSecr
         })),
     };
     t.finish();
-    (id, secret)
+    HmacKeyDraft { id, secret }
 }
 
 /// A secret that stands in the configuration.
@@ -405,7 +434,7 @@ fn script(t: &Table<'_>, facts: &Facts<'_>) -> Option<At<Tracked>> {
     let fall = t.read("fall", Whole(1..=255)).or(DEFAULT_TRACK_COUNT).value;
     let interval = interval?;
     if timeout.value > interval.value {
-        let text = crate::config::model::duration_text(interval.value);
+        let text = duration_text(interval.value);
         let message =
             format!("`timeout` is longer than `interval`, {text}: a run must be over when the next begins");
         t.reader.error(&timeout.place, message, format!("write: timeout = \"{text}\", or a longer interval"));

@@ -73,7 +73,7 @@ const MISTAKES: &[Mistake] = &[
     m("\"172.16.0.2\"", "\"172.16.0.2/24\"", "unicast_source", "vrrp[0].unicast_source", "must be an address", "write: unicast_source = \"172.16.0.2\""),
     m("\"172.16.0.2\"", "\"::ffff:172.16.0.2\"", "unicast_source", "vrrp[0].unicast_source", "an IPv4 address in IPv6 form", "write: unicast_source = \"172.16.0.2\""),
     // Sync groups.
-    m("[flows]", "sync_group = \"all\"\n[[vrrp]]\nname = \"second\"\nvirtual_router_id = 61\nsync_group = \"all\"\npriority = 100 # second\n[[service]]\nname = \"b\"\nvip = \"172.16.0.11\"\nport = 1\nvrrp = \"second\"\nhealth.check = \"tcp\"\n[[service.backend]]\nname = \"m\"\naddress = \"10.0.0.1:1\"\n[flows]", "# second", "vrrp[1].priority", "`priority` is 100, and 101 in the instance of the same sync group on line 30: a group elects as one", "write: priority = 101, in both or neither"),
+    m("[flows]", "sync_group = \"all\"\n[[vrrp]]\nname = \"second\"\nvirtual_router_id = 61\nsync_group = \"all\"\npriority = 100 # second\n[[service]]\nname = \"b\"\nvip = \"172.16.0.11\"\nport = 1\nvrrp = \"second\"\nhealth.check = \"tcp\"\n[[service.backend]]\nname = \"m\"\naddress = \"10.0.0.1:1\"\n[flows]", "# second", "vrrp[1].priority", "`priority` is 100, and 101 in the instance of the same sync group on line 30: a group elects as one", "write: priority = 101"),
     m("[flows]", "sync_group = \"all\"\n[[vrrp]]\nname = \"second\"\nvirtual_router_id = 61\nsync_group = \"all\"\npriority = 101\npreempt = false # second\n[[service]]\nname = \"b\"\nvip = \"172.16.0.11\"\nport = 1\nvrrp = \"second\"\nhealth.check = \"tcp\"\n[[service.backend]]\nname = \"m\"\naddress = \"10.0.0.1:1\"\n[flows]", "# second", "vrrp[1].preempt", "`preempt` is false, and true in the instance of the same sync group", "write: preempt = true"),
     m("[flows]", "sync_group = \"all\"\n[[vrrp]]\nname = \"second\"\nvirtual_router_id = 61\nsync_group = \"all\"\npriority = 101\npreempt_delay = \"1s\" # second\n[[service]]\nname = \"b\"\nvip = \"172.16.0.11\"\nport = 1\nvrrp = \"second\"\nhealth.check = \"tcp\"\n[[service.backend]]\nname = \"m\"\naddress = \"10.0.0.1:1\"\n[flows]", "# second", "vrrp[1].preempt_delay", "`preempt_delay` is \"1s\", and \"0s\" in the instance", "write: preempt_delay = \"0s\""),
     m("priority = 101", "sync_group = \"a b\"", "sync_group", "vrrp[0].sync_group", "must not contain blanks", "write: sync_group = \"a-b\""),
@@ -167,6 +167,14 @@ fn an_instance_of_ipv6_vips_alone_speaks_ipv6() {
     let (_, warned) = instance(&ipv6().replace("priority = 101", "checksum = \"rfc9568\""));
     assert_eq!(warned, ["vrrp[0].checksum"]);
 
+    // Multicast over IPv6 comes from a link-local address.
+    let multicast = |source: &str| {
+        let text = ipv6().replace("unicast_peers = [\"2001:db8::3\"]", "").replace("2001:db8::2", source);
+        parse(&text).expect("accepted").warnings.into_iter().map(|found| found.message).collect::<String>()
+    };
+    assert!(multicast("2001:db8::2").contains("should be link-local"));
+    assert!(multicast("fe80::2").ends_with("only their source is this one"));
+
     let refused = |from: &str, to: &str| said(&ipv6().replace(from, to));
     assert_eq!(
         refused("priority = 101", "version = 2"),
@@ -212,7 +220,7 @@ fn a_virtual_router_id_is_of_one_family() {
         [60, 60]
     );
     // With an IPv4 VIP, too, it speaks IPv4 as the other does.
-    let text = two_families("virtual_router_id = 60").replace("vrrp = \"six\"\n", "vrrp = \"six\"\n")
+    let text = two_families("virtual_router_id = 60")
         + "[[service]]\nname = \"four\"\nvip = \"172.16.0.11\"\nport = 6443\nvrrp = \"six\"\nhealth.check = \"tcp\"\n\
            [[service.backend]]\nname = \"m\"\naddress = \"172.16.0.4:6443\"\n";
     let keys: Vec<String> = said(&text).into_iter().map(|(key, ..)| key).collect();
