@@ -44,8 +44,11 @@ impl Scene {
     fn new(family: Family) -> Result<Self, Box<dyn Error>> {
         let lab = Lab::builder().masters(1).families(&[family]).build()?;
         for (lb, state) in lab.lbs().iter().zip(["active", "backup"]) {
-            lb.configure(|config| config.vrrp.iter_mut().for_each(|vrrp| vrrp.preempt = Some(false)))?;
-            lb.start()?;
+            lb.configure(|config| {
+                config.small_tables();
+                config.vrrp.iter_mut().for_each(|vrrp| vrrp.preempt = Some(false));
+            })?;
+            lb.start_within(2 * SOON)?;
             wait_state(lb, state)?;
         }
         let asker = Asker::begin(lab.client(), CLIENT, lab.client_address(family), family.vip())?;
@@ -271,7 +274,7 @@ fn killed(family: Family) -> TestResult {
     // Until somebody starts it again, and then neither.
     let begin = Instant::now();
     thread::sleep(4 * LEASE);
-    lb1.start()?;
+    lb1.start_within(2 * SOON)?;
     wait_state(lb1, "backup")?;
     assert!(!lb1.holds(family.vip()), "what the killed one left is taken away before anything else");
     thread::sleep(2 * DOWN);

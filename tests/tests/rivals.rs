@@ -29,9 +29,10 @@ const LB1_MAC_TEXT: &str = "02:00:ac:10:00:02";
 
 /// Two nodes that speak multicast, of which `lb1` owns the VIPs.
 fn lab(families: &[Family], version: u8, password: Option<&str>) -> Result<Lab, Box<dyn Error>> {
-    let lab = Lab::builder().masters(1).families(families).multicast().build()?;
+    let lab = Lab::builder().masters(1).families(families).multicast().patience(3).build()?;
     for lb in lab.lbs() {
         lb.configure(|config| {
+            config.small_tables();
             for vrrp in &mut config.vrrp {
                 vrrp.version = version;
                 vrrp.extra.extend(password.map(|password| format!("auth_pass = {password:?}")));

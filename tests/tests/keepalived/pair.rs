@@ -185,6 +185,7 @@ impl Pair {
     fn configure(&mut self, backend: SocketAddr) -> Result<(), Failure> {
         let speech = self.speech;
         self.xvip().configure(|config| {
+            config.small_tables();
             config.services = vec![ServiceConfig {
                 vrrp: Some("main".to_owned()),
                 health: vec!["check = \"tcp\"".to_owned()],
@@ -227,7 +228,7 @@ impl Pair {
 
     fn start(&mut self, side: Side) -> Result<(), Failure> {
         match side {
-            Side::Us => self.xvip().start()?,
+            Side::Us => self.xvip().start_within(2 * SOON)?,
             Side::Them => {
                 let config = KeepalivedConfig {
                     version: self.speech.version,
