@@ -5,6 +5,7 @@
 
 pub mod addresses;
 pub mod apiserver;
+pub mod asker;
 mod bpf;
 pub mod capture;
 pub mod cases;
@@ -14,9 +15,11 @@ pub mod client_host;
 pub mod daemon;
 pub mod decapsulator;
 pub mod frames;
+pub mod freezer;
 pub mod guest;
 pub mod host_tables;
 pub mod interrupt;
+pub mod keepalived;
 pub mod kernel_tables;
 pub mod live;
 pub mod mass;
@@ -29,6 +32,7 @@ pub mod ping;
 pub mod plain;
 pub mod plane;
 pub mod run_dir;
+pub mod sampler;
 pub mod screen;
 pub mod syn;
 pub mod topology;
