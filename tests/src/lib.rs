@@ -5,6 +5,7 @@
 
 pub mod addresses;
 pub mod apiserver;
+pub mod bench;
 mod bpf;
 pub mod capture;
 pub mod cases;
@@ -16,6 +17,7 @@ pub mod decapsulator;
 pub mod frames;
 pub mod guest;
 pub mod host_tables;
+pub mod incumbent;
 pub mod interrupt;
 pub mod kernel_tables;
 pub mod live;
@@ -25,9 +27,11 @@ pub mod measure;
 pub mod netns;
 pub mod network;
 pub mod node;
+pub mod outage;
 pub mod ping;
 pub mod plain;
 pub mod plane;
+pub mod probe;
 pub mod run_dir;
 pub mod screen;
 pub mod syn;
