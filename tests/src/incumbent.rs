@@ -16,8 +16,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::addresses::Family;
 use crate::daemon::{Daemon, DaemonError, last_lines};
-use crate::netns::{Netns, NetnsError};
+use crate::netns::Netns;
 use crate::topology::{API_PORT, Lab, LabError, PLAIN_PORT, PREFIX_LENGTH, VIP, host};
 
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -43,8 +44,7 @@ impl IncumbentNode {
     pub fn create(lab: &Lab, index: u8) -> Result<Self, LabError> {
         let machine = lab.add_machine(&format!("lb{}", index + 1), FIRST.0 + index, false)?;
         let node = Self { keepalived: None, haproxy: None, machine, dir: lab.dir().to_owned() };
-        let backends: Vec<_> =
-            lab.masters().iter().map(|m| (m.name(), m.address_of(crate::topology::Family::V4))).collect();
+        let backends: Vec<_> = lab.masters().iter().map(|m| (m.name(), m.address_of(Family::V4))).collect();
         fs::write(node.file("haproxy.cfg"), haproxy_cfg(&backends))?;
         fs::write(node.file("keepalived.conf"), keepalived_conf(index))?;
         Ok(node)
@@ -137,16 +137,16 @@ impl IncumbentNode {
         Ok(())
     }
 
-    /// After [`IncumbentNode::kill`]: takes away what a reboot would have taken away, which is the VIP.
+    /// After [`IncumbentNode::kill`]: takes away what a reboot would have taken away, which is the VIP and the pid files.
     ///
     /// # Errors
-    /// When the interface cannot be changed.
-    pub fn forget(&self) -> Result<(), NetnsError> {
+    /// When the interface or a file cannot be changed.
+    pub fn forget(&self) -> Result<(), LabError> {
         if self.holds_vip() {
-            self.machine.ip(&format!("address delete {VIP}/{PREFIX_LENGTH} dev eth0"))
-        } else {
-            Ok(())
+            self.machine.ip(&format!("address delete {VIP}/{PREFIX_LENGTH} dev eth0"))?;
         }
+        // keepalived believes the file of a dead one when some process has its number by now.
+        Ok(self.machine.run(|| remove_files(Path::new("/run")))??)
     }
 
     /// The ends of both logs.
@@ -193,6 +193,19 @@ pub fn version(program: &str, option: &str) -> io::Result<String> {
 fn children(parent: u32) -> io::Result<Vec<Pid>> {
     let list = fs::read_to_string(Path::new("/proc").join(format!("{parent}/task/{parent}/children")))?;
     Ok(list.split_whitespace().filter_map(|id| id.parse().ok()).map(Pid::from_raw).collect())
+}
+
+/// Removes what is in a directory.
+fn remove_files(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn haproxy_cfg(backends: &[(&str, IpAddr)]) -> String {

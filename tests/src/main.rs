@@ -39,7 +39,7 @@ enum Program {
         #[arg(long, default_value_t = 3)]
         masters: u8,
     },
-    /// Measure xvip beside what it replaces (`cargo xtask bench` builds the release for this)
+    /// Measure xvip beside what it replaces (`cargo xtask bench` builds its release for this)
     #[command(subcommand)]
     Bench(bench::Bench),
     /// A fake API server (the lab starts these itself)

@@ -51,7 +51,8 @@ impl Origin {
                 .trim()
                 .to_owned(),
             processors: std::thread::available_parallelism().map_or(1, Into::into),
-            haproxy: program("haproxy", "-v")?,
+            // What follows the dash is an address on the web.
+            haproxy: program("haproxy", "-v")?.split(" - ").next().unwrap_or_default().to_owned(),
             keepalived: program("keepalived", "--version")?,
             xvip: format!("{xvip} ({})", from(DESCRIBED, &|| "tree unknown".to_owned())),
         })

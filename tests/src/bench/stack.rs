@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::addresses::Family;
 use crate::incumbent::IncumbentNode;
 use crate::node::LbNode;
-use crate::topology::Lab;
+use crate::topology::{Lab, find_program};
 
 /// What happens to the first node, which owns the VIP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
@@ -211,8 +211,7 @@ impl Stack for XvipPair {
         if incident != Incident::Release {
             return Ok(true);
         }
-        // Without the socket's option, which the help would not mind, either.
-        let mut help = Command::new(crate::topology::find_program("xvip", "XVIP_BIN")?);
+        let mut help = Command::new(find_program("xvip", "XVIP_BIN")?);
         Ok(help
             .args(["vip", "release", "--help"])
             .output()
