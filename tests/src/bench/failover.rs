@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::origin::Origin;
 use super::samples::{Summary, ratio};
-use super::stack::{Incident, Kind, Stack, phase};
+use super::stack::{Incident, Kind, Stack};
 use crate::interrupt::Interrupt;
 use crate::measure::ClientProcess;
 use crate::topology::find_program;
@@ -169,7 +169,7 @@ impl Bench<'_> {
         repeat: u32,
     ) -> anyhow::Result<Sample> {
         self.settled(stack, probe, "lb1")?;
-        let phase = Instant::now() + phase(repeat);
+        let phase = Instant::now() + kind.phase(repeat);
         while Instant::now() < phase && !self.interrupt.asked() {
             thread::sleep(Duration::from_millis(1).min(phase.saturating_duration_since(Instant::now())));
         }
@@ -221,7 +221,17 @@ impl Bench<'_> {
 fn text(samples: &[Sample], origin: &Origin, took: Duration) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["incident", "pair", "n", "median", "p90", "max", "min", "keepalived / this"]);
+    table.set_header([
+        "incident",
+        "pair",
+        "n",
+        "median",
+        "p90",
+        "max",
+        "min",
+        "slowest",
+        "keepalived / this",
+    ]);
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -231,12 +241,11 @@ fn text(samples: &[Sample], origin: &Origin, took: Duration) -> String {
             // There is no command to release a VIP of keepalived's but to stop it.
             let theirs = if incident == Incident::Release { Incident::Stop } else { incident };
             let ratio = match summary(samples, Kind::Incumbent, theirs) {
-                Some(theirs) if kind != Kind::Incumbent => {
-                    ratio(theirs.median, sum.median).unwrap_or_default()
-                }
+                Some(theirs) if kind != Kind::Incumbent => ratio(theirs.median, sum.median, INTERVAL),
                 _ => String::new(),
             };
-            let times = [sum.median, sum.p90, sum.max, sum.min].map(ms);
+            let slowest = of(samples, kind, incident).map(|sample| sample.slowest_us).max().unwrap_or(0);
+            let times = [sum.median, sum.p90, sum.max, sum.min, Duration::from_micros(slowest)].map(ms);
             let cells = [incident.title().to_owned(), kind.title().to_owned(), sum.count.to_string()];
             table.add_row(cells.into_iter().chain(times).chain([ratio]));
         }
@@ -244,10 +253,11 @@ fn text(samples: &[Sample], origin: &Origin, took: Duration) -> String {
     format!(
         "Time without service as a client sees it: from the last request that succeeded before a failure to the first \
          after it,\nby when they began; one request each {}, failed when not answered within {}. 0 ms: none failed.\n\
+         slowest: the longest time that a request took which succeeded.\n\
          {table}\n\
          node death: cable cut at the switch, then all processes killed. graceful stop: SIGTERM to keepalived or xvip.\n\
          balancer killed: kill -9 of haproxy or xvip. The last column compares medians{}.\n\
-         kernel {}, {} processors; {}; {}; {}\n\
+         kernel {}, {} processors, load average {} before; {}; {}; {}\n\
          {} (took {} s)\n",
         ms(INTERVAL),
         ms(TIMEOUT),
@@ -258,6 +268,7 @@ fn text(samples: &[Sample], origin: &Origin, took: Duration) -> String {
         },
         origin.kernel,
         origin.processors,
+        origin.load,
         origin.haproxy,
         origin.keepalived,
         origin.xvip,
@@ -267,8 +278,13 @@ fn text(samples: &[Sample], origin: &Origin, took: Duration) -> String {
 }
 
 fn summary(samples: &[Sample], kind: Kind, incident: Incident) -> Option<Summary> {
-    let of = samples.iter().filter(|sample| sample.stack == kind && sample.incident == incident);
-    Summary::of(&of.map(|sample| Duration::from_micros(sample.outage_us)).collect::<Vec<_>>())
+    let outages: Vec<_> =
+        of(samples, kind, incident).map(|sample| Duration::from_micros(sample.outage_us)).collect();
+    Summary::of(&outages)
+}
+
+fn of(samples: &[Sample], kind: Kind, incident: Incident) -> impl Iterator<Item = &Sample> {
+    samples.iter().filter(move |sample| sample.stack == kind && sample.incident == incident)
 }
 
 fn ms(time: Duration) -> String {
@@ -297,6 +313,7 @@ mod tests {
             command: "cargo xtask bench failover".to_owned(),
             kernel: "6.1.0".to_owned(),
             processors: 2,
+            load: 0.5,
             haproxy: "HAProxy version 2".to_owned(),
             keepalived: "Keepalived v2".to_owned(),
             xvip: "xvip 0 (abc)".to_owned(),
@@ -314,7 +331,8 @@ mod tests {
             let cells = found.unwrap_or_else(|| panic!("no {one} of {other}:\n{text}")).split(['│', '┆']);
             cells.map(|cell| cell.trim().to_owned()).filter(|cell| !cell.is_empty()).collect::<Vec<_>>()
         };
-        let theirs = ["node death", "HAProxy + keepalived", "2", "3100 ms", "3200 ms", "3200 ms", "3000 ms"];
+        let theirs =
+            ["node death", "HAProxy + keepalived", "2", "3100 ms", "3200 ms", "3200 ms", "3000 ms", "0 ms"];
         assert_eq!(row("node death", "HAProxy + keepalived"), theirs);
         assert_eq!(row("node death", "xvip, defaults").last().unwrap(), "5.0x");
         assert_eq!(row("vip release", "xvip, defaults").last().unwrap(), "32x");

@@ -22,6 +22,8 @@ pub struct Origin {
     pub kernel: String,
     /// Processors.
     pub processors: usize,
+    /// How many processes wanted one before the measurement, on average over a minute: what else this machine does.
+    pub load: f64,
     /// What `haproxy -v` says.
     pub haproxy: String,
     /// What `keepalived --version` says.
@@ -50,6 +52,7 @@ impl Origin {
                 .context("the kernel's release")?
                 .trim()
                 .to_owned(),
+            load: load().context("/proc/loadavg")?,
             processors: std::thread::available_parallelism().map_or(1, Into::into),
             // What follows the dash is an address on the web.
             haproxy: program("haproxy", "-v")?.split(" - ").next().unwrap_or_default().to_owned(),
@@ -57,4 +60,9 @@ impl Origin {
             xvip: format!("{xvip} ({})", from(DESCRIBED, &|| "tree unknown".to_owned())),
         })
     }
+}
+
+fn load() -> anyhow::Result<f64> {
+    let text = fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split_whitespace().next().context("it is empty")?.parse()?)
 }

@@ -31,14 +31,16 @@ impl Summary {
     }
 }
 
-/// How often `ours` fits into `theirs`, in a table: `12x`, `1.4x`; nothing where either is zero.
+/// How often `ours` fits into `theirs`, in a table: `12x`, `1.4x`. What is shorter than the resolution of the measurement
+/// counts as that much: `>120x`. Nothing where theirs is that short.
 #[must_use]
-pub fn ratio(theirs: Duration, ours: Duration) -> Option<String> {
-    if theirs.is_zero() || ours.is_zero() {
-        return None;
+pub fn ratio(theirs: Duration, ours: Duration, resolution: Duration) -> String {
+    if theirs < resolution || resolution.is_zero() {
+        return String::new();
     }
-    let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
-    Some(if ratio < 10.0 { format!("{ratio:.1}x") } else { format!("{ratio:.0}x") })
+    let sign = if ours < resolution { ">" } else { "" };
+    let ratio = theirs.as_secs_f64() / ours.max(resolution).as_secs_f64();
+    if ratio < 10.0 { format!("{sign}{ratio:.1}x") } else { format!("{sign}{ratio:.0}x") }
 }
 
 #[cfg(test)]
@@ -64,8 +66,11 @@ mod tests {
     #[test]
     fn ratios_have_two_digits() {
         let ms = Duration::from_millis;
-        assert_eq!(ratio(ms(3200), ms(600)).as_deref(), Some("5.3x"));
-        assert_eq!(ratio(ms(3200), ms(20)).as_deref(), Some("160x"));
-        assert_eq!(ratio(ms(3200), ms(0)), None);
+        let ratio = |theirs, ours| ratio(ms(theirs), ms(ours), ms(5));
+        assert_eq!(ratio(3200, 600), "5.3x");
+        assert_eq!(ratio(3200, 20), "160x");
+        assert_eq!(ratio(20, 3200), "0.0x");
+        assert_eq!(ratio(600, 0), ">120x");
+        assert_eq!(ratio(0, 600), "");
     }
 }

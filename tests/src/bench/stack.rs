@@ -68,6 +68,20 @@ impl Kind {
         }
     }
 
+    /// When, after the pair has settled, repeat number `repeat` lets the incident happen: spread evenly over the period
+    /// of its slowest clock, so that the phase of an advertisement or of a check decides nothing.
+    #[must_use]
+    pub fn phase(self, repeat: u32) -> Duration {
+        let period = match self {
+            // The script that asks for HAProxy.
+            Self::Incumbent => Duration::from_secs(2),
+            // The checks of the backends.
+            Self::Xvip | Self::XvipTuned => Duration::from_secs(1),
+        };
+        // Multiples of the golden ratio, modulo 1, lie evenly for any number of repeats (Weyl's theorem).
+        period.mul_f64((f64::from(repeat) * 0.618_033_988_75).fract())
+    }
+
     /// Builds the pair and starts it. It may not have settled yet.
     ///
     /// # Errors
@@ -274,23 +288,13 @@ impl XvipPair {
     }
 }
 
-/// When, after a pair has settled, repeat number `repeat` lets the incident happen: spread evenly over this period, so
-/// that the phase of an advertisement or of a check decides nothing.
-#[must_use]
-pub fn phase(repeat: u32) -> Duration {
-    /// As long as the slowest clock among them: keepalived's script runs each 2 s.
-    const PERIOD: Duration = Duration::from_secs(2);
-    // Multiples of the golden ratio, modulo 1, lie evenly for any number of repeats (Weyl's theorem).
-    PERIOD.mul_f64((f64::from(repeat) * 0.618_033_988_75).fract())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn phases_lie_evenly_in_two_seconds() {
-        let mut phases: Vec<_> = (0..20).map(|repeat| phase(repeat).as_millis()).collect();
+        let mut phases: Vec<_> = (0..20).map(|repeat| Kind::Incumbent.phase(repeat).as_millis()).collect();
         phases.sort_unstable();
         assert!(phases[0] < 200 && phases[19] > 1800, "{phases:?}");
         assert!(phases.windows(2).all(|pair| pair[1] - pair[0] < 200), "{phases:?}");
