@@ -2,7 +2,7 @@
 //!
 //! Needs root and iproute2.
 
-#[path = "keepalived/lan.rs"]
+#[path = "vrrp/lan.rs"]
 mod lan;
 
 use std::{

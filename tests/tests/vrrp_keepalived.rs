@@ -6,9 +6,9 @@
 //!
 //! Runner: threads 4
 
-#[path = "keepalived/lan.rs"]
+#[path = "vrrp/lan.rs"]
 mod lan;
-#[path = "keepalived/routers.rs"]
+#[path = "vrrp/routers.rs"]
 mod routers;
 
 use std::{
@@ -311,12 +311,7 @@ macro_rules! elections {
 }
 
 elections! {
-    v3_unicast: super::V3_UNICAST;
-    v3_multicast: super::V3_MULTICAST;
-    v2_pass_unicast: super::V2_PASS_UNICAST;
     v2_pass_multicast: super::V2_PASS_MULTICAST;
-    v2_unicast: super::V2_UNICAST;
-    v3_ipv6_unicast: super::V3_IPV6_UNICAST;
     v3_ipv6_multicast: super::V3_IPV6_MULTICAST;
 }
 

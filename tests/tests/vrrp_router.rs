@@ -2,11 +2,11 @@
 //!
 //! Needs root and iproute2.
 
-#[path = "keepalived/lan.rs"]
+#[path = "vrrp/lan.rs"]
 mod lan;
-#[path = "keepalived/routers.rs"]
+#[path = "vrrp/routers.rs"]
 mod routers;
-#[path = "keepalived/wire.rs"]
+#[path = "vrrp/wire.rs"]
 mod wire;
 
 use std::{
