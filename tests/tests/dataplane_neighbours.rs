@@ -326,7 +326,7 @@ fn millions_of_damaged_frames_move_nothing() {
         begin.elapsed()
     );
     assert!(
-        claims > 1_000 && adverts > 1_000 && answers > 1_000,
+        [claims, adverts, answers].into_iter().all(|count| count > frames / 10_000),
         "the fuzz gets through to what it is about"
     );
 }

@@ -755,6 +755,8 @@ impl VirtualRouter {
 
     fn advertise(&mut self, now: Instant, next: Instant) {
         self.phase = Phase::Active { adver_timer: next, advertised: now };
+        // One that has not been sent yet would say what is not true any more.
+        self.outbox.pop_back_if(|priority| *priority != Priority::RELEASE);
         self.outbox.push_back(self.priority());
     }
 
