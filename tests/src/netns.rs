@@ -305,7 +305,8 @@ impl Netns {
         Ok(())
     }
 
-    fn step(&self, step: &str, source: io::Error) -> NetnsError {
+    /// The error of a step that failed on this machine.
+    pub(crate) fn step(&self, step: &str, source: io::Error) -> NetnsError {
         NetnsError::Step { machine: self.name.clone(), step: step.to_owned(), source }
     }
 }
