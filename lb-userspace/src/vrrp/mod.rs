@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             bytes                 Event, now
-//!  socket.rs -------> advert.rs ------------------> fsm.rs        (pure: advert.rs, fsm.rs)
+//!  socket.rs -------> advert.rs ------------------> group.rs: fsm.rs, ...  (pure: advert.rs, group.rs, fsm.rs)
 //!      ^                                              |
 //!      |                 adverts to send, deadline    |
 //!      +---------------------- router.rs <------------+

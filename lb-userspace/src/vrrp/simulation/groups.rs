@@ -14,7 +14,7 @@ fn any_lan(schedule: u64, equal: bool, preempt: bool) -> Lan {
     let links = lan.random.range(2, 3);
     let nodes = lan.random.range(2, 4);
     for _ in 0..nodes {
-        let mut any = |_| if equal { 100 } else { lan.random.range(1, 8) as u8 * 25 };
+        let mut any = |_| if equal { 100 } else { lan.any_priority() };
         let priorities: Vec<u8> = (0..links).map(&mut any).collect();
         lan.add(&priorities, interval, preempt);
     }
@@ -59,8 +59,8 @@ properties! {
         lan.assert_stays_settled();
     }
 
-    /// The same with one of the links cut, or with one that loses everything in one direction: still no more than one
-    /// node has the addresses of a whole link, and none comes and goes.
+    /// One of the links is cut, before or after the elections: one node has all of the addresses of the side that it is
+    /// on and of the whole links, and none comes and goes. So it is when the link is whole again.
     fn a_cut_link_settles(schedule) {
         let mut lan = any_lan(schedule, schedule % 2 == 0, schedule % 3 == 0);
         let cut = lan.random.index(lan.links());
