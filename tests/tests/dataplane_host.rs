@@ -185,8 +185,9 @@ fn keepalived_s_advertisements_and_announcements_are_noted() {
         assert_eq!(plane.run(&bytes).verdict, Verdict::Pass(PassReason::Vrrp));
         assert_eq!(plane.tables.sightings(), (0, 4), "who gives up is not up");
     }
-    // The recording is of another VIP over IPv6.
+    // The recording is of another VIP over IPv6, and its sender has the address of our second interface.
     let mut world = World::one_backend();
+    world.node.macs[1] = MacWord::ZERO;
     let vip6 = std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x10);
     world.node.add_vip(lb_common::wire::Be128::from(vip6));
     world.tables.vips.insert(vip6.into(), VipEntry::new(true));
