@@ -150,6 +150,8 @@ impl Script {
             () = sleep_until(deadline) => None,
             never = collect(&mut running.output, &mut tail) => match never {},
         };
+        // Whether it is the script that is late, or this process: one that was stopped, or busy, has not seen the end.
+        let ended = ended.or_else(|| running.child.try_wait().transpose());
         let Some(ended) = ended else {
             running.group.kill();
             *last = Last::Dying(running);

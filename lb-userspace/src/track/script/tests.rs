@@ -156,6 +156,18 @@ async fn what_hangs_is_killed_with_all_that_it_has_started() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_was_busy_does_not_blame_the_script() {
+    let script = Script { timeout: Duration::from_millis(300), ..shell("exit 0") };
+    // The script ends while this thread does not look, and so does its time.
+    let busy = async {
+        sleep(Duration::from_millis(1)).await;
+        std::thread::sleep(Duration::from_secs(2));
+    };
+    let (result, ()) = tokio::join!(once(&script), busy);
+    assert_eq!(result, Ok("exit 0".to_owned()));
+}
+
+#[tokio::test]
 async fn one_that_never_stops_writing_is_killed_like_any_other() {
     let script = Script { timeout: Duration::from_millis(300), ..shell("exec yes") };
     assert_eq!(once(&script).await, Err("no end within 300ms".to_owned()));
