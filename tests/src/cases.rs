@@ -5,7 +5,9 @@
 //! always hold, and writes down verdict, bytes and maps: the runners compare these transcripts. A case is played in each
 //! of its settings: a mode of forwarding, and a family.
 
+mod adverts;
 mod balancing;
+mod claims;
 mod closing;
 mod direct;
 mod errors;
@@ -26,11 +28,12 @@ mod settings;
 mod time;
 mod tunnels;
 mod unusual;
+mod virtual_mac;
 
 use crate::plane::{Plane, World};
 
 pub use self::{
-    invariants::{check_bystander, check_flows, check_outcome, describe, flags_are_sane},
+    invariants::{check_bystander, check_flows, check_outcome, check_sightings, describe, flags_are_sane},
     script::{Connection, Script, Step},
     settings::Setting,
 };
@@ -125,6 +128,9 @@ pub fn all() -> impl Iterator<Item = Case> {
         ("balancing", balancing::CASES),
         ("limits", limits::CASES),
         ("hostile", hostile::CASES),
+        ("adverts", adverts::CASES),
+        ("claims", claims::CASES),
+        ("virtual mac", virtual_mac::CASES),
     ];
     let cases = groups.into_iter().flat_map(|(group, cases)| cases.iter().map(move |case| (group, case)));
     cases.flat_map(|(group, case)| case.settings.iter().map(move |&setting| Case { group, setting, ..*case }))

@@ -202,6 +202,16 @@ impl ClientHost<'_> {
         self.start(&mut command)
     }
 
+    /// Starts a probe of the plain service at the VIP: a request each `interval`, each with `timeout` to be answered.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn probe(self, interval: Duration, timeout: Duration) -> Result<ClientProcess, LabError> {
+        let mut command = self.plain_command("probe", plain(Family::V4), timeout);
+        command.args(["--interval-us", &interval.as_micros().to_string()]);
+        self.start(&mut command)
+    }
+
     /// Runs `curl --silent --show-error --cacert CA WORDS`.
     ///
     /// # Errors

@@ -190,6 +190,8 @@ pub struct HostTables {
     turns: RefCell<BTreeMap<u32, u32>>,
     scratch: RefCell<SlotMap<(), Scratch>>,
     counters: RefCell<BTreeMap<BackendId, BackendCounters>>,
+    /// How often an advertisement was noted.
+    advert_writes: Cell<u64>,
     /// How often `monotonic_ns` was asked.
     clock_reads: Cell<u32>,
 }
@@ -209,6 +211,7 @@ impl HostTables {
             turns: RefCell::default(),
             scratch: RefCell::new(SlotMap::new(1)),
             counters: RefCell::default(),
+            advert_writes: Cell::new(0),
             clock_reads: Cell::new(0),
         }
     }
@@ -216,6 +219,17 @@ impl HostTables {
     /// How often a frame asked for the time; in the kernel each costs a helper call.
     pub fn clock_reads(&self) -> u32 {
         self.clock_reads.get()
+    }
+
+    /// How many claims and advertisements have been noted so far.
+    pub fn sightings(&self) -> (u64, u64) {
+        let claims = self.claims.borrow().entries().map(|(_, claim)| claim.count).sum();
+        (claims, self.advert_writes.get())
+    }
+
+    /// Whether nothing but VIPs has been claimed.
+    pub fn claims_are_of_vips(&self) -> bool {
+        self.claims.borrow().entries().all(|(vip, _)| self.world.tables.vips.contains_key(&vip.into()))
     }
 
     /// What an earlier frame left for its own stages must not matter to this one; only the count of ICMP errors stays.
@@ -364,6 +378,7 @@ impl Tables for HostTables {
     }
 
     fn remember_advert(&self, key: &AdvertKey, entry: &AdvertEntry) {
+        self.advert_writes.set(self.advert_writes.get() + 1);
         self.adverts.borrow_mut().insert(*key, *entry);
     }
 

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lb_tests::interrupt::Interrupt;
 use lb_tests::topology::{Family, Lab};
-use lb_tests::{apiserver, client, guest, live, plain, tour};
+use lb_tests::{apiserver, bench, client, guest, live, plain, probe, tour};
 
 #[derive(Parser)]
 #[command(
@@ -39,6 +39,9 @@ enum Program {
         #[arg(long, default_value_t = 3)]
         masters: u8,
     },
+    /// Measure xvip beside what it replaces (`cargo xtask bench` builds its release for this)
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// A fake API server (the lab starts these itself)
     #[command(hide = true)]
     Apiserver(apiserver::Options),
@@ -66,12 +69,15 @@ enum ClientProgram {
     Short(plain::ConnectionOptions),
     /// Connections to the plain service that stay open
     Hold(plain::ConnectionOptions),
+    /// Requests to the plain service at a steady rate, whatever becomes of them
+    Probe(probe::ProbeOptions),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command.unwrap_or(Program::Run { tour: false }) {
         Program::Run { tour } => run(tour),
         Program::Idle { lbs, masters } => idle(lbs, masters),
+        Program::Bench(bench) => bench::run(bench),
         Program::Apiserver(options) => {
             runtime().and_then(|runtime| runtime.block_on(apiserver::serve(options)))
         }
@@ -89,6 +95,9 @@ fn main() -> ExitCode {
         }
         Program::Client(ClientProgram::Hold(options)) => {
             runtime().and_then(|runtime| runtime.block_on(plain::hold(options)))
+        }
+        Program::Client(ClientProgram::Probe(options)) => {
+            runtime().map(|runtime| runtime.block_on(probe::run(options)))
         }
         Program::Guest { only } => guest::run(&only),
     };

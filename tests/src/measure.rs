@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::client::{Event, monotonic_us};
 use crate::daemon::DaemonError;
 use crate::netns::Netns;
+use crate::outage::{Attempt, longest_outage};
 use crate::plain::Direction;
 use crate::wait;
 
@@ -45,6 +46,14 @@ pub struct Moved {
     pub sent: String,
     /// The hash of what was received.
     pub received: String,
+}
+
+impl Outcome {
+    /// When it began, in microseconds of the monotonic clock.
+    #[must_use]
+    pub fn began_us(&self) -> u64 {
+        self.at_us.saturating_sub(self.took_us)
+    }
 }
 
 impl Moved {
@@ -197,6 +206,25 @@ impl Tally {
         Duration::from_micros(longest.max(now_us.saturating_sub(last)))
     }
 
+    /// The requests that began in `since_us..until_us`, in the order of their ends.
+    pub fn begun(&self, since_us: u64, until_us: u64) -> impl Iterator<Item = &Outcome> {
+        self.since(since_us).filter(move |outcome| (since_us..until_us).contains(&outcome.began_us()))
+    }
+
+    /// The longest time without service ([`crate::outage`]) that the requests which began in `since_us..until_us` tell
+    /// of. All of them must have ended. An outage reaches back to the last success before `since_us`.
+    #[must_use]
+    pub fn outage(&self, since_us: u64, until_us: u64) -> Duration {
+        let attempt =
+            |outcome: &Outcome| Attempt { began_us: outcome.began_us(), succeeded: outcome.result.is_ok() };
+        let before = self.outcomes.iter().filter(|o| o.result.is_ok() && o.began_us() < since_us);
+        let last_before = before.max_by_key(|outcome| outcome.began_us());
+        longest_outage(
+            last_before.into_iter().chain(self.begun(since_us, until_us)).map(attempt).collect(),
+            until_us,
+        )
+    }
+
     /// The last failure, if there was one: when, and why.
     #[must_use]
     pub fn last_failure(&self) -> Option<(u64, &str)> {
@@ -325,6 +353,16 @@ impl ClientProcess {
         self.read(|tally| tally.longest_gap(mark, monotonic_us()))
     }
 
+    /// How many requests that began at or after `mark` have been answered, without a failure among those which ended
+    /// after that.
+    #[must_use]
+    pub fn steady_since(&self, mark: u64) -> usize {
+        self.read(|tally| {
+            let ended = tally.since(mark).rev();
+            ended.take_while(|o| o.result.is_ok()).filter(|o| o.began_us() >= mark).count()
+        })
+    }
+
     /// Waits until `count` requests have been answered since `mark`, and returns how long nothing was answered
     /// in that time.
     ///
@@ -396,6 +434,14 @@ mod tests {
         assert_eq!(tally.longest_gap(920, 960), us(50));
         assert_eq!(tally.longest_gap(920, 2_000), us(1_050), "an outage that goes on counts up to now");
         assert_eq!(Tally::default().longest_gap(100, 400), us(300), "never an answer");
+    }
+
+    #[test]
+    fn an_outage_reaches_back_to_the_last_success_before_the_mark() {
+        let tally = tally(&[(105, Some("a")), (209, None), (309, None), (405, Some("b")), (505, Some("b"))]);
+        assert_eq!(tally.outage(150, 600), Duration::from_micros(300));
+        assert_eq!(tally.begun(150, 500).count(), 3);
+        assert_eq!(tally.outage(400, 600), Duration::ZERO);
     }
 
     #[test]

@@ -300,6 +300,12 @@ async fn within<T>(
     timeout(limit, work).await.unwrap_or_else(|_| Err(late("answer", limit)))
 }
 
+/// Asks for the server's name on a connection of its own, and closes it.
+pub(crate) async fn ask_once(address: SocketAddr) -> Result<String, String> {
+    let socket = TcpStream::connect(address).await.map_err(|e| failure("connect", &e))?;
+    Ok(ask_on(socket).await?.0)
+}
+
 /// Opens connection number `number` and asks for its server's name.
 async fn ask(options: &ConnectionOptions, number: u32) -> Result<(String, TcpStream), String> {
     let connect = async {
@@ -310,7 +316,10 @@ async fn ask(options: &ConnectionOptions, number: u32) -> Result<(String, TcpStr
         }
         socket.connect(options.address).await
     };
-    let mut socket = connect.await.map_err(|e| failure("connect", &e))?;
+    ask_on(connect.await.map_err(|e| failure("connect", &e))?).await
+}
+
+async fn ask_on(mut socket: TcpStream) -> Result<(String, TcpStream), String> {
     socket.write_all(b"name\n").await.map_err(|e| failure("request", &e))?;
     let mut line = Vec::new();
     while !line.ends_with(b"\n") {
@@ -400,7 +409,7 @@ fn failure(step: &str, error: &io::Error) -> String {
     format!("{kind}: {step}: {error}")
 }
 
-fn late(step: &str, limit: Duration) -> String {
+pub(crate) fn late(step: &str, limit: Duration) -> String {
     format!("timeout: {step}: not within {limit:?}")
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Needs root and iproute2.
 
-#[path = "keepalived/lan.rs"]
+#[path = "vrrp/lan.rs"]
 mod lan;
 
 use std::{
@@ -301,6 +301,26 @@ fn what_is_no_place_for_xdp_is_refused_with_a_reason() {
             assert!(error.starts_with(expected), "{error}");
         }
     });
+}
+
+#[test]
+fn a_virtual_mac_is_announced_and_taken_until_the_vip_goes() {
+    let lan = two_wires();
+    let (a, b) = (lan.a.name(), lan.b.name());
+    let virtual_mac = [0x00, 0x00, 0x5e, 0x00, 0x02, 51];
+    let text = "00:00:5e:00:02:33";
+    // The addresses that the interface takes frames for.
+    let taken = || stdout(&format!("bridge -n {a} fdb show dev {INTERFACE}")).contains(text);
+    run(&format!("ip -n {b} neigh replace {VIP6} lladdr 02:00:00:00:00:99 nud reachable dev {INTERFACE}"));
+    assert!(!taken());
+    let announcer = lan.a.enter(|| Announcer::spawn(INTERFACE)).expect("a thread");
+    announcer.announce(VIP6.into(), Some(virtual_mac));
+    within(GENEROUS, "the neighbour knows", || {
+        stdout(&format!("ip -n {b} -6 neigh show {VIP6} dev {INTERFACE}")).contains(text)
+    });
+    assert!(taken());
+    announcer.stop(VIP6.into());
+    within(GENEROUS, "the interface forgets", || !taken());
 }
 
 #[test]

@@ -2,9 +2,11 @@
 //!
 //! Needs root and iproute2.
 
-#[path = "keepalived/lan.rs"]
+#[path = "vrrp/lan.rs"]
 mod lan;
-#[path = "keepalived/wire.rs"]
+#[path = "vrrp/routers.rs"]
+mod routers;
+#[path = "vrrp/wire.rs"]
 mod wire;
 
 use std::{
@@ -15,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lan::{A, B, INTERFACE, Lan, Netns, VIP, run, spawn, statuses, within};
+use lan::{A, B, INTERFACE, Lan, Netns, VIP, run, within};
 use lb_userspace::{
     announce::Announcer,
     config::model::{VrrpChecksum, VrrpInstance},
@@ -33,6 +35,7 @@ use nix::sys::{
     },
     time::TimeVal,
 };
+use routers::{spawn, statuses};
 
 const GENEROUS: Duration = Duration::from_secs(20);
 

@@ -1,5 +1,6 @@
 //! The project's own commands. Each subcommand is one module; this file only chooses.
 
+mod bench;
 mod process;
 mod run;
 mod setup;
@@ -45,6 +46,14 @@ enum Command {
         #[arg(value_name = "FILTER")]
         filters: Vec<String>,
     },
+    /// Measure the release build beside what it replaces; without a name: which measurements there are
+    Bench {
+        /// Which one
+        name: Option<String>,
+        /// Passed on to it: `-- --help` says what it takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+        arguments: Vec<String>,
+    },
     /// Check the house rules over the source tree
     Tidy,
 }
@@ -57,6 +66,7 @@ fn main() -> ExitCode {
         }
         Command::Run { config, extra } => run::run(config.as_deref(), &extra),
         Command::Test { no_e2e, filters } => test::run(&test::Selection { no_e2e, filters }),
+        Command::Bench { name, arguments } => bench::run(name.as_deref(), &arguments),
         Command::Tidy => tidy::run(),
     };
     done.unwrap_or_else(|error| {

@@ -46,7 +46,7 @@ fn node(config: &Path, extra: &[String]) -> anyhow::Result<Command> {
 }
 
 /// As root. Where `sudo` would ask for a password, it asks: somebody may be there to type it.
-fn privileged(root: Root, program: &Path, variables: &[(&str, &OsStr)]) -> Command {
+pub fn privileged(root: Root, program: &Path, variables: &[(&str, &OsStr)]) -> Command {
     if root == Root::Already {
         let mut command = Command::new(program);
         command.envs(variables.iter().copied());

@@ -23,6 +23,8 @@ pub enum Level {
     Build,
     /// To run the lab.
     Lab,
+    /// To measure beside what xvip replaces.
+    Bench,
     /// To run the tests.
     Tests,
 }

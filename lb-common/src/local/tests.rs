@@ -114,7 +114,7 @@ impl LocalTables for TestTables {
     }
 
     fn vip(&self, _: Be128) -> Option<VipEntry> {
-        Some(VipEntry { fenced: self.fenced })
+        Some(VipEntry { fenced: self.fenced, ..VipEntry::new(false) })
     }
 
     fn service(&self, key: &ServiceKey) -> Option<ServiceEntry> {

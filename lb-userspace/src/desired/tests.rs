@@ -292,6 +292,25 @@ fn the_address_follows_the_active_instance() {
 }
 
 #[test]
+fn a_virtual_mac_is_the_vip_s_while_its_instance_is_active() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4])]));
+    world.config.vrrp[0].virtual_mac = true;
+    let backup = world.desired();
+    assert_eq!(backup.tables.vips[&VIP.into()], VipEntry::new(true), "nobody answers for a backup's VIP");
+    assert!(!backup.node.is_virtual_mac(MacWord::new(virtual_mac(false, 1))));
+    world.active.insert("main".into(), 3);
+    let active = world.desired();
+    let mac = MacWord::new(virtual_mac(false, 1));
+    let entry = VipEntry { virtual_mac: mac, if_index: LINK, ..VipEntry::new(true) };
+    assert_eq!(active.tables.vips[&VIP.into()], entry);
+    assert!(active.node.is_virtual_mac(mac) && !active.node.is_own_mac(mac));
+    assert!(!active.node.is_virtual_mac(MacWord::new(virtual_mac(true, 1))), "of its family alone");
+    assert_eq!(active.node.mac_of(LINK), Some(MacWord::new(MAC)));
+    world.config.vrrp[0].virtual_mac = false;
+    assert_eq!(world.desired().tables.vips[&VIP.into()], VipEntry::new(true));
+}
+
+#[test]
 fn a_vip_without_an_instance_is_never_ours() {
     let mut world = World::new(config(vec![service("api", VIP, &[4])]));
     world.config.services[0].vrrp = None;

@@ -116,7 +116,9 @@ fn xdp_programs(message: &LinkMessage) -> Vec<u32> {
         _ => None,
     });
     let ids = xdp.flatten().filter_map(|xdp| match xdp {
-        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => Some(*id),
+        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => {
+            Some(*id)
+        }
         _ => None,
     });
     ids.collect()

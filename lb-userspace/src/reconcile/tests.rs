@@ -7,7 +7,7 @@ use std::{
 
 use lb_common::{
     hash::MAGLEV_SLOTS,
-    layout::{AllowedKey, Hop, MAX_MEMBERS, SERVICE_HAS_ALLOW_LIST},
+    layout::{AllowedKey, Hop, MAX_MEMBERS, SERVICE_HAS_ALLOW_LIST, virtual_mac},
     wire::{Be16, Be32, Be128},
 };
 use proptest::{collection, prelude::*};
@@ -68,6 +68,12 @@ fn check(model: &Observed, after: &dyn fmt::Display) {
         if service.flags & SERVICE_HAS_ALLOW_LIST != 0 {
             assert!(list, "{} lets nobody in after: {after}", KeyText(*key));
         }
+    }
+    for (vip, entry) in tables.vips.iter().filter(|(_, entry)| entry.virtual_mac != MacWord::ZERO) {
+        assert!(
+            model.node.is_virtual_mac(entry.virtual_mac),
+            "{vip} is said to be where no frame is taken for it after: {after}"
+        );
     }
     for (vip, _) in &model.addresses {
         assert!(tables.vips.contains_key(vip), "{vip} is on the interface but no VIP after: {after}");
@@ -170,10 +176,20 @@ fn state() -> impl Strategy<Value = Desired> {
             if desired.tables.vips.contains_key(&vip) {
                 desired.addresses.insert((vip, prefix));
                 desired.announce.insert(vip, generation);
+                if prefix == 32 {
+                    answer(&mut desired, vip, generation as u8);
+                }
             }
         }
         desired
     })
+}
+
+/// Has the data plane answer for a VIP with the address of that virtual router.
+fn answer(desired: &mut Desired, vip: IpAddr, vrid: u8) {
+    let entry = desired.tables.vips.get_mut(&vip).expect("a VIP");
+    (entry.virtual_mac, entry.if_index) = (MacWord::new(virtual_mac(vip.is_ipv6(), vrid)), 1);
+    desired.node.add_virtual_router(vip.is_ipv6(), vrid);
 }
 
 fn as_observed(state: Desired) -> Observed {
@@ -317,6 +333,58 @@ fn losing_the_vip_takes_the_address_off_and_leaves_the_maps_warm() {
     assert_eq!(
         diff(&wanted, &observed),
         [Change::StopAnnouncing(VIPS[0]), Change::RemoveAddress((VIPS[0], 24))]
+    );
+}
+
+#[test]
+fn the_data_plane_answers_last_and_falls_silent_first() {
+    let silent = vip_state(&[(VIPS[0], 24, 1)]);
+    let mut backup = silent.clone();
+    backup.addresses.clear();
+    backup.announce.clear();
+    let mut active = silent;
+    answer(&mut active, VIPS[0], 51);
+    let entry = active.tables.vips[&VIPS[0]];
+    let mac = virtual_mac(false, 51);
+    assert_eq!(
+        diff(&active, &as_observed(backup.clone())),
+        [
+            Change::SetNode(Box::new(active.node)),
+            Change::SetVip(VIPS[0], entry),
+            Change::AddAddress((VIPS[0], 24)),
+            Change::Announce(VIPS[0], 1, Some(mac)),
+        ]
+    );
+    assert_eq!(
+        diff(&backup, &as_observed(active.clone())),
+        [
+            Change::StopAnswering(VIPS[0], VipEntry::new(true)),
+            Change::StopAnnouncing(VIPS[0]),
+            Change::RemoveAddress((VIPS[0], 24)),
+            Change::SetNode(Box::new(backup.node)),
+        ]
+    );
+    // A VIP that nobody wants any more falls silent as early.
+    let mut gone = backup;
+    gone.tables.vips.clear();
+    let changes = diff(&gone, &as_observed(active));
+    assert_eq!(changes.first(), Some(&Change::StopAnswering(VIPS[0], VipEntry::new(true))));
+    assert_eq!(changes.last(), Some(&Change::RemoveVip(VIPS[0])));
+}
+
+#[test]
+fn another_virtual_router_s_address_is_announced() {
+    let (mut before, mut after) = (vip_state(&[(VIPS[0], 24, 1)]), vip_state(&[(VIPS[0], 24, 1)]));
+    answer(&mut before, VIPS[0], 51);
+    answer(&mut after, VIPS[0], 52);
+    assert_eq!(
+        diff(&after, &as_observed(before)),
+        [
+            Change::StopAnswering(VIPS[0], VipEntry::new(true)),
+            Change::SetNode(Box::new(after.node)),
+            Change::SetVip(VIPS[0], after.tables.vips[&VIPS[0]]),
+            Change::Announce(VIPS[0], 1, Some(virtual_mac(false, 52))),
+        ]
     );
 }
 

@@ -487,9 +487,9 @@ impl VirtualRouter {
         self.grouped = true;
     }
 
-    /// Our own priority, whatever the sync group's is; the lowest while released.
+    /// Our own priority, whatever the sync group's is, and whether released or not: a release is for all members.
     pub(super) const fn own_priority(&self) -> Priority {
-        if self.released { Priority::LOWEST } else { self.weighted }
+        self.weighted
     }
 
     /// Whether we are Active and an advertisement with our priority would win by its sender's address.
@@ -755,6 +755,8 @@ impl VirtualRouter {
 
     fn advertise(&mut self, now: Instant, next: Instant) {
         self.phase = Phase::Active { adver_timer: next, advertised: now };
+        // One that has not been sent yet would say what is not true any more.
+        self.outbox.pop_back_if(|priority| *priority != Priority::RELEASE);
         self.outbox.push_back(self.priority());
     }
 

@@ -25,3 +25,6 @@ pub mod status;
 mod fuzz;
 #[cfg(test)]
 mod golden;
+
+#[cfg(test)]
+mod simulation;

@@ -107,7 +107,7 @@ record v3-ipv6-unicast 4 <<<"version 3
   advert_int 0.2
   $unicast6
   $common6" &
-# keepalived wants the first address of such an advertisement to be link-local (RFC 9568 §5.2.9).
+# The first address of an IPv6 virtual router should be link-local (RFC 9568 §5.2.9); keepalived does not insist.
 record v3-ipv6-multicast 4 <<<"version 3
   priority 100
   advert_int 0.2

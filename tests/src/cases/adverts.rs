@@ -56,14 +56,19 @@ fn with_byte(frame: &[u8], offset: usize, value: u8) -> Vec<u8> {
 }
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("version 3", "An advertisement of version 3 is noted, and the next one in its place", one, |script| {
-        let mut advert = advert(script);
-        script.passes(&advert.bytes(), PassReason::Vrrp);
-        expect_only(script, &advert);
-        (advert.priority, advert.link.source) = (255, [0x00, 0x00, 0x5e, 0x00, 0x01, 51]);
-        script.passes(&advert.bytes(), PassReason::Vrrp);
-        expect_only(script, &advert);
-    })
+    Case::new(
+        "version 3",
+        "An advertisement of version 3 is noted, and the next one in its place",
+        one,
+        |script| {
+            let mut advert = advert(script);
+            script.passes(&advert.bytes(), PassReason::Vrrp);
+            expect_only(script, &advert);
+            (advert.priority, advert.link.source) = (255, [0x00, 0x00, 0x5e, 0x00, 0x01, 51]);
+            script.passes(&advert.bytes(), PassReason::Vrrp);
+            expect_only(script, &advert);
+        },
+    )
     .on(BOTH),
     Case::v4("version 2", "So is one of version 2", one, |script| {
         let advert = Advert { version: 2, ..advert(script) };
@@ -101,15 +106,20 @@ pub(super) const CASES: &[Case] = &[
         assert_eq!(script.notes.adverts, [].into());
     })
     .on(BOTH),
-    Case::new("priority 0", "A router that gives up is not up: what was noted stays as it was", one, |script| {
-        let advert = advert(script);
-        let last = Advert { priority: 0, ..advert.clone() };
-        script.passes(&last.bytes(), PassReason::Vrrp);
-        assert_eq!(script.notes.adverts, [].into());
-        script.passes(&advert.bytes(), PassReason::Vrrp);
-        script.passes(&last.bytes(), PassReason::Vrrp);
-        expect_only(script, &advert);
-    })
+    Case::new(
+        "priority 0",
+        "A router that gives up is not up: what was noted stays as it was",
+        one,
+        |script| {
+            let advert = advert(script);
+            let last = Advert { priority: 0, ..advert.clone() };
+            script.passes(&last.bytes(), PassReason::Vrrp);
+            assert_eq!(script.notes.adverts, [].into());
+            script.passes(&advert.bytes(), PassReason::Vrrp);
+            script.passes(&last.bytes(), PassReason::Vrrp);
+            expect_only(script, &advert);
+        },
+    )
     .on(BOTH),
     Case::new("authenticated", "What follows for authentication does not matter here", one, |script| {
         for length in [4, 32, 56] {
@@ -176,7 +186,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("malformed", "What no router sends is counted by name, and not noted", one, |script| {
         let good = advert(script);
         let none = Advert { vips: vec![], ..good.clone() };
-        let mut frames: Vec<Vec<u8>> = [254, 64, 1, 0].map(|ttl| Advert { ttl, ..good.clone() }.bytes()).into();
+        let mut frames: Vec<Vec<u8>> =
+            [254, 64, 1, 0].map(|ttl| Advert { ttl, ..good.clone() }.bytes()).into();
         frames.extend([0, 1, 4, 15].map(|version| Advert { version, ..good.clone() }.bytes()));
         frames.extend([0, 2, 15].map(|kind| Advert { kind, ..good.clone() }.bytes()));
         frames.push(Advert { vrid: 0, ..good.clone() }.bytes());

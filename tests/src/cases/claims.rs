@@ -8,7 +8,8 @@ use super::{Case, Script, Setting, settings::one};
 use crate::{
     frames::{Arp, IcmpMessage, Mac, neighbour_advertisement, neighbour_solicitation, tagged, vlan},
     plane::{
-        Claim, Heartbeat, NODE, NODE_MAC, NODE6, OTHER_VIP, OTHER_VIP6, ROUTER_MAC, SECOND_MAC, VIP, VIP6, World,
+        Claim, Heartbeat, NODE, NODE_MAC, NODE6, OTHER_VIP, OTHER_VIP6, ROUTER_MAC, SECOND_MAC, VIP, VIP6,
+        World,
     },
 };
 

@@ -6,7 +6,7 @@ use lb_common::reason::{DropReason, PassReason};
 
 use super::{Case, Setting, settings::one};
 use crate::{
-    frames::{ACK, Arp, IcmpMessage, neighbour_solicitation},
+    frames::{ACK, Arp, IcmpMessage, neighbour_advertisement, neighbour_solicitation},
     plane::{Heartbeat, NODE_MAC, NODE6, OTHER_VIP, OTHER_VIP6, ROUTER_MAC, VIP, VIP6, World},
 };
 
@@ -115,12 +115,11 @@ pub(super) const CASES: &[Case] = &[
         stale,
         |script| {
             let told = neighbour_solicitation(ROUTER_MAC, ASKER6, VIP6);
-            for kind in [128, 130, 133, 134, 136, 137, 143] {
-                script.passes(&IcmpMessage { kind, ..told.clone() }.bytes(), PassReason::NotTcp);
+            for kind in [128, 130, 133, 134, 137, 143] {
+                script.passes(&IcmpMessage { kind, ..told.clone() }.bytes(), PassReason::NotVip);
             }
-            let mut advertisement = IcmpMessage { kind: 136, ..told };
-            advertisement.dst = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into();
-            script.passes(&advertisement.bytes(), PassReason::NotVip);
+            let advertisement = neighbour_advertisement(ROUTER_MAC, ASKER6, ASKER6, None);
+            script.passes(&advertisement.bytes(), PassReason::NeighbourAdvertisement);
         },
     )
     .on(V6),

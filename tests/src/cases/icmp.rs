@@ -339,7 +339,7 @@ pub(super) const CASES: &[Case] = &[
         |script| {
             let connection = established(script);
             let (told, _) = from_outside(script, &connection, kinds(script.setting.v6)[3], WHOLE);
-            let errors: &[u8] = if script.setting.v6 { &[1, 2, 3, 4, 135] } else { &[3, 11, 12] };
+            let errors: &[u8] = if script.setting.v6 { &[1, 2, 3, 4, 135, 136] } else { &[3, 11, 12] };
             for kind in (0..=255).filter(|kind| !errors.contains(kind)) {
                 script.passes(&IcmpMessage { kind, ..told.clone() }.bytes(), PassReason::NotTcp);
             }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use etherparse::{EtherType, IpNumber};
 use lb_common::{
     layout::{MODE_NAT, TO_BACKEND, TO_CLIENT},
-    reason::{DropReason, TransmitReason, Verdict},
+    reason::{DropReason, PassReason, TransmitReason, Verdict},
     tables::Level,
 };
 
@@ -14,7 +14,7 @@ use crate::{
         ACK, Arp, Datagram, FIN, IcmpMessage, Ip, Link, Mac, Packet, RST, SYN, decapsulated, error_about,
         ip_checksum_is_right, neighbour_advertisement,
     },
-    plane::{FlowState, NODE, NODE_MAC, NODE6, Outcome, SECOND_MAC, World, node_of},
+    plane::{FlowState, NODE, NODE_MAC, NODE6, Notes, Outcome, SECOND_MAC, World, node_of},
 };
 
 /// Whether a sender can have meant the flags: written down by hand, apart from the code under test.
@@ -33,15 +33,16 @@ pub fn flags_are_sane(flags: u8) -> bool {
 ///
 /// Where it does not hold.
 pub fn check_outcome(world: &World, input: &[u8], outcome: &Outcome) {
+    let readdressed = is_for_virtual_router(world, input).then(|| readdressed(input));
     let reason = match outcome.verdict {
         Verdict::Pass(_) => {
-            let readdressed = is_for_virtual_router(world, input).then(|| readdressed(input));
             let is_whole = readdressed.is_some_and(|frame| outcome.frame == frame) || outcome.frame == input;
             return assert!(is_whole, "what the host gets is untouched: {}", describe(input));
         }
         Verdict::Drop(reason) => return assert_ne!(reason, DropReason::Internal, "{}", describe(input)),
         Verdict::Transmit(reason) => reason,
     };
+    let input = readdressed.as_deref().unwrap_or(input);
     let (link, ..) = Link::read(&outcome.frame).expect("what is sent has a link-layer header");
     assert!([NODE_MAC, SECOND_MAC].contains(&link.source), "what is sent comes from us");
     match reason {
@@ -58,10 +59,11 @@ pub fn check_outcome(world: &World, input: &[u8], outcome: &Outcome) {
         TransmitReason::ArpReply => {
             let request = Arp::read(input).expect("only ARP is answered with ARP");
             let mac = virtual_mac_of(world, request.target.into());
-            let expected = Arp { ..request.answered(link.source, mac) }.bytes();
-            let end = expected.len().min(input.len());
-            assert_eq!(outcome.frame.len(), input.len(), "a reply is as long as its request");
-            assert_eq!(outcome.frame[..end], expected[..end], "the reply to {}", describe(input));
+            let mut expected = request.answered(link.source, mac).bytes();
+            // What follows it stays.
+            expected.truncate(14 + 4 * request.link.tags.len() + 28);
+            expected.extend(&input[expected.len()..]);
+            assert_eq!(outcome.frame, expected, "the reply to {}", describe(input));
         }
         TransmitReason::NeighbourReply => {
             let expected = neighbour_reply_to(world, input, link.source);
@@ -233,10 +235,39 @@ pub fn check_bystander(world: &World, frame: &[u8], outcome: &Outcome) {
     };
     let own: [IpAddr; 2] = [NODE.into(), NODE6.into()];
     let for_us = world.tables.vips.keys().copied().chain(own).any(is);
-    let ours = [NODE_MAC, SECOND_MAC].contains(&link.destination) && for_us;
+    let ours = [NODE_MAC, SECOND_MAC].contains(&link.destination) || is_for_virtual_router(world, frame);
+    let ours = (ours && for_us) || is_solicitation(ether_type, rest);
     if !ours && !group && ether_type != EtherType::ARP {
         assert!(matches!(outcome.verdict, Verdict::Pass(_)), "{:?} of a bystander", outcome.verdict);
     }
+}
+
+/// Whether it is what asks for an IPv6 address, to whomever.
+fn is_solicitation(ether_type: EtherType, packet: &[u8]) -> bool {
+    ether_type == EtherType::IPV6 && packet.get(6) == Some(&58) && packet.get(40) == Some(&135)
+}
+
+/// What is noted of other nodes changes only by what is said so, a frame at a time; and nothing that is noted goes away.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn check_sightings(before: &Notes, after: &Notes, verdict: Verdict) {
+    let may_claim =
+        matches!(verdict, Verdict::Pass(PassReason::ForeignClaim) | Verdict::Drop(DropReason::Fenced));
+    let claims = |notes: &Notes| notes.claims.values().map(|claim| claim.count).sum::<u64>();
+    let new_claims = claims(after) - claims(before);
+    assert!(new_claims <= u64::from(may_claim), "{verdict:?} is no claim");
+    assert!(new_claims == 1 || verdict != Verdict::Pass(PassReason::ForeignClaim), "a claim is noted");
+    assert!(new_claims == 1 || before.claims == after.claims, "no claim changes by itself");
+    assert!(
+        before.adverts == after.adverts || verdict == Verdict::Pass(PassReason::Vrrp),
+        "{verdict:?} is no advertisement"
+    );
+    assert!(
+        before.adverts.keys().all(|key| after.adverts.contains_key(key)),
+        "no advertisement is forgotten"
+    );
 }
 
 /// What holds of the flow tables after every frame.

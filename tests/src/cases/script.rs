@@ -10,7 +10,7 @@ use lb_common::{
     tables::Level,
 };
 
-use super::{Setting, check_bystander, check_flows, check_outcome, describe};
+use super::{Setting, check_bystander, check_flows, check_outcome, check_sightings, describe};
 use crate::{
     frames::{ACK, FIN, Link, Mac, Packet, Rewrite, SYN, Segment, Tag, passed_on, rewritten, vlan_ids},
     plane::{
@@ -69,7 +69,9 @@ impl<'a> Script<'a> {
         check_bystander(&self.world, frame, &outcome);
         check_flows(&self.world, &self.flows, &flows);
         self.flows = flows;
-        self.notes = self.plane.notes();
+        let notes = self.plane.notes();
+        check_sightings(&self.notes, &notes, outcome.verdict);
+        self.notes = notes;
         self.transcript.push(Step {
             input: frame.to_vec(),
             outcome: outcome.clone(),
@@ -82,6 +84,12 @@ impl<'a> Script<'a> {
     /// A frame that the host gets, untouched; no flow changes.
     pub(super) fn passes(&mut self, frame: &[u8], reason: PassReason) {
         self.leaves_flows_alone(frame, Verdict::Pass(reason));
+    }
+
+    /// A frame that the host gets as if it had been for the interface's own address; no flow changes.
+    pub(super) fn readdresses(&mut self, frame: &[u8], reason: PassReason, seen: &[u8]) {
+        let outcome = self.leaves_flows_alone(frame, Verdict::Pass(reason));
+        assert_eq!(outcome.frame, seen, "{}", describe(frame));
     }
 
     /// A frame that nobody gets; no flow changes.

@@ -14,18 +14,20 @@ struct Program {
 
 /// A package is installed only where its command is missing: the command may come from somewhere else, and then the
 /// package could conflict with that (as `kubernetes-client` does with the `kubectl` of another repository).
-const PROGRAMS: [Program; 7] = [
+const PROGRAMS: [Program; 9] = [
     Program { command: "ip", package: "iproute2", level: Level::Lab },
     Program { command: "ethtool", package: "ethtool", level: Level::Lab },
     Program { command: "curl", package: "curl", level: Level::Lab },
-    Program { command: "keepalived", package: "keepalived", level: Level::Tests },
+    Program { command: "keepalived", package: "keepalived", level: Level::Bench },
+    Program { command: "haproxy", package: "haproxy", level: Level::Bench },
+    Program { command: "killall", package: "psmisc", level: Level::Bench },
     Program { command: "tcpdump", package: "tcpdump", level: Level::Tests },
     Program { command: "tshark", package: "tshark", level: Level::Tests },
     Program { command: "kubectl", package: "kubernetes-client", level: Level::Tests },
 ];
 
 /// Packages that also bring a service of the same name.
-const DAEMONS: [&str; 1] = ["keepalived"];
+const DAEMONS: [&str; 2] = ["keepalived", "haproxy"];
 
 /// Are all programs of this level there?
 pub fn probe(machine: &Machine) -> Probe {
@@ -82,7 +84,9 @@ mod tests {
         assert!(commands(Level::Build).is_empty());
         let lab = commands(Level::Lab);
         assert_eq!(lab, ["ip", "ethtool", "curl"]);
-        assert_eq!(commands(Level::Tests)[..lab.len()], lab);
+        let bench = commands(Level::Bench);
+        assert_eq!(bench, ["ip", "ethtool", "curl", "keepalived", "haproxy", "killall"]);
+        assert_eq!(commands(Level::Tests)[..bench.len()], bench);
         assert!(commands(Level::Tests).contains(&"kubectl"));
     }
 }

@@ -3,6 +3,10 @@ use std::{net::Ipv4Addr, num::NonZeroU8};
 use super::*;
 use crate::vrrp::advert::{Centiseconds, Seconds};
 
+mod doubts;
+mod lingering;
+mod settings;
+
 const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 0, 2));
 const LOWER: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 0, 1));
 const HIGHER: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 0, 3));
@@ -108,6 +112,13 @@ fn transition_table() {
     let lowest = Some(active_down_interval(INTERVAL, Priority::LOWEST));
     let full = Some(ms(1000));
     let half = Some(ms(500));
+    let linger = Some(ms(1100));
+    // 56 more of 256 parts of the interval.
+    let down_rest_44 = Some(DOWN - ms(500) + Duration::from_micros(218_750));
+    let slow = Settings { interval: centiseconds(200), ..settings() };
+    let no_gateway = || Event::Witness(Err("no gateway".to_owned()));
+    let down_twice_rest = Some(2 * DOWN - ms(500));
+    let arrived = || Event::Arrived { source: LOWER, at: Instant::now() };
     #[rustfmt::skip]
     let table: &[Row] = &[
         (Initialize, Event::Start,             Backup,     &[],    down),
@@ -137,10 +148,10 @@ fn transition_table() {
         (Active,     advert(HIGHER, 100),      Backup,     &[100], down),
         (Active,     advert(LOWER, 150),       Backup,     &[100], down),
         (Active,     Event::Timer,             Active,     &[],    half),
-        (Active,     Event::Shutdown,          Initialize, &[0],   None),
+        (Active,     Event::Shutdown,          Initialize, &[0],   linger),
         (Active,     failed(),                 Fault,      &[0],   None),
         (Active,     Event::TrackingRecovered, Active,     &[],    half),
-        (Active,     Event::Release,           Backup,     &[0],   lowest),
+        (Active,     Event::Release,           Backup,     &[0],   linger),
         (Active,     Event::Acquire,           Active,     &[],    half),
         (Fault,      Event::Start,             Fault,      &[],    None),
         (Fault,      advert(LOWER, 50),        Fault,      &[],    None),
@@ -150,6 +161,24 @@ fn transition_table() {
         (Fault,      Event::TrackingRecovered, Backup,     &[],    down),
         (Fault,      Event::Release,           Fault,      &[],    None),
         (Fault,      Event::Acquire,           Fault,      &[],    None),
+        (Initialize, Event::Weighted(Priority(44)),         Initialize, &[],    None),
+        (Initialize, no_gateway(),                          Initialize, &[],    None),
+        (Initialize, Event::Reconfigure(slow.clone()),      Initialize, &[],    None),
+        (Initialize, arrived(),                             Initialize, &[],    None),
+        (Backup,     Event::Weighted(Priority(44)),         Backup,     &[],    down_rest_44),
+        (Backup,     no_gateway(),                          Backup,     &[],    down_rest),
+        (Backup,     Event::Reconfigure(slow.clone()),      Backup,     &[],    down_twice_rest),
+        (Backup,     arrived(),                             Backup,     &[],    down_rest),
+        (Active,     Event::Weighted(Priority(44)),         Active,     &[44],  full),
+        (Active,     Event::Weighted(Priority(100)),        Active,     &[],    half),
+        (Active,     no_gateway(),                          Active,     &[],    half),
+        (Active,     Event::Reconfigure(slow.clone()),      Active,     &[100], Some(ms(2000))),
+        (Active,     Event::Reconfigure(settings()),        Active,     &[],    half),
+        (Active,     arrived(),                             Active,     &[],    half),
+        (Fault,      Event::Weighted(Priority(44)),         Fault,      &[],    None),
+        (Fault,      no_gateway(),                          Fault,      &[],    None),
+        (Fault,      Event::Reconfigure(slow.clone()),      Fault,      &[],    None),
+        (Fault,      arrived(),                             Fault,      &[],    None),
     ];
     for (from, event, to, sent, deadline) in table {
         let mut driven = Driven::in_state(settings(), *from);

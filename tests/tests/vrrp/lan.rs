@@ -6,22 +6,14 @@
 
 use std::{
     fs::File,
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     process::{Command, Output},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use lb_userspace::{
-    config::model::VrrpInstance,
-    vrrp::{
-        router::{MemberPlan, Router, SpawnError},
-        status::RouterStatus,
-    },
-};
 use nix::sched::{CloneFlags, setns};
-use tokio::sync::watch;
 
 /// The interface in both namespaces.
 pub const INTERFACE: &str = "eth0";
@@ -50,21 +42,6 @@ pub fn within(limit: Duration, what: &str, mut happened: impl FnMut() -> bool) -
         thread::sleep(Duration::from_millis(5));
     }
     start.elapsed()
-}
-
-/// A virtual router of ours in the namespace of the calling thread.
-///
-/// # Errors
-/// See [`SpawnError`].
-pub fn spawn(instance: &VrrpInstance, interface: &str, vips: &[Ipv4Addr]) -> Result<Router, SpawnError> {
-    let vips = vips.iter().map(|vip| IpAddr::V4(*vip)).collect();
-    let plan = MemberPlan { instance: instance.clone(), vips };
-    Router::spawn(&instance.name, interface, vec![plan], None)
-}
-
-/// Its status, and every later one.
-pub fn statuses(router: &Router) -> watch::Receiver<RouterStatus> {
-    router.statuses()[0].clone()
 }
 
 /// A network namespace.

@@ -1,7 +1,7 @@
 //! Advertisements between two sockets, over both families, from both kinds of Ethernet address.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
     num::NonZeroU8,
     os::fd::AsRawFd as _,
     thread,
@@ -13,7 +13,6 @@ use lb_userspace::{
     vrrp::{
         advert::{Advertisement, Centiseconds, Dialect, Discard, Envelope, Family, Priority, Vrid},
         fsm::VrrpState,
-        router::Router,
         socket::{SocketError, VrrpSocket, primary_address},
     },
 };
@@ -28,23 +27,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     GENEROUS,
-    lan::{A, B, INTERFACE, Lan, Netns, VIP, run, within},
+    lan::{A, B, INTERFACE, Netns, VIP, run, within},
+    routers::{A6, B6, VIP6, dual_lan, link_local, spawn},
     status, wait_for_state,
 };
-
-const A6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
-const B6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
-const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x10);
-
-/// A LAN with IPv6 addresses that are known to be unique.
-fn lan() -> Lan {
-    let lan = Lan::new();
-    for (netns, address) in [(&lan.a, A6), (&lan.b, B6)] {
-        run(&format!("ip -n {} addr add {address}/64 dev {INTERFACE} nodad", netns.name()));
-        within(GENEROUS, "a link-local address", || primary(netns, &[], Family::V6, true).is_some());
-    }
-    lan
-}
 
 fn primary(netns: &Netns, vips: &[IpAddr], family: Family, multicast: bool) -> Option<IpAddr> {
     netns.enter(|| primary_address(INTERFACE, vips, family, multicast))
@@ -82,8 +68,8 @@ fn is_quiet(socket: &mut VrrpSocket) -> bool {
 /// What the other side hears is what was sent, and the sender does not hear itself.
 #[test]
 fn advertisements_travel_over_both_families() {
-    let lan = lan();
-    let local = |netns| primary(netns, &[], Family::V6, true).expect("a link-local address");
+    let lan = dual_lan();
+    let local = |netns: &Netns| link_local(netns).expect("a link-local address");
     let (a6, b6) = (local(&lan.a), local(&lan.b));
     let vmac = |last| Some([0, 0, 0x5e, 0, last, 60]);
     for (source, peer, vip, virtual_mac) in [
@@ -139,9 +125,9 @@ fn advertisements_travel_over_both_families() {
 /// What is not for us does not come, or says why it is refused.
 #[test]
 fn strangers_and_routed_packets_are_refused_over_ipv6() {
-    let lan = lan();
+    let lan = dual_lan();
     let mut unicast = open(&lan.b, B6.into(), &[A6.into()], None);
-    let local = primary(&lan.b, &[], Family::V6, true).expect("a link-local address");
+    let local = link_local(&lan.b).expect("a link-local address");
     let mut multicast = open(&lan.b, local, &[], None);
     run(&format!("ip -n {} addr add fd00::66/64 dev {INTERFACE} nodad", lan.a.name()));
     let stranger = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x66);
@@ -150,13 +136,13 @@ fn strangers_and_routed_packets_are_refused_over_ipv6() {
         lan.a.enter(|| {
             let raw = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(112))).expect("a raw socket");
             raw.bind_device(Some(INTERFACE.as_bytes())).expect("bound to the interface");
-            raw.bind(&std::net::SocketAddrV6::new(source, 0, 0, 0).into()).expect("bound");
+            raw.bind(&SocketAddrV6::new(source, 0, 0, 0).into()).expect("bound");
             raw.set_unicast_hops_v6(hop_limit).expect("a hop limit");
             raw.set_multicast_hops_v6(hop_limit).expect("a hop limit");
             let mut buffer = [0; 64];
             let advertisement = advertisement(VIP6.into());
             let len = advertisement.emit(source.into(), destination, None, &mut buffer).expect("it fits");
-            raw.send_to(&buffer[..len], &std::net::SocketAddr::new(destination, 0).into()).expect("sent");
+            raw.send_to(&buffer[..len], &SocketAddr::new(destination, 0).into()).expect("sent");
         });
     };
     let group = Family::V6.group();
@@ -176,10 +162,10 @@ fn strangers_and_routed_packets_are_refused_over_ipv6() {
 
 #[test]
 fn the_source_is_one_that_can_be_used() {
-    let lan = lan();
+    let lan = dual_lan();
     let global = |vips: &[IpAddr]| primary(&lan.a, vips, Family::V6, false);
     assert_eq!(global(&[]), Some(A6.into()));
-    let link_local = primary(&lan.a, &[], Family::V6, true).expect("a link-local address");
+    let link_local = link_local(&lan.a).expect("a link-local address");
     assert!(matches!(link_local, IpAddr::V6(address) if address.is_unicast_link_local()), "{link_local}");
     assert_eq!(primary(&lan.a, &[link_local], Family::V6, true), None);
     // A virtual address that a predecessor left, one that is on its way out, and one that might not be unique.
@@ -210,7 +196,7 @@ fn the_source_is_one_that_can_be_used() {
 /// Two that sign, one that has another secret.
 #[test]
 fn signed_routers_elect_over_ipv6_and_ignore_forgers() {
-    let lan = lan();
+    let lan = dual_lan();
     let id = NonZeroU8::new(7).unwrap();
     let signing = |fill| AuthHmac {
         keys: vec![HmacKey { id, secret: HmacSecret::new(vec![fill; 32]).unwrap() }],
@@ -225,14 +211,14 @@ fn signed_routers_elect_over_ipv6_and_ignore_forgers() {
         ..VrrpInstance::new("main", NonZeroU8::new(60).unwrap())
     };
     let start = |netns: &Netns, instance: &VrrpInstance| {
-        netns.enter(|| Router::spawn(instance, INTERFACE, &[IpAddr::from(VIP6)])).expect("a router")
+        netns.enter(|| spawn(instance, INTERFACE, &[VIP6])).expect("a router")
     };
     let a = start(&lan.a, &instance(150, 1));
     let b = start(&lan.b, &instance(100, 1));
     wait_for_state(&a, VrrpState::Active);
     thread::sleep(Duration::from_secs(1));
     assert_eq!(status(&b).state, VrrpState::Backup);
-    assert_eq!(Some(status(&a).primary_address), primary(&lan.a, &[], Family::V6, true));
+    assert_eq!(Some(status(&a).primary_address), link_local(&lan.a));
     assert_eq!(status(&b).active_router.map(|active| active.address), Some(status(&a).primary_address));
     assert_eq!(status(&b).discards.len(), 0, "{:?}", status(&b).discards);
     // Active from the first moment, with the highest priority there is, and nobody believes it.

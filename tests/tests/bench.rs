@@ -1,0 +1,68 @@
+//! The benchmarks measure, and clean up: one short run of each. Their figures are for `cargo xtask bench`. Needs root.
+
+use std::error::Error;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use lb_tests::wait;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+type TestResult = Result<(), Box<dyn Error>>;
+
+fn failover(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xvip-lab"));
+    command.args(["bench", "failover"]).args(arguments).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn a_graceful_stop_of_both_stacks_is_measured() -> TestResult {
+    let dir = TempDir::new()?;
+    let json = dir.path().join("samples.json");
+    let arguments = ["--repeats", "1", "--incident", "stop", "--stack", "incumbent,xvip", "--json"];
+    let output = failover(&arguments).arg(&json).output()?;
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{table}{}", String::from_utf8_lossy(&output.stderr));
+    println!("{table}");
+    assert!(table.contains("HAProxy + keepalived") && table.contains("xvip, defaults"), "{table}");
+
+    let report: Value = serde_json::from_slice(&fs::read(&json)?)?;
+    let samples = report["samples"].as_array().ok_or("no samples")?;
+    let stacks: Vec<_> = samples.iter().map(|sample| sample["stack"].as_str().unwrap_or_default()).collect();
+    assert_eq!(stacks, ["incumbent", "xvip"]);
+    // keepalived takes the address away at once, and its peer has a skew time of 0.6 s to wait.
+    let theirs = samples[0]["outage_us"].as_u64().ok_or("no outage")?;
+    assert!((300_000..4_000_000).contains(&theirs), "{report:#}");
+    for sample in samples {
+        let count = |key: &str| sample[key].as_u64().unwrap_or(0);
+        assert!(count("requests") > count("failed") + 90, "{report:#}");
+        assert_eq!(count("failed") == 0, count("outage_us") == 0, "{report:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_one_takes_everything_away() -> TestResult {
+    let mut bench =
+        failover(&["--stack", "incumbent"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let id = bench.id();
+    // Kept to the end: it has more to say.
+    let mut lines = BufReader::new(bench.stderr.take().ok_or("no stderr")?).lines();
+    // The first sample: everything runs by then.
+    let measured = lines.by_ref().map_while(Result::ok).any(|line| line.contains("without service"));
+    assert!(measured, "it ended: {:?}", bench.wait());
+    kill(Pid::from_raw(id.cast_signed()), Signal::SIGINT)?;
+    let ended = wait::value("its end", Duration::from_secs(20), || bench.try_wait().transpose())??;
+    assert_eq!(ended.code(), Some(1), "{ended}");
+    let prefix = format!("xvip-lab-{id}-");
+    let left = fs::read_dir(std::env::temp_dir())?
+        .flatten()
+        .find(|e| e.file_name().to_string_lossy().starts_with(&prefix));
+    assert!(left.is_none(), "{left:?}");
+    Ok(())
+}
