@@ -31,6 +31,10 @@ fn unequal(pair: &mut Pair, better: Side) -> Result<(), Failure> {
     pair.starts(better, better)?;
     pair.dies(better)?;
     pair.recovers(better, better)?;
+    if better == Side::Us {
+        pair.releases_on_command()?;
+        pair.acquires()?;
+    }
     pair.releases(worse)?;
     pair.starts(worse, better)?;
     pair.dies(worse)?;
@@ -43,6 +47,9 @@ fn unequal(pair: &mut Pair, better: Side) -> Result<(), Failure> {
     pair.recovers(worse, better)?;
     pair.dies(better)?;
     pair.recovers(better, worse)?;
+    if worse == Side::Us {
+        pair.releases_on_command()?;
+    }
     pair.releases(worse)?;
     Ok(())
 }

@@ -414,17 +414,37 @@ impl Pair {
     /// It leaves in order; then the other one has the address.
     pub fn releases(&mut self, side: Side) -> Result<Duration, Failure> {
         let owner = side.other();
-        let limits = match (self.owns(side), side) {
+        let limits = self.limits_of_release(side);
+        let took = self.case(format!("{side} releases"), owner, limits, |pair| pair.stop(side))?;
+        self.alive.retain(|alive| *alive != side);
+        Ok(took)
+    }
+
+    /// `xvip vip release`: it goes on, and leaves the address to the other one.
+    pub fn releases_on_command(&mut self) -> Result<Duration, Failure> {
+        let limits = self.limits_of_release(Side::Us);
+        self.case("xvip vip release".to_owned(), Side::Them, limits, |pair| pair.command("release"))
+    }
+
+    /// `xvip vip acquire`: it outranks the other one and takes the address back.
+    pub fn acquires(&mut self) -> Result<Duration, Failure> {
+        self.case("xvip vip acquire".to_owned(), Side::Us, Limits::HAND_OVER, |pair| pair.command("acquire"))
+    }
+
+    fn command(&self, word: &str) -> Result<(), Failure> {
+        let done = self.xvip().xvip(&["vip", word])?;
+        if done.status.success() { Ok(()) } else { Err(format!("xvip vip {word}: {done:?}").into()) }
+    }
+
+    fn limits_of_release(&self, side: Side) -> Limits {
+        match (self.owns(side), side) {
             (false, _) => Limits::UNMOVED,
             // We keep the address until we hear them. They advertise before they put it on their interface, so that the
             // old owner takes it off before they announce it (keepalived: `vrrp_state_master_tx`).
             (true, Side::Us) => Limits { both: SLACK, none: 2 * EVERY },
             // They give it up at once.
-            (true, Side::Them) => Limits::gap(self.speech.skew_time(owner)),
-        };
-        let took = self.case(format!("{side} releases"), owner, limits, |pair| pair.stop(side))?;
-        self.alive.retain(|alive| *alive != side);
-        Ok(took)
+            (true, Side::Them) => Limits::gap(self.speech.skew_time(Side::Us)),
+        }
     }
 
     /// It dies; then the other one has the address.
