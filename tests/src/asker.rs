@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use lb_userspace::vrrp::socket::run_before_others;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind, recv, send,
@@ -60,6 +61,7 @@ impl Asker {
         let asks = {
             let (socket, done) = (Arc::clone(&socket), Arc::clone(&done));
             thread::spawn(move || {
+                let _ = run_before_others();
                 while !done.load(Ordering::Relaxed) {
                     // A cable that is cut is somebody's experiment.
                     let _ = send(socket.as_raw_fd(), &question, MsgFlags::empty());
@@ -70,6 +72,7 @@ impl Asker {
         let listens = {
             let (answers, done) = (Arc::clone(&answers), Arc::clone(&done));
             thread::spawn(move || {
+                let _ = run_before_others();
                 let mut frame = [0; 2048];
                 while !done.load(Ordering::Relaxed) {
                     let Ok(length) = recv(socket.as_raw_fd(), &mut frame, MsgFlags::empty()) else {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use lb_userspace::vrrp::socket::run_before_others;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
@@ -77,6 +78,8 @@ impl Sampler {
         let (samples, done) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (written, ended) = (Arc::clone(&samples), Arc::clone(&done));
         let thread = thread::spawn(move || {
+            // Where that is not allowed, samples are late on a busy machine, which `Held::resolution` tells.
+            let _ = run_before_others();
             let mut next = Instant::now();
             while !ended.load(Ordering::Relaxed) {
                 if let Some(sample) = sample(&tables, address) {

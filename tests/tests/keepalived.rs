@@ -12,6 +12,7 @@ mod pair;
 mod table;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use lb_tests::addresses::Family;
 
@@ -30,6 +31,10 @@ fn unequal(pair: &mut Pair, better: Side) -> Result<(), Failure> {
     pair.starts(better, better)?;
     pair.dies(better)?;
     pair.recovers(better, better)?;
+    if better == Side::Us {
+        pair.releases_on_command()?;
+        pair.acquires()?;
+    }
     pair.releases(worse)?;
     pair.starts(worse, better)?;
     pair.dies(worse)?;
@@ -42,7 +47,11 @@ fn unequal(pair: &mut Pair, better: Side) -> Result<(), Failure> {
     pair.recovers(worse, better)?;
     pair.dies(better)?;
     pair.recovers(better, worse)?;
-    pair.releases(worse)
+    if worse == Side::Us {
+        pair.releases_on_command()?;
+    }
+    pair.releases(worse)?;
+    Ok(())
 }
 
 /// Neither outranks the other: whoever has the address keeps it, and only of two active ones the higher address wins.
@@ -68,7 +77,8 @@ fn equal(pair: &mut Pair, higher_address: Side) -> Result<(), Failure> {
     pair.releases(Them)?;
     pair.starts(Them, Us)?;
     pair.dies(Us)?;
-    pair.recovers(Us, Them)
+    pair.recovers(Us, Them)?;
+    Ok(())
 }
 
 fn election(speech: Speech) {
@@ -100,6 +110,7 @@ macro_rules! elections {
                     password: $password,
                     priorities: [$ours, $theirs],
                     peer: $peer,
+                    their_interval: None,
                 });
             }
         )*
@@ -123,4 +134,29 @@ elections! {
     v3_ipv6_unicast_we_are_lower: 3 V6 unicast None, 100 150 BELOW;
     v3_ipv6_multicast_we_are_higher: 3 V6 multicast None, 150 100 BELOW;
     v3_ipv6_multicast_we_are_lower: 3 V6 multicast None, 100 150 ABOVE;
+}
+
+/// A sub-second interval reaches keepalived as it was meant: a Backup adopts it (RFC 9568 §6.4.2).
+#[test]
+fn a_short_interval_is_adopted() -> Result<(), Failure> {
+    let mut pair = Pair::build(Speech {
+        version: 3,
+        family: Family::V4,
+        multicast: false,
+        password: None,
+        priorities: [150, 100],
+        peer: ABOVE,
+        their_interval: Some(Duration::from_secs(1)),
+    })?;
+    pair.starts(Side::Us, Side::Us)?;
+    pair.starts(Side::Them, Side::Us)?;
+    // At its own interval of one second it would wait 0.61 s after our farewell; at ours it is 0.12 s.
+    let took = pair.releases(Side::Us)?;
+    println!("keepalived took over {took:?} after our priority 0 at 200 ms");
+    assert!(
+        took < Duration::from_millis(550),
+        "{took:?} is the skew time of its own interval\n{}",
+        pair.logs()
+    );
+    Ok(())
 }

@@ -29,7 +29,6 @@ pub fn render(status: &Status, look: Look) -> String {
 fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
     for vrrp in &status.vrrp {
         writeln!(out, "{}", ownership(vrrp))?;
-        writeln!(out, "  {}", advertisements(vrrp))?;
         write_dependencies(out, vrrp)?;
     }
     for problem in &status.problems {
@@ -52,6 +51,9 @@ fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
         status.config.path.display(),
         status.config.loaded_at,
     )?;
+    for vrrp in &status.vrrp {
+        writeln!(out, "adverts of {}: {}", vrrp.name, advertisements(vrrp))?;
+    }
     for service in &status.services {
         writeln!(out)?;
         write_service(out, service, look)?;
@@ -106,7 +108,7 @@ fn ownership(vrrp: &VrrpStatus) -> String {
 
 /// What it has said and heard, and what it did not use.
 fn advertisements(vrrp: &VrrpStatus) -> String {
-    let mut text = format!("adverts: {} sent", vrrp.adverts_sent);
+    let mut text = format!("{} sent", vrrp.adverts_sent);
     if vrrp.lateness.count > 0 {
         let late = Duration::from_micros(vrrp.lateness.percentile_us(99));
         text.push_str(&format!(" (99 % at most {} late)", humantime::format_duration(late)));
@@ -516,7 +518,7 @@ mod tests {
     #[test]
     fn what_was_said_heard_and_not_used_is_told() {
         let mut vrrp = status().vrrp.remove(0);
-        assert_eq!(advertisements(&vrrp), "adverts: 1 sent, 0 received");
+        assert_eq!(advertisements(&vrrp), "1 sent, 0 received");
         vrrp.lateness.add(Duration::from_micros(250));
         vrrp.discarded = [("auth".to_owned(), 3), ("ttl".to_owned(), 1)].into();
         (vrrp.address_mismatches, vrrp.send_errors) = (2, 1);
@@ -524,7 +526,7 @@ mod tests {
         vrrp.authentication = "password".to_owned();
         assert_eq!(
             advertisements(&vrrp),
-            "adverts: 1 sent (99 % at most 250us late), 0 received; not used: auth 3, ttl 1; used although they differ: \
+            "1 sent (99 % at most 250us late), 0 received; not used: auth 3, ttl 1; used although they differ: \
              other-addresses 2; not sent: 1 (Network is down); authentication password"
         );
     }
