@@ -511,11 +511,14 @@ impl Controller {
     /// Tells every router what it depends on.
     fn tell_routers(&mut self) {
         let own = self.problems.tracked();
-        let tracking = &self.tracking;
+        let (tracking, rivals) = (&self.tracking, &self.rivals);
         self.routers.tell(|instance| {
             // A router that tracking does not know has just lost its last VIP.
             let tracked = tracking.verdict(instance).unwrap_or(Ok(Priority::LOWEST));
-            Told { tracking: own.clone().and(tracked), witness: tracking.witness(instance) }
+            Told {
+                tracking: own.clone().and(tracked),
+                witness: tracking.witness(instance).and(rivals.heard(instance)),
+            }
         });
     }
 

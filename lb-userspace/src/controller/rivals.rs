@@ -12,10 +12,13 @@ use tracing::{error, info};
 
 use super::Controller;
 use crate::{
-    config::model::{Family, family_of},
-    dataplane::Sightings,
+    config::model::{Family, VrrpInstance, family_of},
+    dataplane::{AdvertSeen, Sightings},
     desired::vips_of,
-    vrrp::rivals::{self, Claim, Ownership, Rivals},
+    vrrp::{
+        rivals::{self, Claim, Ownership, Rivals},
+        status::RouterStatus,
+    },
 };
 
 /// How often the data plane is asked.
@@ -27,6 +30,8 @@ pub(super) struct RivalWatch {
     rivals: Rivals,
     /// What to say about each, by what it is about.
     problems: BTreeMap<Subject, String>,
+    /// Instances whose router must not take over, since somebody is there whom it cannot hear, and why.
+    unheard: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +41,14 @@ enum Subject {
 }
 
 impl RivalWatch {
+    /// Whether an instance may take over from a router that it does not hear.
+    ///
+    /// # Errors
+    /// Who is there all the same.
+    pub(super) fn heard(&self, instance: &str) -> Result<(), String> {
+        self.unheard.get(instance).cloned().map_or(Ok(()), Err)
+    }
+
     /// What is wrong at the moment.
     pub(super) fn problems(&self) -> impl Iterator<Item = &String> {
         self.problems.values()
@@ -58,6 +71,7 @@ impl Controller {
         let now = Instant::now();
         let adverts = sightings.adverts();
         let mut found = BTreeMap::new();
+        let mut unheard = BTreeMap::new();
         let mut defend = Vec::new();
         for instance in &self.config.vrrp {
             let Some(status) = self.routers.status(&instance.name) else { continue };
@@ -89,6 +103,9 @@ impl Controller {
             }
             let seen: BTreeSet<u8> =
                 adverts.iter().map(|(_, vrid, _)| *vrid).chain(self.own_vrids()).collect();
+            if let Some(why) = unheard_router(instance, &status, &adverts, ipv4, now) {
+                unheard.insert(instance.name.clone(), why);
+            }
             let collision = status
                 .refused
                 .as_ref()
@@ -96,6 +113,10 @@ impl Controller {
             if let Some(problem) = collision {
                 found.insert(Subject::Instance(instance.name.clone()), problem);
             }
+        }
+        if self.rivals.unheard != unheard {
+            self.rivals.unheard = unheard;
+            self.tell_routers();
         }
         for vip in defend {
             info!(%vip, "telling the network again where it is: somebody else claims it");
@@ -119,6 +140,33 @@ impl Controller {
         }
         *known = found;
     }
+}
+
+/// Who advertises our virtual router at this moment without this process hearing anything of it: a firewall drops
+/// protocol 112. The machine itself knows about those whom it has heard before; this is for one that begins deaf. Where
+/// advertisements are authenticated nobody is believed whose signature was not seen.
+fn unheard_router(
+    instance: &VrrpInstance,
+    status: &RouterStatus,
+    adverts: &[(IpAddr, u8, AdvertSeen)],
+    ipv4: bool,
+    now: Instant,
+) -> Option<String> {
+    let authenticated = instance.auth_hmac.is_some() || instance.auth_pass.is_some();
+    if authenticated || status.holds_addresses || status.adverts_received > 0 || status.refused.is_some() {
+        return None;
+    }
+    let patience = 3 * instance.advert_interval;
+    let (source, ..) = adverts.iter().find(|(source, vrid, seen)| {
+        *vrid == instance.virtual_router_id.get()
+            && source.is_ipv4() == ipv4
+            && (instance.unicast_peers.is_empty() || instance.unicast_peers.contains(source))
+            && now.saturating_duration_since(moment(seen.at_ns)) <= patience
+    })?;
+    Some(format!(
+        "advertisements of {source} reach the interface, but not xvip: a firewall drops IP protocol 112, or one of the two \
+         sends unicast and the other multicast"
+    ))
 }
 
 fn claim(sightings: &Sightings, vip: IpAddr) -> Option<Claim> {

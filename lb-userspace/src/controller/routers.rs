@@ -239,6 +239,10 @@ fn plans(config: &Config) -> BTreeMap<String, Vec<MemberPlan>> {
             plans.entry(name).or_default().push(MemberPlan { instance: instance.clone(), vips });
         }
     }
+    // The same on every node, whatever the order of their files: a sync group counts on it.
+    for members in plans.values_mut() {
+        members.sort_by_key(|plan| (plan.vips.iter().any(IpAddr::is_ipv6), plan.instance.virtual_router_id));
+    }
     plans
 }
 

@@ -703,20 +703,26 @@ impl Driver {
         }
     }
 
+    /// One expired timer is for all members; before that, each that listens asks when it could have heard somebody last.
     fn feed_timers(&mut self) {
+        let now = Instant::now();
+        let is_due = |machine: &VirtualRouter| machine.deadline().is_some_and(|deadline| deadline <= now);
+        if !self.group.members().iter().any(is_due) {
+            return;
+        }
         for index in 0..self.members.len() {
             let machine = &self.group.members()[index];
-            let now = Instant::now();
-            let Some(deadline) = machine.deadline().filter(|deadline| *deadline <= now) else { continue };
             match machine.state() {
                 VrrpState::Active => {
-                    self.members[index].status.lateness.add(now.saturating_duration_since(deadline));
+                    if let Some(deadline) = machine.deadline().filter(|deadline| *deadline <= now) {
+                        self.members[index].status.lateness.add(now.saturating_duration_since(deadline));
+                    }
                 }
                 VrrpState::Backup => self.ask_arrival_clock(index),
                 VrrpState::Initialize | VrrpState::Fault => {}
             }
-            self.feed(index, Event::Timer);
         }
+        self.feed(0, Event::Timer);
     }
 
     /// Our ears may have been slower than the network card.

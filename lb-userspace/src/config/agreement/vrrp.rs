@@ -182,6 +182,9 @@ fn sync_groups(reader: &Reader<'_>, instances: &[VrrpDraft]) {
         }
         for (other, _) in others {
             same(reader, "priority", &first.priority, &other.priority, u8::to_string);
+            same(reader, "advert_interval", &first.advert_interval, &other.advert_interval, |interval| {
+                format!("{:?}", duration_text(*interval))
+            });
             same(reader, "preempt", &first.preempt, &other.preempt, bool::to_string);
             same(reader, "preempt_delay", &first.preempt_delay, &other.preempt_delay, |delay| {
                 format!("{:?}", duration_text(*delay))

@@ -76,7 +76,7 @@ pub(in crate::config) struct VrrpDraft {
     pub(in crate::config) version: Option<At<u8>>,
     pub(in crate::config) virtual_router_id: Option<At<u8>>,
     pub(in crate::config) priority: Option<At<u8>>,
-    advert_interval: Duration,
+    pub(in crate::config) advert_interval: Option<At<Duration>>,
     pub(in crate::config) preempt: Option<At<bool>>,
     pub(in crate::config) preempt_delay: Option<At<Duration>>,
     pub(in crate::config) unicast_source: Option<At<IpAddr>>,
@@ -116,7 +116,8 @@ pub(super) fn instance(t: Table<'_>, facts: &Facts<'_>) -> VrrpDraft {
         version,
         virtual_router_id,
         priority,
-        advert_interval,
+        auth_hmac: t.table("auth_hmac").and_then(|table| auth_hmac(table, advert_interval.value, facts)),
+        advert_interval: Some(advert_interval),
         preempt: t.read("preempt", Flag).or_if_absent(DEFAULT_PREEMPT),
         preempt_delay: t.read("preempt_delay", PREEMPT_DELAY).or_if_absent(DEFAULT_PREEMPT_DELAY),
         unicast_source: t.read("unicast_source", NODE_ADDRESS).optional("\"172.16.0.2\""),
@@ -126,7 +127,6 @@ pub(super) fn instance(t: Table<'_>, facts: &Facts<'_>) -> VrrpDraft {
         sync_group: t.read("sync_group", NAME).optional("\"main\""),
         virtual_mac: t.read("virtual_mac", Flag).or(DEFAULT_VIRTUAL_MAC).value,
         witnesses: addresses(&t, "witness", "[\"172.16.0.1\"]"),
-        auth_hmac: t.table("auth_hmac").and_then(|table| auth_hmac(table, advert_interval, facts)),
         tracks: t.tables("track").into_iter().map(|table| track(table, facts)).collect(),
     };
     if let (Some(_), Some(place)) = (t.place_of("auth_pass"), t.place_of("auth_hmac")) {
@@ -147,7 +147,7 @@ impl VrrpDraft {
             version: if self.version?.value == 2 { VrrpVersion::V2 } else { VrrpVersion::V3 },
             virtual_router_id: NonZeroU8::new(self.virtual_router_id?.value)?,
             priority: NonZeroU8::new(self.priority?.value)?,
-            advert_interval: self.advert_interval,
+            advert_interval: self.advert_interval?.value,
             preempt: self.preempt?.value,
             preempt_delay: self.preempt_delay?.value,
             unicast_source: self.unicast_source.map(|source| source.value),
@@ -189,7 +189,7 @@ fn addresses(t: &Table<'_>, key: &'static str, example: &str) -> At<Vec<Spanned<
     list
 }
 
-fn advert_interval(t: &Table<'_>, version: Option<u8>) -> Duration {
+fn advert_interval(t: &Table<'_>, version: Option<u8>) -> At<Duration> {
     let (kind, default) = match version {
         Some(2) => (ADVERT_INTERVAL_V2, DEFAULT_ADVERT_INTERVAL_V2),
         _ => (ADVERT_INTERVAL_V3, DEFAULT_ADVERT_INTERVAL_V3),
@@ -202,7 +202,7 @@ fn advert_interval(t: &Table<'_>, version: Option<u8>) -> Duration {
         );
         t.reader.warning(&interval.place, message, "write: advert_interval = \"50ms\"");
     }
-    interval.value
+    interval
 }
 
 fn auth_pass(t: &Table<'_>, version: Option<u8>) -> Option<String> {
