@@ -33,6 +33,8 @@ fn lab(families: &[Family], version: u8, password: Option<&str>) -> Result<Lab, 
     for lb in lab.lbs() {
         lb.configure(|config| {
             config.small_tables();
+            // Of the lab's VIPs those that were asked for, so that the instance speaks their family.
+            config.services.truncate(families.len());
             for vrrp in &mut config.vrrp {
                 vrrp.version = version;
                 vrrp.extra.extend(password.map(|password| format!("auth_pass = {password:?}")));
