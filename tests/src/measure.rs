@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::client::{Event, monotonic_us};
 use crate::daemon::DaemonError;
 use crate::netns::Netns;
-use crate::outage::{Attempt, longest_outage};
+use crate::outage::{Attempt, longest_outage, longest_pause};
 use crate::plain::Direction;
 use crate::wait;
 
@@ -223,6 +223,13 @@ impl Tally {
             last_before.into_iter().chain(self.begun(since_us, until_us)).map(attempt).collect(),
             until_us,
         )
+    }
+
+    /// The longest time from one request to the next among those that began in `since_us..until_us`.
+    #[must_use]
+    pub fn pause(&self, since_us: u64, until_us: u64) -> Duration {
+        let attempt = |o: &Outcome| Attempt { began_us: o.began_us(), succeeded: o.result.is_ok() };
+        longest_pause(&self.begun(since_us, until_us).map(attempt).collect::<Vec<_>>())
     }
 
     /// The last failure, if there was one: when, and why.

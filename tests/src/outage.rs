@@ -16,6 +16,15 @@ pub struct Attempt {
     pub succeeded: bool,
 }
 
+/// The longest time from the beginning of one request to that of the next: where it is long, the probe itself was kept
+/// from running, and an outage may have been shorter than it looks.
+#[must_use]
+pub fn longest_pause(attempts: &[Attempt]) -> Duration {
+    let mut begun: Vec<_> = attempts.iter().map(|attempt| attempt.began_us).collect();
+    begun.sort_unstable();
+    Duration::from_micros(begun.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0))
+}
+
 /// The longest time without service that these requests, in any order, tell of.
 ///
 /// A run of failures at the very beginning counts from its first failure, one at the very end up to `until_us`.
@@ -70,6 +79,13 @@ mod tests {
     fn a_probe_that_slept_is_no_outage() {
         assert_eq!(outage(&[(0, '+'), (900, '+'), (905, '+')], 2_000), 0);
         assert_eq!(outage(&[], 2_000), 0);
+    }
+
+    #[test]
+    fn a_pause_is_between_neighbours() {
+        let attempts = [25, 0, 5, 10].map(|began_us| Attempt { began_us, succeeded: true });
+        assert_eq!(longest_pause(&attempts), Duration::from_micros(15));
+        assert_eq!(longest_pause(&[]), Duration::ZERO);
     }
 
     #[test]

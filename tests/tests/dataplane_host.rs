@@ -7,12 +7,12 @@ use std::{
 };
 
 use lb_common::{
-    layout::{MacWord, SERVICE_HAS_LIMITS},
+    layout::{MacWord, SERVICE_HAS_LIMITS, VipEntry},
     reason::{DropReason, PassReason, TransmitReason, Verdict},
 };
 use lb_tests::{
     cases::{self, Connection},
-    frames::{ACK, SYN, Segment},
+    frames::{ACK, Link, SYN, Segment},
     host_tables::HostPlane,
     plane::{LINK, NODE_MAC, Plane as _, SECOND_LINK, SECOND_MAC, SERVICE, START_NS, World},
 };
@@ -154,6 +154,50 @@ fn known_flows_do_not_ask_for_the_time() {
         assert_eq!(outcome.verdict, Verdict::Transmit(TransmitReason::ToClient));
     }
     assert_eq!(plane.tables.clock_reads(), 0);
+}
+
+/// What keepalived sends; `golden/vrrp/README.md` says how it was recorded.
+#[test]
+fn keepalived_s_advertisements_and_announcements_are_noted() {
+    let frame = |hex: &str| -> Vec<u8> {
+        let hex = hex.trim().as_bytes().chunks(2);
+        hex.map(|byte| u8::from_str_radix(str::from_utf8(byte).expect("text"), 16).expect("hex")).collect()
+    };
+    let link = |destination| Link { destination, source: [2, 0, 0, 0, 0, 3], tags: vec![] };
+    let mut plane = HostPlane::new(&World::one_backend());
+    for (n, (packet, to_us)) in (1..).zip([
+        (include_str!("../golden/vrrp/v2-unicast.hex"), true),
+        (include_str!("../golden/vrrp/v2-multicast-pass.hex"), false),
+        (include_str!("../golden/vrrp/v3-unicast.hex"), true),
+        (include_str!("../golden/vrrp/v3-multicast.hex"), false),
+    ]) {
+        let link = link(if to_us { NODE_MAC } else { [0x01, 0, 0x5e, 0, 0, 0x12] });
+        let bytes = [link.bytes(etherparse::EtherType::IPV4), frame(packet)].concat();
+        assert_eq!(plane.run(&bytes).verdict, Verdict::Pass(PassReason::Vrrp), "{n}");
+        assert_eq!(plane.tables.sightings(), (0, n), "noted");
+    }
+    for packet in [
+        include_str!("../golden/vrrp/v2-multicast-pass-priority-0.hex"),
+        include_str!("../golden/vrrp/v3-multicast-priority-0.hex"),
+    ] {
+        let link = link([0x01, 0, 0x5e, 0, 0, 0x12]);
+        let bytes = [link.bytes(etherparse::EtherType::IPV4), frame(packet)].concat();
+        assert_eq!(plane.run(&bytes).verdict, Verdict::Pass(PassReason::Vrrp));
+        assert_eq!(plane.tables.sightings(), (0, 4), "who gives up is not up");
+    }
+    // The recording is of another VIP over IPv6, and its sender has the address of our second interface.
+    let mut world = World::one_backend();
+    world.node.macs[1] = MacWord::ZERO;
+    let vip6 = std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x10);
+    world.node.add_vip(lb_common::wire::Be128::from(vip6));
+    world.tables.vips.insert(vip6.into(), VipEntry::new(true));
+    let mut plane = HostPlane::new(&world);
+    for (n, packet) in
+        (1..).zip([include_str!("../golden/vrrp/garp.hex"), include_str!("../golden/vrrp/na.hex")])
+    {
+        assert_eq!(plane.run(&frame(packet)).verdict, Verdict::Pass(PassReason::ForeignClaim));
+        assert_eq!(plane.tables.sightings(), (n, 0));
+    }
 }
 
 #[test]

@@ -4,21 +4,25 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
+    thread,
 };
 
 use lb_common::{
+    layout::VipEntry,
     reason::{DropReason, TransmitReason, Verdict},
     tables::Level,
 };
 use lb_tests::{
     cases::{self, Connection, Step, describe},
-    frames::{ACK, SYN},
+    frames::{ACK, Advert, Arp, Mac, SYN},
     host_tables::HostPlane,
     kernel_tables::{KernelPlane, can_load},
-    plane::{MAX_FLOWS, Plane as _, SERVICE, World},
+    plane::{MAX_FLOWS, Plane as _, SERVICE, VIP, World},
 };
+
+const PEER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x03];
 
 fn connection(port: u16) -> Connection {
     Connection::from(SocketAddr::from(([172, 17, 0, 100], port)), SERVICE)
@@ -77,6 +81,47 @@ fn the_programs_load_and_are_small() {
         // The kernel limits a program to a million verified instructions; a size that doubles unnoticed gets there.
         assert!(instructions.is_none_or(|count| count < 4_000), "{program}: {instructions:?}");
     }
+}
+
+#[test]
+fn what_was_seen_of_others_is_read_by_any_thread() {
+    if !can_load("what_was_seen_of_others_is_read_by_any_thread") {
+        return;
+    }
+    let mut kernel = load(MAX_FLOWS);
+    kernel.reset(&World::one_backend());
+    let sightings = kernel.dataplane().sightings().expect("the pins are there");
+    let (peer, vip) = (IpAddr::from([172, 16, 0, 3]), IpAddr::from(VIP));
+    assert_eq!((sightings.advert(51, peer), sightings.claim(vip)), (None, None));
+    let advert = Advert::new(PEER_MAC, peer, &[vip]);
+    let before = monotonic_ns();
+    kernel.run(&advert.bytes());
+    let claim = Arp::request(PEER_MAC, VIP, VIP).bytes();
+    kernel.run(&claim);
+    kernel.run(&claim);
+    let after = monotonic_ns();
+    let reader = thread::spawn(move || {
+        let seen = sightings.advert(51, peer).expect("it was seen");
+        assert!((before..=after).contains(&seen.at_ns), "{before} {} {after}", seen.at_ns);
+        assert_eq!((seen.mac, seen.priority, seen.version), (PEER_MAC, 100, 3));
+        assert_eq!(sightings.adverts(), [(peer, 51, seen)]);
+        assert_eq!((sightings.advert(52, peer), sightings.advert(51, vip)), (None, None));
+        let claim = sightings.claim(vip).expect("it was claimed");
+        assert!((before..=after).contains(&claim.at_ns));
+        assert_eq!((claim.mac, claim.count), (PEER_MAC, 2));
+        sightings
+    });
+    let sightings = reader.join().expect("the other thread");
+    let dataplane = kernel.dataplane();
+    dataplane.remove_vip(vip).expect("it is there");
+    assert_eq!(sightings.claim(vip), None, "an address that is no VIP is nobody's business");
+    dataplane.set_vip(vip, VipEntry::new(true)).expect("there is room");
+    dataplane.remove_vip(vip).expect("also where nobody has claimed it");
+}
+
+fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("the clock");
+    std::time::Duration::from(now).as_nanos() as u64
 }
 
 #[test]

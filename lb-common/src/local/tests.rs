@@ -114,7 +114,7 @@ impl LocalTables for TestTables {
     }
 
     fn vip(&self, _: Be128) -> Option<VipEntry> {
-        Some(VipEntry { fenced: self.fenced, ..VipEntry::new(false) })
+        Some(VipEntry { fenced: self.fenced, ..VipEntry::default() })
     }
 
     fn service(&self, key: &ServiceKey) -> Option<ServiceEntry> {

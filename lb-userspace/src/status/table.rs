@@ -51,6 +51,9 @@ fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
         status.config.path.display(),
         status.config.loaded_at,
     )?;
+    for vrrp in &status.vrrp {
+        writeln!(out, "adverts of {}: {}", vrrp.name, advertisements(vrrp))?;
+    }
     for service in &status.services {
         writeln!(out)?;
         write_service(out, service, look)?;
@@ -101,6 +104,36 @@ fn ownership(vrrp: &VrrpStatus) -> String {
         "vrrp {}: {} since {}: {}; {owner} [VRID {}, version {}, priority {}]",
         vrrp.name, vrrp.state, vrrp.since, vrrp.reason, vrrp.virtual_router_id, vrrp.version, vrrp.priority
     )
+}
+
+/// What it has said and heard, and what it did not use.
+fn advertisements(vrrp: &VrrpStatus) -> String {
+    let mut text = format!("{} sent", vrrp.adverts_sent);
+    if vrrp.lateness.count > 0 {
+        let late = Duration::from_micros(vrrp.lateness.percentile_us(99));
+        text.push_str(&format!(" (99 % at most {} late)", humantime::format_duration(late)));
+    }
+    text.push_str(&format!(", {} received", vrrp.adverts_received));
+    let unused = vrrp.discarded.iter().map(|(reason, count)| format!("{reason} {count}"));
+    let mismatches =
+        [("other-addresses", vrrp.address_mismatches), ("other-interval", vrrp.interval_mismatches)];
+    let mismatches = mismatches.into_iter().filter(|(_, count)| *count > 0);
+    let differing: Vec<String> = mismatches.map(|(what, count)| format!("{what} {count}")).collect();
+    let unused: Vec<String> = unused.collect();
+    if !unused.is_empty() {
+        text.push_str(&format!("; not used: {}", unused.join(", ")));
+    }
+    if !differing.is_empty() {
+        text.push_str(&format!("; used although they differ: {}", differing.join(", ")));
+    }
+    if vrrp.send_errors > 0 {
+        let why = vrrp.send_error.as_deref().unwrap_or("works again");
+        text.push_str(&format!("; not sent: {} ({why})", vrrp.send_errors));
+    }
+    if vrrp.authentication != "none" && !vrrp.authentication.is_empty() {
+        text.push_str(&format!("; authentication {}", vrrp.authentication));
+    }
+    text
 }
 
 /// What else decides whether it owns its VIPs.
@@ -480,5 +513,21 @@ mod tests {
         assert_eq!(serde_json::from_str::<Status>(&text).expect("its own form"), status);
         assert!(!text.contains("last_reload_error") && text.contains(r#""next_hop":null"#), "{text}");
         assert!(status.owns([172, 16, 0, 10]) && !status.owns([172, 16, 0, 1]));
+    }
+
+    #[test]
+    fn what_was_said_heard_and_not_used_is_told() {
+        let mut vrrp = status().vrrp.remove(0);
+        assert_eq!(advertisements(&vrrp), "1 sent, 0 received");
+        vrrp.lateness.add(Duration::from_micros(250));
+        vrrp.discarded = [("auth".to_owned(), 3), ("ttl".to_owned(), 1)].into();
+        (vrrp.address_mismatches, vrrp.send_errors) = (2, 1);
+        vrrp.send_error = Some("Network is down".to_owned());
+        vrrp.authentication = "password".to_owned();
+        assert_eq!(
+            advertisements(&vrrp),
+            "1 sent (99 % at most 250us late), 0 received; not used: auth 3, ttl 1; used although they differ: \
+             other-addresses 2; not sent: 1 (Network is down); authentication password"
+        );
     }
 }

@@ -12,39 +12,31 @@
 //! +---------------------------------------------------------------+
 //! ```
 
+use crate::config::model::Family;
+
 /// Length of a request, in bytes.
 pub const LENGTH: usize = 16;
 
-/// The family of an echo message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EchoFamily {
-    /// ICMP; a raw socket hands over the IP header, too.
-    V4,
-    /// ICMPv6; a raw socket hands over the message alone, and takes care of the checksum.
-    V6,
+const fn request(family: Family) -> u8 {
+    match family {
+        Family::Ipv4 => 8,
+        Family::Ipv6 => 128,
+    }
 }
 
-impl EchoFamily {
-    const fn request(self) -> u8 {
-        match self {
-            Self::V4 => 8,
-            Self::V6 => 128,
-        }
-    }
-
-    const fn reply(self) -> u8 {
-        match self {
-            Self::V4 => 0,
-            Self::V6 => 129,
-        }
+const fn reply(family: Family) -> u8 {
+    match family {
+        Family::Ipv4 => 0,
+        Family::Ipv6 => 129,
     }
 }
 
 /// What our requests have in common, so that nobody's answer to something else counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Echo {
-    /// The family.
-    pub family: EchoFamily,
+    /// A raw socket for ICMP hands over the IP header, too; one for ICMPv6 the message alone, and it takes care of the
+    /// checksum.
+    pub family: Family,
     /// Identifier, random for each witness.
     pub identifier: u16,
     /// Random, and sent back as it is.
@@ -55,11 +47,11 @@ impl Echo {
     /// The message to send. With ICMPv6 the kernel fills the checksum in.
     pub fn request(&self, sequence: u16) -> [u8; LENGTH] {
         let mut message = [0; LENGTH];
-        message[0] = self.family.request();
+        message[0] = request(self.family);
         message[4..6].copy_from_slice(&self.identifier.to_be_bytes());
         message[6..8].copy_from_slice(&sequence.to_be_bytes());
         message[8..].copy_from_slice(&self.token);
-        if self.family == EchoFamily::V4 {
+        if self.family == Family::Ipv4 {
             let sum = !sum(&message);
             message[2..4].copy_from_slice(&sum.to_be_bytes());
         }
@@ -69,19 +61,19 @@ impl Echo {
     /// The sequence number of the request that a received datagram answers; `None` if it answers none of these.
     pub fn answered(&self, datagram: &[u8]) -> Option<u16> {
         let message = match self.family {
-            EchoFamily::V4 => {
+            Family::Ipv4 => {
                 let length = usize::from(datagram.first()? & 0x0f) * 4;
                 datagram.get(length.max(20)..)?
             }
-            EchoFamily::V6 => datagram,
+            Family::Ipv6 => datagram,
         };
         let [kind, code, _, _, id_high, id_low, high, low, token @ ..] = message else { return None };
-        let ours = *kind == self.family.reply()
+        let ours = *kind == reply(self.family)
             && *code == 0
             && u16::from_be_bytes([*id_high, *id_low]) == self.identifier
             && *token == self.token;
         // The kernel has checked it for ICMPv6; of ICMP a raw socket gets to see what is broken, too.
-        let intact = self.family == EchoFamily::V6 || sum(message) == u16::MAX;
+        let intact = self.family == Family::Ipv6 || sum(message) == u16::MAX;
         (ours && intact).then_some(u16::from_be_bytes([*high, *low]))
     }
 }
@@ -106,7 +98,7 @@ mod tests {
 
     const TOKEN: [u8; 8] = *b"xvip\x01\x02\x03\x04";
 
-    fn echo(family: EchoFamily) -> Echo {
+    fn echo(family: Family) -> Echo {
         Echo { family, identifier: 0xbeef, token: TOKEN }
     }
 
@@ -122,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_request_is_what_another_implementation_understands() {
-        let message = echo(EchoFamily::V4).request(7);
+        let message = echo(Family::Ipv4).request(7);
         let slice = Icmpv4Slice::from_slice(&message).expect("ICMP");
         assert_eq!(slice.icmp_type(), Icmpv4Type::EchoRequest(IcmpEchoHeader { id: 0xbeef, seq: 7 }));
         assert_eq!(slice.payload(), TOKEN);
@@ -131,7 +123,7 @@ mod tests {
 
     #[test]
     fn only_the_answer_to_our_own_request_counts() {
-        let four = echo(EchoFamily::V4);
+        let four = echo(Family::Ipv4);
         assert_eq!(four.answered(&reply4(0xbeef, 7, &TOKEN)), Some(7));
         assert_eq!(four.answered(&reply4(0xbeee, 7, &TOKEN)), None, "somebody else's ping");
         assert_eq!(four.answered(&reply4(0xbeef, 7, b"xvip\0\0\0\0")), None, "another token");
@@ -143,7 +135,7 @@ mod tests {
         request.extend(four.request(7));
         assert_eq!(four.answered(&request), None, "a request is no answer");
 
-        let six = echo(EchoFamily::V6);
+        let six = echo(Family::Ipv6);
         let mut message = six.request(9);
         assert_eq!(six.answered(&message), None, "a request is no answer");
         message[0] = 129;
@@ -155,8 +147,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_datagram_is_too_strange(datagram in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = echo(EchoFamily::V4).answered(&datagram);
-            let _ = echo(EchoFamily::V6).answered(&datagram);
+            let _ = echo(Family::Ipv4).answered(&datagram);
+            let _ = echo(Family::Ipv6).answered(&datagram);
         }
     }
 }

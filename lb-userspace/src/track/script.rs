@@ -65,7 +65,7 @@ enum Last {
     /// It could not be started in time.
     Starting(JoinHandle<Result<Running, String>>),
     /// It was killed.
-    Dying(Running),
+    Dying(Box<Running>),
 }
 
 /// Killed as a group when dropped, unless it has ended.
@@ -137,7 +137,7 @@ impl Script {
         }
         let mut running = match last {
             Last::Starting(start) => match timeout_at(deadline, start).await {
-                Ok(started) => started.map_err(|error| format!("cannot start: {error}")).flatten(),
+                Ok(started) => started.unwrap_or_else(|error| Err(format!("cannot start: {error}"))),
                 Err(_) => return Err(format!("not started within {}", duration_text(self.timeout))),
             },
             Last::Over | Last::Dying(_) => Err("cannot start".to_owned()),
@@ -150,9 +150,11 @@ impl Script {
             () = sleep_until(deadline) => None,
             never = collect(&mut running.output, &mut tail) => match never {},
         };
+        // Whether it is the script that is late, or this process: one that was stopped, or busy, has not seen the end.
+        let ended = ended.or_else(|| running.child.try_wait().transpose());
         let Some(ended) = ended else {
             running.group.kill();
-            *last = Last::Dying(running);
+            *last = Last::Dying(Box::new(running));
             return Err(format!("no end within {}", duration_text(self.timeout)));
         };
         *last = Last::Over;

@@ -19,10 +19,8 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{
-    answers::Answers,
-    echo::{Echo, EchoFamily},
-};
+use super::{answers::Answers, echo::Echo};
+use crate::config::model::Family;
 
 /// The shortest and the longest time between two requests.
 const PERIOD: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
@@ -208,7 +206,7 @@ fn open(interface: &str, witness: IpAddr) -> io::Result<UdpSocket> {
 fn echo(witness: IpAddr) -> Echo {
     // The standard library has no other source of randomness, and this one is from the kernel.
     let random = || RandomState::new().build_hasher().finish();
-    let family = if witness.is_ipv4() { EchoFamily::V4 } else { EchoFamily::V6 };
+    let family = Family::of(witness);
     Echo { family, identifier: random() as u16, token: random().to_be_bytes() }
 }
 
@@ -241,7 +239,7 @@ mod tests {
     #[test]
     fn no_two_witnesses_have_the_same_secret() {
         let one = echo([172, 16, 0, 1].into());
-        assert_eq!(one.family, EchoFamily::V4);
+        assert_eq!(one.family, Family::Ipv4);
         assert_ne!(one.token, echo([172, 16, 0, 1].into()).token);
     }
 }

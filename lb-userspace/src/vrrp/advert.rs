@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use crate::config::model::VrrpChecksum;
+use crate::config::model::{Family, VrrpChecksum};
 
 #[cfg(test)]
 mod tests;
@@ -61,47 +61,19 @@ pub(super) mod field {
     pub const CHECKSUM: Range<usize> = 6..8;
 }
 
-/// The IP version that advertisements travel over, and that all their addresses are of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// The family of `address`.
-    pub const fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-
-    /// Where advertisements go without unicast peers.
-    pub const fn group(self) -> IpAddr {
-        match self {
-            Self::V4 => IpAddr::V4(GROUP_V4),
-            Self::V6 => IpAddr::V6(GROUP_V6),
-        }
-    }
-
-    /// Bytes of one address.
-    const fn address_len(self) -> usize {
-        match self {
-            Self::V4 => 4,
-            Self::V6 => 16,
-        }
+/// Where advertisements of a family go without unicast peers.
+pub const fn group(family: Family) -> IpAddr {
+    match family {
+        Family::Ipv4 => IpAddr::V4(GROUP_V4),
+        Family::Ipv6 => IpAddr::V6(GROUP_V6),
     }
 }
 
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
+/// Bytes of one address.
+const fn address_len(family: Family) -> usize {
+    match family {
+        Family::Ipv4 => 4,
+        Family::Ipv6 => 16,
     }
 }
 
@@ -423,7 +395,7 @@ pub struct Advertisement {
 impl Advertisement {
     /// Length of the message in bytes, without an IP header and without a trailer.
     pub fn message_len(&self) -> usize {
-        let family = self.addresses.first().map_or(Family::V4, |address| Family::of(*address));
+        let family = self.addresses.first().map_or(Family::Ipv4, |address| Family::of(*address));
         message_len(self.dialect.version(), family, self.addresses.len())
     }
 
@@ -447,7 +419,7 @@ impl Advertisement {
         let count = u8::try_from(self.addresses.len()).ok().filter(|count| *count > 0);
         let count = count.ok_or(EncodeError::AddressCount(self.addresses.len()))?;
         let alien = (self.addresses.iter()).chain([&destination]).any(|other| Family::of(*other) != family);
-        if alien || (family == Family::V6 && self.dialect.version() == 2) {
+        if alien || (family == Family::Ipv6 && self.dialect.version() == 2) {
             return Err(EncodeError::Family(family));
         }
         let message_len = message_len(self.dialect.version(), family, self.addresses.len());
@@ -462,8 +434,8 @@ impl Advertisement {
         message[field::PRIORITY] = self.priority.0;
         message[field::COUNT] = count;
         message[field::CHECKSUM].fill(0);
-        let addresses_end = HEADER_LEN + self.addresses.len() * family.address_len();
-        let slots = message[HEADER_LEN..addresses_end].chunks_exact_mut(family.address_len());
+        let addresses_end = HEADER_LEN + self.addresses.len() * address_len(family);
+        let slots = message[HEADER_LEN..addresses_end].chunks_exact_mut(address_len(family));
         for (slot, address) in slots.zip(&self.addresses) {
             match address {
                 IpAddr::V4(address) => slot.copy_from_slice(&address.octets()),
@@ -484,11 +456,13 @@ impl Advertisement {
             Dialect::V3 { interval, checksum } => {
                 message[field::MAX_ADVERTISE_INTERVAL].copy_from_slice(&interval.get().to_be_bytes());
                 match (family, checksum) {
-                    (Family::V6, _) => {
+                    (Family::Ipv6, _) => {
                         pseudo_header(source, destination, needed) + ones_complement_sum(behind)
                     }
-                    (Family::V4, VrrpChecksum::Keepalived) => pseudo_header(source, destination, message_len),
-                    (Family::V4, VrrpChecksum::Rfc9568) => 0,
+                    (Family::Ipv4, VrrpChecksum::Keepalived) => {
+                        pseudo_header(source, destination, message_len)
+                    }
+                    (Family::Ipv4, VrrpChecksum::Rfc9568) => 0,
                 }
             }
         };
@@ -513,7 +487,7 @@ impl Advertisement {
         let whole = message;
         let header: &[u8; HEADER_LEN] = whole.first_chunk().ok_or(Discard::Length)?;
         let version = header[field::VERSION_TYPE] >> 4;
-        if !matches!((version, family), (2, Family::V4) | (3, _)) {
+        if !matches!((version, family), (2, Family::Ipv4) | (3, _)) {
             return Err(Discard::Version(version));
         }
         let kind = header[field::VERSION_TYPE] & 0x0f;
@@ -531,7 +505,7 @@ impl Advertisement {
             _ => Some(Trailer(behind.try_into().map_err(|_| Discard::Length)?)),
         };
         let plain = ones_complement_sum(message);
-        let (addresses, data) = message[HEADER_LEN..].split_at(count * family.address_len());
+        let (addresses, data) = message[HEADER_LEN..].split_at(count * address_len(family));
         let dialect = if version == 2 {
             if fold(plain) != 0xffff {
                 return Err(Discard::Checksum);
@@ -550,13 +524,13 @@ impl Advertisement {
             Dialect::V2 { interval, auth }
         } else {
             let (covered, sum) = match family {
-                Family::V4 => (message.len(), plain),
-                Family::V6 => (whole.len(), plain + ones_complement_sum(behind)),
+                Family::Ipv4 => (message.len(), plain),
+                Family::Ipv6 => (whole.len(), plain + ones_complement_sum(behind)),
             };
             let with_pseudo_header = sum + pseudo_header(envelope.source, envelope.destination, covered);
             let checksum = if fold(with_pseudo_header) == 0xffff {
                 VrrpChecksum::Keepalived
-            } else if family == Family::V4 && fold(plain) == 0xffff {
+            } else if family == Family::Ipv4 && fold(plain) == 0xffff {
                 VrrpChecksum::Rfc9568
             } else {
                 return Err(Discard::Checksum);
@@ -566,8 +540,10 @@ impl Advertisement {
             Dialect::V3 { interval: Centiseconds::new(interval).ok_or(Discard::ZeroInterval)?, checksum }
         };
         let addresses = match family {
-            Family::V4 => addresses.as_chunks().0.iter().map(|octets: &[u8; 4]| (*octets).into()).collect(),
-            Family::V6 => addresses.as_chunks().0.iter().map(|octets: &[u8; 16]| (*octets).into()).collect(),
+            Family::Ipv4 => addresses.as_chunks().0.iter().map(|octets: &[u8; 4]| (*octets).into()).collect(),
+            Family::Ipv6 => {
+                addresses.as_chunks().0.iter().map(|octets: &[u8; 16]| (*octets).into()).collect()
+            }
         };
         let advertisement = Self {
             vrid: Vrid(NonZeroU8::new(header[field::VRID]).ok_or(Discard::ZeroVrid)?),
@@ -747,7 +723,7 @@ pub enum EncodeError {
 }
 
 const fn message_len(version: u8, family: Family, addresses: usize) -> usize {
-    HEADER_LEN + addresses * family.address_len() + if version == 2 { AUTH_LEN } else { 0 }
+    HEADER_LEN + addresses * address_len(family) + if version == 2 { AUTH_LEN } else { 0 }
 }
 
 /// Sum of the 16-bit big-endian words, not yet folded (RFC 1071). A message is at most 4,116 bytes: no overflow.

@@ -23,9 +23,9 @@ use std::{
 use ring::hmac;
 
 use super::advert::{
-    Advertisement, Discard, EncodeError, Family, LONGEST_MESSAGE, Received, Trailer, Vrid, field,
+    Advertisement, Discard, EncodeError, LONGEST_MESSAGE, Received, Trailer, Vrid, field, group,
 };
-use crate::config::model::{AntiReplay, AuthHmac, AuthMode};
+use crate::config::model::{AntiReplay, AuthHmac, AuthMode, Family};
 
 #[cfg(test)]
 mod tests;
@@ -179,8 +179,8 @@ impl Authenticator {
         peers: &[IpAddr],
     ) -> Result<Self, AuthError> {
         let number = match family {
-            Family::V4 => 4,
-            Family::V6 => 6,
+            Family::Ipv4 => 4,
+            Family::Ipv6 => 6,
         };
         Ok(Self {
             pseudo_header: [number, version, vrid.0.get(), 0],
@@ -226,7 +226,7 @@ impl Authenticator {
         }
         let mut buffer = [0; LONGEST_MESSAGE];
         // The HMAC reads the checksum, all that depends on the destination, as zero.
-        let len = advertisement.emit(source, Family::of(source).group(), None, &mut buffer)?;
+        let len = advertisement.emit(source, group(Family::of(source)), None, &mut buffer)?;
         let sequence = self.next_sequence(wall);
         let (id, key) = &self.rules.active;
         let mut trailer = Trailer([0; Trailer::LEN]);

@@ -756,7 +756,9 @@ impl VirtualRouter {
     fn advertise(&mut self, now: Instant, next: Instant) {
         self.phase = Phase::Active { adver_timer: next, advertised: now };
         // One that has not been sent yet would say what is not true any more.
-        self.outbox.pop_back_if(|priority| *priority != Priority::RELEASE);
+        if self.outbox.back().is_some_and(|priority| *priority != Priority::RELEASE) {
+            self.outbox.pop_back();
+        }
         self.outbox.push_back(self.priority());
     }
 

@@ -10,10 +10,11 @@ use std::{
 };
 
 use super::{
-    advert::{Advertisement, Envelope, Family, Received, Trailer},
+    advert::{Advertisement, Envelope, Received, Trailer, group},
     auth::{Authenticator, Verified},
     golden::{self, Golden, auth_hmac, vrid},
 };
+use crate::config::model::Family;
 
 const THREADS: u64 = 2;
 const INPUTS: u64 = 10_500_000;
@@ -79,7 +80,7 @@ fn receivers(packets: &[Golden]) -> Vec<Authenticator> {
         let Envelope { source, destination, .. } = golden.envelope;
         let family = Family::of(source);
         let peers = [source];
-        let peers = if destination == family.group() { &[] } else { &peers[..] };
+        let peers = if destination == group(family) { &[] } else { &peers[..] };
         Authenticator::new(&auth_hmac(), family, golden.meaning.dialect.version(), vrid(60), peers).unwrap()
     };
     packets.iter().map(new).collect()

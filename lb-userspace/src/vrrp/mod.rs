@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             bytes                 Event, now
-//!  socket.rs -------> advert.rs, auth.rs ---------> fsm.rs        (pure: all but socket.rs and router.rs)
+//!  socket.rs -------> advert.rs, auth.rs ---------> group.rs: fsm.rs, ...
 //!      ^                                              |
 //!      |                 adverts to send, deadline    |
 //!      +---------------------- router.rs <------------+
@@ -10,6 +10,9 @@
 //!                                  v
 //!                    controller: addresses and announcements follow from it
 //! ```
+//!
+//! Pure: all but `socket.rs` and `router.rs`.
+
 pub mod advert;
 pub mod auth;
 mod frame;
@@ -25,6 +28,5 @@ pub mod status;
 mod fuzz;
 #[cfg(test)]
 mod golden;
-
 #[cfg(test)]
 mod simulation;

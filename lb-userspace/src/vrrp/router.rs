@@ -34,9 +34,7 @@ use nix::{
 use tokio::sync::watch;
 
 use super::{
-    advert::{
-        Advertisement, Auth, Centiseconds, Dialect, Discard, Family, Password, Priority, Seconds, Vrid,
-    },
+    advert::{Advertisement, Auth, Centiseconds, Dialect, Discard, Password, Priority, Seconds, Vrid},
     auth::{self, AuthError, Authenticator},
     fsm::{ArrivalCredit, Event, Settings, VirtualRouter, VrrpState},
     group::SyncGroup,
@@ -46,7 +44,7 @@ use super::{
     status::{ActiveRouter, RouterStatus},
 };
 use crate::{
-    config::model::{VrrpInstance, VrrpVersion},
+    config::model::{Family, VrrpInstance, VrrpVersion},
     heartbeat::{Beat, PATIENCE},
 };
 
@@ -368,7 +366,7 @@ impl SocketPlan {
         if socket::interface_index(interface).is_none() {
             return Err(SocketError::NoInterface(interface.to_owned()));
         }
-        let family = self.vips.first().map_or(Family::V4, |vip| Family::of(*vip));
+        let family = self.vips.first().map_or(Family::Ipv4, |vip| Family::of(*vip));
         let source = self
             .source
             .or_else(|| socket::primary_address(interface, &self.vips, family, self.peers.is_empty()));
@@ -394,7 +392,7 @@ struct Member {
 
 fn authenticator(plan: &MemberPlan) -> Result<Option<Authenticator>, AuthError> {
     let instance = &plan.instance;
-    let family = plan.vips.first().map_or(Family::V4, |vip| Family::of(*vip));
+    let family = plan.vips.first().map_or(Family::Ipv4, |vip| Family::of(*vip));
     let vrid = Vrid(instance.virtual_router_id);
     let new = |settings| {
         Authenticator::new(settings, family, instance.version.into(), vrid, &instance.unicast_peers)

@@ -34,7 +34,7 @@ mod lan;
 mod starvation;
 
 /// The schedules of one property in the ordinary run.
-const SCHEDULES: u64 = 700;
+const SCHEDULES: u64 = 650;
 
 /// How many properties share the schedules of a nightly run.
 const PROPERTIES: u64 =

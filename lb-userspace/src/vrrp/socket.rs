@@ -24,11 +24,12 @@ use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, SockAddrStora
 
 use super::{
     advert::{
-        Advertisement, Discard, Envelope, Family, GROUP_V4, GROUP_V6, HOP_LIMIT, LONGEST_MESSAGE, PROTOCOL,
-        Received, Trailer,
+        Advertisement, Discard, Envelope, GROUP_V4, GROUP_V6, HOP_LIMIT, LONGEST_MESSAGE, PROTOCOL, Received,
+        Trailer, group,
     },
     frame::{self, TOS},
 };
+use crate::config::model::Family;
 
 /// The highest queueing priority that needs no privilege.
 const QUEUE_PRIORITY: u32 = 6;
@@ -100,14 +101,14 @@ pub fn primary_address(interface: &str, vips: &[IpAddr], family: Family, multica
     let candidates = addresses.filter_map(|entry| {
         let address = entry.address?;
         match family {
-            Family::V4 => address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip())),
-            Family::V6 => address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())),
+            Family::Ipv4 => address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip())),
+            Family::Ipv6 => address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())),
         }
     });
     let mut candidates = candidates.filter(|candidate| !vips.contains(candidate));
     match family {
-        Family::V4 => candidates.next(),
-        Family::V6 => {
+        Family::Ipv4 => candidates.next(),
+        Family::Ipv6 => {
             let flags = ipv6_flags(interface);
             let flags_of = |address: &IpAddr| {
                 flags.iter().find(|(known, _)| IpAddr::V6(*known) == *address).map_or(0, |(_, flags)| *flags)
@@ -173,8 +174,8 @@ impl VrrpSocket {
         }
         let index = interface_index(interface).ok_or_else(|| SocketError::NoInterface(name()))?;
         let domain = match family {
-            Family::V4 => Domain::IPV4,
-            Family::V6 => Domain::IPV6,
+            Family::Ipv4 => Domain::IPV4,
+            Family::Ipv6 => Domain::IPV6,
         };
         let protocol = Protocol::from(i32::from(PROTOCOL));
         let socket = Socket::new(domain, Type::RAW, Some(protocol)).map_err(step("opening a raw socket"))?;
@@ -183,12 +184,12 @@ impl VrrpSocket {
         socket.set_priority(QUEUE_PRIORITY).map_err(step("setting the queueing priority"))?;
         socket.set_recv_buffer_size(RECEIVE_BUFFER).map_err(step("setting the receive buffer"))?;
         match family {
-            Family::V4 => {
+            Family::Ipv4 => {
                 socket.set_tos_v4(TOS.into()).map_err(step("setting TOS"))?;
                 socket.set_ttl_v4(HOP_LIMIT.into()).map_err(step("setting TTL"))?;
                 socket.set_multicast_all_v4(false).map_err(step("restricting multicast to our group"))?;
             }
-            Family::V6 => {
+            Family::Ipv6 => {
                 socket.set_tclass_v6(TOS.into()).map_err(step("setting the traffic class"))?;
                 socket.set_unicast_hops_v6(HOP_LIMIT.into()).map_err(step("setting the hop limit"))?;
                 socket.set_multicast_all_v6(false).map_err(step("restricting multicast to our group"))?;
@@ -227,8 +228,8 @@ impl VrrpSocket {
                 _ => step("binding the address")(error),
             }
         };
-        let local = if peers.is_empty() { family.group() } else { source };
-        if peers.is_empty() && family == Family::V6 {
+        let local = if peers.is_empty() { group(family) } else { source };
+        if peers.is_empty() && family == Family::Ipv6 {
             // Sending says whether the source is ours, but only then; a bound socket says it now.
             let probe =
                 Socket::new(domain, Type::RAW, Some(protocol)).map_err(step("opening a raw socket"))?;
@@ -263,7 +264,7 @@ impl VrrpSocket {
     pub fn send(&self, advertisement: &Advertisement, trailer: Option<&Trailer>) -> io::Result<()> {
         let mut buffer = [0; LONGEST_MESSAGE];
         let mut result = Ok(());
-        let group = [Family::of(self.source).group()];
+        let group = [group(Family::of(self.source))];
         for destination in if self.peers.is_empty() { &group[..] } else { &self.peers[..] } {
             let sent = advertisement
                 .emit(self.source, *destination, trailer, &mut buffer)
@@ -311,9 +312,9 @@ impl VrrpSocket {
     /// What the kernel says about the socket.
     pub fn receive(&mut self) -> io::Result<Option<Result<Received<'_>, Discard>>> {
         let read = match Family::of(self.source) {
-            Family::V4 => recv(self.socket.as_raw_fd(), &mut self.buffer[..], MsgFlags::empty())
+            Family::Ipv4 => recv(self.socket.as_raw_fd(), &mut self.buffer[..], MsgFlags::empty())
                 .map(|len| Envelope::open(&self.buffer[..len])),
-            Family::V6 => receive_v6(&self.socket, &mut self.buffer[..])
+            Family::Ipv6 => receive_v6(&self.socket, &mut self.buffer[..])
                 .map(|(envelope, len)| envelope.map(|envelope| (envelope, &self.buffer[..len]))),
         };
         match read {
@@ -341,7 +342,7 @@ fn check_envelope(envelope: &Envelope, source: IpAddr, peers: &[IpAddr]) -> Resu
     if !peers.is_empty() && !peers.contains(&envelope.source) {
         return Err(Discard::NotAPeer(envelope.source));
     }
-    let expected = if peers.is_empty() { Family::of(source).group() } else { source };
+    let expected = if peers.is_empty() { group(Family::of(source)) } else { source };
     if envelope.destination != expected {
         return Err(Discard::Destination(envelope.destination));
     }

@@ -64,6 +64,8 @@ struct Sample {
     failed: usize,
     /// The longest time that one took which succeeded.
     slowest_us: u64,
+    /// The longest time from one request to the next: far more than 5 ms, and the probe was kept from running.
+    pause_us: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -189,6 +191,7 @@ impl Bench<'_> {
                 requests: tally.begun(begin, end).count(),
                 failed: tally.begun(begin, end).filter(|outcome| outcome.result.is_err()).count(),
                 slowest_us: answered.map(|outcome| outcome.took_us).max().unwrap_or(0),
+                pause_us: tally.pause(begin, end).as_micros() as u64,
             }
         });
         stack.undo(incident)?;
@@ -304,6 +307,7 @@ mod tests {
             requests: 9,
             failed: 1,
             slowest_us: 7,
+            pause_us: 5,
         }
     }
 

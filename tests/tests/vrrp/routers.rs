@@ -10,9 +10,8 @@ use std::{
 };
 
 use lb_userspace::{
-    config::model::VrrpInstance,
+    config::model::{Family, VrrpInstance},
     vrrp::{
-        advert::Family,
         router::{MemberPlan, Router, SpawnError},
         socket::primary_address,
         status::RouterStatus,
@@ -41,7 +40,7 @@ pub fn dual_lan() -> Lan {
 
 /// The link-local address in there, once it is known to be unique.
 pub fn link_local(netns: &Netns) -> Option<IpAddr> {
-    netns.enter(|| primary_address(INTERFACE, &[], Family::V6, true))
+    netns.enter(|| primary_address(INTERFACE, &[], Family::Ipv6, true))
 }
 
 /// A virtual router of ours in the namespace of the calling thread.

@@ -9,9 +9,11 @@ use std::{
 };
 
 use lb_userspace::{
-    config::model::{AntiReplay, AuthHmac, AuthMode, HmacKey, HmacSecret, VrrpChecksum, VrrpInstance},
+    config::model::{
+        AntiReplay, AuthHmac, AuthMode, Family, HmacKey, HmacSecret, VrrpChecksum, VrrpInstance,
+    },
     vrrp::{
-        advert::{Advertisement, Centiseconds, Dialect, Discard, Envelope, Family, Priority, Vrid},
+        advert::{Advertisement, Centiseconds, Dialect, Discard, Envelope, Priority, Vrid, group},
         fsm::VrrpState,
         socket::{SocketError, VrrpSocket, primary_address},
     },
@@ -88,7 +90,7 @@ fn advertisements_travel_over_both_families() {
         let case = format!("{source} to {peer:?} from {virtual_mac:?}");
         let family = Family::of(source);
         let mut a = open(&lan.a, source, peer.as_slice(), virtual_mac);
-        let listener = peer.unwrap_or(if family == Family::V4 { B.into() } else { b6 });
+        let listener = peer.unwrap_or(if family == Family::Ipv4 { B.into() } else { b6 });
         let their_peers = if peer.is_some() { vec![source] } else { vec![] };
         let mut b = open(&lan.b, listener, &their_peers, None);
         let ear = lan.b.enter(|| {
@@ -98,13 +100,13 @@ fn advertisements_travel_over_both_families() {
             ear
         });
         a.send(&advertisement(vip), None).expect("sent");
-        let destination = peer.unwrap_or(family.group());
+        let destination = peer.unwrap_or(group(family));
         let expected = (Envelope { source, destination, hop_limit: 255 }, advertisement(vip));
         assert_eq!(next(&mut b), Ok(expected), "{case}");
         assert!(is_quiet(&mut a), "{case}: heard itself");
 
-        let header = if family == Family::V4 { 20 } else { 40 };
-        let (tos_at, protocol_at) = if family == Family::V4 { (1, 9) } else { (0, 6) };
+        let header = if family == Family::Ipv4 { 20 } else { 40 };
+        let (tos_at, protocol_at) = if family == Family::Ipv4 { (1, 9) } else { (0, 6) };
         loop {
             let mut frame = [0; 256];
             let len = recv(ear.as_raw_fd(), &mut frame, MsgFlags::empty()).expect("a frame");
@@ -115,7 +117,7 @@ fn advertisements_travel_over_both_families() {
             let from: [u8; 6] = frame[6..12].try_into().unwrap();
             let virtual_mac = virtual_mac.filter(|_| peer.is_none());
             assert_eq!(from == virtual_mac.unwrap_or_default(), virtual_mac.is_some(), "{case}: {from:02x?}");
-            let tos = if family == Family::V4 { packet[tos_at] } else { packet[0] << 4 | packet[1] >> 4 };
+            let tos = if family == Family::Ipv4 { packet[tos_at] } else { packet[0] << 4 | packet[1] >> 4 };
             assert_eq!(tos, 0xc0, "{case}");
             break;
         }
@@ -145,7 +147,7 @@ fn strangers_and_routed_packets_are_refused_over_ipv6() {
             raw.send_to(&buffer[..len], &SocketAddr::new(destination, 0).into()).expect("sent");
         });
     };
-    let group = Family::V6.group();
+    let group = group(Family::Ipv6);
     send(A6, B6.into(), 254);
     assert_eq!(next(&mut unicast), Err(Discard::Ttl(254)));
     send(A6, B6.into(), 64);
@@ -163,11 +165,11 @@ fn strangers_and_routed_packets_are_refused_over_ipv6() {
 #[test]
 fn the_source_is_one_that_can_be_used() {
     let lan = dual_lan();
-    let global = |vips: &[IpAddr]| primary(&lan.a, vips, Family::V6, false);
+    let global = |vips: &[IpAddr]| primary(&lan.a, vips, Family::Ipv6, false);
     assert_eq!(global(&[]), Some(A6.into()));
     let link_local = link_local(&lan.a).expect("a link-local address");
     assert!(matches!(link_local, IpAddr::V6(address) if address.is_unicast_link_local()), "{link_local}");
-    assert_eq!(primary(&lan.a, &[link_local], Family::V6, true), None);
+    assert_eq!(primary(&lan.a, &[link_local], Family::Ipv6, true), None);
     // A virtual address that a predecessor left, one that is on its way out, and one that might not be unique.
     let name = lan.a.name();
     run(&format!("ip -n {name} addr flush dev {INTERFACE} scope global"));

@@ -108,8 +108,8 @@ fn every_single_bit_error_is_noticed() {
     for golden in golden::all() {
         let (name, message) = (golden.name, golden.message());
         let covered = match Family::of(golden.envelope.source) {
-            Family::V4 => golden.meaning.message_len(),
-            Family::V6 => message.len(),
+            Family::Ipv4 => golden.meaning.message_len(),
+            Family::Ipv6 => message.len(),
         };
         for bit in 0..covered * 8 {
             let mut damaged = message.to_vec();
@@ -293,11 +293,11 @@ fn what_does_not_fit_is_not_written() {
     assert_eq!(most.emit(SOURCE_V6, PEER_V6, Some(&trailer), &mut buffer), Ok(LONGEST_MESSAGE));
     // One family: of the addresses, the source and the destination. And none of version 2 over IPv6.
     let mixed = advert(1, v3(20, VrrpChecksum::Keepalived), &[VIP, VIP_V6]);
-    assert_eq!(mixed.emit(SOURCE, PEER, None, &mut buffer), Err(EncodeError::Family(Family::V4)));
-    assert_eq!(most.emit(SOURCE, PEER, None, &mut buffer), Err(EncodeError::Family(Family::V4)));
-    assert_eq!(most.emit(SOURCE_V6, PEER, None, &mut buffer), Err(EncodeError::Family(Family::V6)));
+    assert_eq!(mixed.emit(SOURCE, PEER, None, &mut buffer), Err(EncodeError::Family(Family::Ipv4)));
+    assert_eq!(most.emit(SOURCE, PEER, None, &mut buffer), Err(EncodeError::Family(Family::Ipv4)));
+    assert_eq!(most.emit(SOURCE_V6, PEER, None, &mut buffer), Err(EncodeError::Family(Family::Ipv6)));
     let old = advert(1, v2(Auth::None), &[VIP_V6]);
-    assert_eq!(old.emit(SOURCE_V6, PEER_V6, None, &mut buffer), Err(EncodeError::Family(Family::V6)));
+    assert_eq!(old.emit(SOURCE_V6, PEER_V6, None, &mut buffer), Err(EncodeError::Family(Family::Ipv6)));
 }
 
 #[test]

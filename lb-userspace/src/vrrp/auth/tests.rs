@@ -26,7 +26,7 @@ fn made_at(sequence: u64) -> SystemTime {
 }
 
 fn router(settings: &AuthHmac, peers: &[IpAddr]) -> Authenticator {
-    Authenticator::new(settings, Family::V4, 3, vrid(60), peers).unwrap()
+    Authenticator::new(settings, Family::Ipv4, 3, vrid(60), peers).unwrap()
 }
 
 fn settings(change: impl FnOnce(&mut AuthHmac)) -> AuthHmac {
@@ -74,7 +74,7 @@ fn what_keepalived_signed_is_verified_and_signed_alike() {
         let trailer = received.trailer.expect(golden.name);
         let family = Family::of(envelope.source);
         let version = golden.meaning.dialect.version();
-        let peers = if envelope.destination == family.group() { vec![] } else { vec![envelope.source] };
+        let peers = if envelope.destination == group(family) { vec![] } else { vec![envelope.source] };
         let new = || Authenticator::new(&auth_hmac(), family, version, vrid(60), &peers).unwrap();
         let at = made_at(trailer.sequence());
 
@@ -88,7 +88,7 @@ fn what_keepalived_signed_is_verified_and_signed_alike() {
 
         // Nothing of what binds it may differ.
         for (family, version, id) in [
-            (if family == Family::V4 { Family::V6 } else { Family::V4 }, version, 60),
+            (if family == Family::Ipv4 { Family::Ipv6 } else { Family::Ipv4 }, version, 60),
             (family, 5 - version, 60),
             (family, version, 61),
         ] {
@@ -369,7 +369,7 @@ fn keys_rotate_without_a_gap() {
     let wrong = settings(|s| s.active_key = NonZeroU8::new(9).unwrap());
     assert_eq!(a.reconfigure(&wrong, &[]), Err(AuthError::NoActiveKey(9)));
     meet(&mut a, &mut b);
-    let refused = Authenticator::new(&wrong, Family::V4, 3, vrid(60), &[]);
+    let refused = Authenticator::new(&wrong, Family::Ipv4, 3, vrid(60), &[]);
     assert_eq!(refused.err(), Some(AuthError::NoActiveKey(9)));
 }
 

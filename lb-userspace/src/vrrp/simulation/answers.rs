@@ -7,7 +7,7 @@ properties! {
     /// Whatever is paused, killed, restarted or told to leave: no two nodes answer for the address at the same time for
     /// longer than the lease.
     fn never_two_answers_for_longer_than_the_lease(schedule) {
-        let mut lan = Lan::settled(schedule, CLEAN, schedule % 2 == 0);
+        let mut lan = Lan::settled(schedule, CLEAN, schedule.is_multiple_of(2));
         lan.wires = lan.bad_wires(0);
         for _ in 0..lan.random.range(5, 25) {
             let node = lan.random.index(lan.nodes.len());
@@ -20,7 +20,7 @@ properties! {
                 5 => lan.tell(node, Event::Shutdown),
                 _ => {
                     // The one that matters, more often than not; for as long as it hurts.
-                    let node = lan.actives().first().copied().filter(|_| schedule % 3 > 0).unwrap_or(node);
+                    let node = lan.actives().first().copied().filter(|_| !schedule.is_multiple_of(3)).unwrap_or(node);
                     let longest = 2 * lan.lease().max(lan.longest_down_interval());
                     let pause = lan.random.range(0, longest);
                     lan.pause(node, pause);

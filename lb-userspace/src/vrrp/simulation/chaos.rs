@@ -1,6 +1,6 @@
 //! Everything at once.
 
-use super::lan::{CLEAN, Lan, Owners, Wires};
+use super::lan::{CLEAN, HIGHEST, Lan, Owners, Wires};
 use crate::vrrp::{
     advert::Priority,
     fsm::{Event, VrrpState},
@@ -19,7 +19,7 @@ fn incident(lan: &mut Lan, node: usize) {
         8 => lan.feed(node, link, Event::TrackingFailed("chaos".to_owned())),
         9 => lan.feed(node, link, Event::TrackingRecovered),
         10 => {
-            let weighted = Priority(lan.random.range(1, 254) as u8);
+            let weighted = Priority(lan.random.range(1, u64::from(HIGHEST.0)) as u8);
             lan.feed(node, link, Event::Weighted(weighted));
         }
         _ => {
@@ -58,7 +58,7 @@ fn any_lan(schedule: u64, wires: Wires) -> Lan {
     let interval = lan.any_interval();
     let links = if lan.random.percent(60) { 1 } else { lan.random.range(2, 3) };
     for _ in 0..lan.random.range(2, 5) {
-        let priority = lan.random.range(1, 8) as u8 * 25;
+        let priority = lan.any_priority();
         let priorities: Vec<u8> = (0..links).map(|_| priority).collect();
         lan.add(&priorities, interval, true);
     }

@@ -14,7 +14,7 @@ properties! {
 
     /// Equal priorities that wake at the same moment: the highest address wins.
     fn of_equal_priorities_the_highest_address_wins(schedule) {
-        let mut lan = Lan::random(schedule, CLEAN, schedule % 2 == 0);
+        let mut lan = Lan::random(schedule, CLEAN, schedule.is_multiple_of(2));
         let priority = lan.nodes[0].settings[0].priority;
         for node in 0..lan.nodes.len() {
             lan.nodes[node].settings[0].priority = priority;
@@ -67,7 +67,7 @@ properties! {
 
     /// After a partition heals, all but the best step down, and the best announces again.
     fn a_healed_partition_leaves_one_that_announces_again(schedule) {
-        let mut lan = Lan::settled(schedule, CLEAN, schedule % 2 == 0);
+        let mut lan = Lan::settled(schedule, CLEAN, schedule.is_multiple_of(2));
         let first = lan.the_active();
         for node in 0..lan.nodes.len() {
             lan.nodes[node].sides[0] = lan.random.range(0, 1);

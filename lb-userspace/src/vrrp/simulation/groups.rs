@@ -14,7 +14,7 @@ fn any_lan(schedule: u64, equal: bool, preempt: bool) -> Lan {
     let links = lan.random.range(2, 3);
     let nodes = lan.random.range(2, 4);
     for _ in 0..nodes {
-        let mut any = |_| if equal { 100 } else { lan.random.range(1, 8) as u8 * 25 };
+        let mut any = |_| if equal { 100 } else { lan.any_priority() };
         let priorities: Vec<u8> = (0..links).map(&mut any).collect();
         lan.add(&priorities, interval, preempt);
     }
@@ -45,7 +45,7 @@ properties! {
     /// priority is the highest, and it keeps them.
     fn opposite_preferences_settle(schedule) {
         let mut lan = any_lan(schedule, false, true);
-        if schedule % 2 == 0 { lan.boot_all() } else { boot_together(&mut lan) }
+        if schedule.is_multiple_of(2) { lan.boot_all() } else { boot_together(&mut lan) }
         lan.assert_best_is_active();
         lan.assert_stays_settled();
     }
@@ -53,16 +53,16 @@ properties! {
     /// Nodes of equal priority whose addresses are in another order on each link wake at once: none gives way to one
     /// that gives way to it.
     fn crossed_addresses_settle(schedule) {
-        let mut lan = any_lan(schedule, true, schedule % 2 == 0);
+        let mut lan = any_lan(schedule, true, schedule.is_multiple_of(2));
         boot_together(&mut lan);
         lan.the_active();
         lan.assert_stays_settled();
     }
 
-    /// The same with one of the links cut, or with one that loses everything in one direction: still no more than one
-    /// node has the addresses of a whole link, and none comes and goes.
+    /// One of the links is cut, before or after the elections: one node has all of the addresses of the side that it is
+    /// on and of the whole links, and none comes and goes. So it is when the link is whole again.
     fn a_cut_link_settles(schedule) {
-        let mut lan = any_lan(schedule, schedule % 2 == 0, schedule % 3 == 0);
+        let mut lan = any_lan(schedule, schedule.is_multiple_of(2), schedule.is_multiple_of(3));
         let cut = lan.random.index(lan.links());
         let cut_before = lan.random.percent(50);
         if !cut_before {
@@ -87,7 +87,7 @@ properties! {
 
     /// Every link cut, each in another way, and then whole again.
     fn cut_links_heal(schedule) {
-        let mut lan = any_lan(schedule, schedule % 2 == 0, schedule % 3 > 0);
+        let mut lan = any_lan(schedule, schedule.is_multiple_of(2), !schedule.is_multiple_of(3));
         boot_together(&mut lan);
         for _ in 0..4 {
             for node in 0..lan.nodes.len() {
@@ -101,7 +101,7 @@ properties! {
         lan.nodes.iter_mut().for_each(|node| node.sides.fill(0));
         lan.run_for(lan.settling());
         lan.assert_stays_settled();
-        if schedule % 3 > 0 {
+        if !schedule.is_multiple_of(3) {
             lan.assert_best_is_active();
         }
     }
@@ -161,7 +161,7 @@ properties! {
 
     /// A group that is told to hand over does so on all links, and somebody holds each address at every moment.
     fn a_group_hands_over_as_one(schedule) {
-        let mut lan = any_lan(schedule, false, schedule % 2 == 0);
+        let mut lan = any_lan(schedule, false, schedule.is_multiple_of(2));
         lan.boot_all();
         lan.look();
         let (leaving, member) = (lan.the_active(), lan.random.index(lan.links()));

@@ -28,7 +28,7 @@ properties! {
     /// answers have travelled: while another node is there to take over, somebody holds the addresses at every moment, and never more
     /// than two nodes do.
     fn somebody_holds_the_addresses_throughout_a_hand_over(schedule) {
-        let mut lan = Lan::settled(schedule, CLEAN, schedule % 2 == 0);
+        let mut lan = Lan::settled(schedule, CLEAN, schedule.is_multiple_of(2));
         lan.look();
         for _ in 0..lan.random.range(1, 8) {
             let leaving = lan.the_active();
@@ -64,7 +64,7 @@ properties! {
     fn a_hand_over_ends(schedule) {
         let mut lan = Lan::settled(schedule, CLEAN, true);
         let leaving = lan.the_active();
-        let nobody_comes = schedule % 4 == 0;
+        let nobody_comes = schedule.is_multiple_of(4);
         if nobody_comes {
             (0..lan.nodes.len()).filter(|node| *node != leaving).for_each(|node| lan.kill(node));
         }

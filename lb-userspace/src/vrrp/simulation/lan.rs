@@ -26,6 +26,9 @@ pub const SECOND: Micros = 1_000_000;
 /// More nodes and more links than any schedule has.
 const MOST: usize = 5;
 
+/// The highest priority that any node has.
+pub const HIGHEST: Priority = Priority(200);
+
 /// SplitMix64: small, seeded, good enough.
 pub struct Random(u64);
 
@@ -222,13 +225,17 @@ impl Lan {
         }
     }
 
+    /// Few different priorities, so that there are ties.
+    pub fn any_priority(&mut self) -> u8 {
+        self.random.range(1, u64::from(HIGHEST.0) / 25) as u8 * 25
+    }
+
     /// A LAN of 2 to 5 nodes with one virtual router, of one version and one interval, none of them started.
     pub fn random(schedule: u64, wires: Wires, preempt: bool) -> Self {
         let mut lan = Self::new(schedule, wires);
         let interval = lan.any_interval();
         for _ in 0..lan.random.range(2, 5) {
-            // Few different priorities, so that there are ties.
-            let priority = lan.random.range(1, 8) as u8 * 25;
+            let priority = lan.any_priority();
             lan.add(&[priority], interval, preempt);
         }
         lan
@@ -758,7 +765,7 @@ impl Lan {
     /// Duplicates, reordering, and delays that differ by less than any skew time, so that they decide no election; and
     /// losses, fewer than three in a row.
     pub fn bad_wires(&self, loss_percent: u64) -> Wires {
-        let least = (0..self.nodes.len()).map(|node| self.skew(node)).min().unwrap();
+        let least = skew_time(self.nodes[0].settings[0].interval, HIGHEST).as_micros() as u64;
         let delay = (5, least.min(self.interval()) - 10);
         Wires { delay, loss_percent, losses_in_a_row: 2, duplicate_percent: 10, reorders: true }
     }

@@ -28,8 +28,8 @@ properties! {
     /// Packets that reach the socket late, and processes that do not run: no take-over from a living router that the
     /// network card sees.
     fn starvation_causes_no_takeover(schedule) {
-        let mut lan = Lan::random(schedule, CLEAN, schedule % 2 == 0);
-        if schedule % 3 == 0 {
+        let mut lan = Lan::random(schedule, CLEAN, schedule.is_multiple_of(2));
+        if schedule.is_multiple_of(3) {
             for node in &mut lan.nodes {
                 node.settings[0].arrival_credit = ArrivalCredit::OneInterval;
             }
@@ -77,7 +77,7 @@ properties! {
     /// A Backup that is cut off and reaches no gateway never claims the addresses, and says why; when it is connected
     /// again, it disturbs nobody.
     fn an_isolated_node_without_a_witness_never_claims(schedule) {
-        let mut lan = Lan::settled(schedule, CLEAN, schedule % 2 == 0);
+        let mut lan = Lan::settled(schedule, CLEAN, schedule.is_multiple_of(2));
         let active = lan.the_active();
         let transitions = lan.transitions();
         let isolated: Vec<usize> = (0..lan.nodes.len()).filter(|node| *node != active).collect();
