@@ -43,10 +43,17 @@ struct Scene {
 impl Scene {
     fn new(family: Family) -> Result<Self, Box<dyn Error>> {
         let lab = Lab::builder().masters(1).families(&[family]).build()?;
-        for (lb, state) in lab.lbs().iter().zip(["active", "backup"]) {
+        for (n, state) in ["active", "backup"].into_iter().enumerate() {
+            let lb = lab.lb(n);
+            let [own, peer] = [n, 1 - n].map(|n| lab.lb(n).address_of(family));
             lb.configure(|config| {
                 config.small_tables();
-                config.vrrp.iter_mut().for_each(|vrrp| vrrp.preempt = Some(false));
+                // Of the lab's VIPs the first alone, so that the instance speaks its family.
+                config.services.truncate(1);
+                for vrrp in &mut config.vrrp {
+                    vrrp.preempt = Some(false);
+                    vrrp.unicast = Some((own, vec![peer]));
+                }
             })?;
             lb.start_within(2 * SOON)?;
             wait_state(lb, state)?;

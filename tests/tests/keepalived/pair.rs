@@ -386,10 +386,9 @@ impl Pair {
 
     /// The addresses, and what our daemon says.
     fn owns(&self, owner: Side) -> bool {
-        let says = || {
-            let state = self.xvip().status().map(|status| status.vrrp_state().to_owned());
-            state.is_ok_and(|state| (state == "active") == (owner == Side::Us))
-        };
+        // In Fault, as after a cable was out, it hears nobody's farewell.
+        let expected = if owner == Side::Us { "active" } else { "backup" };
+        let says = || self.xvip().status().is_ok_and(|status| status.vrrp_state() == expected);
         let asked = self.alive.contains(&Side::Us) && self.xvip().is_running();
         self.sampler.is_held_by(&[owner as usize], &self.numbers()) && (!asked || says())
     }
