@@ -118,7 +118,8 @@ fn a_pause_ends_it_whatever_comes_first() {
 #[test]
 fn news_about_weights_witnesses_and_settings_leave_it_alone() {
     let witness = Event::Witness(Err("no gateway".to_owned()));
-    let arrived = Event::Arrived { source: LOWER, at: Instant::now() };
+    let at = released().router.since();
+    let arrived = Event::Arrived { source: LOWER, at };
     let preempt = Event::Reconfigure(Settings { preempt: false, ..settings() });
     for event in [Event::Weighted(Priority(44)), witness, arrived, preempt, Event::TrackingRecovered] {
         for mut driven in [released(), shut_down()] {
