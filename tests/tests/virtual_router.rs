@@ -73,9 +73,21 @@ fn signed_advertisements_elect_as_unsigned_ones_do() -> TestResult {
 }
 
 #[test]
-fn the_virtual_mac_stays_when_the_vip_moves() -> TestResult {
+fn the_virtual_mac_stays_when_the_vip_moves_natively() -> TestResult {
+    the_virtual_mac_stays_when_the_vip_moves("native")
+}
+
+#[test]
+fn the_virtual_mac_stays_when_the_vip_moves_in_generic_mode() -> TestResult {
+    the_virtual_mac_stays_when_the_vip_moves("generic")
+}
+
+fn the_virtual_mac_stays_when_the_vip_moves(xdp_mode: &str) -> TestResult {
     let lab = lab(|lb| {
-        lb.configure(|config| config.vrrp[0].use_virtual_mac())?;
+        lb.configure(|config| {
+            config.xdp_mode = Some(xdp_mode.to_owned());
+            config.vrrp[0].use_virtual_mac();
+        })?;
         Ok(())
     })?;
     lab.start_lbs()?;
@@ -91,9 +103,12 @@ fn the_virtual_mac_stays_when_the_vip_moves() -> TestResult {
         load.wait_steady(load.mark(), 30, SOON)?;
         println!("{gone} cut off: no answer for {:?}", load.longest_gap(mark));
         assert!(neighbour(&lab)?.contains(VIRTUAL_MAC), "{}", neighbour(&lab)?);
-        // The host's own answers, too: what is for the virtual address reaches its stack.
-        let answer = ping(lab.client(), VIP.into(), &Ping::default())?;
-        assert_eq!(answer, Answer::Reply { from: VIP.into() }, "{heir}");
+        // The host's own answers, too: what is for the virtual address reaches its stack. Not on a native veth, which has
+        // judged by the Ethernet address whose a packet is before XDP changes that; other drivers judge afterwards.
+        if xdp_mode == "generic" {
+            let answer = ping(lab.client(), VIP.into(), &Ping::default())?;
+            assert_eq!(answer, Answer::Reply { from: VIP.into() }, "{heir}");
+        }
         // Nobody asks the kernel, which would tell the interface's own address.
         lab.client().ip(&format!("neighbour delete {VIP} dev eth0"))?;
         load.wait_steady(load.mark(), 30, SOON)?;
