@@ -138,6 +138,7 @@ enum Order {
     Routers(Vec<(String, Arc<Beat>)>),
     Lease(Duration),
     Writer(Option<Box<dyn WritePulse>>),
+    Beat,
 }
 
 /// Where the heartbeat goes.
@@ -204,7 +205,12 @@ impl Heartbeat {
 
     /// Maps and addresses are as the routers wanted them at `as_of`.
     pub fn settled(&self, as_of: Instant) {
+        let before = self.is_settled();
         self.shared.settled.set(as_of);
+        if !before {
+            // Who has just been started or resumed is waited for.
+            self.order(Order::Beat);
+        }
     }
 
     /// Since when this process has run without a pause of a lease: what is older than that has to be looked at again.
@@ -265,6 +271,7 @@ impl Heart {
             Order::Routers(routers) => self.routers = routers,
             Order::Lease(lease) => self.lease = lease,
             Order::Writer(writer) => self.writer = writer,
+            Order::Beat => self.beat(Instant::now()),
         }
     }
 

@@ -162,3 +162,29 @@ fn a_node_that_a_firewall_makes_deaf_does_not_take_over_and_says_why() -> TestRe
     lab.wait_owner(Some("lb2"), SOON)?;
     Ok(())
 }
+
+/// `rm` of a link's pin takes the program off the interface; the node notices, and puts it back.
+#[test]
+fn a_program_that_somebody_takes_off_is_put_back() -> TestResult {
+    let lab = Lab::builder().lbs(1).patience(4).build()?;
+    lab.start_lbs()?;
+    let lb = lab.lb(0);
+    lab.wait_owner(Some("lb1"), SOON)?;
+    let load = load(&lab)?;
+    let attached = || -> Result<bool, Box<dyn Error>> {
+        let mut ip = Command::new("ip");
+        ip.args(["-details", "link", "show", "dev", "eth0"]);
+        Ok(String::from_utf8_lossy(&lb.machine().output(&mut ip)?.stdout).contains("prog/xdp"))
+    };
+    assert!(attached()?);
+    let mut remove = Command::new("sh");
+    remove.args(["-c", "find /sys/fs/bpf/ -name 'link*' -delete"]);
+    assert!(lb.machine().output(&mut remove)?.status.success());
+    // The kernel takes a moment.
+    wait::until("the program to be gone", SOON, || attached().is_ok_and(|attached| !attached))?;
+    wait::until("the program to be back", SOON, || attached().is_ok_and(|attached| attached))?;
+    load.wait_steady(load.mark(), 30, SOON)?;
+    let log = std::fs::read_to_string(lb.log())?;
+    assert!(log.contains("somebody has taken the XDP program off"), "{log}");
+    Ok(())
+}
