@@ -332,7 +332,7 @@ fn send(interface: &str, vip: IpAddr, announced: &mut Announced, frames: u32) ->
 
 /// The address that makes a raw packet socket send whole frames out of the interface with this index. What they are and
 /// whom they are for stands in the frames, too; the kernel's packet filters ask here.
-fn link_address(index: usize, ethertype: [u8; 2], to: [u8; 6]) -> SockAddr {
+pub(crate) fn link_address(index: usize, ethertype: [u8; 2], to: Mac) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is plain integers, valid from any bytes, and the storage is larger and aligned for every
     // kind of socket address.

@@ -291,11 +291,6 @@ impl VirtualRouter {
         }
     }
 
-    /// The address that we advertise from is another one now.
-    pub const fn set_primary_address(&mut self, address: IpAddr) {
-        self.settings.primary_address = address;
-    }
-
     /// What we advertise: the configured priority as tracking changed it, or the lowest while released, so that anybody
     /// may take over.
     pub fn priority(&self) -> Priority {

@@ -68,13 +68,6 @@ impl SyncGroup {
         &self.members
     }
 
-    /// The address that a member advertises from is another one now.
-    pub fn set_primary_address(&mut self, member: usize, address: IpAddr) {
-        if let Some(member) = self.members.get_mut(member) {
-            member.set_primary_address(address);
-        }
-    }
-
     /// When [`Event::Timer`] is due; `None` while there is nothing to wait for.
     pub fn deadline(&self) -> Option<Instant> {
         self.members.iter().filter_map(VirtualRouter::deadline).min()

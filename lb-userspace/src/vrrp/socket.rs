@@ -20,7 +20,7 @@ use nix::{
         sockopt,
     },
 };
-use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 
 use super::{
     advert::{
@@ -29,7 +29,7 @@ use super::{
     },
     frame::{self, TOS},
 };
-use crate::config::model::Family;
+use crate::{announce::link_address, config::model::Family};
 
 /// The highest queueing priority that needs no privilege.
 const QUEUE_PRIORITY: u32 = 6;
@@ -407,25 +407,11 @@ impl FrameSocket {
         let mut buffer = [0; frame::LONGEST];
         let len = frame::multicast(self.mac, source, group, message, &mut buffer)
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        self.socket.send_to(&buffer[..len], &link_address(self.index, &buffer))?;
+        let [a, b, c, d, e, f, _, _, _, _, _, _, high, low, ..] = buffer;
+        let to = link_address(self.index as usize, [high, low], [a, b, c, d, e, f]);
+        self.socket.send_to(&buffer[..len], &to)?;
         Ok(())
     }
-}
-
-/// Where a whole frame goes out. What it is and whom it is for stands in it, too; the kernel's packet filters ask here.
-fn link_address(index: u32, frame: &[u8; frame::LONGEST]) -> SockAddr {
-    let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: sockaddr_ll is plain integers, valid from any bytes, and the storage is larger and aligned for every
-    // kind of address.
-    let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
-    link.sll_family = libc::AF_PACKET as libc::sa_family_t;
-    // An index that the kernel gave out is positive.
-    link.sll_ifindex = index.cast_signed();
-    link.sll_protocol = u16::from_ne_bytes([frame[12], frame[13]]);
-    link.sll_halen = 6;
-    link.sll_addr[..6].copy_from_slice(&frame[..6]);
-    // SAFETY: the storage holds an initialised sockaddr_ll, and that is its length.
-    unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) }
 }
 
 /// Lets the calling thread run before every ordinary one, so that a busy machine does not make advertisements late.
