@@ -134,6 +134,19 @@ struct Shared {
     withheld: Mutex<Option<Withheld>>,
 }
 
+impl Shared {
+    /// Nobody has done anything yet.
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            controller: Beat::new(),
+            settled: Beat::new(),
+            running_since: Beat::new(),
+            written: Beat::new(),
+            withheld: Mutex::new(None),
+        })
+    }
+}
+
 enum Order {
     Routers(Vec<(String, Arc<Beat>)>),
     Lease(Duration),
@@ -164,13 +177,7 @@ impl Heartbeat {
     /// If there is no thread to be had.
     pub fn spawn(lease: Duration) -> std::io::Result<Self> {
         let (orders, received) = mpsc::channel();
-        let shared = Arc::new(Shared {
-            controller: Beat::new(),
-            settled: Beat::new(),
-            running_since: Beat::new(),
-            written: Beat::new(),
-            withheld: Mutex::new(None),
-        });
+        let shared = Shared::new();
         let now = Instant::now();
         shared.running_since.set(now);
         let heart = Heart { shared: Arc::clone(&shared), lease, routers: Vec::new(), writer: None, ran: now };

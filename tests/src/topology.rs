@@ -691,6 +691,18 @@ impl Lab {
         self.on(&self.client).load(load)
     }
 
+    /// A new connection every 10 ms on the client, each answered when this returns; waits for that for `limit` at most.
+    ///
+    /// # Errors
+    /// When it cannot be started, or is not answered.
+    pub fn steady_load(&self, limit: Duration) -> Result<ClientProcess, LabError> {
+        // More than hang in an outage: a client that has to wait for a place would see a longer one.
+        let load = Load { interval: Duration::from_millis(10), in_flight: 300, ..Load::default() };
+        let load = self.load(&load)?;
+        load.wait_steady(load.mark(), 30, limit)?;
+        Ok(load)
+    }
+
     /// [`ClientHost::watch`] on the client.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use lb_tests::measure::ClientProcess;
 use lb_tests::node::LbNode;
-use lb_tests::topology::{API_PORT, Lab, Load, PREFIX_LENGTH, VIP, host};
+use lb_tests::topology::{API_PORT, Lab, PREFIX_LENGTH, VIP, host};
 use lb_tests::wait;
 use nix::sys::signal::Signal;
 
@@ -38,14 +38,6 @@ fn running_lab(lbs: u8) -> Result<Lab, Box<dyn Error>> {
         lab.wait_owner(Some("lb1"), SOON)?;
     }
     Ok(lab)
-}
-
-/// A new connection every 10 ms; running when this returns.
-fn load(lab: &Lab) -> Result<ClientProcess, Box<dyn Error>> {
-    // More than hang in an outage: a client that has to wait for a place would see a longer one.
-    let load = lab.load(&Load { interval: Duration::from_millis(10), in_flight: 300, ..Load::default() })?;
-    load.wait_steady(load.mark(), 30, SOON)?;
-    Ok(load)
 }
 
 /// Waits until this node owns the VIP alone and requests are answered again; the longest time without an answer since
@@ -120,7 +112,7 @@ fn off_the_network(
 #[test]
 fn a_cut_link_is_taken_over_and_heals_to_one_owner() -> TestResult {
     let lab = running_lab(2)?;
-    let load = load(&lab)?;
+    let load = lab.steady_load(SOON)?;
     // So that lb1's checks, which fail meanwhile, are in different states when the link is back.
     for requests in [0, 70, 250] {
         let failed = off_the_network(&lab, &load, requests, || Ok(lab.cut("lb1")?))?;
@@ -134,7 +126,7 @@ fn a_cut_link_is_taken_over_and_heals_to_one_owner() -> TestResult {
 #[test]
 fn a_switch_that_loses_a_port_is_taken_over_and_heals_to_one_owner() -> TestResult {
     let lab = running_lab(2)?;
-    let load = load(&lab)?;
+    let load = lab.steady_load(SOON)?;
     // lb1 never learns that it was cut off: it goes on as it was, with what its checks found meanwhile.
     off_the_network(&lab, &load, 0, || Ok(lab.isolate("lb1")?))?;
     Ok(())
@@ -143,7 +135,7 @@ fn a_switch_that_loses_a_port_is_taken_over_and_heals_to_one_owner() -> TestResu
 #[test]
 fn a_killed_daemon_is_taken_over_and_its_node_is_silent() -> TestResult {
     let lab = running_lab(2)?;
-    let load = load(&lab)?;
+    let load = lab.steady_load(SOON)?;
     let mark = load.mark();
     lab.lb(0).kill();
     let gap = outage(&lab, &load, mark, "lb2")?;
@@ -186,7 +178,7 @@ fn a_killed_daemon_is_taken_over_and_its_node_is_silent() -> TestResult {
 #[test]
 fn a_hung_daemon_is_taken_over_and_two_never_stay_owners() -> TestResult {
     let lab = running_lab(2)?;
-    let load = load(&lab)?;
+    let load = lab.steady_load(SOON)?;
     let mark = load.mark();
     lab.lb(0).signal(Signal::SIGSTOP)?;
     wait::until("lb2 to be active", SOON, || {
@@ -209,7 +201,7 @@ fn a_hung_daemon_is_taken_over_and_two_never_stay_owners() -> TestResult {
 fn a_graceful_stop_hands_over_and_a_higher_priority_preempts() -> TestResult {
     const REPEATS: usize = 5;
     let lab = running_lab(2)?;
-    let load = load(&lab)?;
+    let load = lab.steady_load(SOON)?;
     let (mut stops, mut heirs, mut returns) = (vec![], vec![], vec![]);
     for _ in 0..REPEATS {
         let (mark, begin) = (load.mark(), Instant::now());
@@ -246,7 +238,7 @@ fn a_restart_of_the_only_node_loses_nothing() -> TestResult {
     let lab = running_lab(1)?;
     let lb = lab.lb(0);
     let streams = Streams::open(&lab, 9)?;
-    let load = load(&lab)?;
+    let load = lab.steady_load(SOON)?;
     let restarts: [(&str, &dyn Fn() -> TestResult); 2] = [
         ("kill -9 and start", &|| {
             lb.kill();
@@ -363,7 +355,7 @@ fn beside_keepalived(version: u8) -> TestResult {
     lab.wait_owner(Some("lb1"), SOON)?;
     peer.wait_vip(false)?;
     println!("version {version}: xvip has taken over from keepalived {:?} after its start", begin.elapsed());
-    let load = load(&lab)?;
+    let load = lab.steady_load(SOON)?;
 
     let begin = Instant::now();
     assert!(lb.stop()?.0.success());

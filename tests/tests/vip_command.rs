@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use lb_tests::measure::ClientProcess;
 use lb_tests::node::{LbNode, ServiceConfig, VrrpConfig};
-use lb_tests::topology::{Lab, Load, PREFIX_LENGTH, VIP};
+use lb_tests::topology::{Lab, PREFIX_LENGTH, VIP};
 use lb_tests::wait;
 
 type TestResult = Result<(), Box<dyn Error>>;
@@ -22,13 +22,6 @@ fn running_lab(lbs: u8, configure: impl Fn(&LbNode) -> TestResult) -> Result<Lab
     lab.start_lbs()?;
     lab.wait_owner(Some("lb1"), SOON)?;
     Ok(lab)
-}
-
-/// A new connection every 10 ms; running when this returns.
-fn load(lab: &Lab) -> Result<ClientProcess, Box<dyn Error>> {
-    let load = lab.load(&Load { interval: Duration::from_millis(10), in_flight: 300, ..Load::default() })?;
-    load.wait_steady(load.mark(), 30, SOON)?;
-    Ok(load)
 }
 
 /// What a command printed, and its exit code.
@@ -53,7 +46,7 @@ fn a_release_hands_over_and_an_acquisition_takes_back_while_the_service_answers(
     const REPEATS: usize = 5;
     let lab = running_lab(2, |_| Ok(()))?;
     let (lb1, lb2) = (lab.lb(0), lab.lb(1));
-    let load = load(&lab)?;
+    let load = lab.steady_load(SOON)?;
     let mark = load.mark();
     let mut gaps = Vec::new();
     for _ in 0..REPEATS {

@@ -7,10 +7,9 @@ use std::error::Error;
 use std::process::Command;
 use std::time::Duration;
 
-use lb_tests::measure::ClientProcess;
 use lb_tests::node::LbNode;
 use lb_tests::ping::{Answer, Ping, ping};
-use lb_tests::topology::{Lab, Load, VIP};
+use lb_tests::topology::{Lab, VIP};
 use lb_tests::wait;
 
 type TestResult = Result<(), Box<dyn Error>>;
@@ -25,13 +24,6 @@ fn lab(configure: impl Fn(&LbNode) -> TestResult) -> Result<Lab, Box<dyn Error>>
     let lab = Lab::builder().lbs(2).patience(4).build()?;
     lab.lbs().iter().try_for_each(configure)?;
     Ok(lab)
-}
-
-/// A new connection every 10 ms; running when this returns.
-fn load(lab: &Lab) -> Result<ClientProcess, Box<dyn Error>> {
-    let load = lab.load(&Load { interval: Duration::from_millis(10), in_flight: 300, ..Load::default() })?;
-    load.wait_steady(load.mark(), 30, SOON)?;
-    Ok(load)
 }
 
 /// A field of the first virtual router in `xvip status --json`.
@@ -55,7 +47,7 @@ fn signed_advertisements_elect_as_unsigned_ones_do() -> TestResult {
     })?;
     lab.start_lbs()?;
     lab.wait_owner(Some("lb1"), SOON)?;
-    let load = load(&lab)?;
+    let load = lab.steady_load(SOON)?;
     wait::until("lb2 to hear lb1", SOON, || vrrp(lab.lb(1), "adverts_received").as_u64() > Some(5))?;
     for lb in lab.lbs() {
         assert_eq!(vrrp(lb, "authentication"), "hmac-sha256");
@@ -92,7 +84,7 @@ fn the_virtual_mac_stays_when_the_vip_moves(xdp_mode: &str) -> TestResult {
     })?;
     lab.start_lbs()?;
     lab.wait_owner(Some("lb1"), SOON)?;
-    let load = load(&lab)?;
+    let load = lab.steady_load(SOON)?;
     assert!(neighbour(&lab)?.contains(VIRTUAL_MAC), "{}", neighbour(&lab)?);
     assert_eq!(vrrp(lab.lb(0), "virtual_mac"), VIRTUAL_MAC);
 
@@ -170,7 +162,7 @@ fn a_program_that_somebody_takes_off_is_put_back() -> TestResult {
     lab.start_lbs()?;
     let lb = lab.lb(0);
     lab.wait_owner(Some("lb1"), SOON)?;
-    let load = load(&lab)?;
+    let load = lab.steady_load(SOON)?;
     let attached = || -> Result<bool, Box<dyn Error>> {
         let mut ip = Command::new("ip");
         ip.args(["-details", "link", "show", "dev", "eth0"]);

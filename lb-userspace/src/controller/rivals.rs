@@ -70,6 +70,8 @@ impl Controller {
         let Some(sightings) = &self.sightings else { return };
         let now = Instant::now();
         let adverts = sightings.adverts();
+        let own_vrids = self.config.vrrp.iter().map(|instance| instance.virtual_router_id.get());
+        let used_vrids: BTreeSet<u8> = adverts.iter().map(|(_, vrid, _)| *vrid).chain(own_vrids).collect();
         let mut found = BTreeMap::new();
         let mut unheard = BTreeMap::new();
         let mut defend = Vec::new();
@@ -101,15 +103,12 @@ impl Controller {
                     defend.push(vip);
                 }
             }
-            let seen: BTreeSet<u8> =
-                adverts.iter().map(|(_, vrid, _)| *vrid).chain(self.own_vrids()).collect();
             if let Some(why) = unheard_router(instance, &status, &adverts, ipv4, now) {
                 unheard.insert(instance.name.clone(), why);
             }
-            let collision = status
-                .refused
-                .as_ref()
-                .and_then(|refused| rivals::collision(vrid, refused, mac_of(refused.source), &seen, now));
+            let collision = status.refused.as_ref().and_then(|refused| {
+                rivals::collision(vrid, refused, mac_of(refused.source), &used_vrids, now)
+            });
             if let Some(problem) = collision {
                 found.insert(Subject::Instance(instance.name.clone()), problem);
             }
@@ -123,10 +122,6 @@ impl Controller {
             self.announce_again(vip);
         }
         self.tell_rivals(found);
-    }
-
-    fn own_vrids(&self) -> impl Iterator<Item = u8> {
-        self.config.vrrp.iter().map(|instance| instance.virtual_router_id.get())
     }
 
     /// Logs what is new and what is over. The age in a sentence changes without being news.

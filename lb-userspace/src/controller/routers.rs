@@ -169,7 +169,7 @@ impl Routers {
     /// What the router of an instance tells; `None` if it does not run.
     pub fn status(&self, instance: &str) -> Option<RouterStatus> {
         let mut all = self.running.values().flat_map(Running::statuses);
-        all.find_map(|status| Some(status.borrow().clone()).filter(|status| status.name == instance))
+        all.find(|status| status.borrow().name == instance).map(|status| status.borrow().clone())
     }
 
     fn of(&self, instance: &str) -> Option<&Running> {

@@ -64,13 +64,7 @@ impl WritePulse for Written {
 /// The rules above, with a thread that is told so late that it takes it for a pause.
 #[test]
 fn a_pause_asks_for_another_look() {
-    let shared = Arc::new(Shared {
-        controller: Beat::new(),
-        settled: Beat::new(),
-        running_since: Beat::new(),
-        written: Beat::new(),
-        withheld: Mutex::new(None),
-    });
+    let shared = Shared::new();
     let now = Instant::now();
     shared.running_since.set(now);
     shared.controller.set(now);

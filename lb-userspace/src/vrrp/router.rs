@@ -297,7 +297,7 @@ fn publish(said: &mpsc::Receiver<Vec<RouterStatus>>, senders: &[watch::Sender<Ro
     while let Ok(mut statuses) = said.recv() {
         loop {
             for (status, sender) in statuses.into_iter().zip(senders) {
-                log_changes(&sender.borrow().clone(), &status);
+                log_changes(&sender.borrow(), &status);
                 sender.send_replace(status);
             }
             match said.try_recv() {
