@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Part of the path that maps are pinned under.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// How many services a node can have; the size of the outer array of Maglev tables.
 pub const MAX_SERVICES: u32 = 256;
@@ -177,7 +177,18 @@ pub struct NodeEntry {
     pub idle_timeout: u32,
     /// A half-open flow likewise.
     pub half_open_timeout: u32,
+    /// `NODE_` bits.
+    pub flags: u32,
+    /// Zero.
+    pub _pad: u32,
 }
+
+/// [`NodeEntry::flags`]: what begins and ends is told ([`FlowEvent`]).
+pub const NODE_TELLS_FLOWS: u32 = 1;
+/// [`NodeEntry::flags`]: everything passes; what would have become of it is counted.
+pub const NODE_OBSERVES: u32 = 2;
+/// [`NodeEntry::flags`]: the programs of a former layout are still there, and know flows that these maps do not.
+pub const NODE_HAS_FORMER: u32 = 4;
 
 impl NodeEntry {
     /// Nothing is a VIP, nothing expires, nothing is fenced.
@@ -193,6 +204,8 @@ impl NodeEntry {
         untagged: 1,
         idle_timeout: u32::MAX,
         half_open_timeout: u32::MAX,
+        flags: 0,
+        _pad: 0,
     };
 
     /// Whether `address` may be a VIP. No false negative.
@@ -305,12 +318,17 @@ pub struct VipEntry {
     pub if_index: u32,
     /// What they are answered with while this node holds it: the virtual router's Ethernet address. Zero: the host answers.
     pub virtual_mac: MacWord,
+    /// 1: this node may have it of late from another one, and packets of flows that are not known may be of those that the
+    /// other one had.
+    pub inherited: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 impl VipEntry {
     /// One that the host answers for.
     pub const fn new(fenced: bool) -> Self {
-        Self { fenced: fenced as u32, if_index: 0, virtual_mac: MacWord::ZERO }
+        Self { fenced: fenced as u32, if_index: 0, virtual_mac: MacWord::ZERO, inherited: 0, _pad: 0 }
     }
 }
 
@@ -443,6 +461,12 @@ pub const SERVICE_HAS_LIMITS: u16 = 4;
 /// [`ServiceEntry::flags`]: NAT ports are those of the node's own address, not of the VIP.
 pub const SERVICE_SNAT_NODE: u16 = 8;
 
+/// [`ServiceEntry::flags`]: a packet of a flow that is not known may be of one that another node had: with NAT it is made anew
+/// by what the tables say, and stays only if its backend knows it.
+pub const SERVICE_REBUILDS: u16 = 16;
+/// [`ServiceEntry::flags`]: some backend has a share or a rate that new flows heed while others have room.
+pub const SERVICE_HAS_SHARES: u16 = 32;
+
 /// Value of `MEMBERS`, by `ServiceEntry::index`: the backends that can be chosen, in an order that is the same on every
 /// node. Only those who cannot go by the Maglev table read it.
 #[repr(C)]
@@ -472,6 +496,11 @@ pub struct BackendEntry {
     pub mtu: u32,
     /// Connections that it may have; 0: no limit.
     pub max_connections: u32,
+    /// Connections above which a new flow goes to another backend that is below its own share; 0: none. Unlike
+    /// `max_connections` it never turns anybody away.
+    pub share: u32,
+    /// New flows in a tick of the flow clock after which others go to another backend that can take them; 0: no limit.
+    pub new_per_tick: u32,
     /// Its share of new connections, relative to the others'.
     pub weight: u16,
     /// Its port.
@@ -533,6 +562,10 @@ pub struct BackendCounters {
     pub unanswered: u64,
     /// New flows that would have been its own and went elsewhere, since it had all the connections that it may have.
     pub full: u64,
+    /// SYNs that it answered with a SYN-ACK; only where replies are seen.
+    pub answered: u64,
+    /// RSTs that it sent for established flows.
+    pub broken: u64,
     /// Established flows that were removed by the data plane itself.
     pub removed: Removed,
 }
@@ -660,6 +693,35 @@ pub const SEEN_SYN: u32 = 1;
 pub const SEEN_FIN: u32 = 2;
 /// [`Seen::flags`]: a RST, and nothing after it.
 pub const SEEN_RST: u32 = 4;
+/// [`Seen::flags`]: the controller has ended the flow, in both of its directions: whoever still sends is told by a RST.
+pub const SEEN_SEVERED: u32 = 8;
+/// [`Seen::flags`]: a half-open flow that was made anew from a packet in its middle; the first answer of its backend other
+/// than a RST proves it.
+pub const SEEN_REBUILT: u32 = 16;
+
+/// What `FLOW_EVENTS` carries: something about an established flow has changed that other nodes should know. The flow itself
+/// is in the tables.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEvent {
+    /// The client's address in its wide form.
+    pub client: Be128,
+    /// The VIP in its wide form.
+    pub vip: Be128,
+    /// The client's port.
+    pub client_port: Be16,
+    /// The service's port.
+    pub port: Be16,
+    /// One of the `FLOW_` constants.
+    pub kind: u32,
+}
+
+/// [`FlowEvent::kind`]: its handshake has completed, or its backend has proved one that was rebuilt.
+pub const FLOW_ESTABLISHED: u32 = 1;
+/// [`FlowEvent::kind`]: one of its directions has seen a FIN or a RST, or one more packet after a RST.
+pub const FLOW_ENDING: u32 = 2;
+/// [`FlowEvent::kind`]: its client's packets come another way now.
+pub const FLOW_MOVED: u32 = 3;
 
 /// Key of `FRAGMENTS`: what all fragments of a packet have in common (RFC 791 §3.2, RFC 8200 §4.5).
 #[repr(C, align(8))]
@@ -766,6 +828,8 @@ pub const ANSWER_RESET_ALL_FULL: u32 = 3;
 pub const ANSWER_TIME_EXCEEDED: u32 = 4;
 /// [`Scratch::answer`]: an ICMP error: fragmentation needed, packet too big.
 pub const ANSWER_TOO_BIG: u32 = 5;
+/// [`Scratch::answer`]: a RST, since the controller has ended the flow.
+pub const ANSWER_RESET_SEVERED: u32 = 6;
 
 /// Value of `LOCAL`, one entry: what the hooks for clients on this node go by.
 #[repr(C)]
@@ -818,23 +882,24 @@ pub struct LocalCounters {
 
 const _: () = {
     assert!(size_of::<Hop>() == 32 && align_of::<Hop>() == 8);
-    assert!(size_of::<NodeEntry>() == 8 * VIP_FILTER_WORDS + 8 * VLAN_WORDS + 8 + 32 + 16 + 64 + 16 + 16);
+    assert!(size_of::<NodeEntry>() == 8 * VIP_FILTER_WORDS + 8 * VLAN_WORDS + 8 + 32 + 16 + 64 + 16 + 24);
     assert!(size_of::<PulseEntry>() == 16);
-    assert!(size_of::<VipEntry>() == 16);
+    assert!(size_of::<VipEntry>() == 24);
     assert!(size_of::<AdvertKey>() == 24);
     assert!(size_of::<AdvertEntry>() == 24);
     assert!(size_of::<ClaimEntry>() == 24);
     assert!(size_of::<ServiceKey>() == 24);
     assert!(size_of::<ServiceEntry>() == 40);
     assert!(size_of::<Members>() == 4 + 2 * MAX_MEMBERS);
-    assert!(size_of::<BackendEntry>() == 64);
+    assert!(size_of::<BackendEntry>() == 72);
     assert!(size_of::<Load>() == 40);
-    assert!(size_of::<BackendCounters>() == 112);
+    assert!(size_of::<BackendCounters>() == 128);
     assert!(size_of::<FlowKey<Be32>>() == 16);
     assert!(size_of::<FlowKey<Be128>>() == 40);
     assert!(size_of::<Seen>() == 32);
     assert!(size_of::<FlowEntry<Be32>>() == 96 && align_of::<FlowEntry<Be32>>() == 8);
     assert!(size_of::<FlowEntry<Be128>>() == 120 && align_of::<FlowEntry<Be128>>() == 8);
+    assert!(size_of::<FlowEvent>() == 40);
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<FragmentEntry>() == 8);
     assert!(size_of::<SourceKey>() == 24);
@@ -851,8 +916,8 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, ClaimEntry, FlowEntry, FlowKey,
-        FragmentEntry, FragmentKey, Load, LocalCounters, LocalEntry, LocalPeer, Members, NodeEntry,
+        AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, ClaimEntry, FlowEntry, FlowEvent,
+        FlowKey, FragmentEntry, FragmentKey, Load, LocalCounters, LocalEntry, LocalPeer, Members, NodeEntry,
         PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     };
     use crate::wire::{Be32, Be128};
@@ -874,6 +939,7 @@ mod pod {
         ClaimEntry,
         FlowEntry<Be32>,
         FlowEntry<Be128>,
+        FlowEvent,
         FlowKey<Be32>,
         FlowKey<Be128>,
         FragmentEntry,

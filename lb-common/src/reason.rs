@@ -77,6 +77,10 @@ reasons! {
         Vrrp = "vrrp",
         /// VRRP that has passed a router, is cut short or in parts, or has a wrong checksum; who listens counts it, too.
         BadVrrp = "bad-vrrp",
+        /// Of a connection that a process on this node has: a proxy whose place xvip has taken keeps those that it began.
+        HostSocket = "host-socket",
+        /// Left to the host because xvip only observes (`node.observe`).
+        Observed = "observed",
     }
 }
 
@@ -111,6 +115,8 @@ reasons! {
         SourceRateLimited = "source-rate-limited",
         /// A RST of a flow that is not known.
         UnknownFlow = "unknown-flow",
+        /// From a backend, of a flow that is not known yet: this node has just got the VIP, and a RST by the host would end it.
+        UnknownReply = "unknown-reply",
         /// The backend's next hop is not resolved; the controller is at it.
         NextHopUnknown = "next-hop-unknown",
         /// Every backend has all the connections that it may have, and the service says to drop.
@@ -152,6 +158,8 @@ reasons! {
         ArpReply = "arp-reply",
         /// A neighbour solicitation for a VIP, answered with the virtual router's Ethernet address.
         NeighbourReply = "neighbour-reply",
+        /// Answered with a RST: xvip has ended the flow (its backend is dead, or `xvip backend`, or a rebalance).
+        ResetSevered = "reset-severed",
     }
 }
 

@@ -4,9 +4,9 @@ use core::ptr::NonNull;
 
 use crate::{
     layout::{
-        AdvertEntry, AdvertKey, AllowedKey, BackendEntry, BackendId, ClaimEntry, FlowEntry, FlowKey,
-        FragmentEntry, FragmentKey, Load, Members, NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry,
-        ServiceKey, SourceEntry, SourceKey, VipEntry,
+        AdvertEntry, AdvertKey, AllowedKey, BackendEntry, BackendId, ClaimEntry, FlowEntry, FlowEvent,
+        FlowKey, FragmentEntry, FragmentKey, Load, Members, NodeEntry, PulseEntry, Removed, Scratch,
+        ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
     wire::{Be16, Be32, Be128},
 };
@@ -48,6 +48,10 @@ pub enum BackendCounter {
     Unanswered,
     /// See `BackendCounters::full`.
     Full,
+    /// See `BackendCounters::answered`.
+    Answered,
+    /// See `BackendCounters::broken`.
+    Broken,
 }
 
 /// A value in a map: shared with other CPUs, alive at least until the program returns.
@@ -173,6 +177,8 @@ pub trait Tables: FlowTables<Be32> + FlowTables<Be128> {
     fn remember_claim(&self, vip: &Be128, entry: &ClaimEntry);
     /// Remembers an advertisement in place of the sender's last one; the least recently heard senders are forgotten.
     fn remember_advert(&self, key: &AdvertKey, entry: &AdvertEntry);
+    /// Tells the controller what has changed about an established flow. What finds no room is counted.
+    fn tell_flow(&self, event: &FlowEvent);
     /// Whether a source is in the service's list of those that may connect.
     fn is_allowed(&self, key: &AllowedKey) -> bool;
 }

@@ -18,10 +18,10 @@ use lb_common::{
     forward::Stage,
     layout::{
         ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
-        ClaimEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load, LocalCounters, LocalEntry,
-        LocalPeer, MAX_ADVERTS, MAX_ALLOWED, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NodeEntry,
-        PulseEntry, RESERVED_PORT_WORDS, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey,
-        VipEntry,
+        ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, LocalCounters,
+        LocalEntry, LocalPeer, MAX_ADVERTS, MAX_ALLOWED, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members,
+        NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry,
+        SourceKey, VipEntry,
     },
     local::{LocalTables, Outcome},
     reason,
@@ -112,6 +112,14 @@ static CLAIMS: HashMap<Be128, ClaimEntry, { MAX_SERVICES as usize }> = HashMap::
 /// Service and source prefix -> may connect.
 #[btf_map]
 static ALLOWED: LpmTrie<AllowedKey, u32, { MAX_ALLOWED as usize }> = LpmTrie::new();
+
+/// What has changed about established flows, for those who tell other nodes.
+#[btf_map]
+static FLOW_EVENTS: RingBuf<FlowEvent, { 1 << 22 }> = RingBuf::new();
+
+/// How many of these found no room.
+#[btf_map]
+static LOST_FLOW_EVENTS: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// What one program leaves for the next one on the same frame.
 #[btf_map]
@@ -314,6 +322,8 @@ impl Tables for Maps {
             BackendCounter::Refused => &mut counters.refused,
             BackendCounter::Unanswered => &mut counters.unanswered,
             BackendCounter::Full => &mut counters.full,
+            BackendCounter::Answered => &mut counters.answered,
+            BackendCounter::Broken => &mut counters.broken,
         };
         *count += 1;
     }
@@ -385,6 +395,16 @@ impl Tables for Maps {
     fn remember_advert(&self, key: &AdvertKey, entry: &AdvertEntry) {
         // Without it the controller goes by what its socket hears.
         let _ = ADVERTS.insert(key, entry, 0);
+    }
+
+    #[inline(always)]
+    fn tell_flow(&self, event: &FlowEvent) {
+        if FLOW_EVENTS.output(event, 0).is_err()
+            && let Some(lost) = LOST_FLOW_EVENTS.get_ptr_mut(0)
+        {
+            // SAFETY: a per-CPU value, and the program is not preempted by itself on this CPU.
+            unsafe { *lost += 1 };
+        }
     }
 
     #[inline(always)]

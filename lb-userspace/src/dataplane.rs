@@ -71,7 +71,7 @@ const GROWS_AT_MOST: usize = 128;
 /// The program that is attached.
 const PROGRAM: &str = "xvip";
 /// The maps of the object: each is pinned under its own name.
-const MAPS: [&str; 29] = [
+const MAPS: [&str; 31] = [
     "NODE",
     "PULSE",
     "VIPS",
@@ -92,6 +92,8 @@ const MAPS: [&str; 29] = [
     "ADVERTS",
     "CLAIMS",
     "ALLOWED",
+    "FLOW_EVENTS",
+    "LOST_FLOW_EVENTS",
     "SCRATCH",
     "COUNTERS",
     "PROGRAMS",
@@ -553,6 +555,8 @@ impl Dataplane {
             refused: sum.refused + cpu.refused,
             unanswered: sum.unanswered + cpu.unanswered,
             full: sum.full + cpu.full,
+            answered: sum.answered + cpu.answered,
+            broken: sum.broken + cpu.broken,
             removed: flows::plus(&sum.removed, &cpu.removed),
         }))
     }

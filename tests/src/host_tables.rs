@@ -12,8 +12,8 @@ use lb_common::{
     frame::{Frame, Header},
     layout::{
         ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
-        ClaimEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES, Members, NodeEntry,
-        PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
+        ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES, Members,
+        NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
     tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
     wire::{Be16, Be32, Be128},
@@ -188,6 +188,7 @@ pub struct HostTables {
     claims: RefCell<SlotMap<Be128, ClaimEntry>>,
     loads: RefCell<SlotMap<BackendId, Load>>,
     turns: RefCell<BTreeMap<u32, u32>>,
+    flow_events: RefCell<Vec<FlowEvent>>,
     scratch: RefCell<SlotMap<(), Scratch>>,
     counters: RefCell<BTreeMap<BackendId, BackendCounters>>,
     /// How often an advertisement was noted.
@@ -209,6 +210,7 @@ impl HostTables {
             claims: RefCell::new(SlotMap::new(MAX_SERVICES as usize)),
             loads: RefCell::new(SlotMap::new(usize::MAX)),
             turns: RefCell::default(),
+            flow_events: RefCell::default(),
             scratch: RefCell::new(SlotMap::new(1)),
             counters: RefCell::default(),
             advert_writes: Cell::new(0),
@@ -326,6 +328,8 @@ impl Tables for HostTables {
             BackendCounter::Refused => counters.refused += 1,
             BackendCounter::Unanswered => counters.unanswered += 1,
             BackendCounter::Full => counters.full += 1,
+            BackendCounter::Answered => counters.answered += 1,
+            BackendCounter::Broken => counters.broken += 1,
         }
     }
 
@@ -380,6 +384,10 @@ impl Tables for HostTables {
     fn remember_advert(&self, key: &AdvertKey, entry: &AdvertEntry) {
         self.advert_writes.set(self.advert_writes.get() + 1);
         self.adverts.borrow_mut().insert(*key, *entry);
+    }
+
+    fn tell_flow(&self, event: &FlowEvent) {
+        self.flow_events.borrow_mut().push(*event);
     }
 
     fn is_allowed(&self, key: &AllowedKey) -> bool {

@@ -111,6 +111,7 @@ impl KernelPlane {
             half_open_max: default_half_open_max(max_flows),
             sources_max: MIN_ENTRIES,
             idle_timeout: Duration::from_secs(IDLE_TIMEOUT.into()),
+            rebuild: Duration::ZERO,
         };
         let dataplane = Dataplane::load(&pins.0, &flows).context("loading the XDP programs")?;
         let maps = maps_below(&pins.0)?;
@@ -267,6 +268,8 @@ impl KernelPlane {
             refused: now.refused - before.refused,
             unanswered: now.unanswered - before.unanswered,
             full: now.full - before.full,
+            answered: now.answered - before.answered,
+            broken: now.broken - before.broken,
             removed: Removed {
                 closed: now.removed.closed - before.removed.closed,
                 reset: now.removed.reset - before.removed.reset,

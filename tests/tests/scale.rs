@@ -60,6 +60,7 @@ fn flows(max: u32) -> Flows {
         half_open_max: default_half_open_max(max),
         sources_max: 65_536,
         idle_timeout: Duration::from_secs(IDLE_TIMEOUT.into()),
+        rebuild: Duration::ZERO,
     }
 }
 

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::{
     model::{
-        AntiReplay, AuthHmac, Backend, Check, Config, Flows, Health, HmacKey, Mode, Node, Service, TlsVerify,
-        Track, Tracked, VrrpInstance, VrrpVersion, duration_text,
+        AntiReplay, AuthHmac, Backend, Check, Config, Flows, Health, HmacKey, Mode, Node, Rebalance, Service,
+        Sync, TlsVerify, Track, Tracked, VrrpInstance, VrrpVersion, duration_text,
     },
     schema::{HMAC_MASK, PASS_MASK},
 };
@@ -16,12 +16,13 @@ use super::{
 /// passwords and secrets, which are masked.
 pub fn effective(config: &Config) -> String {
     // Each struct is taken apart completely, so that a new field does not compile until it is written here.
-    let Config { node, services, vrrp, flows } = config;
+    let Config { node, services, vrrp, flows, sync } = config;
     let mut out = Writer(String::new());
     out.node(node);
     services.iter().for_each(|service| out.service(service));
     vrrp.iter().for_each(|instance| out.vrrp(instance));
     out.flows(flows);
+    sync.iter().for_each(|sync| out.sync(sync));
     out.0
 }
 
@@ -56,7 +57,7 @@ impl Writer {
     }
 
     fn node(&mut self, node: &Node) {
-        let Node { name, interfaces, xdp_mode, local_clients, pin_path } = node;
+        let Node { name, interfaces, xdp_mode, local_clients, pin_path, observe } = node;
         self.header("[node]");
         self.key("name", name);
         match interfaces.as_slice() {
@@ -66,6 +67,7 @@ impl Writer {
         self.key("xdp_mode", xdp_mode);
         self.key("local_clients", local_clients);
         self.path("pin_path", Some(pin_path));
+        self.key("observe", observe);
     }
 
     fn service(&mut self, service: &Service) {
@@ -82,6 +84,9 @@ impl Writer {
             allow,
             new_connections_per_source,
             new_connections_burst,
+            on_down,
+            reset_rate,
+            rebalance,
             health,
             backends,
         } = service;
@@ -106,7 +111,10 @@ impl Writer {
         if *new_connections_per_source != 0 {
             self.key("new_connections_burst", new_connections_burst);
         }
+        self.key("on_down", on_down);
+        self.key("reset_rate", reset_rate);
         self.health(health);
+        self.rebalance(*rebalance);
         for Backend { name, address, weight, max_connections } in backends {
             self.header("[[service.backend]]");
             self.key("name", name);
@@ -117,8 +125,17 @@ impl Writer {
     }
 
     fn health(&mut self, health: &Health) {
-        let Health { check, interval, down_interval, fast_interval, timeout, rise, fall, slow_start } =
-            health;
+        let Health {
+            check,
+            interval,
+            down_interval,
+            fast_interval,
+            timeout,
+            rise,
+            fall,
+            slow_start,
+            slow_start_rate,
+        } = health;
         self.header("[service.health]");
         match check {
             Check::Tcp => self.key("check", "tcp"),
@@ -146,6 +163,15 @@ impl Writer {
         self.key("rise", rise);
         self.key("fall", fall);
         self.key("slow_start", duration_text(*slow_start));
+        self.key("slow_start_rate", slow_start_rate);
+    }
+
+    fn rebalance(&mut self, Rebalance { mode, rate, margin, floor }: Rebalance) {
+        self.header("[service.rebalance]");
+        self.key("mode", mode);
+        self.key("rate", rate);
+        self.key("margin", format_args!("{margin}%"));
+        self.key("floor", floor);
     }
 
     fn tls(&mut self, tls: &TlsVerify) {
@@ -244,11 +270,20 @@ impl Writer {
     }
 
     fn flows(&mut self, flows: &Flows) {
-        let Flows { max, half_open_max, sources_max, idle_timeout } = flows;
+        let Flows { max, half_open_max, sources_max, idle_timeout, rebuild } = flows;
         self.header("[flows]");
         self.key("max", max);
         self.key("half_open_max", half_open_max);
         self.key("sources_max", sources_max);
         self.key("idle_timeout", duration_text(*idle_timeout));
+        self.key("rebuild", duration_text(*rebuild));
+    }
+
+    fn sync(&mut self, Sync { listen, peers, key_file, bandwidth }: &Sync) {
+        self.header("[sync]");
+        self.key("listen", listen);
+        self.key("peers", peers);
+        self.path("key_file", Some(key_file));
+        self.key("bandwidth", bandwidth);
     }
 }

@@ -46,6 +46,22 @@ pub const MAX_NEW_CONNECTIONS: u32 = 1_000_000;
 pub const DEFAULT_REBALANCE_RATE: u32 = 10;
 /// Default of `service.rebalance.margin`, in percent of the fair share.
 pub const DEFAULT_REBALANCE_MARGIN: u8 = 10;
+/// Default of `service.rebalance.floor`: what a backend has by chance is no skew.
+pub const DEFAULT_REBALANCE_FLOOR: u32 = 10;
+/// Default of `service.reset_rate`: no limit.
+pub const DEFAULT_RESET_RATE: u32 = 0;
+/// The largest `service.reset_rate` and `service.rebalance.rate`.
+pub const MAX_RESET_RATE: u32 = 1_000_000;
+/// Default of `service.health.slow_start_rate`, in new connections per second.
+pub const DEFAULT_SLOW_START_RATE: u32 = 100;
+/// Default of `node.observe`.
+pub const DEFAULT_OBSERVE: bool = false;
+/// Default of `flows.rebuild`: longer than the pings of those who hold connections open.
+pub const DEFAULT_REBUILD: Duration = Duration::from_secs(5 * 60);
+/// Default of `sync.bandwidth`, in Mbit/s.
+pub const DEFAULT_SYNC_BANDWIDTH: u32 = 200;
+/// The largest.
+pub const MAX_SYNC_BANDWIDTH: u32 = 100_000;
 /// Default of `service.backend.weight`.
 pub const DEFAULT_WEIGHT: u16 = 100;
 /// The largest weight, as HAProxy has it.
@@ -125,6 +141,9 @@ pub struct Config {
     pub vrrp: Vec<VrrpInstance>,
     /// `[flows]`
     pub flows: Flows,
+    /// `[sync]`; without it every node keeps its flows to itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sync: Option<Sync>,
 }
 
 /// `[node]`: this machine.
@@ -140,6 +159,8 @@ pub struct Node {
     pub local_clients: LocalClients,
     /// The directory on a BPF file system for this instance's pinned objects.
     pub pin_path: PathBuf,
+    /// Whether xvip changes nothing and only shows what it would do.
+    pub observe: bool,
 }
 
 impl Node {
@@ -279,6 +300,12 @@ pub struct Service {
     pub new_connections_per_source: u32,
     /// How many of them it may open at once, 1 to [`MAX_NEW_CONNECTIONS`]; nothing where there is no limit.
     pub new_connections_burst: u32,
+    /// What becomes of the flows of a backend that is dead.
+    pub on_down: OnDown,
+    /// How many of them are reset in a second, at most [`MAX_RESET_RATE`]; 0 is no limit.
+    pub reset_rate: u32,
+    /// Whether skew among the backends is healed.
+    pub rebalance: Rebalance,
     /// How backends are checked.
     pub health: Health,
     /// At least one, with unique names and unique addresses.
@@ -358,6 +385,56 @@ pub enum OnAllFull {
     Drop,
 }
 
+/// What becomes of the flows of a backend that is dead: no TCP, or TLS that breaks. Those of one that only says that it is
+/// not ready always stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDown {
+    /// They are reset at once, idle ones too, so that the clients connect elsewhere now and not after minutes.
+    #[default]
+    Reset,
+    /// They stay.
+    Drain,
+}
+
+/// `[service.rebalance]`: connections above a backend's fair share are reset, a few at a time, so that they open anew
+/// where there is room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Rebalance {
+    /// Who asks for it.
+    pub mode: RebalanceMode,
+    /// Connections that are reset in a second, 1 to [`MAX_RESET_RATE`].
+    pub rate: u32,
+    /// Tolerated distance from the fair share, in percent of it.
+    pub margin: u8,
+    /// A backend with no more connections than that loses none.
+    pub floor: u32,
+}
+
+impl Default for Rebalance {
+    fn default() -> Self {
+        Self {
+            mode: RebalanceMode::default(),
+            rate: DEFAULT_REBALANCE_RATE,
+            margin: DEFAULT_REBALANCE_MARGIN,
+            floor: DEFAULT_REBALANCE_FLOOR,
+        }
+    }
+}
+
+/// Who asks for a rebalance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RebalanceMode {
+    /// Nobody: `xvip rebalance` is refused.
+    #[default]
+    Off,
+    /// An operator, by `xvip rebalance`.
+    Manual,
+    /// The skew itself.
+    Auto,
+}
+
 /// `[service.health]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Health {
@@ -383,6 +460,9 @@ pub struct Health {
     /// How long a backend that is back takes to get its whole share; at most an hour, and 0 is at once.
     #[serde(serialize_with = "as_text")]
     pub slow_start: Duration,
+    /// New flows in a second that a backend gets while it is slowly started, or while a rebalance leads them there, as long
+    /// as another one can take them; 0 is no limit.
+    pub slow_start_rate: u32,
 }
 
 /// `service.health.check`, the name of what a check does.
@@ -718,6 +798,23 @@ pub struct Flows {
     /// An established flow without a packet for that long is forgotten.
     #[serde(serialize_with = "as_text")]
     pub idle_timeout: Duration,
+    /// For that long after this node has taken a VIP over, a packet of a flow that it does not know may be one of the former
+    /// owner's: the flow is made anew by what the tables say, and stays if its backend knows it. 0 never.
+    #[serde(serialize_with = "as_text")]
+    pub rebuild: Duration,
+}
+
+/// `[sync]`: the nodes tell each other their flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Sync {
+    /// Where this node listens for its peers.
+    pub listen: SocketAddr,
+    /// Where the others do.
+    pub peers: Vec<SocketAddr>,
+    /// The file with the key that all nodes share.
+    pub key_file: PathBuf,
+    /// What this node sends at most, in Mbit/s.
+    pub bandwidth: u32,
 }
 
 /// A duration as the file writes it: a whole number of the largest unit that fits, `24h` and `1500ms`.

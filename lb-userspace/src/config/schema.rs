@@ -18,17 +18,19 @@ use toml::Spanned;
 use super::{
     agreement,
     kinds::{
-        ANY, BACKEND_ADDRESS, INTERFACE, LISTEN, List, NAME, OneOf, PATH, PERCENT, PIN_PATH, PREFIX, Time,
-        URL_PATH, VIP, Whole,
+        ANY, BACKEND_ADDRESS, Flag, INTERFACE, LISTEN, List, NAME, OneOf, PATH, PERCENT, PIN_PATH, PREFIX,
+        Time, URL_PATH, VIP, Whole,
     },
     model::{
         Backend, Balance, Check, CheckKind, Config, DEFAULT_DOWN_INTERVAL, DEFAULT_EXPECT_STATUS,
         DEFAULT_FALL, DEFAULT_FAST_INTERVAL, DEFAULT_FLOWS_MAX, DEFAULT_HEALTH_PATH, DEFAULT_IDLE_TIMEOUT,
-        DEFAULT_INTERVAL, DEFAULT_MAX_CONNECTIONS, DEFAULT_NEW_CONNECTIONS_PER_SOURCE, DEFAULT_PIN_PATH,
-        DEFAULT_REBALANCE_MARGIN, DEFAULT_REBALANCE_RATE, DEFAULT_RISE, DEFAULT_SLOW_START,
-        DEFAULT_SOURCES_MAX, DEFAULT_TIMEOUT, DEFAULT_WEIGHT, Flows, Health, LocalClients, MAX_ENTRIES,
-        MAX_NEW_CONNECTIONS, MAX_WEIGHT, MIN_ENTRIES, Mode, Node, OnAllDown, OnAllFull, Prefix, Service,
-        Snat, TlsVerify, Verify, Vip, XdpMode, default_half_open_max, default_new_connections_burst,
+        DEFAULT_INTERVAL, DEFAULT_MAX_CONNECTIONS, DEFAULT_NEW_CONNECTIONS_PER_SOURCE, DEFAULT_OBSERVE,
+        DEFAULT_PIN_PATH, DEFAULT_REBALANCE_FLOOR, DEFAULT_REBALANCE_MARGIN, DEFAULT_REBALANCE_RATE,
+        DEFAULT_REBUILD, DEFAULT_RESET_RATE, DEFAULT_RISE, DEFAULT_SLOW_START, DEFAULT_SLOW_START_RATE,
+        DEFAULT_SOURCES_MAX, DEFAULT_SYNC_BANDWIDTH, DEFAULT_TIMEOUT, DEFAULT_WEIGHT, Flows, Health,
+        LocalClients, MAX_ENTRIES, MAX_NEW_CONNECTIONS, MAX_RESET_RATE, MAX_SYNC_BANDWIDTH, MAX_WEIGHT,
+        MIN_ENTRIES, Mode, Node, OnAllDown, OnAllFull, OnDown, Prefix, Rebalance, RebalanceMode, Service,
+        Snat, Sync, TlsVerify, Verify, Vip, XdpMode, default_half_open_max, default_new_connections_burst,
     },
     parse::Facts,
     pem,
@@ -43,6 +45,7 @@ const CHECK_TIME: Time = Time::between(Duration::from_millis(10), HOUR);
 /// Below a minute an idle `kubectl exec` or watch is cut: kubelets and clients ping every 30 s at best.
 const IDLE_TIME: Time = Time::between(Duration::from_secs(60), Duration::from_secs(365 * 24 * 3600));
 const SLOW_START: Time = Time::between(Duration::ZERO, HOUR);
+const REBUILD: Time = Time::between(Duration::ZERO, HOUR);
 
 const XDP_MODE: OneOf<XdpMode> =
     OneOf(&[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)]);
@@ -55,6 +58,9 @@ const BALANCE: OneOf<Balance> = OneOf(&[
     ("round-robin", Balance::RoundRobin),
     ("least-connections", Balance::LeastConnections),
 ]);
+const ON_DOWN: OneOf<OnDown> = OneOf(&[("reset", OnDown::Reset), ("drain", OnDown::Drain)]);
+const REBALANCE: OneOf<RebalanceMode> =
+    OneOf(&[("off", RebalanceMode::Off), ("manual", RebalanceMode::Manual), ("auto", RebalanceMode::Auto)]);
 const ON_ALL_FULL: OneOf<OnAllFull> = OneOf(&[("reset", OnAllFull::Reset), ("drop", OnAllFull::Drop)]);
 /// How many entries a table of the program has.
 const ENTRIES: Whole<u32> = Whole(MIN_ENTRIES..=MAX_ENTRIES);
@@ -90,6 +96,9 @@ pub(super) struct ServiceDraft {
     pub(super) allow: Vec<Prefix>,
     new_connections_per_source: u32,
     new_connections_burst: u32,
+    on_down: OnDown,
+    reset_rate: u32,
+    rebalance: Rebalance,
     health: Health,
     pub(super) backends: Vec<BackendDraft>,
 }
@@ -110,7 +119,7 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
     let instances: Vec<VrrpDraft> =
         root.tables("vrrp").into_iter().map(|table| vrrp::instance(table, facts)).collect();
     let flows = flows(root.table_or_empty("flows"));
-    root.table("sync").into_iter().for_each(sync);
+    let sync = root.table("sync").map(sync);
     root.table("http").into_iter().for_each(http);
     if root.place_of("service").is_none() {
         let message = "there is no service, so there is nothing to do";
@@ -127,6 +136,10 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
         services: services.into_iter().map(ServiceDraft::finished).collect::<Option<_>>()?,
         vrrp: instances.into_iter().map(VrrpDraft::finished).collect::<Option<_>>()?,
         flows,
+        sync: match sync {
+            Some(sync) => Some(sync?),
+            None => None,
+        },
     })
 }
 
@@ -139,8 +152,9 @@ fn node(t: Table<'_>, facts: &Facts<'_>) -> Option<Node> {
     let xdp_mode = t.read("xdp_mode", XDP_MODE).or(XdpMode::default()).value;
     let local_clients = t.read("local_clients", LOCAL_CLIENTS).or(LocalClients::default()).value;
     let pin_path = t.read("pin_path", PIN_PATH).or(PathBuf::from(DEFAULT_PIN_PATH)).value;
+    let observe = t.read("observe", Flag).or(DEFAULT_OBSERVE).value;
     t.finish();
-    Some(Node { name: name?.value, interfaces: interfaces?, xdp_mode, local_clients, pin_path })
+    Some(Node { name: name?.value, interfaces: interfaces?, xdp_mode, local_clients, pin_path, observe })
 }
 
 /// `interface`, or `interfaces`.
@@ -173,8 +187,9 @@ fn flows(t: Table<'_>) -> Flows {
     let half_open_max = t.read("half_open_max", ENTRIES).or(default_half_open_max(max)).value;
     let sources_max = t.read("sources_max", ENTRIES).or(DEFAULT_SOURCES_MAX).value;
     let idle_timeout = t.read("idle_timeout", IDLE_TIME).or(DEFAULT_IDLE_TIMEOUT).value;
+    let rebuild = t.read("rebuild", REBUILD).or(DEFAULT_REBUILD).value;
     t.finish();
-    Flows { max, half_open_max, sources_max, idle_timeout }
+    Flows { max, half_open_max, sources_max, idle_timeout, rebuild }
 }
 
 fn service(t: Table<'_>, facts: &Facts<'_>) -> ServiceDraft {
@@ -199,10 +214,12 @@ fn service(t: Table<'_>, facts: &Facts<'_>) -> ServiceDraft {
         allow,
         new_connections_per_source,
         new_connections_burst,
+        on_down: t.read("on_down", ON_DOWN).or(OnDown::default()).value,
+        reset_rate: t.read("reset_rate", Whole(0..=MAX_RESET_RATE)).or(DEFAULT_RESET_RATE).value,
+        rebalance: t.table("rebalance").map(rebalance).unwrap_or_default(),
         health: health(t.table_or_empty("health"), facts),
         backends: t.tables("backend").into_iter().map(backend).collect(),
     };
-    t.table("rebalance").into_iter().for_each(rebalance);
     if t.place_of("backend").is_none() {
         let message = "there is no backend to forward to";
         let remedy = "write: [[service.backend]] with name = \"master1\" and address = \"172.16.0.4:6443\"";
@@ -227,6 +244,9 @@ impl ServiceDraft {
             allow: self.allow,
             new_connections_per_source: self.new_connections_per_source,
             new_connections_burst: self.new_connections_burst,
+            on_down: self.on_down,
+            reset_rate: self.reset_rate,
+            rebalance: self.rebalance,
             health: self.health,
             backends: self.backends.into_iter().map(BackendDraft::finished).collect::<Option<_>>()?,
         })
@@ -367,6 +387,10 @@ fn health(t: Table<'_>, facts: &Facts<'_>) -> Health {
         rise: t.read("rise", Whole(1..=1000)).or(DEFAULT_RISE).value,
         fall: t.read("fall", Whole(1..=1000)).or(DEFAULT_FALL).value,
         slow_start: t.read("slow_start", SLOW_START).or(DEFAULT_SLOW_START).value,
+        slow_start_rate: t
+            .read("slow_start_rate", Whole(0..=MAX_RESET_RATE))
+            .or(DEFAULT_SLOW_START_RATE)
+            .value,
     };
     t.finish();
     health
@@ -496,27 +520,35 @@ fn contents<T>(
     }
 }
 
-/// `[service.rebalance]`, for a later version.
-fn rebalance(t: Table<'_>) {
-    const REBALANCE: OneOf<bool> = OneOf(&[("off", false), ("manual", true), ("auto", true)]);
-    let mode = t.read("mode", REBALANCE).or(false);
-    t.read("rate", Whole(1..=1_000_000)).or(DEFAULT_REBALANCE_RATE);
-    t.read("margin", PERCENT).or(DEFAULT_REBALANCE_MARGIN);
-    if mode.value {
+/// `[service.rebalance]`
+fn rebalance(t: Table<'_>) -> Rebalance {
+    let mode = t.read("mode", REBALANCE).or(RebalanceMode::default());
+    let rate = t.read("rate", Whole(1..=MAX_RESET_RATE)).or(DEFAULT_REBALANCE_RATE).value;
+    let margin = t.read("margin", PERCENT).or(DEFAULT_REBALANCE_MARGIN).value;
+    let floor = t.read("floor", Whole(0..=u32::MAX)).or(DEFAULT_REBALANCE_FLOOR).value;
+    if mode.value != RebalanceMode::Off {
         let message = format!("`[service.rebalance]` {NO_EFFECT}: no connection is moved");
         t.reader.warning(&mode.place, message, "write: mode = \"off\"");
     }
     t.finish();
+    Rebalance { mode: mode.value, rate, margin, floor }
 }
 
-/// `[sync]`, for a later version.
-fn sync(t: Table<'_>) {
-    t.read("listen", LISTEN).required("\"172.16.0.2:7946\"");
-    t.read("peers", List(LISTEN)).required("[\"172.16.0.3:7946\"]");
-    t.read("key_file", PATH).required("\"/etc/xvip/sync.key\"");
+/// `[sync]`. None where something of it is wrong, which was said.
+fn sync(t: Table<'_>) -> Option<Sync> {
+    let listen = t.read("listen", LISTEN).required("\"172.16.0.2:7946\"");
+    let peers = t.read("peers", List(LISTEN)).required("[\"172.16.0.3:7946\"]");
+    let key_file = t.read("key_file", PATH).required("\"/etc/xvip/sync.key\"");
+    let bandwidth = t.read("bandwidth", Whole(1..=MAX_SYNC_BANDWIDTH)).or(DEFAULT_SYNC_BANDWIDTH).value;
     let message = format!("`[sync]` {NO_EFFECT}: connections do not survive the loss of this node");
     t.reader.warning(&t.place(), message, "remove it, until a version that has it");
     t.finish();
+    Some(Sync {
+        listen: listen?.value,
+        peers: peers?.value.into_iter().map(Spanned::into_inner).collect(),
+        key_file: key_file?.value,
+        bandwidth,
+    })
 }
 
 /// `[http]`, for a later version.

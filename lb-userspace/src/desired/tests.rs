@@ -7,7 +7,9 @@ use proptest::{collection, prelude::*};
 
 use super::*;
 use crate::{
-    config::model::{Check, Flows, Health, LocalClients, Node, Vip, VrrpInstance, XdpMode},
+    config::model::{
+        Check, Flows, Health, LocalClients, Node, OnDown, Rebalance, Vip, VrrpInstance, XdpMode,
+    },
     reconcile::{Observed, diff},
 };
 
@@ -79,6 +81,9 @@ pub(crate) fn service(name: &str, vip: Ipv4Addr, hosts: &[u8]) -> Service {
         allow: Vec::new(),
         new_connections_per_source: 0,
         new_connections_burst: 1,
+        on_down: OnDown::Reset,
+        reset_rate: 0,
+        rebalance: Rebalance::default(),
         health: Health {
             check: Check::Tcp,
             interval: Duration::from_secs(2),
@@ -88,6 +93,7 @@ pub(crate) fn service(name: &str, vip: Ipv4Addr, hosts: &[u8]) -> Service {
             rise: 2,
             fall: 2,
             slow_start: Duration::ZERO,
+            slow_start_rate: 0,
         },
         backends: (hosts.iter())
             .map(|&host| Backend {
@@ -109,6 +115,7 @@ pub(crate) fn config(services: Vec<Service>) -> Config {
             xdp_mode: XdpMode::Auto,
             local_clients: LocalClients::Off,
             pin_path: "/sys/fs/bpf/xvip".into(),
+            observe: false,
         },
         services,
         vrrp: vec![VrrpInstance { priority: NonZeroU8::MIN, ..VrrpInstance::new("main", NonZeroU8::MIN) }],
@@ -117,7 +124,9 @@ pub(crate) fn config(services: Vec<Service>) -> Config {
             half_open_max: 1024,
             sources_max: 1024,
             idle_timeout: Duration::from_secs(3600),
+            rebuild: Duration::ZERO,
         },
+        sync: None,
     }
 }
 

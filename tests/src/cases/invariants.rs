@@ -50,7 +50,10 @@ pub fn check_outcome(world: &World, input: &[u8], outcome: &Outcome) {
         TransmitReason::IcmpToBackend | TransmitReason::IcmpToClient => {
             check_icmp(input, &outcome.frame);
         }
-        TransmitReason::ResetNoBackend | TransmitReason::ResetUnknownFlow | TransmitReason::ResetAllFull => {
+        TransmitReason::ResetNoBackend
+        | TransmitReason::ResetUnknownFlow
+        | TransmitReason::ResetAllFull
+        | TransmitReason::ResetSevered => {
             // Of a first fragment there is no whole segment to answer.
             if Packet::read(input).is_some() {
                 assert_eq!(outcome.frame, Packet::reset_for(input), "the RST");

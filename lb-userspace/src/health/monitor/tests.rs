@@ -24,6 +24,7 @@ fn eager(check: Check) -> Health {
         rise: 2,
         fall: 3,
         slow_start: Duration::ZERO,
+        slow_start_rate: 0,
     }
 }
 
@@ -149,6 +150,7 @@ async fn pauses() {
         rise: 2,
         fall: 2,
         slow_start: Duration::ZERO,
+        slow_start_rate: 0,
     };
     // A check may take its whole time-out in the paused clock if the kernel answers late: hence the slack of a minute each.
     let slack = minutes(2);

@@ -19,6 +19,7 @@ fn machine(rise: u32, fall: u32) -> RiseFall {
         rise,
         fall,
         slow_start: Duration::ZERO,
+        slow_start_rate: 0,
     })
 }
 
