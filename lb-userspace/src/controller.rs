@@ -23,7 +23,10 @@ pub mod claim;
 mod drop_log;
 mod evidence;
 mod hand_over;
+mod host_sockets;
+mod inheritance;
 mod interface;
+mod observing;
 pub mod pins;
 mod reconciling;
 mod reload;
@@ -60,6 +63,7 @@ use self::{
     claim::Claim,
     drop_log::DropLog,
     evidence::Evidence,
+    inheritance::Inheritance,
     pins::PinLock,
     reserved_ports::HostPorts,
     rivals::RivalWatch,
@@ -293,6 +297,8 @@ struct Controller {
     checks: Checks,
     tracking: Tracking,
     slow_starts: BTreeMap<PoolEntry, SlowStart>,
+    inheritance: Inheritance,
+    host_connections: BTreeMap<(IpAddr, u16), u64>,
     routers: Routers,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
@@ -359,6 +365,8 @@ impl Controller {
             census: Census::default(),
             checks,
             slow_starts: BTreeMap::new(),
+            inheritance: Inheritance::default(),
+            host_connections: BTreeMap::new(),
             join_at: Some(now + (first_results + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
             tracking,
             recheck: None,
@@ -426,8 +434,9 @@ impl Controller {
 
     /// Without its hooks a node still forwards: never fatal, and tried again.
     fn serve_local_clients(&mut self) {
+        let scope = self.local_clients();
         let Some(dataplane) = &mut self.dataplane else { return };
-        let served = dataplane.serve_local_clients(self.config.node.local_clients);
+        let served = dataplane.serve_local_clients(scope);
         let problem = served.err().map(|error| {
             let error = anyhow::Error::from(error);
             format!("clients on this node go to the VIP instead of a backend: {error:#}")
@@ -493,7 +502,9 @@ impl Controller {
 
     /// Starts, changes and stops routers until they are as configured.
     async fn configure_routers(&mut self) {
-        self.routers.configure(&self.config).await;
+        if !self.config.node.observe {
+            self.routers.configure(&self.config).await;
+        }
         self.meet_routers();
     }
 
@@ -589,6 +600,7 @@ impl Controller {
             tcp6: &read("/proc/self/net/tcp6"),
             local_range: &read("/proc/sys/net/ipv4/ip_local_port_range"),
         };
+        self.host_connections = host_sockets::connections(&host);
         let ports = reserved_ports::reserved_ports(&self.config, &vips, &host);
         if ports == self.reserved_ports {
             return;
