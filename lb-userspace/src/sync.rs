@@ -11,7 +11,16 @@
 //! changes anything.
 
 pub mod agreement;
+pub mod codec;
+mod join;
+pub mod noise;
+mod pace;
+pub mod peer;
+mod pulse;
+mod queue;
+pub mod receiver;
 pub mod record;
+pub mod sender;
 pub mod status;
 
 use std::{
