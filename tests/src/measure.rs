@@ -234,6 +234,13 @@ impl Tally {
         longest_pause(&self.begun(since_us, until_us).map(attempt).collect::<Vec<_>>())
     }
 
+    /// When the last request since then began that this server answered.
+    #[must_use]
+    pub fn last_answer_of(&self, server: &str, since_us: u64) -> Option<u64> {
+        let answers = self.since(since_us).filter(|o| o.result.as_deref() == Ok(server));
+        answers.map(Outcome::began_us).filter(|began| *began >= since_us).max()
+    }
+
     /// The last failure, if there was one: when, and why.
     #[must_use]
     pub fn last_failure(&self) -> Option<(u64, &str)> {
@@ -480,6 +487,7 @@ mod tests {
         assert_eq!((tally.answered(150), tally.failed(150)), (2, 1));
         assert_eq!((tally.steady(0), tally.steady(901)), (1, 0));
         assert_eq!(tally.last_failure(), Some((300, "refused")));
+        assert_eq!((tally.last_answer_of("a", 0), tally.last_answer_of("a", 100)), (Some(95), None));
         assert_eq!(tally.median_latency(0), Some(Duration::from_micros(5)));
         assert_eq!(tally.median_latency(901), None);
     }
