@@ -200,12 +200,6 @@ impl Framer {
         self.start += 2 + length;
         Some(frame)
     }
-
-    /// The length that the next frame says it has, once that much is there.
-    pub fn announced(&self) -> Option<usize> {
-        let length = self.bytes.get(self.start..)?.first_chunk::<2>()?;
-        Some(usize::from(u16::from_be_bytes(*length)))
-    }
 }
 
 #[cfg(test)]

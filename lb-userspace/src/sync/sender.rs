@@ -389,10 +389,10 @@ impl Sender {
 
     /// When [`Self::next_message`] or [`Self::is_dead`] may have something else to say than now, if nothing happens until then.
     pub fn wake_at(&self, now: Instant) -> Instant {
-        let mut wake = self.pulse.wake_at();
         if !self.is_greeted() {
-            return wake;
+            return self.pulse.dead_at();
         }
+        let mut wake = self.pulse.wake_at();
         let mut sooner = |at: Instant| wake = wake.min(at.max(now));
         if self.under_way_bytes < WINDOW
             && let Some(due) = self.news_at()
