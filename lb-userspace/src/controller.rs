@@ -23,12 +23,16 @@ pub mod claim;
 mod drop_log;
 mod evidence;
 mod hand_over;
+mod host_sockets;
+mod inheritance;
 mod interface;
+mod observing;
 pub mod pins;
 mod reconciling;
 mod reload;
 mod report;
 mod reserved_ports;
+mod resets;
 mod rivals;
 mod routers;
 mod sweep;
@@ -60,8 +64,10 @@ use self::{
     claim::Claim,
     drop_log::DropLog,
     evidence::Evidence,
+    inheritance::Inheritance,
     pins::PinLock,
     reserved_ports::HostPorts,
+    resets::Condemned,
     rivals::RivalWatch,
     routers::{Routers, Told},
     sweep::{Sweep, finished},
@@ -78,6 +84,7 @@ use crate::{
     health::rise_fall::HealthState,
     heartbeat::{self, Heartbeat},
     netlink::{Link, Netlink, NetlinkEvent, NextHops},
+    resets::Resets,
     slow_start::SlowStart,
     vrrp::advert::Priority,
 };
@@ -140,6 +147,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             () = wake.vrrp.notified() => controller.reconcile().await,
             () = wake.tracking.notified() => controller.tell_routers(),
             () = wake.health.notified() => controller.health_changed().await,
+            () = wake.resets.notified() => controller.resets_progressed(),
             () = at(controller.due) => controller.reconcile().await,
             event = next_event(&mut controller.events) => controller.netlink_event(event),
             _ = hangup.recv() => {
@@ -190,6 +198,7 @@ struct Wake {
     health: Arc<Notify>,
     vrrp: Arc<Notify>,
     tracking: Arc<Notify>,
+    resets: Arc<Notify>,
 }
 
 async fn at(time: Option<Instant>) {
@@ -227,6 +236,8 @@ struct Problems {
     services: Option<String>,
     /// Why clients on this node are not sent to a backend.
     local_clients: Option<String>,
+    /// Why flows are not reset, or their clients not told.
+    resets: Option<String>,
 }
 
 impl Problems {
@@ -272,6 +283,8 @@ struct Controller {
     drop_log: Option<DropLog>,
     transmit_watch: TransmitWatch,
     evidence: Evidence,
+    resets: Resets,
+    condemned: Condemned,
     alerts: Alerts,
     pins: Option<PinLock>,
     _claims: Vec<Claim>,
@@ -293,6 +306,8 @@ struct Controller {
     checks: Checks,
     tracking: Tracking,
     slow_starts: BTreeMap<PoolEntry, SlowStart>,
+    inheritance: Inheritance,
+    host_connections: BTreeMap<(IpAddr, u16), u64>,
     routers: Routers,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
@@ -343,6 +358,8 @@ impl Controller {
             drop_log: None,
             transmit_watch: TransmitWatch::default(),
             evidence: Evidence::default(),
+            resets: Resets::spawn(Arc::clone(&wake.resets)).context("no thread for resets")?,
+            condemned: Condemned::default(),
             alerts: Alerts::default(),
             pins,
             _claims: claims,
@@ -359,6 +376,8 @@ impl Controller {
             census: Census::default(),
             checks,
             slow_starts: BTreeMap::new(),
+            inheritance: Inheritance::default(),
+            host_connections: BTreeMap::new(),
             join_at: Some(now + (first_results + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
             tracking,
             recheck: None,
@@ -413,6 +432,7 @@ impl Controller {
         self.clock_base = dataplane.pulse()?.flow_clock.wrapping_sub(elapsed);
         self.ids = BackendIds::adopt(&dataplane.observe()?, self.flow_clock());
         self.flow_tables = Some(dataplane.flow_tables()?);
+        self.resets.use_tables(Some(dataplane.sever_tables()?));
         self.assign_ids();
         let writer = dataplane.pulse_writer(self.clock_base, self.started.into_std())?;
         self.heartbeat.write_to(Some(Box::new(writer)));
@@ -426,8 +446,9 @@ impl Controller {
 
     /// Without its hooks a node still forwards: never fatal, and tried again.
     fn serve_local_clients(&mut self) {
+        let scope = self.local_clients();
         let Some(dataplane) = &mut self.dataplane else { return };
-        let served = dataplane.serve_local_clients(self.config.node.local_clients);
+        let served = dataplane.serve_local_clients(scope);
         let problem = served.err().map(|error| {
             let error = anyhow::Error::from(error);
             format!("clients on this node go to the VIP instead of a backend: {error:#}")
@@ -488,12 +509,15 @@ impl Controller {
     fn close_dataplane(&mut self) {
         self.heartbeat.write_to(None);
         (self.dataplane, self.sightings) = (None, None);
+        self.resets.use_tables(None);
         self.meet_routers();
     }
 
     /// Starts, changes and stops routers until they are as configured.
     async fn configure_routers(&mut self) {
-        self.routers.configure(&self.config).await;
+        if !self.config.node.observe {
+            self.routers.configure(&self.config).await;
+        }
         self.meet_routers();
     }
 
@@ -589,6 +613,7 @@ impl Controller {
             tcp6: &read("/proc/self/net/tcp6"),
             local_range: &read("/proc/sys/net/ipv4/ip_local_port_range"),
         };
+        self.host_connections = host_sockets::connections(&host);
         let ports = reserved_ports::reserved_ports(&self.config, &vips, &host);
         if ports == self.reserved_ports {
             return;
