@@ -6,12 +6,14 @@
 //! included.
 
 mod attach;
+mod flow_events;
 mod flow_tables;
 mod hash_walk;
 mod interface;
 mod local_clients;
 mod pins;
 mod pulse;
+mod replica;
 pub mod ring;
 mod sightings;
 
@@ -52,11 +54,13 @@ use tokio::io::unix::AsyncFd;
 use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
+    flow_events::FlowEvents,
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
     interface::keep_vlan_tags,
     local_clients::LocalClientsError,
     pins::cleanup,
     pulse::PulseWriter,
+    replica::{ReplicaSource, ReplicaStore},
     sightings::{AdvertSeen, ClaimSeen, Sightings},
 };
 use crate::{
@@ -587,6 +591,11 @@ impl Dataplane {
     /// Where the pinned maps cannot be opened.
     pub fn sightings(&self) -> Result<Sightings, DataplaneError> {
         Sightings::open(&self.maps_path)
+    }
+
+    /// Where the nodes' exchange of flows finds them; see [`ReplicaSource`].
+    pub fn replica_source(&self) -> ReplicaSource {
+        ReplicaSource { maps_path: self.maps_path.clone() }
     }
 
     /// Runs the programs once on a frame (`BPF_PROG_TEST_RUN`), with the maps as they are. Returns the XDP action and
