@@ -593,11 +593,6 @@ impl Dataplane {
         Sightings::open(&self.maps_path)
     }
 
-    /// Where the nodes' exchange of flows finds them; see [`ReplicaSource`].
-    pub fn replica_source(&self) -> ReplicaSource {
-        ReplicaSource { maps_path: self.maps_path.clone() }
-    }
-
     /// Runs the programs once on a frame (`BPF_PROG_TEST_RUN`), with the maps as they are. Returns the XDP action and
     /// the frame afterwards.
     ///

@@ -22,9 +22,9 @@ use lb_common::{
     layout::{
         ALLOWED_SERVICE_BITS, AllowedKey, BALANCE_LEAST_CONNECTIONS, BALANCE_MAGLEV, BALANCE_ROUND_ROBIN,
         BackendEntry, BackendId, HOP_KEEPS_TAGS, Hop, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES, MODE_DSR_IPIP,
-        MODE_DSR_L2, MODE_NAT, MacWord, Members, NodeEntry, SERVICE_DROPS_WHEN_FULL, SERVICE_HAS_ALLOW_LIST,
-        SERVICE_HAS_LIMITS, SERVICE_SNAT_NODE, ServiceEntry, ServiceKey, TagWord, VLAN_WORDS, VipEntry,
-        virtual_mac,
+        MODE_DSR_L2, MODE_NAT, MacWord, Members, NODE_TELLS_FLOWS, NodeEntry, SERVICE_DROPS_WHEN_FULL,
+        SERVICE_HAS_ALLOW_LIST, SERVICE_HAS_LIMITS, SERVICE_SNAT_NODE, ServiceEntry, ServiceKey, TagWord,
+        VLAN_WORDS, VipEntry, virtual_mac,
     },
     wire::{Be16, Be32, Be128, Mac},
 };
@@ -322,6 +322,7 @@ fn node_entry(inputs: &Inputs, own: &OwnAddresses) -> NodeEntry {
         v4: own.first().0.map(Be32::from).unwrap_or_default(),
         v6: own.first().1.map(Be128::from).unwrap_or_default(),
         untagged: 0,
+        flags: if inputs.config.sync.is_some() { NODE_TELLS_FLOWS } else { 0 },
         ..NodeEntry::EMPTY
     };
     let macs = inputs.links.iter().filter_map(|link| Some((link.mac?, link.parent)));

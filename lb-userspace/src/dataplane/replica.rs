@@ -29,7 +29,7 @@ use super::{
     DataplaneError, FlowEvents,
     flow_tables::{other_direction, pinned},
     hash_walk::HashWalk,
-    in_map,
+    in_map, maps_path,
 };
 use crate::{
     flows::{self, Phase, silence},
@@ -45,17 +45,22 @@ const IN_USE: u32 = 10;
 /// Where the tables are, for the thread that will open them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaSource {
-    pub(super) maps_path: PathBuf,
+    maps: PathBuf,
 }
 
 impl ReplicaSource {
+    /// Below this `node.pin_path`.
+    pub fn at(pin_path: &Path) -> Self {
+        Self { maps: maps_path(pin_path) }
+    }
+
     /// Opens the flow tables. `landmarks` are as of now at any time.
     ///
     /// # Errors
     ///
     /// Where the pinned maps cannot be opened.
     pub fn store(&self, landmarks: watch::Receiver<Arc<Landmarks>>) -> Result<ReplicaStore, DataplaneError> {
-        ReplicaStore::open(&self.maps_path, landmarks)
+        ReplicaStore::open(&self.maps, landmarks)
     }
 
     /// Begins to read what the programs tell; there is one reader. Needs a Tokio runtime with I/O.
@@ -64,7 +69,7 @@ impl ReplicaSource {
     ///
     /// Where the pinned maps cannot be opened.
     pub fn events(&self) -> Result<FlowEvents, DataplaneError> {
-        FlowEvents::open(&self.maps_path)
+        FlowEvents::open(&self.maps)
     }
 }
 
