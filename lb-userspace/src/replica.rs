@@ -316,3 +316,6 @@ const fn seen(told: &Direction, clock: u32) -> Seen {
         at: clock.wrapping_sub(if told.silence < LONGEST { told.silence } else { LONGEST }),
     }
 }
+
+#[cfg(test)]
+mod tests;
