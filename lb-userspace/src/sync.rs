@@ -11,7 +11,21 @@
 //! changes anything.
 
 pub mod agreement;
+mod caller;
+pub mod codec;
+mod connection;
+mod join;
+mod listener;
+mod node;
+pub mod noise;
+mod pace;
+pub mod peer;
+mod pulse;
+mod queue;
+pub mod receiver;
 pub mod record;
+pub mod sender;
+mod service;
 pub mod status;
 
 use std::{
@@ -124,7 +138,7 @@ impl SyncService {
         let (status_sender, status) = watch::channel(SyncStatus::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("xvip-sync".to_owned()).spawn(move || {
-            runtime.block_on(run(wanted_receiver, factory, status_sender));
+            runtime.block_on(service::run(wanted_receiver, factory, status_sender));
         })?;
         Ok(SyncHandle { wanted: wanted_sender, status, thread: Some(thread) })
     }
@@ -208,20 +222,5 @@ impl SyncHandle {
 impl Drop for SyncHandle {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-async fn run(
-    mut wanted: watch::Receiver<Wanted>,
-    factory: Box<dyn StoreFactory>,
-    status: watch::Sender<SyncStatus>,
-) {
-    // The skeleton: nothing is exchanged yet.
-    drop(factory);
-    status.send_modify(|status| status.synced = true);
-    while !wanted.borrow_and_update().stop {
-        if wanted.changed().await.is_err() {
-            return;
-        }
     }
 }
