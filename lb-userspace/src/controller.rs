@@ -23,13 +23,17 @@ pub mod claim;
 mod drop_log;
 mod evidence;
 mod hand_over;
+mod host_sockets;
+mod inheritance;
 mod interface;
+mod observing;
 pub mod pins;
 mod reconciling;
 mod reload;
 mod replication;
 mod report;
 mod reserved_ports;
+mod resets;
 mod rivals;
 mod routers;
 mod sweep;
@@ -61,9 +65,11 @@ use self::{
     claim::Claim,
     drop_log::DropLog,
     evidence::Evidence,
+    inheritance::Inheritance,
     pins::PinLock,
     replication::Replication,
     reserved_ports::HostPorts,
+    resets::Condemned,
     rivals::RivalWatch,
     routers::{Routers, Told},
     sweep::{Sweep, finished},
@@ -80,6 +86,7 @@ use crate::{
     health::rise_fall::HealthState,
     heartbeat::{self, Heartbeat},
     netlink::{Link, Netlink, NetlinkEvent, NextHops},
+    resets::Resets,
     slow_start::SlowStart,
     vrrp::advert::Priority,
 };
@@ -143,6 +150,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             () = wake.vrrp.notified() => controller.reconcile().await,
             () = wake.tracking.notified() => controller.tell_routers(),
             () = wake.health.notified() => controller.health_changed().await,
+            () = wake.resets.notified() => controller.resets_progressed(),
             () = at(controller.due) => controller.reconcile().await,
             event = next_event(&mut controller.events) => controller.netlink_event(event),
             _ = hangup.recv() => {
@@ -166,10 +174,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = sweep.tick() => controller.sweep(),
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
-            _ = alerts.tick() => {
-                controller.look_at_alerts();
-                controller.look_at_replication();
-            }
+            _ = alerts.tick() => controller.look_at_alerts(),
             () = replication::worth_a_look(waits) => controller.look_at_flows(),
             _ = rivals.tick() => controller.look_at_rivals(),
             _ = resync.tick() => controller.resync().await,
@@ -199,6 +204,7 @@ struct Wake {
     health: Arc<Notify>,
     vrrp: Arc<Notify>,
     tracking: Arc<Notify>,
+    resets: Arc<Notify>,
 }
 
 async fn at(time: Option<Instant>) {
@@ -238,6 +244,8 @@ struct Problems {
     local_clients: Option<String>,
     /// Why this node does not have the flows of the others yet.
     flows: Option<String>,
+    /// Why flows are not reset, or their clients not told.
+    resets: Option<String>,
 }
 
 impl Problems {
@@ -287,6 +295,8 @@ struct Controller {
     drop_log: Option<DropLog>,
     transmit_watch: TransmitWatch,
     evidence: Evidence,
+    resets: Resets,
+    condemned: Condemned,
     alerts: Alerts,
     pins: Option<PinLock>,
     _claims: Vec<Claim>,
@@ -308,6 +318,8 @@ struct Controller {
     checks: Checks,
     tracking: Tracking,
     slow_starts: BTreeMap<PoolEntry, SlowStart>,
+    inheritance: Inheritance,
+    host_connections: BTreeMap<(IpAddr, u16), u64>,
     routers: Routers,
     replication: Replication,
     /// When VRRP joins at the latest; `None` once it has.
@@ -359,6 +371,8 @@ impl Controller {
             drop_log: None,
             transmit_watch: TransmitWatch::default(),
             evidence: Evidence::default(),
+            resets: Resets::spawn(Arc::clone(&wake.resets)).context("no thread for resets")?,
+            condemned: Condemned::default(),
             alerts: Alerts::default(),
             pins,
             _claims: claims,
@@ -375,6 +389,8 @@ impl Controller {
             census: Census::default(),
             checks,
             slow_starts: BTreeMap::new(),
+            inheritance: Inheritance::default(),
+            host_connections: BTreeMap::new(),
             join_at: Some(now + (first_results + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
             tracking,
             replication: Replication::default(),
@@ -431,6 +447,7 @@ impl Controller {
         self.clock_base = dataplane.pulse()?.flow_clock.wrapping_sub(elapsed);
         self.ids = BackendIds::adopt(&dataplane.observe()?, self.flow_clock());
         self.flow_tables = Some(dataplane.flow_tables()?);
+        self.resets.use_tables(Some(dataplane.sever_tables()?));
         self.assign_ids();
         let writer = dataplane.pulse_writer(self.clock_base, self.started.into_std())?;
         self.heartbeat.write_to(Some(Box::new(writer)));
@@ -444,8 +461,9 @@ impl Controller {
 
     /// Without its hooks a node still forwards: never fatal, and tried again.
     fn serve_local_clients(&mut self) {
+        let scope = self.local_clients();
         let Some(dataplane) = &mut self.dataplane else { return };
-        let served = dataplane.serve_local_clients(self.config.node.local_clients);
+        let served = dataplane.serve_local_clients(scope);
         let problem = served.err().map(|error| {
             let error = anyhow::Error::from(error);
             format!("clients on this node go to the VIP instead of a backend: {error:#}")
@@ -507,12 +525,15 @@ impl Controller {
     fn close_dataplane(&mut self) {
         self.heartbeat.write_to(None);
         (self.dataplane, self.sightings) = (None, None);
+        self.resets.use_tables(None);
         self.meet_routers();
     }
 
     /// Starts, changes and stops routers until they are as configured.
     async fn configure_routers(&mut self) {
-        self.routers.configure(&self.config).await;
+        if !self.config.node.observe {
+            self.routers.configure(&self.config).await;
+        }
         self.meet_routers();
     }
 
@@ -608,6 +629,7 @@ impl Controller {
             tcp6: &read("/proc/self/net/tcp6"),
             local_range: &read("/proc/sys/net/ipv4/ip_local_port_range"),
         };
+        self.host_connections = host_sockets::connections(&host);
         let ports = reserved_ports::reserved_ports(&self.config, &vips, &host);
         if ports == self.reserved_ports {
             return;

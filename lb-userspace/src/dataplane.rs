@@ -15,6 +15,7 @@ mod pins;
 mod pulse;
 mod replica;
 pub mod ring;
+mod sever;
 mod sightings;
 
 use std::{
@@ -61,6 +62,7 @@ pub use self::{
     pins::cleanup,
     pulse::PulseWriter,
     replica::{ReplicaSource, ReplicaStore},
+    sever::{AnyFlow, AnyKey, Found, SeverFlows, SeverTables},
     sightings::{AdvertSeen, ClaimSeen, Sightings},
 };
 use crate::{
@@ -582,6 +584,15 @@ impl Dataplane {
     /// Where the pinned maps cannot be opened.
     pub fn flow_tables(&self) -> Result<FlowTables, DataplaneError> {
         FlowTables::open(&self.maps_path)
+    }
+
+    /// A handle of its own on the flow tables, for the thread that ends flows.
+    ///
+    /// # Errors
+    ///
+    /// Where the pinned maps cannot be opened.
+    pub fn sever_tables(&self) -> Result<SeverTables, DataplaneError> {
+        SeverTables::open(&self.maps_path)
     }
 
     /// A handle of its own on what was seen of other nodes, for any thread.

@@ -177,9 +177,19 @@ fn node(t: Table<'_>, facts: &Facts<'_>) -> Option<Node> {
     let xdp_mode = t.read("xdp_mode", XDP_MODE).or(XdpMode::default()).value;
     let local_clients = t.read("local_clients", LOCAL_CLIENTS).or(LocalClients::default()).value;
     let pin_path = t.read("pin_path", PIN_PATH).or(PathBuf::from(DEFAULT_PIN_PATH)).value;
-    let observe = t.read("observe", Flag).or(DEFAULT_OBSERVE).value;
+    let observe = observe(&t);
     t.finish();
     Some(Node { name: name?.value, interfaces: interfaces?, xdp_mode, local_clients, pin_path, observe })
+}
+
+fn observe(t: &Table<'_>) -> bool {
+    let observe = t.read("observe", Flag).or(DEFAULT_OBSERVE);
+    if observe.value {
+        let message = "with `observe` this node changes nothing: it forwards no new connection, takes no part in VRRP, and has no \
+                       address; `xvip status` shows what it would do";
+        t.reader.warning(&observe.place, message, "when it shall do that, write: observe = false");
+    }
+    observe.value
 }
 
 /// `interface`, or `interfaces`.

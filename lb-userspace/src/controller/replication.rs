@@ -9,14 +9,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::{Future, pending},
     io,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::{Controller, set_problem};
 use crate::{
@@ -37,6 +37,8 @@ use crate::{
 const PAUSE_MATTERS: Duration = Duration::from_secs(3);
 /// How often it is looked whether the flows are there.
 const LOOK: Duration = Duration::from_millis(50);
+/// What the service says of itself is no older.
+const PUBLISHED_WITHIN: Duration = Duration::from_millis(300);
 /// What is to be told yet when this node stops gets so much time.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Events that are passed on at once.
@@ -50,8 +52,8 @@ pub(super) struct Replication {
     held: BTreeMap<IpAddr, Instant>,
     /// Since when this process has run without a pause, as far as that has been dealt with.
     running_since: Option<Instant>,
-    /// The drift that was told, by peer.
-    drift: BTreeMap<SocketAddr, Vec<String>>,
+    /// When the flows of the others were last asked for again.
+    rejoined: Option<Instant>,
 }
 
 impl Default for Replication {
@@ -61,7 +63,7 @@ impl Default for Replication {
             landmarks: watch::Sender::new(Arc::default()),
             held: BTreeMap::new(),
             running_since: None,
-            drift: BTreeMap::new(),
+            rejoined: None,
         }
     }
 }
@@ -120,13 +122,15 @@ impl Replication {
 
     /// Whether the flows of every peer that can be reached are here, or have had their time.
     pub(super) fn is_synced(&self) -> bool {
-        self.handle.as_ref().is_none_or(SyncHandle::synced)
+        let is_published = self.rejoined.is_none_or(|at| at.elapsed() >= PUBLISHED_WITHIN);
+        self.handle.as_ref().is_none_or(|handle| is_published && handle.synced())
     }
 
     /// Asks for the flows of the others again; [`Self::is_synced`] says when they are here.
-    pub(super) fn rejoin(&self) {
+    pub(super) fn rejoin(&mut self) {
         if let Some(handle) = &self.handle {
             handle.rejoin();
+            self.rejoined = Some(Instant::now());
         }
     }
 
@@ -151,29 +155,6 @@ impl Replication {
         !is_start && !is_old
     }
 
-    /// Logs what differs between the nodes' configurations, each time that it changes.
-    fn tell_drift(&mut self) {
-        let Some(status) = self.status() else {
-            self.drift.clear();
-            return;
-        };
-        let now: BTreeMap<SocketAddr, Vec<String>> = status
-            .peers
-            .iter()
-            .filter(|peer| !peer.drift.is_empty())
-            .map(|peer| (peer.address, peer.drift.clone()))
-            .collect();
-        for (peer, differs) in &now {
-            if self.drift.get(peer) != Some(differs) {
-                warn!(%peer, "the configurations of the nodes differ: {}", differs.join(", "));
-            }
-        }
-        for peer in self.drift.keys().filter(|peer| !now.contains_key(peer)) {
-            info!(%peer, "the configurations of the nodes agree, or the peer is gone");
-        }
-        self.drift = now;
-    }
-
     /// Ends it, once what others do not know yet has been told, or has had its time.
     pub(super) async fn stop(&mut self) {
         let Some(handle) = self.handle.take() else { return };
@@ -191,7 +172,8 @@ impl Replication {
 
 /// The settings of the exchange, where there is one.
 fn settings(config: &Config) -> Option<SyncSettings> {
-    let settings = SyncSettings::of(config)?;
+    // Who only observes has no flows.
+    let settings = SyncSettings::of(config).filter(|_| !config.node.observe)?;
     // A flow that is only read of must not look idle to the next owner of its VIP.
     let refresh = settings.refresh.min(config.flows.idle_timeout / 3).max(Duration::from_secs(1));
     Some(SyncSettings { refresh, ..settings })
@@ -261,11 +243,6 @@ impl Controller {
             set_problem(&mut self.problems.flows, None);
             self.tell_routers();
         }
-    }
-
-    /// Tells what differs between the nodes.
-    pub(super) fn look_at_replication(&mut self) {
-        self.replication.tell_drift();
     }
 }
 

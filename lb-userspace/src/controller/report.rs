@@ -57,6 +57,7 @@ impl Controller {
                 closing: self.census.closing,
             },
             sync: self.replication.status(),
+            observing: self.observing(),
         }
     }
 
@@ -86,6 +87,7 @@ impl Controller {
             &problems.services,
             &problems.local_clients,
             &problems.flows,
+            &problems.resets,
         ];
         let own = own.into_iter().flatten().chain(self.routers.problems()).cloned();
         let routers = self.config.vrrp.iter().filter_map(|instance| {
@@ -167,6 +169,7 @@ impl Controller {
                 status.reason = match self.routers.problem(&instance.name) {
                     Some(problem) => problem.clone(),
                     None if vips.is_empty() => "no service uses this instance".to_owned(),
+                    None if self.config.node.observe => "observing: it takes no part".to_owned(),
                     None => "waiting for the first results of the health checks".to_owned(),
                 };
             }
@@ -203,10 +206,23 @@ impl Controller {
                 stale: local.stale,
                 other_namespace: local.other_namespace,
             },
+            host_connections: self.host_connections(service, tables),
             backends: (service.backends.iter())
                 .map(|backend| self.backend_status(service, backend, tables, &share))
                 .collect(),
         }
+    }
+
+    fn host_connections(&self, service: &Service, tables: &Tables) -> u64 {
+        let key = service_key(service);
+        let mut ids = service
+            .backends
+            .iter()
+            .filter_map(|backend| self.ids.id(&PoolEntry { service: key, address: backend.address }));
+        if ids.any(|id| tables.backends.get(&id).is_some_and(|backend| backend.local != 0)) {
+            return 0;
+        }
+        self.host_connections.get(&(service.vip.address, service.port.get())).copied().unwrap_or(0)
     }
 
     fn backend_status(

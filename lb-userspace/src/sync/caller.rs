@@ -69,11 +69,7 @@ async fn once(node: &Shared, id: EntryId, address: SocketAddr, changed: &Rc<Noti
     converse(stream, secure, Framer::default(), &mut side, changed).await
 }
 
-async fn dialled(
-    address: SocketAddr,
-    listen: SocketAddr,
-    key: &Psk,
-) -> Result<(TcpStream, Secure), Ended> {
+async fn dialled(address: SocketAddr, listen: SocketAddr, key: &Psk) -> Result<(TcpStream, Secure), Ended> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_nodelay(true)?;
     SockRef::from(&socket).set_tcp_user_timeout(Some(USER_TIMEOUT))?;

@@ -35,7 +35,9 @@ pub enum Ended {
     #[error("closed by the peer")]
     Closed,
     /// The other side has closed it instead of answering.
-    #[error("closed by the peer during the handshake: are the keys the same, and is this node among its peers?")]
+    #[error(
+        "closed by the peer during the handshake: are the keys the same, and is this node among its peers?"
+    )]
     Unanswered,
     /// Nothing has been heard for too long.
     #[error("silent for too long")]

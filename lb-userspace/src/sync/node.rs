@@ -116,7 +116,12 @@ pub struct Node {
 
 impl Node {
     /// The service begins.
-    pub fn new(wanted: &Wanted, store: Box<dyn FlowStore>, factory: Box<dyn StoreFactory>, join: Join) -> Self {
+    pub fn new(
+        wanted: &Wanted,
+        store: Box<dyn FlowStore>,
+        factory: Box<dyn StoreFactory>,
+        join: Join,
+    ) -> Self {
         let mut instance = [0; 16];
         if SystemRandom::new().fill(&mut instance).is_err() {
             warn!("the system has no randomness: a node that calls itself will not notice");
@@ -319,7 +324,10 @@ impl Node {
     /// The total of the events that were lost; more than before means a full sync.
     pub fn lost(&mut self, total: u64, now: Instant) {
         if total > self.status.lost_events {
-            warn!(lost = total - self.status.lost_events, "the data plane had more to tell than fits: all flows are told again");
+            warn!(
+                lost = total - self.status.lost_events,
+                "the data plane had more to tell than fits: all flows are told again"
+            );
             self.resync(now);
         }
         self.status.lost_events = total;

@@ -133,10 +133,8 @@ impl Secure {
             let mut plain = Vec::with_capacity(piece.len() + 1);
             plain.push(if rest.is_empty() { LAST } else { MORE });
             plain.extend_from_slice(piece);
-            let length = self
-                .transport
-                .write_message(&plain, &mut self.scratch)
-                .map_err(|_| Refused::NotAuthentic)?;
+            let length =
+                self.transport.write_message(&plain, &mut self.scratch).map_err(|_| Refused::NotAuthentic)?;
             frame(self.scratch.get(..length).unwrap_or_default(), wire);
             if rest.is_empty() {
                 return Ok(());

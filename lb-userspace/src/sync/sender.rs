@@ -256,9 +256,8 @@ impl Sender {
         status: &mut SendingStatus,
     ) -> Option<Vec<u8>> {
         let message = self.something(now, ours, store, status);
-        let message = message.or_else(|| {
-            (self.is_greeted() && self.pulse.is_due(now)).then(|| encode(&Telling::Alive))
-        })?;
+        let message = message
+            .or_else(|| (self.is_greeted() && self.pulse.is_due(now)).then(|| encode(&Telling::Alive)))?;
         self.pulse.said(now);
         self.pace.spend(message.len());
         Some(message)
@@ -297,12 +296,7 @@ impl Sender {
         self.news(now, store, status).or_else(|| self.full(now, ours, status))
     }
 
-    fn news(
-        &mut self,
-        now: Instant,
-        store: &dyn FlowStore,
-        status: &mut SendingStatus,
-    ) -> Option<Vec<u8>> {
+    fn news(&mut self, now: Instant, store: &dyn FlowStore, status: &mut SendingStatus) -> Option<Vec<u8>> {
         if self.under_way_bytes >= WINDOW || self.news_at().is_none_or(|due| due > now) {
             return None;
         }

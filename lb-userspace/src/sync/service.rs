@@ -48,7 +48,8 @@ async fn serve(
         match factory.open() {
             Ok(store) => break store,
             Err(StoreError(error)) => {
-                let synced = join.is_done(Instant::now(), [super::join::Seen { reached: true, complete: false }]);
+                let synced =
+                    join.is_done(Instant::now(), [super::join::Seen { reached: true, complete: false }]);
                 status.send_if_modified(|status| {
                     let said = status.store_error.as_ref() == Some(&error) && status.synced == synced;
                     (status.store_error, status.synced) = (Some(error), synced);
