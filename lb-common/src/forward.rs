@@ -48,7 +48,7 @@ use crate::{
     wire::{Be32, Be128},
 };
 
-pub use self::{entry::entry, nat::NAT_PORT_TRIES};
+pub use self::{entry::entry, flow::entry as flow_entry, nat::NAT_PORT_TRIES};
 
 /// What comes after the entry; the number is the index in the `PROGRAMS` map.
 #[repr(u32)]

@@ -30,6 +30,7 @@ mod observing;
 pub mod pins;
 mod reconciling;
 mod reload;
+mod replication;
 mod report;
 mod reserved_ports;
 mod resets;
@@ -66,6 +67,7 @@ use self::{
     evidence::Evidence,
     inheritance::Inheritance,
     pins::PinLock,
+    replication::Replication,
     reserved_ports::HostPorts,
     resets::Condemned,
     rivals::RivalWatch,
@@ -139,6 +141,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     loop {
+        let waits = controller.waits_for_flows();
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -172,15 +175,18 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
             _ = alerts.tick() => controller.look_at_alerts(),
+            () = replication::worth_a_look(waits) => controller.look_at_flows(),
             _ = rivals.tick() => controller.look_at_rivals(),
             _ = resync.tick() => controller.resync().await,
             () = at(controller.join_at) => controller.join_vrrp().await,
             () = at(controller.recheck.map(|recheck| recheck.by)) => controller.rechecked(),
         }
-        if controller.recheck.is_some_and(|recheck| controller.checks.all_passed_since(recheck.since)) {
+        if controller.recheck.is_some_and(|recheck| controller.checks.all_passed_since(recheck.since))
+            && controller.replication.is_synced()
+        {
             controller.rechecked();
         }
-        if controller.join_at.is_some() && controller.knows_enough() {
+        if controller.join_at.is_some() && controller.knows_enough() && controller.replication.is_synced() {
             controller.join_vrrp().await;
         }
     }
@@ -236,6 +242,8 @@ struct Problems {
     services: Option<String>,
     /// Why clients on this node are not sent to a backend.
     local_clients: Option<String>,
+    /// Why this node does not have the flows of the others yet.
+    flows: Option<String>,
     /// Why flows are not reset, or their clients not told.
     resets: Option<String>,
 }
@@ -243,7 +251,11 @@ struct Problems {
 impl Problems {
     /// What VRRP tracks: whether this node could forward anything if it had the VIP.
     fn tracked(&self) -> Result<(), String> {
-        match [&self.interface, &self.link, &self.dataplane, &self.maps].into_iter().flatten().next() {
+        match [&self.interface, &self.link, &self.dataplane, &self.maps, &self.flows]
+            .into_iter()
+            .flatten()
+            .next()
+        {
             Some(problem) => Err(problem.clone()),
             None => Ok(()),
         }
@@ -309,6 +321,7 @@ struct Controller {
     inheritance: Inheritance,
     host_connections: BTreeMap<(IpAddr, u16), u64>,
     routers: Routers,
+    replication: Replication,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
     /// When VRRP goes on at the latest after the link came back.
@@ -380,6 +393,7 @@ impl Controller {
             host_connections: BTreeMap::new(),
             join_at: Some(now + (first_results + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
             tracking,
+            replication: Replication::default(),
             recheck: None,
             problems: Problems::default(),
             due: None,
@@ -391,6 +405,7 @@ impl Controller {
         };
         controller.open_dataplane()?;
         controller.reconcile().await;
+        controller.replication.configure(&controller.config);
         Ok(controller)
     }
 
@@ -495,6 +510,7 @@ impl Controller {
         {
             self.schedule(Duration::ZERO);
         }
+        self.look_at_pause();
         let silence =
             self.heartbeat.written().map(|written| now.into_std().saturating_duration_since(written));
         let silent = silence.is_some_and(|silence| silence > lease(&self.config));
@@ -643,6 +659,11 @@ impl Controller {
         if self.join_at.take().is_none() {
             return;
         }
+        if !self.replication.is_synced() {
+            // That has a bound of its own.
+            self.join_at = Some(Instant::now() + DEBOUNCE);
+            return;
+        }
         if !self.checks.all_known() {
             warn!("joining VRRP although some backends have not answered their first check");
         }
@@ -676,6 +697,7 @@ impl Controller {
         if let Err(error) = self.try_reconcile().await {
             error!("an address may still be here: {error:#}");
         }
+        self.replication.stop().await;
         self.checks.stop().await;
         self.tracking.stop().await;
         if let Some(sweeping) = self.sweeping.take() {

@@ -16,6 +16,7 @@ pub mod maglev;
 pub mod netlink;
 pub mod pcapng;
 pub mod reconcile;
+pub mod replica;
 pub mod resets;
 pub mod round_robin;
 pub mod slow_start;

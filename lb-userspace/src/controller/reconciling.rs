@@ -58,6 +58,7 @@ impl Controller {
         set_problem(&mut self.problems.services, problem);
         let changes = diff(&desired, &observed);
         let applied = self.apply(changes, &observed).await;
+        self.replication.know(&desired, &self.ids, &self.links, Instant::now().into_std());
         // As long as addresses that are not ours any more are still here, answering for them would be a lie.
         let disowned = !matches!(applied, Err((Stage::Disown, _)));
         if let Some(as_of) = as_of.filter(|_| disowned && self.dataplane.is_some()) {

@@ -42,6 +42,7 @@ const PURE: &[&str] = &[
     "lb-userspace/src/maglev.rs",
     "lb-userspace/src/pcapng.rs",
     "lb-userspace/src/reconcile.rs",
+    "lb-userspace/src/replica.rs",
     "lb-userspace/src/round_robin.rs",
     "lb-userspace/src/slow_start.rs",
     "lb-userspace/src/sync/agreement.rs",
