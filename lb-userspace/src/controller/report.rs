@@ -85,6 +85,7 @@ impl Controller {
             &problems.services,
             &problems.local_clients,
             &problems.resets,
+            &problems.doubt,
         ];
         let own = own.into_iter().flatten().chain(self.routers.problems()).cloned();
         let routers = self.config.vrrp.iter().filter_map(|instance| {
