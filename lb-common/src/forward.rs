@@ -13,6 +13,7 @@
 //! answer  RST, time exceeded, too big
 //! arp, neighbour   silence, answer or note what is said about a VIP
 //! vrrp    notes the arrival of an advertisement
+//! observe counts which backend a SYN would go to, while the node only observes
 //! ```
 //!
 //! A packet that is not for a VIP leaves untouched after a handful of instructions, and a packet of an established
@@ -30,6 +31,7 @@ mod icmp;
 mod limit;
 mod nat;
 mod neighbour;
+mod observe;
 mod open;
 mod parse;
 mod send;
@@ -86,11 +88,15 @@ pub enum Stage {
     Vrrp4 = 15,
     /// VRRP over IPv6.
     Vrrp6 = 16,
+    /// TCP over IPv4 of no known flow, while the node only observes.
+    Observe4 = 18,
+    /// The same over IPv6.
+    Observe6 = 19,
 }
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Parse,
         Self::Slow4,
         Self::Slow6,
@@ -108,6 +114,8 @@ impl Stage {
         Self::Neighbour,
         Self::Vrrp4,
         Self::Vrrp6,
+        Self::Observe4,
+        Self::Observe6,
     ];
 
     /// The name of its program.
@@ -130,6 +138,8 @@ impl Stage {
             Self::Neighbour => "xvip_neighbour",
             Self::Vrrp4 => "xvip_vrrp4",
             Self::Vrrp6 => "xvip_vrrp6",
+            Self::Observe4 => "xvip_observe4",
+            Self::Observe6 => "xvip_observe6",
         }
     }
 }
@@ -176,6 +186,8 @@ pub fn run<F: Frame, T: Tables>(stage: Stage, frame: &mut F, tables: &T) -> Step
         Stage::Neighbour => neighbour::neighbour(frame, tables),
         Stage::Vrrp4 => vrrp::vrrp::<Be32, F, T>(frame, tables),
         Stage::Vrrp6 => vrrp::vrrp::<Be128, F, T>(frame, tables),
+        Stage::Observe4 => observe::observe::<Be32, F, T>(frame, tables),
+        Stage::Observe6 => observe::observe::<Be128, F, T>(frame, tables),
     }
 }
 
@@ -197,6 +209,7 @@ trait Family: crate::family::Address {
     const ICMP_STAGE: Stage;
     const TUNNEL: Stage;
     const ANSWER: Stage;
+    const OBSERVE: Stage;
 }
 
 impl Family for Be32 {
@@ -206,6 +219,7 @@ impl Family for Be32 {
     const ICMP_STAGE: Stage = Stage::Icmp4;
     const TUNNEL: Stage = Stage::Tunnel4;
     const ANSWER: Stage = Stage::Answer4;
+    const OBSERVE: Stage = Stage::Observe4;
 }
 
 impl Family for Be128 {
@@ -215,6 +229,7 @@ impl Family for Be128 {
     const ICMP_STAGE: Stage = Stage::Icmp6;
     const TUNNEL: Stage = Stage::Tunnel6;
     const ANSWER: Stage = Stage::Answer6;
+    const OBSERVE: Stage = Stage::Observe6;
 }
 
 /// Has the segment answered. `mtu` is for those answers that tell one.

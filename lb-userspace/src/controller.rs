@@ -24,7 +24,10 @@ mod doubt;
 mod drop_log;
 mod evidence;
 mod hand_over;
+mod host_sockets;
+mod inheritance;
 mod interface;
+mod observing;
 pub mod pins;
 mod reconciling;
 mod reload;
@@ -62,6 +65,7 @@ use self::{
     claim::Claim,
     drop_log::DropLog,
     evidence::Evidence,
+    inheritance::Inheritance,
     pins::PinLock,
     reserved_ports::HostPorts,
     resets::Condemned,
@@ -307,6 +311,8 @@ struct Controller {
     checks: Checks,
     tracking: Tracking,
     slow_starts: BTreeMap<PoolEntry, SlowStart>,
+    inheritance: Inheritance,
+    host_connections: BTreeMap<(IpAddr, u16), u64>,
     routers: Routers,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
@@ -375,6 +381,8 @@ impl Controller {
             census: Census::default(),
             checks,
             slow_starts: BTreeMap::new(),
+            inheritance: Inheritance::default(),
+            host_connections: BTreeMap::new(),
             join_at: Some(now + (first_results + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
             tracking,
             recheck: None,
@@ -443,8 +451,9 @@ impl Controller {
 
     /// Without its hooks a node still forwards: never fatal, and tried again.
     fn serve_local_clients(&mut self) {
+        let scope = self.local_clients();
         let Some(dataplane) = &mut self.dataplane else { return };
-        let served = dataplane.serve_local_clients(self.config.node.local_clients);
+        let served = dataplane.serve_local_clients(scope);
         let problem = served.err().map(|error| {
             let error = anyhow::Error::from(error);
             format!("clients on this node go to the VIP instead of a backend: {error:#}")
@@ -511,7 +520,9 @@ impl Controller {
 
     /// Starts, changes and stops routers until they are as configured.
     async fn configure_routers(&mut self) {
-        self.routers.configure(&self.config).await;
+        if !self.config.node.observe {
+            self.routers.configure(&self.config).await;
+        }
         self.meet_routers();
     }
 
@@ -607,6 +618,7 @@ impl Controller {
             tcp6: &read("/proc/self/net/tcp6"),
             local_range: &read("/proc/sys/net/ipv4/ip_local_port_range"),
         };
+        self.host_connections = host_sockets::connections(&host);
         let ports = reserved_ports::reserved_ports(&self.config, &vips, &host);
         if ports == self.reserved_ports {
             return;

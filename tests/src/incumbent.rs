@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 
 use crate::addresses::Family;
 use crate::daemon::{Daemon, DaemonError, last_lines};
+use crate::master::Master;
 use crate::netns::Netns;
 use crate::topology::{API_PORT, Lab, LabError, PLAIN_PORT, PREFIX_LENGTH, VIP, host};
 
@@ -32,8 +33,29 @@ pub struct IncumbentNode {
     // Before the machine, which waits for its processes when it is dropped.
     keepalived: Option<Daemon>,
     haproxy: Option<Daemon>,
+    /// HAProxys that a reload has replaced. They end when their last connection has.
+    former: Vec<Daemon>,
     machine: Netns,
     dir: PathBuf,
+}
+
+/// A server of HAProxy's backends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// Where it is; the ports are those of the services.
+    pub address: IpAddr,
+    /// Its weight, where it is not the default one.
+    pub weight: Option<u32>,
+}
+
+impl Server {
+    /// One of the lab's, with the default weight.
+    #[must_use]
+    pub fn of(master: &Master) -> Self {
+        Self { name: master.name().to_owned(), address: master.address_of(Family::V4), weight: None }
+    }
 }
 
 impl IncumbentNode {
@@ -43,11 +65,19 @@ impl IncumbentNode {
     /// When the machine cannot be made, or its files cannot be written.
     pub fn create(lab: &Lab, index: u8) -> Result<Self, LabError> {
         let machine = lab.add_machine(&format!("lb{}", index + 1), FIRST.0 + index, false)?;
-        let node = Self { keepalived: None, haproxy: None, machine, dir: lab.dir().to_owned() };
-        let backends: Vec<_> = lab.masters().iter().map(|m| (m.name(), m.address_of(Family::V4))).collect();
-        fs::write(node.file("haproxy.cfg"), haproxy_cfg(&backends))?;
+        let dir = lab.dir().to_owned();
+        let node = Self { keepalived: None, haproxy: None, former: vec![], machine, dir };
+        node.configure(&lab.masters().iter().map(Server::of).collect::<Vec<_>>())?;
         fs::write(node.file("keepalived.conf"), keepalived_conf(index))?;
         Ok(node)
+    }
+
+    /// Writes HAProxy's configuration with these servers; a running one learns of it by [`IncumbentNode::reload`].
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn configure(&self, servers: &[Server]) -> io::Result<()> {
+        fs::write(self.file("haproxy.cfg"), haproxy_cfg(servers))
     }
 
     /// Its machine.
@@ -88,15 +118,71 @@ impl IncumbentNode {
         if self.haproxy.is_some() {
             return Ok(());
         }
+        self.haproxy = Some(self.new_haproxy(None)?);
+        Ok(())
+    }
+
+    /// As `systemctl reload haproxy`: a new process takes the listeners over and tells the old one to finish (`-sf`).
+    ///
+    /// # Errors
+    /// As [`IncumbentNode::start_haproxy`].
+    pub fn reload(&mut self) -> Result<(), DaemonError> {
+        let new = self.new_haproxy(self.haproxy.as_ref())?;
+        self.former.extend(self.haproxy.replace(new));
+        self.former.retain_mut(Daemon::is_running);
+        Ok(())
+    }
+
+    /// As `systemctl restart haproxy`.
+    ///
+    /// # Errors
+    /// When it does not end in time, or does not come up.
+    pub fn restart_haproxy(&mut self) -> Result<(), DaemonError> {
+        if let Some(haproxy) = self.haproxy.take() {
+            haproxy.terminate(END_LIMIT)?;
+        }
+        self.end_former();
+        self.start_haproxy()
+    }
+
+    /// The processes that run on it, as the host sees them.
+    ///
+    /// # Errors
+    /// When keepalived's children cannot be told.
+    pub fn processes(&self) -> io::Result<Vec<u32>> {
+        let mut all: Vec<u32> = self.haproxy.iter().chain(&self.former).map(Daemon::id).collect();
+        if let Some(keepalived) = &self.keepalived {
+            all.push(keepalived.id());
+            all.extend(children(keepalived.id())?.into_iter().map(|child| child.as_raw().cast_unsigned()));
+        }
+        Ok(all)
+    }
+
+    fn end_former(&mut self) {
+        self.former.drain(..).for_each(Daemon::kill);
+    }
+
+    fn new_haproxy(&self, former: Option<&Daemon>) -> Result<Daemon, DaemonError> {
         let mut command = Command::new("haproxy");
         // -db: in the foreground, whatever the file says.
         command.arg("-db").arg("-f").arg(self.file("haproxy.cfg"));
+        if let Some(former) = former {
+            command.args(["-sf", &self.own_id(former.id())?.to_string()]);
+        }
         let mut daemon = self.daemon("haproxy", &mut command)?;
         let listens =
             || self.machine.run(|| std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, PLAIN_PORT)).is_ok());
         daemon.wait_ready("HAProxy to listen", START_LIMIT, || listens().unwrap_or(false))?;
-        self.haproxy = Some(daemon);
-        Ok(())
+        Ok(daemon)
+    }
+
+    /// The id that a process has on its machine.
+    fn own_id(&self, id: u32) -> Result<u32, DaemonError> {
+        let io = |source| DaemonError::Io { name: "haproxy".to_owned(), source };
+        let status = fs::read_to_string(Path::new("/proc").join(format!("{id}/status"))).map_err(io)?;
+        let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let own = ids.and_then(|ids| ids.split_whitespace().next_back()?.parse().ok());
+        own.ok_or_else(|| io(io::ErrorKind::InvalidData.into()))
     }
 
     /// An orderly stop of keepalived, as by `systemctl stop`; HAProxy goes on.
@@ -114,6 +200,7 @@ impl IncumbentNode {
         if let Some(haproxy) = self.haproxy.take() {
             haproxy.kill();
         }
+        self.end_former();
     }
 
     /// Kills everything with `kill -9`, keepalived's children before it: a child would stop in good order when its
@@ -208,7 +295,7 @@ fn remove_files(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn haproxy_cfg(backends: &[(&str, IpAddr)]) -> String {
+fn haproxy_cfg(servers: &[Server]) -> String {
     let mut text = String::from(
         "global
     log /dev/log  local0 warning
@@ -247,8 +334,9 @@ backend {name}
     default-server inter 10s downinter 5s rise 2 fall 2 slowstart 60s maxconn 250 maxqueue 256 weight 100
 "
         );
-        for (server, address) in backends {
-            text += &format!("    server {server} {address}:{port} check\n");
+        for Server { name, address, weight } in servers {
+            let weight = weight.map_or_else(String::new, |weight| format!(" weight {weight}"));
+            text += &format!("    server {name} {address}:{port} check{weight}\n");
         }
     }
     text
@@ -316,7 +404,10 @@ mod tests {
 
     #[test]
     fn the_plain_service_is_balanced_as_the_api_servers_are() {
-        let text = haproxy_cfg(&[("master1", [172, 16, 0, 4].into())]);
+        let server = Server { name: "master1".to_owned(), address: [172, 16, 0, 4].into(), weight: None };
+        let text = haproxy_cfg(&[server.clone()]);
+        let heavy = haproxy_cfg(&[Server { weight: Some(7), ..server }]);
+        assert!(heavy.contains("server master1 172.16.0.4:7000 check weight 7\n"), "{heavy}");
         let section = |name: &str| {
             let begin = text.find(&format!("\nfrontend {name}\n")).unwrap();
             let end = text[begin + 1..].find("\nfrontend ").map_or(text.len(), |at| begin + 1 + at);

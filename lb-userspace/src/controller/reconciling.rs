@@ -87,6 +87,7 @@ impl Controller {
         let health = self.checks.states();
         let now = Instant::now().into_std();
         self.follow_recoveries(&health, now);
+        let heirs = self.follow_inheritance(&active, now);
         let inputs = Inputs {
             config: &self.config,
             links: &self.links,
@@ -96,6 +97,7 @@ impl Controller {
             slow_starts: &self.slow_starts,
             now,
             active: &active,
+            heirs: &heirs,
             next_hops: &self.next_hops.by_backend,
             ids: &self.ids,
             observed: &observed.tables,
@@ -117,6 +119,20 @@ impl Controller {
         }
     }
 
+    /// Notes who has become active, and comes back when the first of them has been so for long.
+    fn follow_inheritance(
+        &mut self,
+        active: &BTreeMap<String, u64>,
+        now: std::time::Instant,
+    ) -> BTreeSet<String> {
+        let rebuild = self.config.flows.rebuild;
+        self.inheritance.follow(active.keys(), now);
+        if let Some(end) = self.inheritance.next_end(rebuild, now) {
+            self.schedule(end.saturating_duration_since(now));
+        }
+        self.inheritance.heirs(rebuild, now)
+    }
+
     async fn observe(&self) -> anyhow::Result<Observed> {
         let (tables, node) = match &self.dataplane {
             Some(dataplane) => (dataplane.observe()?, dataplane.node()?),
@@ -131,7 +147,8 @@ impl Controller {
             Err(_) if self.problems.interface.is_some() => BTreeSet::new(),
             Err(error) => return Err(error.into()),
         };
-        addresses.retain(|(address, _)| ours.contains(address));
+        // While this node only observes, none is ours to take off, whoever has put it there.
+        addresses.retain(|(address, _)| ours.contains(address) && !self.config.node.observe);
         Ok(Observed { tables, node, addresses, announced: self.announced.clone() })
     }
 

@@ -56,6 +56,7 @@ impl Controller {
                 half_open: self.census.half_open,
                 closing: self.census.closing,
             },
+            observing: self.observing(),
         }
     }
 
@@ -165,6 +166,7 @@ impl Controller {
                 status.reason = match self.routers.problem(&instance.name) {
                     Some(problem) => problem.clone(),
                     None if vips.is_empty() => "no service uses this instance".to_owned(),
+                    None if self.config.node.observe => "observing: it takes no part".to_owned(),
                     None => "waiting for the first results of the health checks".to_owned(),
                 };
             }
@@ -201,10 +203,23 @@ impl Controller {
                 stale: local.stale,
                 other_namespace: local.other_namespace,
             },
+            host_connections: self.host_connections(service, tables),
             backends: (service.backends.iter())
                 .map(|backend| self.backend_status(service, backend, tables, &share))
                 .collect(),
         }
+    }
+
+    fn host_connections(&self, service: &Service, tables: &Tables) -> u64 {
+        let key = service_key(service);
+        let mut ids = service
+            .backends
+            .iter()
+            .filter_map(|backend| self.ids.id(&PoolEntry { service: key, address: backend.address }));
+        if ids.any(|id| tables.backends.get(&id).is_some_and(|backend| backend.local != 0)) {
+            return 0;
+        }
+        self.host_connections.get(&(service.vip.address, service.port.get())).copied().unwrap_or(0)
     }
 
     fn backend_status(

@@ -1,3 +1,5 @@
+mod inheritance;
+
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
     num::{NonZeroU8, NonZeroU16},
@@ -138,6 +140,7 @@ struct World {
     slow_starts: BTreeMap<PoolEntry, SlowStart>,
     now: Instant,
     active: BTreeMap<String, u64>,
+    heirs: BTreeSet<String>,
     next_hops: BTreeMap<IpAddr, NextHop>,
     ids: BackendIds,
     rings: RingMemo,
@@ -156,6 +159,7 @@ impl World {
             slow_starts: BTreeMap::new(),
             now: Instant::now(),
             active: BTreeMap::new(),
+            heirs: BTreeSet::new(),
             next_hops,
             ids: BackendIds::default(),
             rings: RingMemo::default(),
@@ -183,6 +187,7 @@ impl World {
             slow_starts: &self.slow_starts,
             now: self.now,
             active: &self.active,
+            heirs: &self.heirs,
             next_hops: &self.next_hops,
             ids: &self.ids,
             observed: &self.kernel,

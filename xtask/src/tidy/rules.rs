@@ -32,6 +32,8 @@ const PURE: &[&str] = &[
     "lb-userspace/src/apportion.rs",
     "lb-userspace/src/config/",
     "lb-userspace/src/controller/alerts.rs",
+    "lb-userspace/src/controller/host_sockets.rs",
+    "lb-userspace/src/controller/inheritance.rs",
     "lb-userspace/src/controller/reserved_ports.rs",
     "lb-userspace/src/desired.rs",
     "lb-userspace/src/drift.rs",
