@@ -20,6 +20,7 @@
 mod alerts;
 mod checks;
 pub mod claim;
+mod doubt;
 mod drop_log;
 mod evidence;
 mod hand_over;
@@ -150,6 +151,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             () = wake.vrrp.notified() => controller.reconcile().await,
             () = wake.tracking.notified() => controller.tell_routers(),
             () = wake.health.notified() => controller.health_changed().await,
+            () = wake.results.notified() => controller.follow_dead(),
             () = wake.resets.notified() => controller.resets_progressed(),
             () = at(controller.due) => controller.reconcile().await,
             event = next_event(&mut controller.events) => controller.netlink_event(event),
@@ -205,6 +207,7 @@ struct Wake {
     vrrp: Arc<Notify>,
     tracking: Arc<Notify>,
     resets: Arc<Notify>,
+    results: Arc<Notify>,
 }
 
 async fn at(time: Option<Instant>) {
@@ -246,6 +249,8 @@ struct Problems {
     flows: Option<String>,
     /// Why flows are not reset, or their clients not told.
     resets: Option<String>,
+    /// Why the flows of backends that seem to be dead are not.
+    doubt: Option<String>,
 }
 
 impl Problems {
@@ -345,7 +350,7 @@ impl Controller {
         let (netlink, events) = Netlink::open(&config.node.interfaces).await?;
         let links = netlink.links().await?;
         let announcer = Announcer::spawn(&interface).context("no thread for announcements")?;
-        let mut checks = Checks::new(Arc::clone(&wake.health));
+        let mut checks = Checks::new(Arc::clone(&wake.health), Arc::clone(&wake.results));
         let plan = checks.plan(&config)?;
         checks.commit(plan);
         let mut tracking = Tracking::new(&interface, Arc::clone(&wake.tracking));

@@ -88,6 +88,7 @@ impl Controller {
             &problems.local_clients,
             &problems.flows,
             &problems.resets,
+            &problems.doubt,
         ];
         let own = own.into_iter().flatten().chain(self.routers.problems()).cloned();
         let routers = self.config.vrrp.iter().filter_map(|instance| {
