@@ -13,6 +13,7 @@
 //! answer  RST, time exceeded, too big
 //! arp, neighbour   silence, answer or note what is said about a VIP
 //! vrrp    notes the arrival of an advertisement
+//! former  during an upgrade: the former release's entry, for the flows that only its maps know
 //! ```
 //!
 //! A packet that is not for a VIP leaves untouched after a handful of instructions, and a packet of an established
@@ -86,10 +87,13 @@ pub enum Stage {
     Vrrp4 = 15,
     /// VRRP over IPv6.
     Vrrp6 = 16,
+    /// Another release's entry, with its own maps: while flows are being copied from those, it does what only they know.
+    /// Not one of [`Stage::ALL`].
+    Former = 17,
 }
 
 impl Stage {
-    /// Every stage.
+    /// Every stage that this release has a program for.
     pub const ALL: [Self; 17] = [
         Self::Parse,
         Self::Slow4,
@@ -130,6 +134,8 @@ impl Stage {
             Self::Neighbour => "xvip_neighbour",
             Self::Vrrp4 => "xvip_vrrp4",
             Self::Vrrp6 => "xvip_vrrp6",
+            // As every release has called its entry.
+            Self::Former => "xvip",
         }
     }
 }
@@ -176,6 +182,8 @@ pub fn run<F: Frame, T: Tables>(stage: Stage, frame: &mut F, tables: &T) -> Step
         Stage::Neighbour => neighbour::neighbour(frame, tables),
         Stage::Vrrp4 => vrrp::vrrp::<Be32, F, T>(frame, tables),
         Stage::Vrrp6 => vrrp::vrrp::<Be128, F, T>(frame, tables),
+        // The kernel has it, if anybody.
+        Stage::Former => INTERNAL,
     }
 }
 
