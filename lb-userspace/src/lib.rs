@@ -19,6 +19,7 @@ pub mod reconcile;
 pub mod round_robin;
 pub mod slow_start;
 pub mod status;
+pub mod succession;
 pub mod trace;
 pub mod track;
 pub mod vrrp;

@@ -60,7 +60,7 @@ pub fn longest_lingering(interval: Interval) -> Duration {
 pub const PARTING_INTERVAL: Duration = Duration::from_secs(3);
 
 /// So often it says so, since an advertisement can be lost.
-const PARTING_ADVERTS: u8 = 3;
+const PARTING_ADVERTS: u8 = 4;
 
 /// And that soon again.
 const PARTING_PAUSE: Duration = Duration::from_millis(20);
@@ -150,15 +150,6 @@ impl Watch {
     }
 }
 
-/// An Active router says that it leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Parting {
-    /// What it announces now.
-    interval: Interval,
-    /// How often it still says so.
-    repeats: u8,
-}
-
 /// A state with the timers that run only in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -207,7 +198,7 @@ enum Phase {
 ///   ([`longest_lingering`]). (keepalived removes its addresses at once: nobody has them for the successor's skew time.)
 ///   Who yields, has failed or was paused does not linger: another one has the addresses, or we cannot serve them.
 /// - One that *leaves* to a successor on the same node ([`Event::Leave`]) sends no priority 0: it announces a longer interval,
-///   three times, and is then done with the addresses still its own. The successor goes on as Active
+///   four times, and is then done with the addresses still its own. The successor goes on as Active
 ///   ([`Event::Resume`]), and with its first advertisement the interval is the usual one again.
 /// - A Backup believes arrivals that did not come through its socket ([`Event::Arrived`]), and takes over because of
 ///   silence only with a witness ([`Event::Witness`]).
@@ -237,8 +228,10 @@ pub struct VirtualRouter {
     /// A router with a lower priority is left alone until then. `None`: not seen one yet since the last that outranked us.
     preempt_after: Option<Instant>,
     released: bool,
-    /// While Active and about to leave.
-    parting: Option<Parting>,
+    /// What it announces instead of its own interval, while Active and about to leave.
+    parting: Option<Interval>,
+    /// How often what it says now is still repeated at once, since its neighbours depend on it.
+    repeats: u8,
     tracking: Result<(), String>,
     witness: Result<(), String>,
     transitions: u64,
@@ -263,6 +256,7 @@ impl VirtualRouter {
             preempt_after: None,
             released: false,
             parting: None,
+            repeats: 0,
             tracking: Ok(()),
             witness: Ok(()),
             transitions: 0,
@@ -303,7 +297,7 @@ impl VirtualRouter {
 
     /// The interval that our advertisements announce.
     pub fn announced_interval(&self) -> Interval {
-        self.parting.map_or(self.settings.interval, |parting| parting.interval)
+        self.parting.unwrap_or(self.settings.interval)
     }
 
     /// When the state was entered.
@@ -396,14 +390,15 @@ impl VirtualRouter {
                     self.weighted = priority.clamp(Priority::LOWEST, HIGHEST_WEIGHTED);
                 }
                 self.become_active(now, Reason::Resumed);
+                self.insistently(now);
             }
             (Phase::Initialize { .. }, Event::Resume { .. }) => self.handle(now, Event::Start),
             (Phase::Backup(_) | Phase::Active { .. } | Phase::Fault, Event::Resume { .. }) => {}
 
             (Phase::Active { .. }, Event::Leave(interval)) => {
                 if self.parting.is_none() {
-                    self.parting = Some(Parting { interval, repeats: PARTING_ADVERTS - 1 });
-                    self.advertise(now, now + PARTING_PAUSE);
+                    self.parting = Some(interval);
+                    self.insistently(now);
                 }
             }
             (Phase::Initialize { .. } | Phase::Backup(_) | Phase::Fault, Event::Leave(_)) => {
@@ -445,14 +440,11 @@ impl VirtualRouter {
             }
             (Phase::Active { adver_timer, .. }, Event::Timer) => {
                 if now < adver_timer {
-                } else if let Some(parting) = &mut self.parting {
-                    match parting.repeats.checked_sub(1) {
-                        Some(repeats) => {
-                            parting.repeats = repeats;
-                            self.advertise(now, now + PARTING_PAUSE);
-                        }
-                        None => self.enter(now, Phase::Left, Reason::Left),
-                    }
+                } else if let Some(repeats) = self.repeats.checked_sub(1) {
+                    self.repeats = repeats;
+                    self.advertise(now, now + self.settings.interval.duration());
+                } else if self.is_parting() {
+                    self.enter(now, Phase::Left, Reason::Left);
                 } else {
                     // From the deadline, not from now: lateness does not add up.
                     let interval = self.settings.interval.duration();
@@ -852,7 +844,8 @@ impl VirtualRouter {
     }
 
     fn advertise(&mut self, now: Instant, next: Instant) {
-        let next = if self.is_parting() { next.min(now + PARTING_PAUSE) } else { next };
+        let soon = self.is_parting() || self.repeats > 0;
+        let next = if soon { next.min(now + PARTING_PAUSE) } else { next };
         self.phase = Phase::Active { adver_timer: next, advertised: now };
         // One that has not been sent yet would say what is not true any more.
         if self.outbox.back().is_some_and(|priority| *priority != Priority::RELEASE) {
@@ -861,8 +854,14 @@ impl VirtualRouter {
         self.outbox.push_back(self.priority());
     }
 
+    /// Advertises several times in a row: one could be lost, and the others would wait for too short or in vain.
+    fn insistently(&mut self, now: Instant) {
+        self.repeats = PARTING_ADVERTS - 1;
+        self.advertise(now, now + PARTING_PAUSE);
+    }
+
     fn enter(&mut self, now: Instant, phase: Phase, reason: Reason) {
-        self.parting = None;
+        (self.parting, self.repeats) = (None, 0);
         self.phase = phase;
         self.since = now;
         self.reason = reason;

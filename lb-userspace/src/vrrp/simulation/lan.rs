@@ -701,7 +701,7 @@ impl Lan {
     }
 
     /// Whether XDP on this node answers for the address of a link.
-    fn answers(&self, node: usize, link: usize) -> bool {
+    pub fn answers(&self, node: usize, link: usize) -> bool {
         self.nodes[node].held[link] && self.silent_from(node, link).is_none_or(|at| self.now < at)
     }
 

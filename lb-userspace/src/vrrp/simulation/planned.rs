@@ -1,6 +1,6 @@
 //! Planned restarts: the process of the Active router is replaced, and nobody else notices.
 
-use super::lan::{CLEAN, Lan, Micros, SECOND};
+use super::lan::{CLEAN, Lan, Micros, SECOND, Wires};
 use crate::vrrp::{
     advert::Interval,
     fsm::{Reason, VrrpState, parting_interval, parting_respite},
@@ -28,7 +28,8 @@ properties! {
     /// becomes Active, and one node answers for the address at every moment.
     fn a_planned_restart_moves_nothing(schedule) {
         let mut lan = Lan::settled(schedule, CLEAN, schedule.is_multiple_of(2));
-        lan.wires = lan.bad_wires(20);
+        // A parting word that is overtaken by one before it would be in vain; no switch does that.
+        lan.wires = Wires { reorders: false, ..lan.bad_wires(20) };
         let active = lan.the_active();
         let contended = lan.contended_for();
         let pause = lan.random.range(0, 3 * lan.interval());
@@ -55,13 +56,16 @@ properties! {
     fn a_successor_that_never_comes_is_replaced(schedule) {
         let mut lan = Lan::settled(schedule, CLEAN, true);
         let left = lan.the_active();
-        let contended = lan.contended_for();
         let pause = lan.random.range(0, 2 * lan.interval());
         lan.run_for(pause);
         lan.leave(left);
-        lan.run_for(respite(&lan) + 5 * SECOND + lan.longest_down_interval());
+        while lan.actives().is_empty() || lan.actives() == [left] {
+            lan.run_for(1_000);
+            let taken_over = !lan.actives().is_empty() && lan.actives() != [left];
+            assert!(!(taken_over && lan.answers(left, 0)), "schedule {schedule}: two answer");
+        }
+        lan.run_for(5 * SECOND + lan.settling());
         assert_ne!(lan.the_active(), left, "schedule {schedule}");
-        assert_eq!(lan.contended_for(), contended, "schedule {schedule}: two answered");
         // Then it is too late, and like any other start.
         lan.resume(left);
         assert_eq!(lan.router(left).state(), VrrpState::Backup, "schedule {schedule}");
