@@ -21,6 +21,7 @@ pub mod resets;
 pub mod round_robin;
 pub mod slow_start;
 pub mod status;
+pub mod succession;
 pub mod sync;
 pub mod trace;
 pub mod track;

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::{Controller, RETRY, lease, set_problem};
+use super::{Controller, RETRY, set_problem};
 use crate::{
     config::model::Config,
     dataplane::{Dataplane, DataplaneError, Tables},
@@ -92,7 +92,7 @@ impl Controller {
         let inputs = Inputs {
             config: &self.config,
             links: &self.links,
-            lease: lease(&self.config),
+            lease: self.node_lease(),
             half_open_timeout: Duration::from_secs(self.timeouts().half_open.into()),
             health: &health,
             slow_starts: &self.slow_starts,
