@@ -34,6 +34,8 @@ use crate::bpf;
 pub const XDP_DROP: u32 = 1;
 /// See [`XDP_DROP`].
 pub const XDP_TX: u32 = 3;
+/// See [`XDP_DROP`].
+const XDP_REDIRECT: u32 = 4;
 
 /// TCP flags.
 pub const SYN: u8 = 0x02;
@@ -324,7 +326,8 @@ impl<'a> Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Runs the programs on a packet. Returns the XDP action, and the packet afterwards where it is sent on.
+    /// Runs the programs on a packet. Returns the XDP action, and the packet afterwards where it is sent on ([`XDP_TX`],
+    /// whatever the interface).
     ///
     /// # Errors
     /// Where the kernel refuses.
@@ -332,6 +335,8 @@ impl Runner<'_> {
         let length = write(&mut self.frame, packet);
         self.frame[..6].copy_from_slice(&self.node);
         let (action, _) = bpf::test_run(self.program.as_fd(), &self.frame[..length], &mut self.out)?;
+        // To another interface than loopback, which test runs come in by.
+        let action = if action == XDP_REDIRECT { XDP_TX } else { action };
         Ok((action, if action == XDP_TX { read(&self.out) } else { *packet }))
     }
 

@@ -22,7 +22,7 @@ use lb_tests::{
     mass::{Runner, client, programs_of},
     node::LbNode,
     streams::{Plan, Streams},
-    topology::{Family, Lab},
+    topology::{API_PORT, Family, Lab, VIP},
     traffic::start_with,
     wait,
 };
@@ -219,7 +219,9 @@ fn open_by_frames(node: &LbNode, numbers: std::ops::Range<u32>, rate: Option<u32
             let due = Duration::from_secs_f64(f64::from(n - first) / f64::from(rate));
             sleep(due.saturating_sub(begin.elapsed()));
         }
-        let opened = runner.open(client(CLIENTS, n), plain(Family::V4))?;
+        // Each service has NAT ports of its own.
+        let service = if n % 2 == 0 { plain(Family::V4) } else { SocketAddr::new(VIP.into(), API_PORT) };
+        let opened = runner.open(client(CLIENTS, n), service)?;
         opened.map_err(|action| format!("flow {n}: action {action}"))?;
     }
     Ok(())
