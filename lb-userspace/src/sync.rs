@@ -16,6 +16,8 @@ pub mod codec;
 mod connection;
 mod join;
 mod listener;
+#[cfg(test)]
+mod memory;
 mod node;
 pub mod noise;
 mod pace;
@@ -224,3 +226,6 @@ impl Drop for SyncHandle {
         self.stop();
     }
 }
+
+#[cfg(test)]
+mod tests;
