@@ -56,6 +56,7 @@ impl Controller {
                 half_open: self.census.half_open,
                 closing: self.census.closing,
             },
+            sync: self.replication.status(),
             observing: self.observing(),
         }
     }
@@ -85,6 +86,7 @@ impl Controller {
             &problems.heartbeat,
             &problems.services,
             &problems.local_clients,
+            &problems.flows,
             &problems.resets,
             &problems.doubt,
         ];
@@ -101,7 +103,9 @@ impl Controller {
             })
         });
         let own = own.chain(self.rivals.problems().cloned()).chain(routers);
-        own.chain(self.alerts.problems(std::time::Instant::now())).collect()
+        own.chain(self.alerts.problems(std::time::Instant::now()))
+            .chain(self.replication.problems())
+            .collect()
     }
 
     pub(super) fn vrrp_status(&self, instance: &VrrpInstance) -> VrrpStatus {

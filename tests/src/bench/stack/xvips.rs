@@ -1,5 +1,9 @@
 //! Two nodes of xvip's.
 
+use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,6 +19,8 @@ use crate::wait;
 
 /// How long a daemon may take to end that leaves.
 const LEAVE_LIMIT: Duration = Duration::from_secs(10);
+
+const SYNC_PORT: u16 = 7946;
 
 /// What a pair is like.
 #[derive(Debug, Clone)]
@@ -46,6 +52,9 @@ impl XvipPair {
         let lab = Lab::builder().mode(settings.mode).masters(masters).build()?;
         let plain = lab.plain_service(Family::V4);
         let pair = Self { frozen: None, lab, away: false };
+        if settings.mode == Mode::Nat {
+            pair.share_flows()?;
+        }
         for lb in pair.lab.lbs() {
             lb.configure(|config| {
                 config.services.push(plain.clone());
@@ -57,6 +66,21 @@ impl XvipPair {
         pair.configure(None)?;
         pair.lab.start_lbs()?;
         Ok(pair)
+    }
+
+    /// Writes `[sync]` and its key. With direct server return the Maglev table does without.
+    fn share_flows(&self) -> anyhow::Result<()> {
+        let key = self.lab.dir().join("sync.key");
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key)?;
+        writeln!(file, "hex:{}", "5a".repeat(32))?;
+        for (lb, peer) in self.lab.lbs().iter().zip(self.lab.lbs().iter().rev()) {
+            let [own, other] = [lb, peer].map(|node| SocketAddr::new(node.address(), SYNC_PORT));
+            lb.configure(|config| {
+                config.extra =
+                    format!("[sync]\nlisten = \"{own}\"\npeers = [\"{other}\"]\nkey_file = {key:?}");
+            })?;
+        }
+        Ok(())
     }
 
     fn first(&self) -> &LbNode {

@@ -233,7 +233,7 @@ impl<'a> Trial<'a> {
                 broken_how: account.kinds(),
                 hung: account.hung.len(),
                 longest_hang_us: us(&account.longest),
-                noticed_median_us: noticed.get(noticed.len() / 2).map(us),
+                noticed_median_us: noticed.get(noticed.len().saturating_sub(1) / 2).map(us),
                 noticed_last_us: noticed.last().map(us),
                 silent_at_end: 0,
                 requests: tally.begun(begin, end).count(),
