@@ -163,9 +163,8 @@ const NODE_MAC: Mac = [2, 0, 0, 0, 0, 2];
 const BACKEND_MAC: Mac = [2, 0, 0, 0, 0, 3];
 
 fn hop(mac: Mac, tags: &[u16]) -> Hop {
-    let tag = |n: usize| {
-        tags.get(n).map_or(TagWord::NONE, |&id| TagWord::new(Be16::new(0x8100), Be16::new(id)))
-    };
+    let tag =
+        |n: usize| tags.get(n).map_or(TagWord::NONE, |&id| TagWord::new(Be16::new(0x8100), Be16::new(id)));
     Hop {
         mac: MacWord::new(mac),
         source: MacWord::new(NODE_MAC),
@@ -242,7 +241,10 @@ fn read(frame: &OutFrame) -> (Vec<u16>, String, String, u32, bool) {
         Some(NetSlice::Ipv4(ip)) => {
             let header = ip.header();
             assert_eq!(header.header_checksum(), header.to_header().calc_header_checksum());
-            assert_eq!(tcp.checksum(), tcp.calc_checksum_ipv4(header.source(), header.destination()).unwrap());
+            assert_eq!(
+                tcp.checksum(),
+                tcp.calc_checksum_ipv4(header.source(), header.destination()).unwrap()
+            );
             (IpAddr::V4(header.source_addr()), IpAddr::V4(header.destination_addr()))
         }
         Some(NetSlice::Ipv6(ip)) => {
