@@ -15,6 +15,7 @@ pub mod heartbeat;
 pub mod maglev;
 pub mod netlink;
 pub mod pcapng;
+pub mod rebalance;
 pub mod reconcile;
 pub mod round_robin;
 pub mod slow_start;
