@@ -29,6 +29,7 @@ mod reconciling;
 mod reload;
 mod report;
 mod reserved_ports;
+mod resets;
 mod rivals;
 mod routers;
 mod sweep;
@@ -62,6 +63,7 @@ use self::{
     evidence::Evidence,
     pins::PinLock,
     reserved_ports::HostPorts,
+    resets::Condemned,
     rivals::RivalWatch,
     routers::{Routers, Told},
     sweep::{Sweep, finished},
@@ -78,6 +80,7 @@ use crate::{
     health::rise_fall::HealthState,
     heartbeat::{self, Heartbeat},
     netlink::{Link, Netlink, NetlinkEvent, NextHops},
+    resets::Resets,
     slow_start::SlowStart,
     vrrp::advert::Priority,
 };
@@ -140,6 +143,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             () = wake.vrrp.notified() => controller.reconcile().await,
             () = wake.tracking.notified() => controller.tell_routers(),
             () = wake.health.notified() => controller.health_changed().await,
+            () = wake.resets.notified() => controller.resets_progressed(),
             () = at(controller.due) => controller.reconcile().await,
             event = next_event(&mut controller.events) => controller.netlink_event(event),
             _ = hangup.recv() => {
@@ -190,6 +194,7 @@ struct Wake {
     health: Arc<Notify>,
     vrrp: Arc<Notify>,
     tracking: Arc<Notify>,
+    resets: Arc<Notify>,
 }
 
 async fn at(time: Option<Instant>) {
@@ -227,6 +232,8 @@ struct Problems {
     services: Option<String>,
     /// Why clients on this node are not sent to a backend.
     local_clients: Option<String>,
+    /// Why flows are not reset, or their clients not told.
+    resets: Option<String>,
 }
 
 impl Problems {
@@ -272,6 +279,8 @@ struct Controller {
     drop_log: Option<DropLog>,
     transmit_watch: TransmitWatch,
     evidence: Evidence,
+    resets: Resets,
+    condemned: Condemned,
     alerts: Alerts,
     pins: Option<PinLock>,
     _claims: Vec<Claim>,
@@ -343,6 +352,8 @@ impl Controller {
             drop_log: None,
             transmit_watch: TransmitWatch::default(),
             evidence: Evidence::default(),
+            resets: Resets::spawn(Arc::clone(&wake.resets)).context("no thread for resets")?,
+            condemned: Condemned::default(),
             alerts: Alerts::default(),
             pins,
             _claims: claims,
@@ -413,6 +424,7 @@ impl Controller {
         self.clock_base = dataplane.pulse()?.flow_clock.wrapping_sub(elapsed);
         self.ids = BackendIds::adopt(&dataplane.observe()?, self.flow_clock());
         self.flow_tables = Some(dataplane.flow_tables()?);
+        self.resets.use_tables(Some(dataplane.sever_tables()?));
         self.assign_ids();
         let writer = dataplane.pulse_writer(self.clock_base, self.started.into_std())?;
         self.heartbeat.write_to(Some(Box::new(writer)));
@@ -488,6 +500,7 @@ impl Controller {
     fn close_dataplane(&mut self) {
         self.heartbeat.write_to(None);
         (self.dataplane, self.sightings) = (None, None);
+        self.resets.use_tables(None);
         self.meet_routers();
     }
 

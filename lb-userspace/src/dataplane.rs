@@ -13,6 +13,7 @@ mod local_clients;
 mod pins;
 mod pulse;
 pub mod ring;
+mod sever;
 mod sightings;
 
 use std::{
@@ -57,6 +58,7 @@ pub use self::{
     local_clients::LocalClientsError,
     pins::cleanup,
     pulse::PulseWriter,
+    sever::{AnyFlow, AnyKey, Found, SeverFlows, SeverTables},
     sightings::{AdvertSeen, ClaimSeen, Sightings},
 };
 use crate::{
@@ -578,6 +580,15 @@ impl Dataplane {
     /// Where the pinned maps cannot be opened.
     pub fn flow_tables(&self) -> Result<FlowTables, DataplaneError> {
         FlowTables::open(&self.maps_path)
+    }
+
+    /// A handle of its own on the flow tables, for the thread that ends flows.
+    ///
+    /// # Errors
+    ///
+    /// Where the pinned maps cannot be opened.
+    pub fn sever_tables(&self) -> Result<SeverTables, DataplaneError> {
+        SeverTables::open(&self.maps_path)
     }
 
     /// A handle of its own on what was seen of other nodes, for any thread.

@@ -17,6 +17,7 @@ pub mod netlink;
 pub mod pcapng;
 pub mod rebalance;
 pub mod reconcile;
+pub mod resets;
 pub mod round_robin;
 pub mod slow_start;
 pub mod status;

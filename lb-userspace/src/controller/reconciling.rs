@@ -63,6 +63,8 @@ impl Controller {
         if let Some(as_of) = as_of.filter(|_| disowned && self.dataplane.is_some()) {
             self.heartbeat.settled(as_of);
         }
+        // Only now do those who are told to go find their way to somebody else.
+        self.follow_dead();
         applied.map_err(|(_, error)| error)?;
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.set_holds_vip(!desired.addresses.is_empty())?;

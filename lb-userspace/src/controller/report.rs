@@ -84,6 +84,7 @@ impl Controller {
             &problems.heartbeat,
             &problems.services,
             &problems.local_clients,
+            &problems.resets,
         ];
         let own = own.into_iter().flatten().chain(self.routers.problems()).cloned();
         let routers = self.config.vrrp.iter().filter_map(|instance| {

@@ -1,0 +1,104 @@
+//! Whose flows are reset because their backend is dead, as a level: looked at whenever health, VRRP or the configuration may
+//! have changed something, and after each sweep, which may have found flows that came later.
+
+use std::collections::BTreeMap;
+
+use lb_common::layout::BackendId;
+use tracing::{info, warn};
+
+use super::{Controller, set_problem};
+use crate::{
+    config::model::OnDown,
+    desired::pool,
+    health::rise_fall::DownKind,
+    resets::{ResetOrder, ResetReason, What},
+};
+
+/// What has been ordered for dead backends, and what was told of it.
+#[derive(Debug, Default)]
+pub struct Condemned {
+    /// Their flows are reset, at these rates.
+    ordered: BTreeMap<BackendId, u32>,
+    /// The order of each backend and reason whose end has been logged.
+    told: BTreeMap<(BackendId, ResetReason), u64>,
+}
+
+impl Controller {
+    /// Has the flows of the dead reset that are not yet, and of nobody else.
+    pub(super) fn follow_dead(&mut self) {
+        let dead = self.dead();
+        for (&backend, _) in self.condemned.ordered.iter().filter(|(id, _)| !dead.contains_key(id)) {
+            self.resets.cancel(backend, ResetReason::BackendDead);
+        }
+        for (&backend, &rate) in &dead {
+            if self.condemned.ordered.get(&backend) != Some(&rate) {
+                self.order_resets(backend, rate);
+            }
+        }
+        self.condemned.ordered = dead;
+    }
+
+    /// After a sweep: who is dead and still has flows, has got them since.
+    pub(super) fn follow_sweep(&mut self) {
+        self.follow_dead();
+        let progress = self.resets.progress();
+        let progress = progress.borrow();
+        for (&backend, &rate) in &self.condemned.ordered {
+            let report = progress.orders.get(&(backend, ResetReason::BackendDead));
+            let runs = report.is_some_and(|report| !report.last);
+            let flows = self.census.by_backend.get(&backend);
+            if !runs && flows.is_some_and(|flows| flows.active + flows.half_closed + flows.half_open > 0) {
+                self.order_resets(backend, rate);
+            }
+        }
+    }
+
+    fn order_resets(&self, backend: BackendId, rate: u32) {
+        self.resets.submit(ResetOrder { backend, what: What::All, rate, why: ResetReason::BackendDead });
+    }
+
+    /// The backends whose flows are reset, with the rate.
+    fn dead(&self) -> BTreeMap<BackendId, u32> {
+        let mut dead = BTreeMap::new();
+        if self.dataplane.is_none() || self.config.node.observe {
+            return dead;
+        }
+        let active = self.routers.active();
+        for service in self.config.services.iter().filter(|service| service.on_down == OnDown::Reset) {
+            // Whoever has the VIP tells the clients; their answers would not come to us.
+            if service.vrrp.as_ref().is_some_and(|instance| !active.contains_key(instance)) {
+                continue;
+            }
+            for entry in pool(service) {
+                let is_dead =
+                    self.checks.health(&entry).is_some_and(|health| health.down == Some(DownKind::Dead));
+                if is_dead && let Some(id) = self.ids.id(&entry) {
+                    dead.insert(id, service.reset_rate);
+                }
+            }
+        }
+        dead
+    }
+
+    /// Tells of orders that have come to their end.
+    pub(super) fn resets_progressed(&mut self) {
+        let progress = self.resets.progress().borrow().clone();
+        for (key, report) in progress.orders.iter().filter(|(_, report)| report.last) {
+            if self.condemned.told.insert(*key, report.order) == Some(report.order) || report.done == 0 {
+                continue;
+            }
+            let address =
+                self.ids.all().find(|(id, _)| *id == report.backend).map(|(_, found)| found.address);
+            let address = address.map_or_else(|| "?".to_owned(), |address| address.to_string());
+            let (flows, took_ms) = (report.done, report.took.as_millis());
+            match report.why {
+                ResetReason::BackendDead => {
+                    warn!(backend = address, flows, took_ms, "reset the flows of a dead backend")
+                }
+                why => info!(backend = address, flows, took_ms, %why, "reset flows"),
+            }
+        }
+        let problem = progress.problem;
+        set_problem(&mut self.problems.resets, problem);
+    }
+}
