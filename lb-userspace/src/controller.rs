@@ -25,6 +25,7 @@ mod evidence;
 mod hand_over;
 mod interface;
 pub mod pins;
+mod rebalance;
 mod reconciling;
 mod reload;
 mod report;
@@ -32,6 +33,7 @@ mod reserved_ports;
 mod resets;
 mod rivals;
 mod routers;
+mod steering;
 mod sweep;
 mod tracking;
 mod transmit_watch;
@@ -62,10 +64,12 @@ use self::{
     drop_log::DropLog,
     evidence::Evidence,
     pins::PinLock,
+    rebalance::Rebalances,
     reserved_ports::HostPorts,
     resets::Condemned,
     rivals::RivalWatch,
     routers::{Routers, Told},
+    steering::Steering,
     sweep::{Sweep, finished},
     tracking::Tracking,
     transmit_watch::TransmitWatch,
@@ -105,6 +109,8 @@ pub struct Options {
     pub config_path: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
+    /// Where what outlives the daemon is kept; see [`crate::state_file`].
+    pub state_directory: PathBuf,
 }
 
 /// Runs until SIGTERM or SIGINT. Needs a Tokio runtime with timers and I/O.
@@ -131,6 +137,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     rivals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut alerts = interval(alerts::PERIOD);
     alerts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut balance = interval(rebalance::PERIOD);
+    balance.set_missed_tick_behavior(MissedTickBehavior::Delay);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -159,6 +167,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                     pulse = controller.pulse_timer();
                 }
                 Request::Vrrp(reply) => drop(reply.send(controller.vrrp_statuses())),
+                Request::Backend { order, by, reply } => drop(reply.send(controller.steer(order, by).await)),
+                Request::Rebalance(order, reply) => drop(reply.send(controller.rebalance(&order))),
                 Request::Vip { action, name, reply } => {
                     drop(reply.send(controller.hand_over(action, name.as_deref())));
                 }
@@ -167,6 +177,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = sweep.tick() => controller.sweep(),
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
+            _ = balance.tick() => {
+                controller.follow_orders();
+                controller.look_at_balance();
+            }
             _ = alerts.tick() => controller.look_at_alerts(),
             _ = rivals.tick() => controller.look_at_rivals(),
             _ = resync.tick() => controller.resync().await,
@@ -281,6 +295,8 @@ struct Controller {
     evidence: Evidence,
     resets: Resets,
     condemned: Condemned,
+    steering: Steering,
+    rebalances: Rebalances,
     alerts: Alerts,
     pins: Option<PinLock>,
     _claims: Vec<Claim>,
@@ -325,6 +341,7 @@ impl Controller {
         let pins = PinLock::take_if_there(&config.node.pin_path)?;
         let (netlink, events) = Netlink::open(&config.node.interfaces).await?;
         let links = netlink.links().await?;
+        let steering = Steering::read(&options, &config);
         let announcer = Announcer::spawn(&interface).context("no thread for announcements")?;
         let mut checks = Checks::new(Arc::clone(&wake.health));
         let plan = checks.plan(&config)?;
@@ -354,6 +371,8 @@ impl Controller {
             evidence: Evidence::default(),
             resets: Resets::spawn(Arc::clone(&wake.resets)).context("no thread for resets")?,
             condemned: Condemned::default(),
+            steering,
+            rebalances: Rebalances::default(),
             alerts: Alerts::default(),
             pins,
             _claims: claims,

@@ -182,7 +182,12 @@ impl Overrides {
     ///
     /// # Errors
     /// It means nobody, or nothing; nothing has changed then.
-    pub fn apply(&mut self, order: &BackendOrder, config: &Config, said: &Said) -> Result<Vec<Name>, OrderError> {
+    pub fn apply(
+        &mut self,
+        order: &BackendOrder,
+        config: &Config,
+        said: &Said,
+    ) -> Result<Vec<Name>, OrderError> {
         let meant = meant(config, &order.backend, order.service.as_deref())?;
         let change: Box<dyn Fn(&mut Override)> = match order.action {
             BackendAction::Drain { deadline_s } => {

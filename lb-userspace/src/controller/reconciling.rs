@@ -87,6 +87,7 @@ impl Controller {
         let health = self.checks.states();
         let now = Instant::now().into_std();
         self.follow_recoveries(&health, now);
+        let steers = self.steers();
         let inputs = Inputs {
             config: &self.config,
             links: &self.links,
@@ -95,6 +96,7 @@ impl Controller {
             health: &health,
             slow_starts: &self.slow_starts,
             now,
+            steers: &steers,
             active: &active,
             next_hops: &self.next_hops.by_backend,
             ids: &self.ids,

@@ -75,7 +75,10 @@ impl Outcome {
 
 /// What of a candidate must stay the same.
 pub(super) fn identity(candidates: &[Candidate]) -> Vec<(BackendId, u16, u32)> {
-    candidates.iter().map(|candidate| (candidate.id, candidate.member.weight, candidate.member.limit)).collect()
+    candidates
+        .iter()
+        .map(|candidate| (candidate.id, candidate.member.weight, candidate.member.limit))
+        .collect()
 }
 
 /// A rebalance that goes on.
@@ -128,7 +131,7 @@ impl Course {
     /// What is to be done at `now`, when the candidates are as given. To be called several times a second; time never goes
     /// back.
     pub fn step(&mut self, candidates: &[Candidate], now: Instant) -> Step {
-        if identity(candidates) != self.who {
+        if self.has_others(candidates) {
             return Step::Ended(Outcome::Interrupted);
         }
         while self.recent.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) >= RETURN) {
@@ -174,6 +177,11 @@ impl Course {
         (self.round, self.budget, self.total) = (self.left, self.left, plan::total(&members));
         (self.goals, self.goals_of) = (goals(candidates, &members, plan), (now, self.total));
         Step::Wait
+    }
+
+    /// Whether others take part than at its beginning, or with other weights or limits: it is to end then.
+    pub fn has_others(&self, candidates: &[Candidate]) -> bool {
+        identity(candidates) != self.who
     }
 
     /// So many connections of a backend were reset.
@@ -223,7 +231,8 @@ fn goals(candidates: &[Candidate], members: &[Member], plan: &Plan) -> BTreeMap<
 fn most_first(mut from: BTreeMap<BackendId, u64>, count: u32) -> BTreeMap<BackendId, u32> {
     let mut chosen = BTreeMap::new();
     for _ in 0..count {
-        let Some((&id, most)) = from.iter_mut().max_by_key(|(id, left)| (**left, std::cmp::Reverse(**id))) else {
+        let Some((&id, most)) = from.iter_mut().max_by_key(|(id, left)| (**left, std::cmp::Reverse(**id)))
+        else {
             break;
         };
         if *most == 0 {

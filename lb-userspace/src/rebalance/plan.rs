@@ -158,15 +158,18 @@ pub fn total(members: &[Member]) -> u64 {
 fn shares(members: &[Member], total: u64) -> Vec<Share> {
     let mut limited = vec![false; members.len()];
     loop {
-        let free = || members.iter().zip(&limited).filter(|(_, limited)| !**limited).map(|(member, _)| member);
+        let free =
+            || members.iter().zip(&limited).filter(|(_, limited)| !**limited).map(|(member, _)| member);
         let weights: u128 = free().map(|member| u128::from(member.weight)).sum::<u128>().max(1);
-        let taken: u64 =
-            members.iter().zip(&limited).filter(|(_, limited)| **limited).map(|(m, _)| u64::from(m.limit)).sum();
+        let taken: u64 = members
+            .iter()
+            .zip(&limited)
+            .filter(|(_, limited)| **limited)
+            .map(|(m, _)| u64::from(m.limit))
+            .sum();
         let left = total.saturating_sub(taken);
-        let exact = |member: &Member| Ratio {
-            over: u128::from(left) * u128::from(member.weight),
-            under: weights,
-        };
+        let exact =
+            |member: &Member| Ratio { over: u128::from(left) * u128::from(member.weight), under: weights };
         let mut more = false;
         for (member, limited) in members.iter().zip(&mut limited) {
             let limit = u128::from(member.limit);
@@ -185,12 +188,14 @@ fn shares(members: &[Member], total: u64) -> Vec<Share> {
             })
             .collect();
         // What cannot be shared goes to the largest remainders; of equal ones to who has most, which saves a reset.
-        let mut order: Vec<usize> = (0..members.len()).filter(|&n| !limited[n] && members[n].weight > 0).collect();
+        let mut order: Vec<usize> =
+            (0..members.len()).filter(|&n| !limited[n] && members[n].weight > 0).collect();
         order.sort_by_key(|&n| {
             let Ratio { over, under } = shares[n].exact;
             std::cmp::Reverse((over % under, members[n].active))
         });
-        let whole: u64 = shares.iter().zip(&limited).filter(|(_, limited)| !**limited).map(|(s, _)| s.whole).sum();
+        let whole: u64 =
+            shares.iter().zip(&limited).filter(|(_, limited)| !**limited).map(|(s, _)| s.whole).sum();
         let over = usize::try_from(left.saturating_sub(whole)).unwrap_or(usize::MAX);
         for &n in order.iter().take(over) {
             if members[n].limit == 0 || shares[n].whole < u64::from(members[n].limit) {

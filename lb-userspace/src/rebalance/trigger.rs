@@ -52,8 +52,9 @@ impl Trigger {
         let is_skewed = plan::plan(&members, tolerance).resets() > 0
             && (self.is_unfinished || plan::is_no_chance(&members));
         self.skewed_since = if is_skewed { self.skewed_since.or(Some(now)) } else { None };
-        let lasted =
-            |since: Option<Instant>| since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let lasted = |since: Option<Instant>| {
+            since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+        };
         lasted(self.skewed_since) >= LASTS
             && lasted(self.changed) >= self.hold(now)
             && self.not_before.is_none_or(|until| now >= until)
@@ -185,7 +186,13 @@ mod tests {
                 assert_eq!(first(&mut trigger, &TWO, now + Duration::from_secs(up), down), None);
             }
             // Before it is known to flap, nobody can know; a rare one is tried again when that is forgotten.
-            let most = if up <= 3 { 0 } else if up <= 5 { 1 } else { 10 };
+            let most = if up <= 3 {
+                0
+            } else if up <= 5 {
+                1
+            } else {
+                10
+            };
             assert!(begun.len() <= most, "up {up} s, down {down} s: {begun:?}");
         }
     }
@@ -198,7 +205,8 @@ mod tests {
         assert_eq!(first(&mut trigger, &all, now, 10), None);
         for gone in 1..=3 {
             now += Duration::from_secs(60);
-            let without: Vec<_> = all.into_iter().filter(|(id, _)| *id != gone).map(|(id, _)| (id, 150)).collect();
+            let without: Vec<_> =
+                all.into_iter().filter(|(id, _)| *id != gone).map(|(id, _)| (id, 150)).collect();
             assert_eq!(first(&mut trigger, &without, now, 30), None);
             now += Duration::from_secs(30);
             let back: Vec<_> = all.iter().map(|(id, _)| (*id, if *id == gone { 0 } else { 150 })).collect();

@@ -35,7 +35,10 @@ fn a_name_means_every_backend_that_has_it_and_with_a_service_one() {
     let config = two();
     let mut overrides = Overrides::default();
     let both = overrides.apply(&order("m1", None, BackendAction::Disable), &config, &said(1)).expect("known");
-    assert_eq!(both.iter().map(ToString::to_string).collect::<Vec<_>>(), ["m1 of service api", "m1 of service etcd"]);
+    assert_eq!(
+        both.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["m1 of service api", "m1 of service etcd"]
+    );
     let one = order("m2", Some("etcd"), BackendAction::Drain { deadline_s: Some(300) });
     assert_eq!(overrides.apply(&one, &config, &said(1)).expect("known").len(), 1);
     assert!(of(&overrides, &config, 0, 0).is_some_and(Override::is_out));
@@ -54,7 +57,8 @@ fn a_name_means_every_backend_that_has_it_and_with_a_service_one() {
 fn enable_ends_the_one_and_default_the_other() {
     let config = two();
     let mut overrides = Overrides::default();
-    let mut apply = |action| overrides.apply(&order("m3", None, action), &config, &said(1)).map(|_| overrides.clone());
+    let mut apply =
+        |action| overrides.apply(&order("m3", None, action), &config, &said(1)).map(|_| overrides.clone());
     let three = |overrides: &Overrides| of(overrides, &config, 0, 2).cloned();
     let now = apply(BackendAction::Weight { weight: Some(7) }).expect("done");
     assert_eq!(three(&now).map(|one| (one.is_out(), one.weight(100))), Some((false, 7)));
@@ -74,8 +78,16 @@ fn an_unknown_name_is_told_what_there_is() {
     let config = two();
     let mut overrides = Overrides::default();
     for (backend, service, expected) in [
-        ("m9", None, "no backend is called \"m9\"; there are: m1, m2, m3 (service api); m1, m2 (service etcd)"),
-        ("m3", Some("etcd"), "no backend is called \"m3\" in service \"etcd\"; there are: m1, m2 (service etcd)"),
+        (
+            "m9",
+            None,
+            "no backend is called \"m9\"; there are: m1, m2, m3 (service api); m1, m2 (service etcd)",
+        ),
+        (
+            "m3",
+            Some("etcd"),
+            "no backend is called \"m3\" in service \"etcd\"; there are: m1, m2 (service etcd)",
+        ),
         ("m1", Some("web"), "no service is called \"web\"; there are: api, etcd"),
     ] {
         let error = overrides.apply(&order(backend, service, BackendAction::Disable), &config, &said(1));

@@ -36,7 +36,8 @@ fn a_third_that_comes_back_gets_its_third() {
 
 #[test]
 fn what_is_even_stays_as_it_is() {
-    for even in [&[100, 100, 100][..], &[33, 34, 33], &[0, 0, 0], &[0], &[7], &[], &[1, 0, 0], &[5, 6, 5, 6]] {
+    for even in [&[100, 100, 100][..], &[33, 34, 33], &[0, 0, 0], &[0], &[7], &[], &[1, 0, 0], &[5, 6, 5, 6]]
+    {
         assert_eq!(plan(&pool(even), exact(0, 0)).resets(), 0, "{even:?}");
         assert!(!is_no_chance(&pool(even)), "{even:?}");
     }
@@ -107,7 +108,8 @@ fn fewest(members: &[Member], tolerance: Tolerance) -> Option<u64> {
         let n = counts.len();
         if n == members.len() {
             if left == 0 {
-                let resets = members.iter().zip(counts.iter()).map(|(m, c)| m.active.saturating_sub(*c)).sum();
+                let resets =
+                    members.iter().zip(counts.iter()).map(|(m, c)| m.active.saturating_sub(*c)).sum();
                 *best = Some(best.map_or(resets, |best| best.min(resets)));
             }
             return;
@@ -124,7 +126,8 @@ fn fewest(members: &[Member], tolerance: Tolerance) -> Option<u64> {
 }
 
 fn any_member(most: u64, limits: bool) -> impl Strategy<Value = Member> {
-    let limit = if limits { prop_oneof![3 => Just(0), 1 => 1..=most as u32].boxed() } else { Just(0).boxed() };
+    let limit =
+        if limits { prop_oneof![3 => Just(0), 1 => 1..=most as u32].boxed() } else { Just(0).boxed() };
     (1..=256u16, 0..=most, limit).prop_map(|(weight, active, limit)| Member { weight, active, limit })
 }
 
