@@ -9,6 +9,7 @@
 //!   none. A backend that never had one is not in the Maglev table, so that no SYN is lost while its neighbour is
 //!   being resolved.
 //! - **All down** with `on_all_down = "last-known"` keeps those of the service's backends that can be chosen now.
+//! - **A node that only observes** owns no address and answers for none: the data plane is told, and nothing else differs.
 //! - **This very node as a backend** is a backend like any other, so that every node has the same Maglev table; only its
 //!   entry says that packets for it stay here.
 
@@ -22,9 +23,10 @@ use lb_common::{
     layout::{
         ALLOWED_SERVICE_BITS, AllowedKey, BALANCE_LEAST_CONNECTIONS, BALANCE_MAGLEV, BALANCE_ROUND_ROBIN,
         BackendEntry, BackendId, HOP_KEEPS_TAGS, Hop, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES, MODE_DSR_IPIP,
-        MODE_DSR_L2, MODE_NAT, MacWord, Members, NodeEntry, SERVICE_DROPS_WHEN_FULL, SERVICE_HAS_ALLOW_LIST,
-        SERVICE_HAS_LIMITS, SERVICE_HAS_SHARES, SERVICE_SNAT_NODE, ServiceEntry, ServiceKey, TagWord,
-        VLAN_WORDS, VipEntry, virtual_mac,
+        MODE_DSR_L2, MODE_NAT, MacWord, Members, NODE_OBSERVES, NODE_TELLS_FLOWS, NodeEntry,
+        SERVICE_DROPS_WHEN_FULL, SERVICE_HAS_ALLOW_LIST, SERVICE_HAS_LIMITS, SERVICE_HAS_SHARES,
+        SERVICE_REBUILDS, SERVICE_SNAT_NODE, ServiceEntry, ServiceKey, TagWord, VLAN_WORDS, VipEntry,
+        virtual_mac,
     },
     wire::{Be16, Be32, Be128, Mac},
 };
@@ -122,6 +124,8 @@ pub struct Inputs<'a> {
     pub steers: &'a BTreeMap<PoolEntry, Steer>,
     /// The VRRP instances that are active, with the number of their last announcement.
     pub active: &'a BTreeMap<String, u64>,
+    /// Those of them that have become so of late: what happened to their VIPs before is not known.
+    pub heirs: &'a BTreeSet<String>,
     /// By backend address; one that is missing is `Unresolved`.
     pub next_hops: &'a BTreeMap<IpAddr, NextHop>,
     /// The ids, already assigned for this configuration.
@@ -213,10 +217,12 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
         };
 
         add_to_filter(node, vip);
-        let fenced = u32::from(service.vrrp.is_some());
+        let fenced = u32::from(service.vrrp.is_some() && !config.node.observe);
+        let inherits = inherits(inputs, service);
         // Two services on one VIP: if an instance owns it for one of them, it is fenced.
         let entry = tables.vips.entry(vip).or_insert(VipEntry::new(false));
         entry.fenced |= fenced;
+        entry.inherited |= u32::from(inherits);
         if let Some((name, &generation)) =
             service.vrrp.as_ref().and_then(|name| inputs.active.get_key_value(name))
         {
@@ -270,6 +276,9 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
         let mut backends = ids.filter_map(|id| tables.backends.get(&id));
         if backends.any(|backend| backend.share != 0 || backend.new_per_tick != 0) {
             entry.flags |= SERVICE_HAS_SHARES;
+        }
+        if inherits {
+            entry.flags |= SERVICE_REBUILDS;
         }
         let snat = snat.unwrap_or_default();
         tables.services.insert(key, ServiceEntry { snat, usable, turns, ..entry });
@@ -340,6 +349,7 @@ fn node_entry(inputs: &Inputs, own: &OwnAddresses) -> NodeEntry {
         v4: own.first().0.map(Be32::from).unwrap_or_default(),
         v6: own.first().1.map(Be128::from).unwrap_or_default(),
         untagged: 0,
+        flags: node_flags(inputs.config),
         ..NodeEntry::EMPTY
     };
     let macs = inputs.links.iter().filter_map(|link| Some((link.mac?, link.parent)));
@@ -360,6 +370,11 @@ fn node_entry(inputs: &Inputs, own: &OwnAddresses) -> NodeEntry {
         }
     }
     node
+}
+
+fn node_flags(config: &Config) -> u32 {
+    let flags = [(NODE_OBSERVES, config.node.observe), (NODE_TELLS_FLOWS, config.sync.is_some())];
+    flags.into_iter().filter(|(_, is_set)| *is_set).fold(0, |flags, (flag, _)| flags | flag)
 }
 
 /// Whether frames with any tags that arrive by a link are its own: it has none itself, and none of the others says
@@ -408,6 +423,13 @@ fn link_to_backends(inputs: &Inputs, service: &Service, own: &OwnAddresses) -> u
         (0..own.links.len()).find(|&link| own.on_link(link, is_ipv4).map(Be128::from) == Some(known))
     };
     resolved.or_else(in_use).unwrap_or(0)
+}
+
+/// Whether packets of flows that are not known may be of flows that another node had. Without VRRP that is so at any time:
+/// whoever moves the VIP does not tell.
+fn inherits(inputs: &Inputs, service: &Service) -> bool {
+    let lately = || service.vrrp.as_ref().is_none_or(|instance| inputs.heirs.contains(instance));
+    !inputs.config.flows.rebuild.is_zero() && lately()
 }
 
 /// What follows from the service's configuration alone.

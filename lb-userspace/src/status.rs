@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::vrrp::lateness::Lateness;
+use crate::{sync::status::SyncStatus, vrrp::lateness::Lateness};
 
 pub mod table;
 
@@ -39,6 +39,38 @@ pub struct Status {
     pub packets: Packets,
     /// The flow table.
     pub flows: FlowsStatus,
+    /// The exchange of flows with the other nodes; absent without `[sync]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync: Option<SyncStatus>,
+    /// What this node would do; absent where it does it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observing: Option<ObservingStatus>,
+}
+
+/// While `node.observe` is set. Which backend a new connection would have gone to is counted in
+/// [`BackendFlowsStatus::opened`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservingStatus {
+    /// The interface that would have the VIPs.
+    pub interface: String,
+    /// The VIPs that this node would take part in VRRP for.
+    pub vips: Vec<ObservedVipStatus>,
+}
+
+/// A VIP that is left alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedVipStatus {
+    /// With its prefix length.
+    pub vip: String,
+    /// Its VRRP instance.
+    pub vrrp: String,
+    /// `virtual_router_id`
+    pub virtual_router_id: u8,
+    /// What would be advertised.
+    pub priority: u8,
+    /// The strongest router that is heard to advertise it. What runs on this very node is not heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<ActiveRouterStatus>,
 }
 
 /// The configuration in force.
@@ -205,6 +237,10 @@ pub struct ServiceStatus {
     /// Of its rebalances; absent where none may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebalance: Option<RebalanceStatus>,
+    /// Connections that a process on this node has at VIP and port, such as a proxy that xvip takes the place of; at most
+    /// some seconds old. 0 where a backend is this very node, whose connections these are then.
+    #[serde(default)]
+    pub host_connections: u64,
     /// In the file's order.
     pub backends: Vec<BackendStatus>,
 }

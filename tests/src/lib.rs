@@ -38,6 +38,7 @@ pub mod probe;
 pub mod run_dir;
 pub mod sampler;
 pub mod screen;
+pub mod streams;
 pub mod syn;
 pub mod topology;
 pub mod tour;

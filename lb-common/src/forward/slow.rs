@@ -1,14 +1,17 @@
 //! The stage for TCP that the entry does not do: handshakes, flows that moved or went idle, packets of no flow.
 
 use super::{
-    Family, INTERNAL, Step, ask, flow,
+    Family, INTERNAL, Stage, Step, ask, flow,
     flow::{client_moved, forget_established, forget_half_open, has_reply, promote},
     flow_clock,
     send::send,
 };
 use crate::{
-    frame::Frame,
-    layout::{ANSWER_RESET_UNKNOWN_FLOW, FlowEntry, SEEN_SYN, Scratch, ServiceKey, TO_BACKEND, TO_CLIENT},
+    frame::{Frame, HostSocket},
+    layout::{
+        ANSWER_RESET_UNKNOWN_FLOW, FlowEntry, NODE_HAS_FORMER, NODE_OBSERVES, SEEN_SYN, SERVICE_REBUILDS,
+        Scratch, ServiceEntry, ServiceKey, TO_BACKEND, TO_CLIENT,
+    },
     reason::{DropReason, PassReason, Verdict},
     segment::Segment,
     tables::{BackendCounter, FlowTables, Inserted, Level, Slot, Tables},
@@ -45,12 +48,22 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     } else if !segment.opens() && tables.flow(Level::Established, &segment.key).is_some() {
         // Another CPU has moved it between the two look-ups.
         return go_on(scratch, &segment);
+    } else if !segment.opens() && node.flags & NODE_HAS_FORMER != 0 {
+        // The former release's tables may know it; the frame is untouched.
+        return Step::Next(Stage::Former);
     }
 
+    if node.flags & NODE_OBSERVES != 0 {
+        segment.leave(scratch);
+        return Step::Next(A::OBSERVE);
+    }
     let key = ServiceKey::new(segment.key.dst.wide(), segment.key.dst_port);
     let Some(service) = tables.service(&key) else {
         return Step::Done(Verdict::Pass(PassReason::NoService));
     };
+    if is_the_hosts(frame, &segment, &service) {
+        return Step::Done(Verdict::Pass(PassReason::HostSocket));
+    }
     if segment.later_fragment {
         // Its first fragment was answered, or went to the host.
         return super::drop(DropReason::FragmentUnknown);
@@ -70,6 +83,18 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
         return super::drop(DropReason::UnknownFlow);
     }
     ask(tables, &segment, ANSWER_RESET_UNKNOWN_FLOW, 0)
+}
+
+/// Whether a segment is of a connection that a process on this node has or is about to have, such as a proxy that xvip has
+/// taken the place of. New ones are ours; but a SYN that the host has answered already, before this node forwarded, is not
+/// new when it comes again: the client may have either answer by then, and only one of them can come about.
+#[inline(always)]
+fn is_the_hosts<A: Family, F: Frame>(frame: &F, segment: &Segment<A>, service: &ServiceEntry) -> bool {
+    if segment.opens() {
+        service.flags & SERVICE_REBUILDS != 0 && frame.host_is_opening(&segment.key)
+    } else {
+        frame.host_socket(&segment.key) == HostSocket::Connected
+    }
 }
 
 /// A packet of a half-open flow. `None` where the flow is gone, and the packet may open a new one; `attempt` then says

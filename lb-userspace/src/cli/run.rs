@@ -30,6 +30,9 @@ pub struct RunArgs {
     /// Where to listen for `xvip status` and the like
     #[command(flatten)]
     pub socket: SocketArgs,
+    /// Replace the daemon that listens there, if one does: it leaves, and this one goes on where it was
+    #[arg(long)]
+    pub replace: bool,
 }
 
 /// Runs until it is told to stop.
@@ -49,6 +52,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         config_path: args.config,
         socket: args.socket.socket,
         state_directory: state_file::directory(),
+        replace: args.replace,
     };
     match block_on(controller::run(config, options)) {
         Ok(()) => ExitCode::SUCCESS,

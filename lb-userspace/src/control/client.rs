@@ -14,8 +14,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 use super::protocol::{
-    BACKEND, BackendAnswer, BackendOrder, REBALANCE, RELOAD, RebalanceAnswer, RebalanceOrder, ReloadAnswer,
-    STATUS, VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, VipAnswer, name_query,
+    BACKEND, BackendAnswer, BackendOrder, LEAVE, LeaveAnswer, REBALANCE, RELOAD, RebalanceAnswer,
+    RebalanceOrder, ReloadAnswer, STATUS, VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, VipAnswer, name_query,
 };
 use crate::status::{Status, VrrpStatus};
 
@@ -64,6 +64,15 @@ pub async fn reload(socket: &Path) -> Result<ReloadAnswer, ClientError> {
         StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => parse(&body),
         code => Err(refusal(code, &body)),
     }
+}
+
+/// Lets the daemon leave to a successor on this node. It may still be there for a moment.
+pub async fn leave(socket: &Path) -> Result<LeaveAnswer, ClientError> {
+    let (code, body) = exchange(socket, Method::POST, LEAVE, Bytes::new()).await?;
+    if code != StatusCode::OK {
+        return Err(refusal(code, &body));
+    }
+    parse(&body)
 }
 
 /// What the VRRP instances do.

@@ -58,6 +58,8 @@ impl Controller {
                 half_open: self.census.half_open,
                 closing: self.census.closing,
             },
+            sync: self.replication.status(),
+            observing: self.observing(),
         }
     }
 
@@ -87,7 +89,9 @@ impl Controller {
             &problems.services,
             &problems.local_clients,
             &self.steering.problem,
+            &problems.flows,
             &problems.resets,
+            &problems.doubt,
         ];
         let own = own.into_iter().flatten().chain(self.routers.problems()).cloned();
         let routers = self.config.vrrp.iter().filter_map(|instance| {
@@ -102,7 +106,9 @@ impl Controller {
             })
         });
         let own = own.chain(self.rivals.problems().cloned()).chain(routers);
-        own.chain(self.alerts.problems(std::time::Instant::now())).collect()
+        own.chain(self.alerts.problems(std::time::Instant::now()))
+            .chain(self.replication.problems())
+            .collect()
     }
 
     pub(super) fn vrrp_status(&self, instance: &VrrpInstance) -> VrrpStatus {
@@ -167,6 +173,7 @@ impl Controller {
                 status.reason = match self.routers.problem(&instance.name) {
                     Some(problem) => problem.clone(),
                     None if vips.is_empty() => "no service uses this instance".to_owned(),
+                    None if self.config.node.observe => "observing: it takes no part".to_owned(),
                     None => "waiting for the first results of the health checks".to_owned(),
                 };
             }
@@ -204,10 +211,23 @@ impl Controller {
                 other_namespace: local.other_namespace,
             },
             rebalance: self.rebalance_status(service),
+            host_connections: self.host_connections(service, tables),
             backends: (service.backends.iter())
                 .map(|backend| self.backend_status(service, backend, tables, &share))
                 .collect(),
         }
+    }
+
+    fn host_connections(&self, service: &Service, tables: &Tables) -> u64 {
+        let key = service_key(service);
+        let mut ids = service
+            .backends
+            .iter()
+            .filter_map(|backend| self.ids.id(&PoolEntry { service: key, address: backend.address }));
+        if ids.any(|id| tables.backends.get(&id).is_some_and(|backend| backend.local != 0)) {
+            return 0;
+        }
+        self.host_connections.get(&(service.vip.address, service.port.get())).copied().unwrap_or(0)
     }
 
     fn backend_status(

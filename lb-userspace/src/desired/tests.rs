@@ -1,3 +1,5 @@
+mod inheritance;
+
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
     num::{NonZeroU8, NonZeroU16},
@@ -139,6 +141,7 @@ struct World {
     steers: BTreeMap<PoolEntry, Steer>,
     now: Instant,
     active: BTreeMap<String, u64>,
+    heirs: BTreeSet<String>,
     next_hops: BTreeMap<IpAddr, NextHop>,
     ids: BackendIds,
     rings: RingMemo,
@@ -158,6 +161,7 @@ impl World {
             steers: BTreeMap::new(),
             now: Instant::now(),
             active: BTreeMap::new(),
+            heirs: BTreeSet::new(),
             next_hops,
             ids: BackendIds::default(),
             rings: RingMemo::default(),
@@ -186,6 +190,7 @@ impl World {
             now: self.now,
             steers: &self.steers,
             active: &self.active,
+            heirs: &self.heirs,
             next_hops: &self.next_hops,
             ids: &self.ids,
             observed: &self.kernel,

@@ -5,8 +5,8 @@ use std::{fmt::Write as _, time::Duration};
 use comfy_table::{Table, presets};
 
 use super::{
-    BackendStatus, InterfaceStatus, LocalClientsStatus, RebalanceStatus, ServiceStatus, Status, TrackStatus,
-    VrrpStatus, WitnessStatus,
+    ActiveRouterStatus, BackendStatus, InterfaceStatus, LocalClientsStatus, ObservedVipStatus,
+    ObservingStatus, RebalanceStatus, ServiceStatus, Status, TrackStatus, VrrpStatus, WitnessStatus,
 };
 
 /// How the tables look.
@@ -27,6 +27,9 @@ pub fn render(status: &Status, look: Look) -> String {
 }
 
 fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
+    if let Some(observing) = &status.observing {
+        write_observing(out, observing, status)?;
+    }
     for vrrp in &status.vrrp {
         writeln!(out, "{}", ownership(vrrp))?;
         write_dependencies(out, vrrp)?;
@@ -80,6 +83,39 @@ fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
     }
     if packets.row_count() > 0 {
         writeln!(out, "{}", trimmed(&packets))?;
+    }
+    Ok(())
+}
+
+/// What this node would do, and for whom.
+fn write_observing(out: &mut String, observing: &ObservingStatus, status: &Status) -> std::fmt::Result {
+    writeln!(out, "observing: this node changes nothing; without node.observe it would")?;
+    for vip in &observing.vips {
+        let ObservedVipStatus { vip, vrrp, virtual_router_id, priority, heard } = vip;
+        let heard = match heard {
+            Some(ActiveRouterStatus { address, priority }) => {
+                format!("{address} (priority {priority}) is heard to")
+            }
+            None => "no other node is heard to".to_owned(),
+        };
+        let interface = &observing.interface;
+        writeln!(
+            out,
+            "  have {vip} on {interface} while active in VRRP {vrrp} (VRID {virtual_router_id}, priority {priority}); {heard}"
+        )?;
+    }
+    for service in &status.services {
+        let total: u64 = service.backends.iter().map(|backend| backend.flows.opened).sum();
+        let share = |backend: &BackendStatus| {
+            format!("{} {:.1} %", backend.name, 100.0 * backend.flows.opened as f64 / total.max(1) as f64)
+        };
+        let shares: Vec<String> = service.backends.iter().map(share).collect();
+        let at = at_port(&service.vip, service.port);
+        writeln!(
+            out,
+            "  forward {at}: of {total} new connections seen, {} would have got",
+            shares.join(", ")
+        )?;
     }
     Ok(())
 }
@@ -197,6 +233,13 @@ fn write_service(out: &mut String, service: &ServiceStatus, look: Look) -> std::
     }
     if let Some(rebalance) = &service.rebalance {
         write_rebalance(out, rebalance)?;
+    }
+    if service.host_connections > 0 {
+        writeln!(
+            out,
+            "connections that a process on this node has with clients: {} (xvip leaves them to it)",
+            service.host_connections
+        )?;
     }
     let LocalClientsStatus { redirected, no_backend, stale, other_namespace } = service.local_clients;
     let counts = [
@@ -409,6 +452,7 @@ mod tests {
                 balance: "maglev".into(),
                 usable: 1,
                 local_clients: LocalClientsStatus::default(),
+                host_connections: 0,
                 backends: vec![backend("m1", None), backend("m2", Some("dead"))],
             }],
             packets: Packets {
@@ -417,6 +461,8 @@ mod tests {
                 transmitted: [("to-backend".to_owned(), 42)].into(),
             },
             flows: FlowsStatus { max: 1024, established: 3, half_open: 0, closing: 2 },
+            sync: None,
+            observing: None,
         }
     }
 
@@ -587,6 +633,41 @@ mod tests {
         let text = render(&status, Look::Plain);
         let line = "connects on this node: 7 redirected, 2 left to the VIP's owner\n";
         assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn what_a_proxy_still_has_is_told() {
+        let mut status = status();
+        assert!(!render(&status, Look::Plain).contains("a process on this node"));
+        status.services[0].host_connections = 57;
+        let text = render(&status, Look::Plain);
+        let line = "connections that a process on this node has with clients: 57 (xvip leaves them to it)\n";
+        assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn who_only_observes_says_what_it_would_do_before_anything_else() {
+        let mut status = status();
+        let vip = ObservedVipStatus {
+            vip: "172.16.0.10/24".into(),
+            vrrp: "main".into(),
+            virtual_router_id: 60,
+            priority: 100,
+            heard: None,
+        };
+        let heard = ObservedVipStatus {
+            heard: status.vrrp[0].active_router.clone(),
+            vrrp: "b".into(),
+            ..vip.clone()
+        };
+        status.observing = Some(ObservingStatus { interface: "eth0".into(), vips: vec![vip, heard] });
+        status.services[0].backends[1].flows.opened = 36;
+        let text = render(&status, Look::Plain);
+        let expected = "observing: this node changes nothing; without node.observe it would\n  \
+            have 172.16.0.10/24 on eth0 while active in VRRP main (VRID 60, priority 100); no other node is heard to\n  \
+            have 172.16.0.10/24 on eth0 while active in VRRP b (VRID 60, priority 100); 172.16.0.2 (priority 100) is heard to\n  \
+            forward 172.16.0.10:6443: of 48 new connections seen, m1 25.0 %, m2 75.0 % would have got\n";
+        assert!(text.starts_with(expected), "{text}");
     }
 
     #[test]
