@@ -361,6 +361,10 @@ pub struct BackendStatus {
     pub next_hop: Option<String>,
     /// Its flows.
     pub flows: BackendFlowsStatus,
+    /// How many of them this process has reset, by reason: `backend-dead`, `disabled`, `drain-deadline`, `rebalance`. Reasons
+    /// that there were none for are absent.
+    #[serde(default)]
+    pub resets: BTreeMap<String, u64>,
 }
 
 /// Flows of a backend. Each number begins with zero when the backend is first configured, and goes on when the daemon is

@@ -254,6 +254,7 @@ impl Controller {
             share: 0.0,
             next_hop: None,
             flows: BackendFlowsStatus::default(),
+            resets: BTreeMap::new(),
         };
         let entry = PoolEntry { service: service_key(service), address: backend.address };
         if let Some(one) = self.steering.overrides.of(service, backend) {
@@ -280,6 +281,7 @@ impl Controller {
         }
         let Some(id) = self.ids.id(&entry) else { return status };
         status.share = share(id);
+        status.resets = self.resets_of(id);
         if let Some(entry) = tables.backends.get(&id) {
             let hop = &entry.hop;
             status.next_hop = hop.is_resolved().then(|| MacText(hop.mac.octets()).to_string());

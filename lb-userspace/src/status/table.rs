@@ -405,6 +405,7 @@ mod tests {
             max_connections: 0,
             local: false,
             flows: BackendFlowsStatus { opened: 12, active: 3, bytes_out: 5 << 20, ..Default::default() },
+            resets: Default::default(),
         };
         let interface = InterfaceStatus {
             name: "eth0".into(),
