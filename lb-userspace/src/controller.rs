@@ -31,6 +31,7 @@ mod inheritance;
 mod interface;
 mod observing;
 pub mod pins;
+mod rebalance;
 mod reconciling;
 mod reload;
 mod replication;
@@ -39,6 +40,7 @@ mod reserved_ports;
 mod resets;
 mod rivals;
 mod routers;
+mod steering;
 pub mod succession;
 mod sweep;
 mod tracking;
@@ -71,11 +73,13 @@ use self::{
     evidence::Evidence,
     inheritance::Inheritance,
     pins::PinLock,
+    rebalance::Rebalances,
     replication::Replication,
     reserved_ports::HostPorts,
     resets::Condemned,
     rivals::RivalWatch,
     routers::{Routers, Told},
+    steering::Steering,
     succession::Succession,
     sweep::{Sweep, finished},
     tracking::Tracking,
@@ -116,6 +120,8 @@ pub struct Options {
     pub config_path: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
+    /// Where what outlives the daemon is kept; see [`crate::state_file`].
+    pub state_directory: PathBuf,
     /// Whether a daemon that runs is to leave first.
     pub replace: bool,
 }
@@ -148,6 +154,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     rivals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut alerts = interval(alerts::PERIOD);
     alerts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut balance = interval(rebalance::PERIOD);
+    balance.set_missed_tick_behavior(MissedTickBehavior::Delay);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -179,6 +187,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                     pulse = controller.pulse_timer();
                 }
                 Request::Vrrp(reply) => drop(reply.send(controller.vrrp_statuses())),
+                Request::Backend { order, by, reply } => drop(reply.send(controller.steer(order, by).await)),
+                Request::Rebalance(order, reply) => drop(reply.send(controller.rebalance(&order))),
                 Request::Leave(reply) => {
                     drop(reply.send(controller.leave_answer()));
                     break true;
@@ -191,6 +201,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = sweep.tick() => controller.sweep(),
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
+            _ = balance.tick() => {
+                controller.follow_orders();
+                controller.look_at_balance();
+            }
             _ = alerts.tick() => controller.look_at_alerts(),
             () = replication::worth_a_look(waits) => controller.look_at_flows(),
             _ = rivals.tick() => controller.look_at_rivals(),
@@ -324,6 +338,8 @@ struct Controller {
     evidence: Evidence,
     resets: Resets,
     condemned: Condemned,
+    steering: Steering,
+    rebalances: Rebalances,
     alerts: Alerts,
     pins: Option<PinLock>,
     _claims: Vec<Claim>,
@@ -374,6 +390,7 @@ impl Controller {
         let pins = succession::once_free(options.replace, pins).await?;
         let (netlink, events) = Netlink::open(&config.node.interfaces).await?;
         let links = netlink.links().await?;
+        let steering = Steering::read(&options, &config);
         let announcer = Announcer::spawn(&interface).context("no thread for announcements")?;
         let mut checks = Checks::new(Arc::clone(&wake.health), Arc::clone(&wake.results));
         let plan = checks.plan(&config)?;
@@ -403,6 +420,8 @@ impl Controller {
             evidence: Evidence::default(),
             resets: Resets::spawn(Arc::clone(&wake.resets)).context("no thread for resets")?,
             condemned: Condemned::default(),
+            steering,
+            rebalances: Rebalances::default(),
             alerts: Alerts::default(),
             pins,
             _claims: claims,

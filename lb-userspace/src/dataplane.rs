@@ -567,6 +567,20 @@ impl Dataplane {
         }))
     }
 
+    /// How busy a backend is, as the data plane counts it.
+    ///
+    /// # Errors
+    ///
+    /// Where the map cannot be read.
+    pub fn load_of(&self, id: BackendId) -> Result<Load, DataplaneError> {
+        self.loads.get(&u32::from(id), 0).map_err(in_map("LOADS"))
+    }
+
+    /// A backend, as it was written.
+    pub fn backend(&self, id: BackendId) -> Option<&BackendEntry> {
+        self.written.backends.get(&id)
+    }
+
     /// A handle of its own on the heartbeat, for the thread that keeps it. `base` is the flow clock, in seconds, at
     /// `since`.
     ///

@@ -23,8 +23,8 @@ use status::parse_status;
 
 pub use config::{BackendConfig, NodeConfig, ServiceConfig, VrrpConfig};
 pub use status::{
-    BackendFlows, BackendStatus, FlowStatus, InterfaceStatus, PacketStatus, ServiceStatus, Status,
-    StatusError, VrrpStatus,
+    AdminStatus, BackendFlows, BackendStatus, FlowStatus, InterfaceStatus, LastRebalance, PacketStatus,
+    RebalanceStatus, ServiceStatus, Status, StatusError, VrrpStatus,
 };
 
 const ANSWERS: &str = "`xvip status` to answer";
@@ -152,7 +152,8 @@ impl LbNode {
                 .arg("--config")
                 .arg(self.config_path())
                 .arg("--socket")
-                .arg(self.socket_path());
+                .arg(self.socket_path())
+                .env("STATE_DIRECTORY", self.state_dir());
             *slot = Some(Daemon::start(&self.machine, self.name(), &mut command, &self.log())?);
         }
         // Without the lock: others may want to know meanwhile whether it runs.
@@ -218,7 +219,14 @@ impl LbNode {
     pub fn xvip(&self, words: &[&str]) -> Result<Output, crate::netns::NetnsError> {
         let mut command = Command::new(&self.program);
         command.args(words).arg("--socket").arg(self.socket_path());
+        command.env("STATE_DIRECTORY", self.state_dir());
         self.machine.output(&mut command)
+    }
+
+    /// Where the daemon keeps what outlives it.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.state", self.name()))
     }
 
     /// The command `xvip WORDS --config FILE`, to be run on the machine: for the tools that need no daemon.
@@ -226,6 +234,7 @@ impl LbNode {
     pub fn tool(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(words).arg("--config").arg(self.config_path());
+        command.env("STATE_DIRECTORY", self.state_dir());
         command
     }
 

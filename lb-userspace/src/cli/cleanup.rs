@@ -25,6 +25,7 @@ use crate::{
     controller::{claim::Claim, pins::PinLock},
     dataplane,
     netlink::{Netlink, NetlinkError},
+    state_file,
 };
 
 /// The arguments of `xvip cleanup`.
@@ -85,6 +86,11 @@ async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
         say(&format!("removed {}", pin.display()));
     }
     removed += pins.len();
+    let state = state_file::path(&state_file::directory(), pin_path);
+    if state_file::remove(&state).with_context(|| format!("removing {}", state.display()))? {
+        say(&format!("removed {}", state.display()));
+        removed += 1;
+    }
     drop((claims, lock));
     if removed == 0 {
         say("nothing to remove");
