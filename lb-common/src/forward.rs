@@ -14,6 +14,7 @@
 //! arp, neighbour   silence, answer or note what is said about a VIP
 //! vrrp    notes the arrival of an advertisement
 //! observe counts which backend a SYN would go to, while the node only observes
+//! former  during an upgrade: the former release's entry, for the flows that only its maps know
 //! ```
 //!
 //! A packet that is not for a VIP leaves untouched after a handful of instructions, and a packet of an established
@@ -48,7 +49,7 @@ use crate::{
     wire::{Be32, Be128},
 };
 
-pub use self::{entry::entry, nat::NAT_PORT_TRIES};
+pub use self::{entry::entry, flow::entry as flow_entry, nat::NAT_PORT_TRIES};
 
 /// What comes after the entry; the number is the index in the `PROGRAMS` map.
 #[repr(u32)]
@@ -88,6 +89,9 @@ pub enum Stage {
     Vrrp4 = 15,
     /// VRRP over IPv6.
     Vrrp6 = 16,
+    /// Another release's entry, with its own maps: while flows are being copied from those, it does what only they know.
+    /// Not one of [`Stage::ALL`].
+    Former = 17,
     /// TCP over IPv4 of no known flow, while the node only observes.
     Observe4 = 18,
     /// The same over IPv6.
@@ -95,7 +99,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Every stage.
+    /// Every stage that this release has a program for.
     pub const ALL: [Self; 19] = [
         Self::Parse,
         Self::Slow4,
@@ -140,6 +144,8 @@ impl Stage {
             Self::Vrrp6 => "xvip_vrrp6",
             Self::Observe4 => "xvip_observe4",
             Self::Observe6 => "xvip_observe6",
+            // As every release has called its entry.
+            Self::Former => "xvip",
         }
     }
 }
@@ -188,6 +194,8 @@ pub fn run<F: Frame, T: Tables>(stage: Stage, frame: &mut F, tables: &T) -> Step
         Stage::Vrrp6 => vrrp::vrrp::<Be128, F, T>(frame, tables),
         Stage::Observe4 => observe::observe::<Be32, F, T>(frame, tables),
         Stage::Observe6 => observe::observe::<Be128, F, T>(frame, tables),
+        // The kernel has it, if anybody.
+        Stage::Former => INTERNAL,
     }
 }
 

@@ -14,12 +14,15 @@
 //! the backends are checked; when each has a result, or the slowest check has had its time, VRRP joins. So a VIP is
 //! never claimed by a node that has no backend to forward to.
 //!
+//! A daemon that left on purpose has a successor that begins otherwise: `succession.rs`.
+//!
 //! **Stop.** VRRP hands over, addresses are taken off, and the program and its maps stay: what still arrives is
 //! forwarded. `xvip cleanup` removes them.
 
 mod alerts;
 mod checks;
 pub mod claim;
+mod doubt;
 mod drop_log;
 mod evidence;
 mod hand_over;
@@ -30,11 +33,13 @@ mod observing;
 pub mod pins;
 mod reconciling;
 mod reload;
+mod replication;
 mod report;
 mod reserved_ports;
 mod resets;
 mod rivals;
 mod routers;
+pub mod succession;
 mod sweep;
 mod tracking;
 mod transmit_watch;
@@ -66,10 +71,12 @@ use self::{
     evidence::Evidence,
     inheritance::Inheritance,
     pins::PinLock,
+    replication::Replication,
     reserved_ports::HostPorts,
     resets::Condemned,
     rivals::RivalWatch,
     routers::{Routers, Told},
+    succession::Succession,
     sweep::{Sweep, finished},
     tracking::Tracking,
     transmit_watch::TransmitWatch,
@@ -109,6 +116,8 @@ pub struct Options {
     pub config_path: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
+    /// Whether a daemon that runs is to leave first.
+    pub replace: bool,
 }
 
 /// Runs until SIGTERM or SIGINT. Needs a Tokio runtime with timers and I/O.
@@ -119,6 +128,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("signal handler")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signal handler")?;
     let mut hangup = signal(SignalKind::hangup()).context("signal handler")?;
+    let mut leave = signal(SignalKind::user_defined2()).context("signal handler")?;
+    if options.replace {
+        succession::replace(&options.socket).await?;
+    }
     let (requests_sender, mut requests) = mpsc::channel(16);
     let server = Server::bind(&options.socket, requests_sender)?;
 
@@ -138,15 +151,18 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
-    loop {
+    let leaves = loop {
+        let waits = controller.waits_for_flows();
         tokio::select! {
             biased;
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break succession::is_restart().await,
+            _ = interrupt.recv() => break false,
+            _ = leave.recv() => break true,
             _ = pulse.tick() => controller.pulse(),
             () = wake.vrrp.notified() => controller.reconcile().await,
             () = wake.tracking.notified() => controller.tell_routers(),
             () = wake.health.notified() => controller.health_changed().await,
+            () = wake.results.notified() => controller.follow_dead(),
             () = wake.resets.notified() => controller.resets_progressed(),
             () = at(controller.due) => controller.reconcile().await,
             event = next_event(&mut controller.events) => controller.netlink_event(event),
@@ -163,6 +179,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                     pulse = controller.pulse_timer();
                 }
                 Request::Vrrp(reply) => drop(reply.send(controller.vrrp_statuses())),
+                Request::Leave(reply) => {
+                    drop(reply.send(controller.leave_answer()));
+                    break true;
+                }
                 Request::Vip { action, name, reply } => {
                     drop(reply.send(controller.hand_over(action, name.as_deref())));
                 }
@@ -172,20 +192,30 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
             _ = alerts.tick() => controller.look_at_alerts(),
+            () = replication::worth_a_look(waits) => controller.look_at_flows(),
             _ = rivals.tick() => controller.look_at_rivals(),
             _ = resync.tick() => controller.resync().await,
             () = at(controller.join_at) => controller.join_vrrp().await,
             () = at(controller.recheck.map(|recheck| recheck.by)) => controller.rechecked(),
         }
-        if controller.recheck.is_some_and(|recheck| controller.checks.all_passed_since(recheck.since)) {
+        if controller.recheck.is_some_and(|recheck| controller.checks.all_passed_since(recheck.since))
+            && controller.replication.is_synced()
+        {
             controller.rechecked();
         }
-        if controller.join_at.is_some() && controller.knows_enough() {
+        if controller.join_at.is_some() && controller.knows_enough() && controller.replication.is_synced() {
             controller.join_vrrp().await;
         }
-    }
+    };
 
     notify(&[NotifyState::Stopping]);
+    if leaves {
+        info!("leaving to a successor on this node");
+        controller.leave().await;
+        // Whoever asked has had the answer by now.
+        drop(server);
+        return Ok(());
+    }
     info!("stopping: handing over the VIPs, leaving the data plane in place");
     drop(server);
     controller.stop().await;
@@ -199,6 +229,7 @@ struct Wake {
     vrrp: Arc<Notify>,
     tracking: Arc<Notify>,
     resets: Arc<Notify>,
+    results: Arc<Notify>,
 }
 
 async fn at(time: Option<Instant>) {
@@ -236,14 +267,22 @@ struct Problems {
     services: Option<String>,
     /// Why clients on this node are not sent to a backend.
     local_clients: Option<String>,
+    /// Why this node does not have the flows of the others yet.
+    flows: Option<String>,
     /// Why flows are not reset, or their clients not told.
     resets: Option<String>,
+    /// Why the flows of backends that seem to be dead are not.
+    doubt: Option<String>,
 }
 
 impl Problems {
     /// What VRRP tracks: whether this node could forward anything if it had the VIP.
     fn tracked(&self) -> Result<(), String> {
-        match [&self.interface, &self.link, &self.dataplane, &self.maps].into_iter().flatten().next() {
+        match [&self.interface, &self.link, &self.dataplane, &self.maps, &self.flows]
+            .into_iter()
+            .flatten()
+            .next()
+        {
             Some(problem) => Err(problem.clone()),
             None => Ok(()),
         }
@@ -309,11 +348,13 @@ struct Controller {
     inheritance: Inheritance,
     host_connections: BTreeMap<(IpAddr, u16), u64>,
     routers: Routers,
+    replication: Replication,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
     /// When VRRP goes on at the latest after the link came back.
     recheck: Option<interface::Recheck>,
 
+    succession: Succession,
     problems: Problems,
     due: Option<Instant>,
     look_at_link: bool,
@@ -326,13 +367,15 @@ struct Controller {
 impl Controller {
     async fn start(config: Config, options: Options, wake: &Wake) -> anyhow::Result<Self> {
         let interface = config.node.interface().to_owned();
-        let claims = config.node.interfaces.iter().map(|interface| Claim::take(interface));
-        let claims = claims.collect::<Result<_, _>>()?;
-        let pins = PinLock::take_if_there(&config.node.pin_path)?;
+        let claims = || config.node.interfaces.iter().map(|interface| Claim::take(interface)).collect();
+        let claims: Result<Vec<Claim>, _> = succession::once_free(options.replace, claims).await;
+        let claims = claims?;
+        let pins = || PinLock::take_if_there(&config.node.pin_path);
+        let pins = succession::once_free(options.replace, pins).await?;
         let (netlink, events) = Netlink::open(&config.node.interfaces).await?;
         let links = netlink.links().await?;
         let announcer = Announcer::spawn(&interface).context("no thread for announcements")?;
-        let mut checks = Checks::new(Arc::clone(&wake.health));
+        let mut checks = Checks::new(Arc::clone(&wake.health), Arc::clone(&wake.results));
         let plan = checks.plan(&config)?;
         checks.commit(plan);
         let mut tracking = Tracking::new(&interface, Arc::clone(&wake.tracking));
@@ -380,7 +423,9 @@ impl Controller {
             host_connections: BTreeMap::new(),
             join_at: Some(now + (first_results + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
             tracking,
+            replication: Replication::default(),
             recheck: None,
+            succession: Succession::default(),
             problems: Problems::default(),
             due: None,
             look_at_link: true,
@@ -389,8 +434,10 @@ impl Controller {
             watchdog_fed: now,
             status_text: String::new(),
         };
+        controller.succeed().await;
         controller.open_dataplane()?;
         controller.reconcile().await;
+        controller.replication.configure(&controller.config);
         Ok(controller)
     }
 
@@ -495,6 +542,8 @@ impl Controller {
         {
             self.schedule(Duration::ZERO);
         }
+        self.look_at_pause();
+        self.look_at_lease();
         let silence =
             self.heartbeat.written().map(|written| now.into_std().saturating_duration_since(written));
         let silent = silence.is_some_and(|silence| silence > lease(&self.config));
@@ -533,9 +582,13 @@ impl Controller {
     fn tell_routers(&mut self) {
         let own = self.problems.tracked();
         let (tracking, rivals) = (&self.tracking, &self.rivals);
+        let inherited = self.succession.priorities();
         self.routers.tell(|instance| {
             // A router that tracking does not know has just lost its last VIP.
-            let tracked = tracking.verdict(instance).unwrap_or(Ok(Priority::LOWEST));
+            let tracked = match inherited.get(instance) {
+                Some(priority) => Ok(*priority),
+                None => tracking.verdict(instance).unwrap_or(Ok(Priority::LOWEST)),
+            };
             Told {
                 tracking: own.clone().and(tracked),
                 witness: tracking.witness(instance).and(rivals.heard(instance)),
@@ -643,12 +696,18 @@ impl Controller {
         if self.join_at.take().is_none() {
             return;
         }
+        if !self.replication.is_synced() {
+            // That has a bound of its own.
+            self.join_at = Some(Instant::now() + DEBOUNCE);
+            return;
+        }
         if !self.checks.all_known() {
             warn!("joining VRRP although some backends have not answered their first check");
         }
         if !self.tracking.all_known() {
             warn!("joining VRRP although something that it tracks has had no result yet");
         }
+        self.succession.tracks_are_known();
         // What the checks found goes into the maps before anything is claimed.
         self.reconcile().await;
         self.configure_routers().await;
@@ -676,6 +735,7 @@ impl Controller {
         if let Err(error) = self.try_reconcile().await {
             error!("an address may still be here: {error:#}");
         }
+        self.replication.stop().await;
         self.checks.stop().await;
         self.tracking.stop().await;
         if let Some(sweeping) = self.sweeping.take() {

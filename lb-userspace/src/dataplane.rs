@@ -6,12 +6,14 @@
 //! included.
 
 mod attach;
+mod flow_events;
 mod flow_tables;
 mod hash_walk;
 mod interface;
 mod local_clients;
 mod pins;
 mod pulse;
+mod replica;
 pub mod ring;
 mod sever;
 mod sightings;
@@ -53,11 +55,13 @@ use tokio::io::unix::AsyncFd;
 use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
+    flow_events::FlowEvents,
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
     interface::keep_vlan_tags,
     local_clients::LocalClientsError,
     pins::cleanup,
     pulse::PulseWriter,
+    replica::{ReplicaSource, ReplicaStore},
     sever::{AnyFlow, AnyKey, Found, SeverFlows, SeverTables},
     sightings::{AdvertSeen, ClaimSeen, Sightings},
 };

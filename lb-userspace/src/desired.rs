@@ -23,9 +23,9 @@ use lb_common::{
     layout::{
         ALLOWED_SERVICE_BITS, AllowedKey, BALANCE_LEAST_CONNECTIONS, BALANCE_MAGLEV, BALANCE_ROUND_ROBIN,
         BackendEntry, BackendId, HOP_KEEPS_TAGS, Hop, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES, MODE_DSR_IPIP,
-        MODE_DSR_L2, MODE_NAT, MacWord, Members, NODE_OBSERVES, NodeEntry, SERVICE_DROPS_WHEN_FULL,
-        SERVICE_HAS_ALLOW_LIST, SERVICE_HAS_LIMITS, SERVICE_REBUILDS, SERVICE_SNAT_NODE, ServiceEntry,
-        ServiceKey, TagWord, VLAN_WORDS, VipEntry, virtual_mac,
+        MODE_DSR_L2, MODE_NAT, MacWord, Members, NODE_OBSERVES, NODE_TELLS_FLOWS, NodeEntry,
+        SERVICE_DROPS_WHEN_FULL, SERVICE_HAS_ALLOW_LIST, SERVICE_HAS_LIMITS, SERVICE_REBUILDS,
+        SERVICE_SNAT_NODE, ServiceEntry, ServiceKey, TagWord, VLAN_WORDS, VipEntry, virtual_mac,
     },
     wire::{Be16, Be32, Be128, Mac},
 };
@@ -330,7 +330,7 @@ fn node_entry(inputs: &Inputs, own: &OwnAddresses) -> NodeEntry {
         v4: own.first().0.map(Be32::from).unwrap_or_default(),
         v6: own.first().1.map(Be128::from).unwrap_or_default(),
         untagged: 0,
-        flags: if inputs.config.node.observe { NODE_OBSERVES } else { 0 },
+        flags: node_flags(inputs.config),
         ..NodeEntry::EMPTY
     };
     let macs = inputs.links.iter().filter_map(|link| Some((link.mac?, link.parent)));
@@ -351,6 +351,11 @@ fn node_entry(inputs: &Inputs, own: &OwnAddresses) -> NodeEntry {
         }
     }
     node
+}
+
+fn node_flags(config: &Config) -> u32 {
+    let flags = [(NODE_OBSERVES, config.node.observe), (NODE_TELLS_FLOWS, config.sync.is_some())];
+    flags.into_iter().filter(|(_, is_set)| *is_set).fold(0, |flags, (flag, _)| flags | flag)
 }
 
 /// Whether frames with any tags that arrive by a link are its own: it has none itself, and none of the others says

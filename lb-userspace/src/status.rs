@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::vrrp::lateness::Lateness;
+use crate::{sync::status::SyncStatus, vrrp::lateness::Lateness};
 
 pub mod table;
 
@@ -39,6 +39,9 @@ pub struct Status {
     pub packets: Packets,
     /// The flow table.
     pub flows: FlowsStatus,
+    /// The exchange of flows with the other nodes; absent without `[sync]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync: Option<SyncStatus>,
     /// What this node would do; absent where it does it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observing: Option<ObservingStatus>,

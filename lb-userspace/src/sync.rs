@@ -11,8 +11,14 @@
 //! changes anything.
 
 pub mod agreement;
+mod caller;
 pub mod codec;
+mod connection;
 mod join;
+mod listener;
+#[cfg(test)]
+mod memory;
+mod node;
 pub mod noise;
 mod pace;
 pub mod peer;
@@ -21,6 +27,7 @@ mod queue;
 pub mod receiver;
 pub mod record;
 pub mod sender;
+mod service;
 pub mod status;
 
 use std::{
@@ -133,7 +140,7 @@ impl SyncService {
         let (status_sender, status) = watch::channel(SyncStatus::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("xvip-sync".to_owned()).spawn(move || {
-            runtime.block_on(run(wanted_receiver, factory, status_sender));
+            runtime.block_on(service::run(wanted_receiver, factory, status_sender));
         })?;
         Ok(SyncHandle { wanted: wanted_sender, status, thread: Some(thread) })
     }
@@ -220,17 +227,5 @@ impl Drop for SyncHandle {
     }
 }
 
-async fn run(
-    mut wanted: watch::Receiver<Wanted>,
-    factory: Box<dyn StoreFactory>,
-    status: watch::Sender<SyncStatus>,
-) {
-    // The skeleton: nothing is exchanged yet.
-    drop(factory);
-    status.send_modify(|status| status.synced = true);
-    while !wanted.borrow_and_update().stop {
-        if wanted.changed().await.is_err() {
-            return;
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The stage for TCP that the entry does not do: handshakes, flows that moved or went idle, packets of no flow.
 
 use super::{
-    Family, INTERNAL, Step, ask, flow,
+    Family, INTERNAL, Stage, Step, ask, flow,
     flow::{client_moved, forget_established, forget_half_open, has_reply, promote},
     flow_clock,
     send::send,
@@ -9,8 +9,8 @@ use super::{
 use crate::{
     frame::{Frame, HostSocket},
     layout::{
-        ANSWER_RESET_UNKNOWN_FLOW, FlowEntry, NODE_OBSERVES, SEEN_SYN, SERVICE_REBUILDS, Scratch,
-        ServiceEntry, ServiceKey, TO_BACKEND, TO_CLIENT,
+        ANSWER_RESET_UNKNOWN_FLOW, FlowEntry, NODE_HAS_FORMER, NODE_OBSERVES, SEEN_SYN, SERVICE_REBUILDS,
+        Scratch, ServiceEntry, ServiceKey, TO_BACKEND, TO_CLIENT,
     },
     reason::{DropReason, PassReason, Verdict},
     segment::Segment,
@@ -48,6 +48,9 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     } else if !segment.opens() && tables.flow(Level::Established, &segment.key).is_some() {
         // Another CPU has moved it between the two look-ups.
         return go_on(scratch, &segment);
+    } else if !segment.opens() && node.flags & NODE_HAS_FORMER != 0 {
+        // The former release's tables may know it; the frame is untouched.
+        return Step::Next(Stage::Former);
     }
 
     if node.flags & NODE_OBSERVES != 0 {

@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 use tokio::{net::UnixStream, time::timeout};
 
 use super::protocol::{
-    RELOAD, ReloadAnswer, STATUS, VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, VipAnswer, name_query,
+    LEAVE, LeaveAnswer, RELOAD, ReloadAnswer, STATUS, VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, VipAnswer,
+    name_query,
 };
 use crate::status::{Status, VrrpStatus};
 
@@ -63,6 +64,15 @@ pub async fn reload(socket: &Path) -> Result<ReloadAnswer, ClientError> {
         StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => parse(&body),
         code => Err(refusal(code, &body)),
     }
+}
+
+/// Lets the daemon leave to a successor on this node. It may still be there for a moment.
+pub async fn leave(socket: &Path) -> Result<LeaveAnswer, ClientError> {
+    let (code, body) = exchange(socket, Method::POST, LEAVE).await?;
+    if code != StatusCode::OK {
+        return Err(refusal(code, &body));
+    }
+    parse(&body)
 }
 
 /// What the VRRP instances do.

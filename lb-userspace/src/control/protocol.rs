@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/status` | 200, [`Status`] |
 //! | `POST /v1/reload` | 200 or 422, [`ReloadAnswer`] |
+//! | `POST /v1/leave` | 200, [`LeaveAnswer`]; then the daemon ends, and all but its process stays for a successor |
 //! | `GET /v1/vrrp` | 200, a list of [`VrrpStatus`] |
 //! | `POST /v1/vip/release`, `POST /v1/vip/acquire`, each with `?name=NAME` or without | 200 or 422, [`VipAnswer`] |
 //!
@@ -18,6 +19,8 @@ use crate::status::{Status, VrrpStatus};
 pub const STATUS: &str = "/v1/status";
 /// Path of [`Request::Reload`].
 pub const RELOAD: &str = "/v1/reload";
+/// Path of [`Request::Leave`].
+pub const LEAVE: &str = "/v1/leave";
 /// Path of [`Request::Vrrp`].
 pub const VRRP: &str = "/v1/vrrp";
 /// Path of [`Request::Vip`] with [`VipAction::Release`].
@@ -32,6 +35,8 @@ pub enum Request {
     Status(oneshot::Sender<Box<Status>>),
     /// Read the configuration again.
     Reload(oneshot::Sender<ReloadAnswer>),
+    /// Leave to a successor on this node.
+    Leave(oneshot::Sender<LeaveAnswer>),
     /// Tell what the VRRP instances do: what [`Request::Status`] says of them, for who asks often.
     Vrrp(oneshot::Sender<Vec<VrrpStatus>>),
     /// Hand VIPs over, or take them back.
@@ -73,6 +78,13 @@ pub struct VipAnswer {
     /// What is wrong with the name; nobody was told then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// The daemon is about to leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaveAnswer {
+    /// So long the other nodes wait for the successor; none where this node has no VIP of theirs.
+    pub respite_ms: Option<u64>,
 }
 
 /// What became of a reload.

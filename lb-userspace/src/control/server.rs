@@ -24,7 +24,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::protocol::{RELOAD, Request, STATUS, VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, queried_name};
+use super::protocol::{
+    LEAVE, RELOAD, Request, STATUS, VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, queried_name,
+};
 
 /// Root and its group; the group may be changed on the directory to let others look.
 const MODE: u32 = 0o660;
@@ -110,6 +112,7 @@ impl Server {
         let router = Router::new()
             .route(STATUS, get(status))
             .route(RELOAD, post(reload))
+            .route(LEAVE, post(leave))
             .route(VRRP, get(vrrp))
             .route(VIP_RELEASE, post(async |state, query| vip(VipAction::Release, state, query).await))
             .route(VIP_ACQUIRE, post(async |state, query| vip(VipAction::Acquire, state, query).await))
@@ -138,6 +141,13 @@ async fn reload(State(requests): State<mpsc::Sender<Request>>) -> Response {
     match ask(&requests, Request::Reload).await {
         Some(answer) if answer.applied => Json(answer).into_response(),
         Some(answer) => (StatusCode::UNPROCESSABLE_ENTITY, Json(answer)).into_response(),
+        None => stopping(),
+    }
+}
+
+async fn leave(State(requests): State<mpsc::Sender<Request>>) -> Response {
+    match ask(&requests, Request::Leave).await {
+        Some(answer) => Json(answer).into_response(),
         None => stopping(),
     }
 }
@@ -187,7 +197,7 @@ mod tests {
     use super::*;
     use crate::control::{
         client::{self, ClientError},
-        protocol::{ReloadAnswer, VipAnswer},
+        protocol::{LeaveAnswer, ReloadAnswer, VipAnswer},
     };
 
     /// A daemon whose reloads answer as given.
@@ -198,6 +208,7 @@ mod tests {
                 match request {
                     Request::Reload(reply) => drop(reply.send(answer.clone())),
                     Request::Status(reply) => drop(reply),
+                    Request::Leave(reply) => drop(reply.send(LeaveAnswer { respite_ms: Some(8500) })),
                     Request::Vrrp(reply) => drop(reply.send(Vec::new())),
                     Request::Vip { action, name, reply } => {
                         let error = name.is_none().then(|| "say which".to_owned());
@@ -244,6 +255,7 @@ mod tests {
         let answer = client::vip(&socket, VipAction::Release, None).await.expect("answered");
         assert_eq!(answer.error.as_deref(), Some("say which"));
         assert_eq!(client::vrrp(&socket).await.expect("answered"), Vec::new());
+        assert_eq!(client::leave(&socket).await.expect("answered").respite_ms, Some(8500));
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::{Controller, RETRY, lease, set_problem};
+use super::{Controller, RETRY, set_problem};
 use crate::{
     config::model::Config,
     dataplane::{Dataplane, DataplaneError, Tables},
@@ -58,6 +58,7 @@ impl Controller {
         set_problem(&mut self.problems.services, problem);
         let changes = diff(&desired, &observed);
         let applied = self.apply(changes, &observed).await;
+        self.replication.know(&desired, &self.ids, &self.links, Instant::now().into_std());
         // As long as addresses that are not ours any more are still here, answering for them would be a lie.
         let disowned = !matches!(applied, Err((Stage::Disown, _)));
         if let Some(as_of) = as_of.filter(|_| disowned && self.dataplane.is_some()) {
@@ -91,7 +92,7 @@ impl Controller {
         let inputs = Inputs {
             config: &self.config,
             links: &self.links,
-            lease: lease(&self.config),
+            lease: self.node_lease(),
             half_open_timeout: Duration::from_secs(self.timeouts().half_open.into()),
             health: &health,
             slow_starts: &self.slow_starts,

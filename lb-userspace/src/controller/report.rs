@@ -56,6 +56,7 @@ impl Controller {
                 half_open: self.census.half_open,
                 closing: self.census.closing,
             },
+            sync: self.replication.status(),
             observing: self.observing(),
         }
     }
@@ -85,7 +86,9 @@ impl Controller {
             &problems.heartbeat,
             &problems.services,
             &problems.local_clients,
+            &problems.flows,
             &problems.resets,
+            &problems.doubt,
         ];
         let own = own.into_iter().flatten().chain(self.routers.problems()).cloned();
         let routers = self.config.vrrp.iter().filter_map(|instance| {
@@ -100,7 +103,9 @@ impl Controller {
             })
         });
         let own = own.chain(self.rivals.problems().cloned()).chain(routers);
-        own.chain(self.alerts.problems(std::time::Instant::now())).collect()
+        own.chain(self.alerts.problems(std::time::Instant::now()))
+            .chain(self.replication.problems())
+            .collect()
     }
 
     pub(super) fn vrrp_status(&self, instance: &VrrpInstance) -> VrrpStatus {

@@ -395,6 +395,7 @@ mod tests {
                 transmitted: [("to-backend".to_owned(), 42)].into(),
             },
             flows: FlowsStatus { max: 1024, established: 3, half_open: 0, closing: 2 },
+            sync: None,
             observing: None,
         }
     }

@@ -108,3 +108,6 @@ fn vrrp_content(instance: &VrrpInstance, vips: &[String]) -> serde_json::Value {
         "vips": vips,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -133,10 +133,8 @@ impl Secure {
             let mut plain = Vec::with_capacity(piece.len() + 1);
             plain.push(if rest.is_empty() { LAST } else { MORE });
             plain.extend_from_slice(piece);
-            let length = self
-                .transport
-                .write_message(&plain, &mut self.scratch)
-                .map_err(|_| Refused::NotAuthentic)?;
+            let length =
+                self.transport.write_message(&plain, &mut self.scratch).map_err(|_| Refused::NotAuthentic)?;
             frame(self.scratch.get(..length).unwrap_or_default(), wire);
             if rest.is_empty() {
                 return Ok(());
@@ -199,12 +197,6 @@ impl Framer {
         let frame = rest.get(..length)?;
         self.start += 2 + length;
         Some(frame)
-    }
-
-    /// The length that the next frame says it has, once that much is there.
-    pub fn announced(&self) -> Option<usize> {
-        let length = self.bytes.get(self.start..)?.first_chunk::<2>()?;
-        Some(usize::from(u16::from_be_bytes(*length)))
     }
 }
 

@@ -84,7 +84,9 @@ mod tests {
 
     #[test]
     fn in_the_long_run_no_more_than_the_rate_is_sent() {
-        for (rate, urgency) in [(25_000_000, Urgency::Full), (125_000, Urgency::Full), (125_000, Urgency::News)] {
+        for (rate, urgency) in
+            [(25_000_000, Urgency::Full), (125_000, Urgency::Full), (125_000, Urgency::News)]
+        {
             let start = Instant::now();
             let mut pace = Pace::new(rate, start);
             let (mut now, mut sent) = (start, 0_u64);

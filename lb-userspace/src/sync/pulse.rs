@@ -37,11 +37,16 @@ impl Pulse {
 
     /// Whether the other side is dead.
     pub fn is_dead(&self, now: Instant) -> bool {
-        now >= self.heard + DEAD
+        now >= self.dead_at()
+    }
+
+    /// When [`Self::is_dead`] will be true.
+    pub fn dead_at(&self) -> Instant {
+        self.heard + DEAD
     }
 
     /// When one of the two is true next.
     pub fn wake_at(&self) -> Instant {
-        (self.said + BEAT).min(self.heard + DEAD)
+        (self.said + BEAT).min(self.dead_at())
     }
 }

@@ -56,11 +56,6 @@ impl Queue {
         self.order.len()
     }
 
-    /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
-
     /// Forgets all, and gives the memory back.
     pub fn clear(&mut self) {
         *self = Self::default();
@@ -92,7 +87,7 @@ mod tests {
         queue.push(id(1), later(3)).expect("room");
         assert_eq!(queue.pop(), Some((id(2), later(1))));
         assert_eq!(queue.pop(), Some((id(1), later(3))));
-        assert_eq!((queue.pop(), queue.oldest(), queue.is_empty()), (None, None, true));
+        assert_eq!((queue.pop(), queue.oldest(), queue.len()), (None, None, 0));
     }
 
     #[test]
@@ -104,7 +99,7 @@ mod tests {
         }
         assert_eq!(queue.push(id(5), now), Ok(()), "it waits already");
         assert_eq!(queue.push(id(MOST as u32), now), Err(Overflow));
-        assert!(queue.is_empty());
+        assert_eq!(queue.len(), 0);
         assert_eq!(queue.push(id(1), now), Ok(()));
     }
 }

@@ -90,8 +90,10 @@ impl Receiver {
                     return Err(Refused::Malformed);
                 }
                 self.follows(seq)?;
-                let vips: BTreeSet<IpAddr> =
-                    held.into_iter().filter(|vip| self.holds.contains(vip) && !holdings.contains(vip)).collect();
+                let vips: BTreeSet<IpAddr> = held
+                    .into_iter()
+                    .filter(|vip| self.holds.contains(vip) && !holdings.contains(vip))
+                    .collect();
                 if !vips.is_empty() && !incoming.too_many {
                     status.retired += store.retire(&vips, &incoming.mentioned) as u64;
                 }

@@ -125,11 +125,13 @@ pub enum Applied {
     PortTaken,
     /// The flow table is full, or the kernel refused.
     Full,
+    /// The flow cannot live here: its backend is this very node, or its replies go to another node's own address.
+    NotHere,
 }
 
 impl Applied {
     /// Every outcome.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Inserted,
         Self::Updated,
         Self::Kept,
@@ -137,6 +139,7 @@ impl Applied {
         Self::UnknownService,
         Self::PortTaken,
         Self::Full,
+        Self::NotHere,
     ];
 }
 

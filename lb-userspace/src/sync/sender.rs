@@ -256,9 +256,8 @@ impl Sender {
         status: &mut SendingStatus,
     ) -> Option<Vec<u8>> {
         let message = self.something(now, ours, store, status);
-        let message = message.or_else(|| {
-            (self.is_greeted() && self.pulse.is_due(now)).then(|| encode(&Telling::Alive))
-        })?;
+        let message = message
+            .or_else(|| (self.is_greeted() && self.pulse.is_due(now)).then(|| encode(&Telling::Alive)))?;
         self.pulse.said(now);
         self.pace.spend(message.len());
         Some(message)
@@ -297,12 +296,7 @@ impl Sender {
         self.news(now, store, status).or_else(|| self.full(now, ours, status))
     }
 
-    fn news(
-        &mut self,
-        now: Instant,
-        store: &dyn FlowStore,
-        status: &mut SendingStatus,
-    ) -> Option<Vec<u8>> {
+    fn news(&mut self, now: Instant, store: &dyn FlowStore, status: &mut SendingStatus) -> Option<Vec<u8>> {
         if self.under_way_bytes >= WINDOW || self.news_at().is_none_or(|due| due > now) {
             return None;
         }
@@ -389,10 +383,10 @@ impl Sender {
 
     /// When [`Self::next_message`] or [`Self::is_dead`] may have something else to say than now, if nothing happens until then.
     pub fn wake_at(&self, now: Instant) -> Instant {
-        let mut wake = self.pulse.wake_at();
         if !self.is_greeted() {
-            return wake;
+            return self.pulse.dead_at();
         }
+        let mut wake = self.pulse.wake_at();
         let mut sooner = |at: Instant| wake = wake.min(at.max(now));
         if self.under_way_bytes < WINDOW
             && let Some(due) = self.news_at()

@@ -152,3 +152,21 @@ pub enum Refused {
     /// The connection ended before the handshake was complete.
     Abandoned,
 }
+
+impl Refused {
+    /// The reason in words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::WrongKey => "the key is none of ours",
+            Self::NotAuthentic => "forged, changed or replayed",
+            Self::Malformed => "no message that makes sense here",
+            Self::TooLong => "longer than any message",
+            Self::OtherVersion => "another version of the protocol",
+            Self::Ourselves => "this node itself",
+            Self::NotAPeer => "not in sync.peers",
+            Self::TooMany => "too many connections wait for their handshake",
+            Self::TooSlow => "the handshake took too long",
+            Self::Abandoned => "gone before the handshake was complete",
+        }
+    }
+}

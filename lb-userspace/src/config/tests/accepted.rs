@@ -99,7 +99,7 @@ fn the_base_has_no_warning() {
 
 #[test]
 fn the_design_s_example_passes_and_says_what_has_no_effect() {
-    let expected = [(20, "service[0].health.verify"), (63, "sync"), (68, "http")];
+    let expected = [(20, "service[0].health.verify"), (68, "http")];
     assert_eq!(warnings(DESIGN), expected.map(|(line, key)| (line, key.to_owned())));
 }
 
