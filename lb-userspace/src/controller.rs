@@ -167,7 +167,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                 }
                 Request::Vrrp(reply) => drop(reply.send(controller.vrrp_statuses())),
                 Request::Leave(reply) => {
-                    drop(reply.send(controller.leave_answer()));
+                    let _asked = reply.send(controller.leave_answer());
                     break true;
                 }
                 Request::Vip { action, name, reply } => {
@@ -175,7 +175,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                 }
             },
             swept = finished(&mut controller.sweeping) => controller.swept(swept),
-            _ = sweep.tick() => controller.sweep(),
+            _ = sweep.tick() => {
+                controller.look_at_former();
+                controller.sweep();
+            }
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
             _ = alerts.tick() => controller.look_at_alerts(),

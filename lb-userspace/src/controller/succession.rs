@@ -241,6 +241,15 @@ impl Controller {
         );
     }
 
+    /// Goes on with an upgrade from a former layout, if there is one.
+    pub(super) fn look_at_former(&mut self) {
+        if let Some(dataplane) = &mut self.dataplane
+            && let Err(error) = dataplane.go_on_migrating()
+        {
+            warn!("what a former release left is not gone yet: {:#}", anyhow::Error::from(error));
+        }
+    }
+
     /// The lease that `NODE` is to have.
     pub(super) fn node_lease(&self) -> Duration {
         let usual = lease(&self.config);
