@@ -256,19 +256,28 @@ impl Dataplane {
     /// Where the kernel, a driver or the BPF file system refuses; nothing is left behind that was not there before,
     /// but for pinned maps.
     pub fn open(node: &Node, flows: &Flows, points: &[AttachPoint]) -> Result<Self, DataplaneError> {
-        let former = migrate::find(&node.pin_path)?;
-        let mut dataplane = Self::load(&node.pin_path, flows)?;
-        if let Some(former) = &former
-            && let Err(error) = dataplane.migrate(former)
+        Self::load(&node.pin_path, flows)?.begin(node, points)
+    }
+
+    /// The second half of that, for programs that were loaded before: perhaps while a predecessor still ran.
+    ///
+    /// # Errors
+    ///
+    /// See [`Dataplane::open`].
+    pub fn begin(mut self, node: &Node, points: &[AttachPoint]) -> Result<Self, DataplaneError> {
+        // It may have written since.
+        self.read_back()?;
+        if let Some(former) = &migrate::find(&node.pin_path)?
+            && let Err(error) = self.migrate(former)
         {
             let error = anyhow::Error::from(error);
             tracing::error!("the connections of the former release are lost: {error:#}");
         }
-        dataplane.attachments = dataplane.attach(points, node.xdp_mode)?;
-        if dataplane.migration.is_none() {
-            remove_other_layouts(&node.pin_path, &dataplane.maps_path)?;
+        self.attachments = self.attach(points, node.xdp_mode)?;
+        if self.migration.is_none() {
+            remove_other_layouts(&node.pin_path, &self.maps_path)?;
         }
-        Ok(dataplane)
+        Ok(self)
     }
 
     /// Loads the programs and adopts or creates their maps, without attaching them anywhere: for tests of the programs.
