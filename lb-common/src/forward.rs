@@ -15,6 +15,8 @@
 //! answer  RST, time exceeded, too big
 //! arp, neighbour   silence, answer or note what is said about a VIP
 //! vrrp    notes the arrival of an advertisement
+//! observe counts which backend a SYN would go to, while the node only observes
+//! former  during an upgrade: the former release's entry, for the flows that only its maps know
 //! ```
 //!
 //! A packet that is not for a VIP leaves untouched after a handful of instructions, and a packet of an established
@@ -33,6 +35,7 @@ mod icmp;
 mod limit;
 mod nat;
 mod neighbour;
+mod observe;
 mod open;
 mod parse;
 mod rebuild;
@@ -50,7 +53,7 @@ use crate::{
     wire::{Be32, Be128},
 };
 
-pub use self::{entry::entry, nat::NAT_PORT_TRIES};
+pub use self::{entry::entry, flow::entry as flow_entry, nat::NAT_PORT_TRIES};
 
 /// What comes after the entry; the number is the index in the `PROGRAMS` map.
 #[repr(u32)]
@@ -90,6 +93,13 @@ pub enum Stage {
     Vrrp4 = 15,
     /// VRRP over IPv6.
     Vrrp6 = 16,
+    /// Another release's entry, with its own maps: while flows are being copied from those, it does what only they know.
+    /// Not one of [`Stage::ALL`].
+    Former = 17,
+    /// TCP over IPv4 of no known flow, while the node only observes.
+    Observe4 = 18,
+    /// The same over IPv6.
+    Observe6 = 19,
     /// A packet in the middle of an unknown flow over IPv4.
     Rebuild4 = 20,
     /// The same over IPv6.
@@ -101,8 +111,8 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Every stage.
-    pub const ALL: [Self; 21] = [
+    /// Every stage that this release has a program for.
+    pub const ALL: [Self; 23] = [
         Self::Parse,
         Self::Slow4,
         Self::Slow6,
@@ -124,6 +134,8 @@ impl Stage {
         Self::Neighbour,
         Self::Vrrp4,
         Self::Vrrp6,
+        Self::Observe4,
+        Self::Observe6,
     ];
 
     /// The name of its program.
@@ -150,6 +162,10 @@ impl Stage {
             Self::Neighbour => "xvip_neighbour",
             Self::Vrrp4 => "xvip_vrrp4",
             Self::Vrrp6 => "xvip_vrrp6",
+            Self::Observe4 => "xvip_observe4",
+            Self::Observe6 => "xvip_observe6",
+            // As every release has called its entry.
+            Self::Former => "xvip",
         }
     }
 }
@@ -200,6 +216,10 @@ pub fn run<F: Frame, T: Tables>(stage: Stage, frame: &mut F, tables: &T) -> Step
         Stage::Neighbour => neighbour::neighbour(frame, tables),
         Stage::Vrrp4 => vrrp::vrrp::<Be32, F, T>(frame, tables),
         Stage::Vrrp6 => vrrp::vrrp::<Be128, F, T>(frame, tables),
+        Stage::Observe4 => observe::observe::<Be32, F, T>(frame, tables),
+        Stage::Observe6 => observe::observe::<Be128, F, T>(frame, tables),
+        // The kernel has it, if anybody.
+        Stage::Former => INTERNAL,
     }
 }
 
@@ -223,6 +243,7 @@ trait Family: crate::family::Address {
     const ICMP_STAGE: Stage;
     const TUNNEL: Stage;
     const ANSWER: Stage;
+    const OBSERVE: Stage;
 }
 
 impl Family for Be32 {
@@ -234,6 +255,7 @@ impl Family for Be32 {
     const ICMP_STAGE: Stage = Stage::Icmp4;
     const TUNNEL: Stage = Stage::Tunnel4;
     const ANSWER: Stage = Stage::Answer4;
+    const OBSERVE: Stage = Stage::Observe4;
 }
 
 impl Family for Be128 {
@@ -245,6 +267,7 @@ impl Family for Be128 {
     const ICMP_STAGE: Stage = Stage::Icmp6;
     const TUNNEL: Stage = Stage::Tunnel6;
     const ANSWER: Stage = Stage::Answer6;
+    const OBSERVE: Stage = Stage::Observe6;
 }
 
 /// Has the segment answered. `mtu` is for those answers that tell one.

@@ -4,8 +4,10 @@
 //! `data_end`, and a plain length loses that. So the shared code asks for a header of fixed size at an offset, and
 //! each side does its own bounds check.
 
-use crate::wire::{
-    Arp, Be16, Be32, Be128, Ethernet, Icmp, Ipv4, Ipv6, Ipv6Extension, Ipv6Fragment, Tcp, Vrrp,
+use crate::{
+    family::Address,
+    layout::FlowKey,
+    wire::{Arp, Be16, Be32, Be128, Ethernet, Icmp, Ipv4, Ipv6, Ipv6Extension, Ipv6Fragment, Tcp, Vrrp},
 };
 
 /// A type that may be laid over any bytes at any address.
@@ -44,6 +46,17 @@ unsafe impl<const N: usize> Header for [Be32; N] {}
 // SAFETY: bytes.
 unsafe impl<const N: usize> Header for [u8; N] {}
 
+/// What the host's own TCP has for a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostSocket {
+    /// Nothing: it would answer with a RST.
+    None,
+    /// A socket that listens on its destination; of the connection itself it has nothing.
+    Listening,
+    /// The connection: in its handshake, open, or over and in TIME-WAIT.
+    Connected,
+}
+
 /// A received frame that may be rewritten in place, shortened, and grown or cut at its front.
 pub trait Frame {
     /// Length in bytes, link-layer header included.
@@ -72,4 +85,13 @@ pub trait Frame {
     /// Moves the beginning of the frame: towards the front by so many bytes, whose content is then undefined, or away
     /// from it where negative. False, and nothing changed, where there is no room.
     fn grow_front(&mut self, bytes: i32) -> bool;
+
+    /// What the host has for a segment with this key that came in by this interface. Costs a look-up in the host's table
+    /// of sockets: for packets of no flow of ours only. A socket that is bound to a VLAN sub-interface is not found, since
+    /// the frame is still the parent's.
+    fn host_socket<A: Address>(&self, key: &FlowKey<A>) -> HostSocket;
+
+    /// Whether the host is in the middle of the handshake of the connection that the key is of: it has answered a SYN, and
+    /// waits for the ACK. Costs as much.
+    fn host_is_opening<A: Address>(&self, key: &FlowKey<A>) -> bool;
 }

@@ -74,6 +74,8 @@ stages! {
     xvip_neighbour = Stage::Neighbour;
     xvip_vrrp4 = Stage::Vrrp4;
     xvip_vrrp6 = Stage::Vrrp6;
+    xvip_observe4 = Stage::Observe4;
+    xvip_observe6 = Stage::Observe6;
 }
 
 #[inline(always)]

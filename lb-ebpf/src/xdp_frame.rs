@@ -1,10 +1,23 @@
 //! [`Frame`] over the XDP context: the one bounds check.
 
 use aya_ebpf::{
-    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    bindings::{BPF_F_CURRENT_NETNS, BPF_TCP_LISTEN, BPF_TCP_NEW_SYN_RECV, bpf_sock_tuple},
+    helpers::{bpf_sk_release, bpf_skc_lookup_tcp, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
-use lb_common::frame::{Frame, Header};
+use lb_common::{
+    family::Address,
+    frame::{Frame, Header, HostSocket},
+    layout::FlowKey,
+    wire::{Be32, Be128},
+};
+
+/// A flow's key begins as the kernel's `struct bpf_sock_tuple` does: both addresses, both ports, as on the wire.
+const TUPLE_LEN: [u32; 2] = [12, 36];
+const _: () = {
+    assert!(core::mem::offset_of!(FlowKey<Be32>, dst_port) + 2 == TUPLE_LEN[0] as usize);
+    assert!(core::mem::offset_of!(FlowKey<Be128>, dst_port) + 2 == TUPLE_LEN[1] as usize);
+};
 
 /// The frame that the program was called for.
 pub struct XdpFrame<'a> {
@@ -36,6 +49,26 @@ impl<'a> XdpFrame<'a> {
     fn bytes_at(&self, offset: usize, size: usize) -> Option<usize> {
         let start = self.context.data() + offset;
         (start + size <= self.data_end()).then_some(start)
+    }
+
+    /// The state (`BPF_TCP_`) of the host's socket for a segment with this key.
+    #[inline(always)]
+    fn socket_state<A: Address>(&self, key: &FlowKey<A>) -> Option<u32> {
+        let tuple = (&raw const *key).cast_mut().cast::<bpf_sock_tuple>();
+        let len = TUPLE_LEN[usize::from(A::IS_V6)];
+        // SAFETY: the context is the one that the kernel called us with, and a key begins with as many bytes as its
+        // family's tuple has (asserted above), which the helper only reads.
+        let socket = unsafe {
+            bpf_skc_lookup_tcp(self.context.ctx.cast(), tuple, len, BPF_F_CURRENT_NETNS as i64 as u64, 0)
+        };
+        if socket.is_null() {
+            return None;
+        }
+        // SAFETY: the look-up returned a socket that we hold until the release below. Volatile, so that it is read before.
+        let state = unsafe { (&raw const (*socket).state).read_volatile() };
+        // SAFETY: released once, and not used afterwards.
+        unsafe { bpf_sk_release(socket.cast()) };
+        Some(state)
     }
 
     /// Where the frame ends. Volatile: LLVM must not conclude from one comparison that another one holds, since the
@@ -89,5 +122,19 @@ impl Frame for XdpFrame<'_> {
     fn grow_front(&mut self, bytes: i32) -> bool {
         // SAFETY: the context is the one that the kernel called us with.
         unsafe { bpf_xdp_adjust_head(self.context.ctx, -bytes) == 0 }
+    }
+
+    #[inline(always)]
+    fn host_socket<A: Address>(&self, key: &FlowKey<A>) -> HostSocket {
+        match self.socket_state(key) {
+            None => HostSocket::None,
+            Some(BPF_TCP_LISTEN) => HostSocket::Listening,
+            Some(_) => HostSocket::Connected,
+        }
+    }
+
+    #[inline(always)]
+    fn host_is_opening<A: Address>(&self, key: &FlowKey<A>) -> bool {
+        self.socket_state(key) == Some(BPF_TCP_NEW_SYN_RECV)
     }
 }

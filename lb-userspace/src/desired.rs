@@ -9,6 +9,7 @@
 //!   none. A backend that never had one is not in the Maglev table, so that no SYN is lost while its neighbour is
 //!   being resolved.
 //! - **All down** with `on_all_down = "last-known"` keeps those of the service's backends that can be chosen now.
+//! - **A node that only observes** owns no address and answers for none: the data plane is told, and nothing else differs.
 //! - **This very node as a backend** is a backend like any other, so that every node has the same Maglev table; only its
 //!   entry says that packets for it stay here.
 
@@ -22,8 +23,9 @@ use lb_common::{
     layout::{
         ALLOWED_SERVICE_BITS, AllowedKey, BALANCE_LEAST_CONNECTIONS, BALANCE_MAGLEV, BALANCE_ROUND_ROBIN,
         BackendEntry, BackendId, HOP_KEEPS_TAGS, Hop, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES, MODE_DSR_IPIP,
-        MODE_DSR_L2, MODE_NAT, MacWord, Members, NodeEntry, SERVICE_DROPS_WHEN_FULL, SERVICE_HAS_ALLOW_LIST,
-        SERVICE_HAS_LIMITS, SERVICE_SNAT_NODE, ServiceEntry, ServiceKey, TagWord, VLAN_WORDS, VipEntry,
+        MODE_DSR_L2, MODE_NAT, MacWord, Members, NODE_OBSERVES, NODE_TELLS_FLOWS, NodeEntry,
+        SERVICE_DROPS_WHEN_FULL, SERVICE_HAS_ALLOW_LIST, SERVICE_HAS_LIMITS, SERVICE_HAS_SHARES,
+        SERVICE_REBUILDS, SERVICE_SNAT_NODE, ServiceEntry, ServiceKey, TagWord, VLAN_WORDS, VipEntry,
         virtual_mac,
     },
     wire::{Be16, Be32, Be128, Mac},
@@ -87,6 +89,17 @@ pub enum NextHop {
     OtherInterface,
 }
 
+/// What of a backend is not as the file has it, by an operator's word or for a rebalance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steer {
+    /// It gets no new flows, whatever its health.
+    pub is_out: bool,
+    /// Its weight instead of the file's.
+    pub weight: Option<u16>,
+    /// While a rebalance leads new flows: above how many connections they go elsewhere if they can; 0 while none does.
+    pub share: u32,
+}
+
 /// What [`desired`] is computed from.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
@@ -107,8 +120,12 @@ pub struct Inputs<'a> {
     pub slow_starts: &'a BTreeMap<PoolEntry, SlowStart>,
     /// Now, for these.
     pub now: Instant,
+    /// Who is steered; one that is missing is as the file says.
+    pub steers: &'a BTreeMap<PoolEntry, Steer>,
     /// The VRRP instances that are active, with the number of their last announcement.
     pub active: &'a BTreeMap<String, u64>,
+    /// Those of them that have become so of late: what happened to their VIPs before is not known.
+    pub heirs: &'a BTreeSet<String>,
     /// By backend address; one that is missing is `Unresolved`.
     pub next_hops: &'a BTreeMap<IpAddr, NextHop>,
     /// The ids, already assigned for this configuration.
@@ -200,10 +217,12 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
         };
 
         add_to_filter(node, vip);
-        let fenced = u32::from(service.vrrp.is_some());
+        let fenced = u32::from(service.vrrp.is_some() && !config.node.observe);
+        let inherits = inherits(inputs, service);
         // Two services on one VIP: if an instance owns it for one of them, it is fenced.
         let entry = tables.vips.entry(vip).or_insert(VipEntry::new(false));
         entry.fenced |= fenced;
+        entry.inherited |= u32::from(inherits);
         if let Some((name, &generation)) =
             service.vrrp.as_ref().and_then(|name| inputs.active.get_key_value(name))
         {
@@ -252,7 +271,15 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
             tables.members.insert(index, members);
         }
         tables.allowed.extend(service.allow.iter().map(|&prefix| allowed_prefix(index, prefix)));
-        let entry = service_entry(service, index);
+        let mut entry = service_entry(service, index);
+        let ids = pool(service).filter_map(|entry| inputs.ids.id(&entry));
+        let mut backends = ids.filter_map(|id| tables.backends.get(&id));
+        if backends.any(|backend| backend.share != 0 || backend.new_per_tick != 0) {
+            entry.flags |= SERVICE_HAS_SHARES;
+        }
+        if inherits {
+            entry.flags |= SERVICE_REBUILDS;
+        }
         let snat = snat.unwrap_or_default();
         tables.services.insert(key, ServiceEntry { snat, usable, turns, ..entry });
     }
@@ -322,6 +349,7 @@ fn node_entry(inputs: &Inputs, own: &OwnAddresses) -> NodeEntry {
         v4: own.first().0.map(Be32::from).unwrap_or_default(),
         v6: own.first().1.map(Be128::from).unwrap_or_default(),
         untagged: 0,
+        flags: node_flags(inputs.config),
         ..NodeEntry::EMPTY
     };
     let macs = inputs.links.iter().filter_map(|link| Some((link.mac?, link.parent)));
@@ -342,6 +370,11 @@ fn node_entry(inputs: &Inputs, own: &OwnAddresses) -> NodeEntry {
         }
     }
     node
+}
+
+fn node_flags(config: &Config) -> u32 {
+    let flags = [(NODE_OBSERVES, config.node.observe), (NODE_TELLS_FLOWS, config.sync.is_some())];
+    flags.into_iter().filter(|(_, is_set)| *is_set).fold(0, |flags, (flag, _)| flags | flag)
 }
 
 /// Whether frames with any tags that arrive by a link are its own: it has none itself, and none of the others says
@@ -392,6 +425,13 @@ fn link_to_backends(inputs: &Inputs, service: &Service, own: &OwnAddresses) -> u
     resolved.or_else(in_use).unwrap_or(0)
 }
 
+/// Whether packets of flows that are not known may be of flows that another node had. Without VRRP that is so at any time:
+/// whoever moves the VIP does not tell.
+fn inherits(inputs: &Inputs, service: &Service) -> bool {
+    let lately = || service.vrrp.as_ref().is_none_or(|instance| inputs.heirs.contains(instance));
+    !inputs.config.flows.rebuild.is_zero() && lately()
+}
+
 /// What follows from the service's configuration alone.
 fn service_entry(service: &Service, index: u32) -> ServiceEntry {
     let flags = [
@@ -440,6 +480,17 @@ fn backend_entry(
         weight: configured.map_or(0, |(_, backend)| effective_weight(inputs, service, backend)),
         ..BackendEntry::default()
     };
+    if let Some((service, backend)) = configured {
+        let pool_entry = PoolEntry { service: service_key(service), address: backend.address };
+        let is_rising =
+            inputs.slow_starts.get(&pool_entry).is_some_and(|start| start.next_step(inputs.now).is_some());
+        let steer = steer_of(inputs, &pool_entry);
+        if !steer.is_out {
+            entry.share = steer.share;
+            entry.new_per_tick =
+                if is_rising || steer.share != 0 { service.health.slow_start_rate } else { 0 };
+        }
+    }
     let known = (inputs.observed.backends.get(&id))
         .filter(|known| (known.address, known.port) == (entry.address, entry.port));
     match inputs.next_hops.get(&address.ip()) {
@@ -509,10 +560,20 @@ fn hop(links: &[Link], mac: Mac, link: u8) -> Option<(Hop, &Link)> {
     Some((hop, link))
 }
 
+fn steer_of(inputs: &Inputs, entry: &PoolEntry) -> Steer {
+    inputs.steers.get(entry).copied().unwrap_or_default()
+}
+
+/// The weight that counts now; of one that is out, 0.
 fn effective_weight(inputs: &Inputs, service: Option<ServiceKey>, backend: &Backend) -> u16 {
-    let entry = service.map(|service| PoolEntry { service, address: backend.address });
-    let slow_start = entry.and_then(|entry| inputs.slow_starts.get(&entry));
-    slow_start.map_or(backend.weight, |start| start.effective_weight(backend.weight, inputs.now))
+    let Some(service) = service else { return backend.weight };
+    let entry = PoolEntry { service, address: backend.address };
+    let steer = steer_of(inputs, &entry);
+    if steer.is_out {
+        return 0;
+    }
+    let weight = steer.weight.unwrap_or(backend.weight);
+    inputs.slow_starts.get(&entry).map_or(weight, |start| start.effective_weight(weight, inputs.now))
 }
 
 /// The backends of a service that can be chosen, all with weight, in ascending order of their addresses: the same order
@@ -526,6 +587,10 @@ fn members(inputs: &Inputs, service: &Service, entries: &BTreeMap<BackendId, Bac
     for backend in &service.backends {
         let address = backend.address;
         let Some(id) = inputs.ids.id(&PoolEntry { service: key, address }) else { continue };
+        // For whether all are down it does not count, either: the others are all that there are.
+        if steer_of(inputs, &PoolEntry { service: key, address }).is_out {
+            continue;
+        }
         let state = inputs.health.get(&PoolEntry { service: key, address }).copied();
         let member = Member { id, address, weight: effective_weight(inputs, Some(key), backend) };
         let reachable = entries.get(&id).is_some_and(BackendEntry::is_reachable);
@@ -536,7 +601,7 @@ fn members(inputs: &Inputs, service: &Service, entries: &BTreeMap<BackendId, Bac
             HealthState::Down => false,
         };
         all_down &= !up;
-        if backend.weight == 0 || !reachable {
+        if member.weight == 0 || !reachable {
             continue;
         }
         if up {

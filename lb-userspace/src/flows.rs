@@ -101,7 +101,7 @@ pub fn is_over<A>(
 }
 
 /// Seconds without a packet of either direction.
-fn silence<A>(forward: &FlowEntry<A>, reply: Option<&FlowEntry<A>>, now: u32) -> u32 {
+pub fn silence<A>(forward: &FlowEntry<A>, reply: Option<&FlowEntry<A>>, now: u32) -> u32 {
     let silence = forward.seen.silence(now);
     reply.map_or(silence, |reply| silence.min(reply.seen.silence(now)))
 }

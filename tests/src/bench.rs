@@ -5,7 +5,8 @@
 pub mod failover;
 mod origin;
 mod samples;
-mod stack;
+pub mod stack;
+pub mod survive;
 
 use clap::Subcommand;
 
@@ -14,6 +15,8 @@ use clap::Subcommand;
 pub enum Bench {
     /// Time without service when a node dies, hands over or loses its balancer: HAProxy with keepalived, and xvip
     Failover(failover::Options),
+    /// What becomes of long-lived streams and of requests in all that can happen: HAProxy with keepalived, and xvip
+    Survive(survive::Options),
 }
 
 /// Runs one.
@@ -23,5 +26,6 @@ pub enum Bench {
 pub fn run(bench: Bench) -> anyhow::Result<()> {
     match bench {
         Bench::Failover(options) => failover::run(&options),
+        Bench::Survive(options) => survive::run(&options),
     }
 }

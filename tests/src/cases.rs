@@ -15,6 +15,7 @@ mod events;
 mod fencing;
 mod fragmented;
 mod handshake;
+pub mod host_sockets;
 mod hostile;
 mod icmp;
 mod invariants;
@@ -134,6 +135,7 @@ pub fn all() -> impl Iterator<Item = Case> {
         ("errors", errors::CASES),
         ("balancing", balancing::CASES),
         ("limits", limits::CASES),
+        ("host sockets", host_sockets::CASES),
         ("hostile", hostile::CASES),
         ("adverts", adverts::CASES),
         ("claims", claims::CASES),

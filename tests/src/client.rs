@@ -19,6 +19,7 @@ use nix::time::{ClockId, clock_gettime};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde::{Deserialize, Serialize};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -201,7 +202,11 @@ pub async fn watch(options: WatchOptions) -> anyhow::Result<()> {
         let client = client.clone();
         tasks.spawn(async move {
             loop {
-                if let Err(error) = client.follow(stream, silence).await {
+                let line = |server: &str, seq| {
+                    let server = server.to_owned();
+                    print(&Event::Line { at_us: monotonic_us(), stream, server, seq });
+                };
+                if let Err(error) = client.follow(silence, line).await {
                     print(&Event::Broken { at_us: monotonic_us(), stream, error: format!("{error:#}") });
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -212,7 +217,8 @@ pub async fn watch(options: WatchOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn print(event: &Event) {
+/// Prints what happened, on a line of its own.
+pub(crate) fn print(event: &impl Serialize) {
     use std::io::Write;
     let mut line = serde_json::to_vec(event).unwrap_or_default();
     line.push(b'\n');
@@ -222,7 +228,7 @@ pub(crate) fn print(event: &Event) {
     }
 }
 
-struct Client {
+pub(crate) struct Client {
     url: Uri,
     address: String,
     server_name: ServerName<'static>,
@@ -237,7 +243,7 @@ struct Answer {
 }
 
 impl Client {
-    fn new(target: Target) -> anyhow::Result<Self> {
+    pub(crate) fn new(target: Target) -> anyhow::Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_file_iter(&target.ca).context("--ca")? {
             roots.add(certificate.context("--ca")?)?;
@@ -273,8 +279,13 @@ impl Client {
         Ok(server)
     }
 
-    /// Reads a watch stream until it breaks.
-    async fn follow(&self, stream: u32, silence: Duration) -> anyhow::Result<()> {
+    /// Reads a watch stream until it breaks, or until nothing has come for `silence`; `each` is told the server and the
+    /// number of each line.
+    pub(crate) async fn follow(
+        &self,
+        silence: Duration,
+        mut each: impl FnMut(&str, u64),
+    ) -> anyhow::Result<()> {
         let Answer { response, connection } = timeout(silence, self.request()).await.context("opening")??;
         let _ends_with_us = AbortOnDrop(connection);
         ensure!(response.status() == 200, "answered {}", response.status());
@@ -293,7 +304,7 @@ impl Client {
                 let line = buffer.split_to(end + 1);
                 let got: WatchLine = serde_json::from_slice(&line).context("not a line of this stream")?;
                 ensure!(got == expected, "expected {expected:?}, got {got:?}");
-                print(&Event::Line { at_us: monotonic_us(), stream, server: server.clone(), seq: got.seq });
+                each(&server, got.seq);
                 expected.seq += 1;
             }
         }
@@ -302,6 +313,7 @@ impl Client {
     async fn request(&self) -> anyhow::Result<Answer> {
         let socket = TcpStream::connect(&self.address).await.context("connecting")?;
         socket.set_nodelay(true)?;
+        keep_alive(&socket)?;
         let stream = self.tls.connect(self.server_name.clone(), socket).await.context("TLS handshake")?;
         let request = Request::get(self.url.clone()).body(Empty::<Bytes>::new())?;
         if self.http2 {
@@ -338,6 +350,14 @@ impl Client {
         let response = sender.send_request(request).await.context("asking")?;
         Ok(Answer { response, connection })
     }
+}
+
+/// As `client-go` has it: a connection without a byte for 30 seconds is asked whether it lives. That is how a client
+/// that only listens learns that nobody is there any more.
+pub(crate) fn keep_alive(socket: &TcpStream) -> std::io::Result<()> {
+    const TIME: Duration = Duration::from_secs(30);
+    let every = TcpKeepalive::new().with_time(TIME).with_interval(TIME);
+    SockRef::from(socket).set_tcp_keepalive(&every)
 }
 
 fn served_by(response: &Response<Incoming>) -> anyhow::Result<String> {

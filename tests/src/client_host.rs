@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::measure::{ClientProcess, Moved};
 use crate::netns::{Netns, NetnsError};
 use crate::plain::Direction;
+use crate::streams::{Plan, Streams};
 use crate::topology::{Family, Lab, LabError, PLAIN_PORT, VIP};
 
 /// How the request loop of [`ClientHost::load`] asks.
@@ -210,6 +211,26 @@ impl ClientHost<'_> {
         let mut command = self.plain_command("probe", plain(Family::V4), timeout);
         command.args(["--interval-us", &interval.as_micros().to_string()]);
         self.start(&mut command)
+    }
+
+    /// Opens long-lived streams and waits for `limit` at most until all are open.
+    ///
+    /// # Errors
+    /// When they cannot be started, or are not all open in time.
+    pub fn streams(self, plan: &Plan, limit: Duration) -> Result<Streams, LabError> {
+        let mut command = Command::new(self.lab.program());
+        let watch = plan.watch_url.clone().unwrap_or_else(|| self.lab.vip_url("/api/v1/watch"));
+        command
+            .args(["client", "streams", "--address", &plan.address.to_string()])
+            .args(["--plain", &plan.plain.to_string(), "--idle", &plan.idle.to_string()])
+            .args(["--watch", &plan.watch.to_string(), "--watch-url", &watch, "--ca"])
+            .arg(self.lab.ca())
+            .args(["--interval-ms", &plan.interval.as_millis().to_string()]);
+        if plan.reopen {
+            command.arg("--reopen");
+        }
+        let log = self.lab.dir().join(format!("{}-streams.log", self.machine.name()));
+        Ok(Streams::start(self.machine, &mut command, &log, plan.count(), limit)?)
     }
 
     /// Runs `curl --silent --show-error --cacert CA WORDS`.

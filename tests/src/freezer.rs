@@ -1,4 +1,4 @@
-//! A control group that one process is in alone, so that it can be frozen: unlike at `SIGSTOP` nothing in the process,
+//! A control group that processes are in alone, so that they can be frozen: unlike at `SIGSTOP` nothing in the process,
 //! no parent and no debugger is told, as when a virtual machine is paused or a host has no time for it.
 
 use std::fs;
@@ -11,7 +11,7 @@ use crate::wait;
 
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The group. Dropping it thaws the process and puts it back where it was.
+/// The group. Dropping it thaws the processes and puts them back where they were.
 #[derive(Debug)]
 pub struct Freezer {
     group: PathBuf,
@@ -24,6 +24,14 @@ impl Freezer {
     /// # Errors
     /// When there is no cgroup v2, or this process is not root.
     pub fn of(process: u32) -> io::Result<Self> {
+        Self::of_all(&[process])
+    }
+
+    /// As [`Freezer::of`], for several. Children that they have already stay where they are.
+    ///
+    /// # Errors
+    /// As [`Freezer::of`].
+    pub fn of_all(processes: &[u32]) -> io::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let words = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
@@ -34,7 +42,9 @@ impl Freezer {
         let group = PathBuf::from(root).join(format!("xvip-lab-{}-{number}", std::process::id()));
         fs::create_dir(&group)?;
         let freezer = Self { group };
-        fs::write(freezer.group.join("cgroup.procs"), process.to_string())?;
+        for process in processes {
+            fs::write(freezer.group.join("cgroup.procs"), process.to_string())?;
+        }
         Ok(freezer)
     }
 

@@ -4,12 +4,13 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     ptr::NonNull,
+    rc::Rc,
 };
 
 use lb_common::{
-    family::Address as _,
+    family::Address,
     forward::forward,
-    frame::{Frame, Header},
+    frame::{Frame, Header, HostSocket},
     layout::{
         ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
         ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES, Members,
@@ -35,7 +36,12 @@ pub struct BufferFrame {
     begin: usize,
     if_index: u32,
     leaves_by: u32,
+    host_sockets: Rc<HostSockets>,
 }
+
+/// The host's connections, by the key that their peers' packets have: what its TCP has for them, and whether it is still in
+/// the handshake.
+pub type HostSockets = BTreeMap<Key, (HostSocket, bool)>;
 
 impl BufferFrame {
     /// A frame that came in by that interface.
@@ -43,7 +49,18 @@ impl BufferFrame {
         // What is in front of a frame in the kernel is not zero either.
         let mut buffer = vec![0xa5; HEADROOM];
         buffer.extend_from_slice(frame);
-        Self { buffer, begin: HEADROOM, if_index, leaves_by: if_index }
+        Self { buffer, begin: HEADROOM, if_index, leaves_by: if_index, host_sockets: Rc::default() }
+    }
+
+    /// The same on a host that has these sockets.
+    #[must_use]
+    pub fn on_host(self, host_sockets: &Rc<HostSockets>) -> Self {
+        Self { host_sockets: Rc::clone(host_sockets), ..self }
+    }
+
+    fn socket<A: Address>(&self, key: &FlowKey<A>) -> (HostSocket, bool) {
+        let key = FlowKey::new(key.src.wide(), key.src_port, key.dst.wide(), key.dst_port);
+        self.host_sockets.get(&key).copied().unwrap_or((HostSocket::None, false))
     }
 
     fn bytes(&self) -> &[u8] {
@@ -92,6 +109,14 @@ impl Frame for BufferFrame {
             self.begin = begin;
         }
         begin.is_some()
+    }
+
+    fn host_socket<A: Address>(&self, key: &FlowKey<A>) -> HostSocket {
+        self.socket(key).0
+    }
+
+    fn host_is_opening<A: Address>(&self, key: &FlowKey<A>) -> bool {
+        self.socket(key).1
     }
 }
 
@@ -449,19 +474,21 @@ flow_tables!(Be128, v6);
 pub struct HostPlane {
     /// Its maps.
     pub tables: HostTables,
+    /// What its host's own TCP has.
+    pub host_sockets: Rc<HostSockets>,
     left_by: u32,
 }
 
 impl HostPlane {
     /// The data plane of a world without flows.
     pub fn new(world: &World) -> Self {
-        Self { tables: HostTables::new(world), left_by: LINK }
+        Self { tables: HostTables::new(world), host_sockets: Rc::default(), left_by: LINK }
     }
 
     /// Gives it a frame that came in by that interface.
     pub fn run_at(&mut self, frame: &[u8], if_index: u32) -> Outcome {
         self.tables.spoil_scratch();
-        let mut buffer = BufferFrame::new(frame, if_index);
+        let mut buffer = BufferFrame::new(frame, if_index).on_host(&self.host_sockets);
         let verdict = forward(&mut buffer, &self.tables);
         self.left_by = buffer.leaves_by;
         let redirected =

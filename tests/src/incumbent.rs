@@ -6,10 +6,12 @@
 //! version is 2.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -18,10 +20,13 @@ use nix::unistd::Pid;
 
 use crate::addresses::Family;
 use crate::daemon::{Daemon, DaemonError, last_lines};
+use crate::master::Master;
 use crate::netns::Netns;
 use crate::topology::{API_PORT, Lab, LabError, PLAIN_PORT, PREFIX_LENGTH, VIP, host};
 
 const END_LIMIT: Duration = Duration::from_secs(10);
+/// Of each machine's own `/run`.
+const STATISTICS: &str = "/run/haproxy-stats";
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// The host number of the first node and its priority; the second's are one more and one less.
 const FIRST: (u8, u8) = (2, 100);
@@ -32,8 +37,30 @@ pub struct IncumbentNode {
     // Before the machine, which waits for its processes when it is dropped.
     keepalived: Option<Daemon>,
     haproxy: Option<Daemon>,
-    machine: Netns,
+    /// HAProxys that a reload has replaced. They end when their last connection has.
+    former: Vec<Daemon>,
+    machine: Arc<Netns>,
+    families: Vec<Family>,
     dir: PathBuf,
+}
+
+/// A server of HAProxy's backends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// Where it is; the ports are those of the services.
+    pub address: IpAddr,
+    /// Its weight, where it is not the default one.
+    pub weight: Option<u32>,
+}
+
+impl Server {
+    /// One of the lab's, with the default weight.
+    #[must_use]
+    pub fn of(master: &Master) -> Self {
+        Self { name: master.name().to_owned(), address: master.address_of(Family::V4), weight: None }
+    }
 }
 
 impl IncumbentNode {
@@ -43,11 +70,32 @@ impl IncumbentNode {
     /// When the machine cannot be made, or its files cannot be written.
     pub fn create(lab: &Lab, index: u8) -> Result<Self, LabError> {
         let machine = lab.add_machine(&format!("lb{}", index + 1), FIRST.0 + index, false)?;
-        let node = Self { keepalived: None, haproxy: None, machine, dir: lab.dir().to_owned() };
-        let backends: Vec<_> = lab.masters().iter().map(|m| (m.name(), m.address_of(Family::V4))).collect();
-        fs::write(node.file("haproxy.cfg"), haproxy_cfg(&backends))?;
+        Self::on(lab, Arc::new(machine), index, &[Family::V4])
+    }
+
+    /// The same on the machine of one of xvip's nodes, whose daemon may run or not. HAProxy listens on addresses of these
+    /// families; of keepalived's there is IPv4 alone.
+    ///
+    /// # Errors
+    /// When its files cannot be written, or there is no such node.
+    pub fn beside(lab: &Lab, index: u8, families: &[Family]) -> Result<Self, LabError> {
+        Self::on(lab, lab.lb(index.into()).shared_machine().0, index, families)
+    }
+
+    fn on(lab: &Lab, machine: Arc<Netns>, index: u8, families: &[Family]) -> Result<Self, LabError> {
+        let (dir, families) = (lab.dir().to_owned(), families.to_vec());
+        let node = Self { keepalived: None, haproxy: None, former: vec![], machine, families, dir };
+        node.configure(&lab.masters().iter().map(Server::of).collect::<Vec<_>>())?;
         fs::write(node.file("keepalived.conf"), keepalived_conf(index))?;
         Ok(node)
+    }
+
+    /// Writes HAProxy's configuration with these servers; a running one learns of it by [`IncumbentNode::reload`].
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn configure(&self, servers: &[Server]) -> io::Result<()> {
+        fs::write(self.file("haproxy.cfg"), haproxy_cfg(servers, &self.families))
     }
 
     /// Its machine.
@@ -88,15 +136,71 @@ impl IncumbentNode {
         if self.haproxy.is_some() {
             return Ok(());
         }
+        self.haproxy = Some(self.new_haproxy(None)?);
+        Ok(())
+    }
+
+    /// As `systemctl reload haproxy`: a new process takes the listeners over and tells the old one to finish (`-sf`).
+    ///
+    /// # Errors
+    /// As [`IncumbentNode::start_haproxy`].
+    pub fn reload(&mut self) -> Result<(), DaemonError> {
+        let new = self.new_haproxy(self.haproxy.as_ref())?;
+        self.former.extend(self.haproxy.replace(new));
+        self.former.retain_mut(Daemon::is_running);
+        Ok(())
+    }
+
+    /// As `systemctl restart haproxy`.
+    ///
+    /// # Errors
+    /// When it does not end in time, or does not come up.
+    pub fn restart_haproxy(&mut self) -> Result<(), DaemonError> {
+        if let Some(haproxy) = self.haproxy.take() {
+            haproxy.terminate(END_LIMIT)?;
+        }
+        self.end_former();
+        self.start_haproxy()
+    }
+
+    /// The processes that run on it, as the host sees them.
+    ///
+    /// # Errors
+    /// When keepalived's children cannot be told.
+    pub fn processes(&self) -> io::Result<Vec<u32>> {
+        let mut all: Vec<u32> = self.haproxy.iter().chain(&self.former).map(Daemon::id).collect();
+        if let Some(keepalived) = &self.keepalived {
+            all.push(keepalived.id());
+            all.extend(children(keepalived.id())?.into_iter().map(|child| child.as_raw().cast_unsigned()));
+        }
+        Ok(all)
+    }
+
+    fn end_former(&mut self) {
+        self.former.drain(..).for_each(Daemon::kill);
+    }
+
+    fn new_haproxy(&self, former: Option<&Daemon>) -> Result<Daemon, DaemonError> {
         let mut command = Command::new("haproxy");
         // -db: in the foreground, whatever the file says.
         command.arg("-db").arg("-f").arg(self.file("haproxy.cfg"));
+        if let Some(former) = former {
+            command.args(["-sf", &self.own_id(former.id())?.to_string()]);
+        }
         let mut daemon = self.daemon("haproxy", &mut command)?;
         let listens =
             || self.machine.run(|| std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, PLAIN_PORT)).is_ok());
         daemon.wait_ready("HAProxy to listen", START_LIMIT, || listens().unwrap_or(false))?;
-        self.haproxy = Some(daemon);
-        Ok(())
+        Ok(daemon)
+    }
+
+    /// The id that a process has on its machine.
+    fn own_id(&self, id: u32) -> Result<u32, DaemonError> {
+        let io = |source| DaemonError::Io { name: "haproxy".to_owned(), source };
+        let status = fs::read_to_string(Path::new("/proc").join(format!("{id}/status"))).map_err(io)?;
+        let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let own = ids.and_then(|ids| ids.split_whitespace().next_back()?.parse().ok());
+        own.ok_or_else(|| io(io::ErrorKind::InvalidData.into()))
     }
 
     /// An orderly stop of keepalived, as by `systemctl stop`; HAProxy goes on.
@@ -109,11 +213,38 @@ impl IncumbentNode {
         self.keepalived.take().ok_or_else(not_running)?.terminate(END_LIMIT).map(drop)
     }
 
+    /// How many connections HAProxy has ever taken for a frontend, as its statistics socket says.
+    ///
+    /// # Errors
+    /// When it does not run, or knows no such frontend.
+    pub fn sessions(&self, frontend: &str) -> io::Result<u64> {
+        let ask = || {
+            let mut socket = UnixStream::connect(STATISTICS)?;
+            socket.set_read_timeout(Some(END_LIMIT))?;
+            socket.write_all(b"show stat\n")?;
+            io::read_to_string(socket)
+        };
+        let text = self.machine.run(ask).map_err(io::Error::other)??;
+        total_sessions(&text, frontend)
+            .ok_or_else(|| io::Error::other(format!("no frontend {frontend:?} in\n{text}")))
+    }
+
+    /// An orderly stop of HAProxy, as by `systemctl stop`: what is still open ends with it.
+    ///
+    /// # Errors
+    /// When it does not end in time, or did not run.
+    pub fn stop_haproxy(&mut self) -> Result<(), DaemonError> {
+        let not_running =
+            || DaemonError::Io { name: "haproxy".to_owned(), source: io::ErrorKind::NotFound.into() };
+        self.haproxy.take().ok_or_else(not_running)?.terminate(END_LIMIT).map(drop)
+    }
+
     /// Kills HAProxy with `kill -9`.
     pub fn kill_haproxy(&mut self) {
         if let Some(haproxy) = self.haproxy.take() {
             haproxy.kill();
         }
+        self.end_former();
     }
 
     /// Kills everything with `kill -9`, keepalived's children before it: a child would stop in good order when its
@@ -208,7 +339,17 @@ fn remove_files(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn haproxy_cfg(backends: &[(&str, IpAddr)]) -> String {
+/// `stot` of a frontend, in the table that HAProxy prints with commas (management.txt, 9.1).
+fn total_sessions(text: &str, frontend: &str) -> Option<u64> {
+    let mut lines = text.lines();
+    let columns = lines.next()?.trim_start_matches("# ").split(',');
+    let stot = columns.collect::<Vec<_>>().iter().position(|column| *column == "stot")?;
+    let rows = lines.map(|line| line.split(',').collect::<Vec<_>>());
+    let mut of_it = rows.filter(|row| row.get(..2) == Some(&[frontend, "FRONTEND"]));
+    of_it.next()?.get(stot)?.parse().ok()
+}
+
+fn haproxy_cfg(servers: &[Server], families: &[Family]) -> String {
     let mut text = String::from(
         "global
     log /dev/log  local0 warning
@@ -231,11 +372,13 @@ defaults
 ",
     );
     for (name, port) in [("kube-apiserver", API_PORT), ("plain", PLAIN_PORT)] {
+        let ipv6 =
+            if families.contains(&Family::V6) { format!("  bind :::{port} v6only\n") } else { String::new() };
         text += &format!(
             "
 frontend {name}
   bind *:{port}
-  mode tcp
+{ipv6}  mode tcp
   option tcplog
   default_backend {name}
 
@@ -247,8 +390,9 @@ backend {name}
     default-server inter 10s downinter 5s rise 2 fall 2 slowstart 60s maxconn 250 maxqueue 256 weight 100
 "
         );
-        for (server, address) in backends {
-            text += &format!("    server {server} {address}:{port} check\n");
+        for Server { name, address, weight } in servers {
+            let weight = weight.map_or_else(String::new, |weight| format!(" weight {weight}"));
+            text += &format!("    server {name} {address}:{port} check{weight}\n");
         }
     }
     text
@@ -316,7 +460,10 @@ mod tests {
 
     #[test]
     fn the_plain_service_is_balanced_as_the_api_servers_are() {
-        let text = haproxy_cfg(&[("master1", [172, 16, 0, 4].into())]);
+        let server = Server { name: "master1".to_owned(), address: [172, 16, 0, 4].into(), weight: None };
+        let text = haproxy_cfg(&[server.clone()], &[Family::V4]);
+        let heavy = haproxy_cfg(&[Server { weight: Some(7), ..server }], &[Family::V4]);
+        assert!(heavy.contains("server master1 172.16.0.4:7000 check weight 7\n"), "{heavy}");
         let section = |name: &str| {
             let begin = text.find(&format!("\nfrontend {name}\n")).unwrap();
             let end = text[begin + 1..].find("\nfrontend ").map_or(text.len(), |at| begin + 1 + at);
@@ -325,6 +472,15 @@ mod tests {
         let api = section("kube-apiserver");
         assert!(api.contains("server master1 172.16.0.4:6443 check\n"), "{api}");
         assert_eq!(api.replace("kube-apiserver", "plain").replace("6443", "7000"), section("plain"));
+    }
+
+    #[test]
+    fn connections_are_counted_by_frontend() {
+        let text = "# pxname,svname,qcur,qmax,scur,smax,slim,stot,bin\nplain,BACKEND,,,,,,9,1\n\
+            plain,FRONTEND,,,1,2,4000,57,1024\n";
+        assert_eq!(total_sessions(text, "plain"), Some(57));
+        assert_eq!(total_sessions(text, "other"), None);
+        assert_eq!(total_sessions("", "plain"), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lb_tests::interrupt::Interrupt;
 use lb_tests::topology::{Family, Lab};
-use lb_tests::{apiserver, bench, client, guest, live, plain, probe, tour};
+use lb_tests::{apiserver, bench, client, guest, live, plain, probe, streams, tour};
 
 #[derive(Parser)]
 #[command(
@@ -69,6 +69,8 @@ enum ClientProgram {
     Short(plain::ConnectionOptions),
     /// Connections to the plain service that stay open
     Hold(plain::ConnectionOptions),
+    /// Streams that stay open, each byte of them checked
+    Streams(streams::Options),
     /// Requests to the plain service at a steady rate, whatever becomes of them
     Probe(probe::ProbeOptions),
 }
@@ -98,6 +100,9 @@ fn main() -> ExitCode {
         }
         Program::Client(ClientProgram::Probe(options)) => {
             runtime().map(|runtime| runtime.block_on(probe::run(options)))
+        }
+        Program::Client(ClientProgram::Streams(options)) => {
+            runtime().and_then(|runtime| runtime.block_on(streams::run(options)))
         }
         Program::Guest { only } => guest::run(&only),
     };

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+
 use crate::client::{Event, monotonic_us};
 use crate::daemon::DaemonError;
 use crate::netns::Netns;
@@ -232,6 +234,13 @@ impl Tally {
         longest_pause(&self.begun(since_us, until_us).map(attempt).collect::<Vec<_>>())
     }
 
+    /// When the last request since then began that this server answered.
+    #[must_use]
+    pub fn last_answer_of(&self, server: &str, since_us: u64) -> Option<u64> {
+        let answers = self.since(since_us).filter(|o| o.result.as_deref() == Ok(server));
+        answers.map(Outcome::began_us).filter(|began| *began >= since_us).max()
+    }
+
     /// The last failure, if there was one: when, and why.
     #[must_use]
     pub fn last_failure(&self) -> Option<(u64, &str)> {
@@ -266,15 +275,32 @@ impl Tally {
     }
 }
 
+/// What the lines of a client add up to.
+pub trait Record: Default + Send + 'static {
+    /// What one line says.
+    type Event: DeserializeOwned;
+
+    /// Takes in one more line.
+    fn record(&mut self, event: Self::Event);
+}
+
+impl Record for Tally {
+    type Event = Event;
+
+    fn record(&mut self, event: Event) {
+        Tally::record(self, event);
+    }
+}
+
 /// A running client and what it has reported so far. Dropping it kills the client.
 #[derive(Debug)]
-pub struct ClientProcess {
+pub struct ClientProcess<T = Tally> {
     child: Child,
-    tally: Arc<Mutex<Tally>>,
+    tally: Arc<Mutex<T>>,
     reader: Option<JoinHandle<()>>,
 }
 
-impl ClientProcess {
+impl<T: Record> ClientProcess<T> {
     /// Starts `command` (an `xvip-lab client`) on `machine`; what it complains about goes to the file `log`.
     ///
     /// # Errors
@@ -284,7 +310,7 @@ impl ClientProcess {
         let log = OpenOptions::new().create(true).append(true).open(log).map_err(io)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = machine.spawn(command)?;
-        let tally = Arc::new(Mutex::new(Tally::default()));
+        let tally = Arc::new(Mutex::new(T::default()));
         let reader = child.stdout.take().map(|stdout| {
             let tally = tally.clone();
             thread::spawn(move || {
@@ -300,11 +326,19 @@ impl ClientProcess {
     }
 
     /// Asks `question` about what it has reported so far; the reports wait for the answer.
-    pub fn read<T>(&self, question: impl FnOnce(&Tally) -> T) -> T {
+    pub fn read<A>(&self, question: impl FnOnce(&T) -> A) -> A {
         // Not a guard: two of them in one statement would wait for each other.
         question(&lock(&self.tally))
     }
 
+    /// A moment to measure from.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        monotonic_us()
+    }
+}
+
+impl ClientProcess {
     /// How many requests were answered since `mark`.
     #[must_use]
     pub fn answered(&self, mark: u64) -> usize {
@@ -345,12 +379,6 @@ impl ClientProcess {
     #[must_use]
     pub fn streams(&self) -> BTreeMap<u32, StreamState> {
         self.read(|tally| tally.streams().clone())
-    }
-
-    /// A moment to measure from.
-    #[must_use]
-    pub fn mark(&self) -> u64 {
-        monotonic_us()
     }
 
     /// The longest time without an answer from `mark` until now; see [`Tally::longest_gap`].
@@ -402,7 +430,7 @@ impl ClientProcess {
     }
 }
 
-impl Drop for ClientProcess {
+impl<T> Drop for ClientProcess<T> {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -412,7 +440,7 @@ impl Drop for ClientProcess {
     }
 }
 
-fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+fn lock<T>(tally: &Mutex<T>) -> MutexGuard<'_, T> {
     tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -459,6 +487,7 @@ mod tests {
         assert_eq!((tally.answered(150), tally.failed(150)), (2, 1));
         assert_eq!((tally.steady(0), tally.steady(901)), (1, 0));
         assert_eq!(tally.last_failure(), Some((300, "refused")));
+        assert_eq!((tally.last_answer_of("a", 0), tally.last_answer_of("a", 100)), (Some(95), None));
         assert_eq!(tally.median_latency(0), Some(Duration::from_micros(5)));
         assert_eq!(tally.median_latency(901), None);
     }

@@ -8,6 +8,7 @@
 //! | `name` | `NAME` |
 //! | `upload BYTES`, then that many bytes | `NAME HASH` of what was received |
 //! | `download SEED BYTES` | that many bytes of [`Noise`], then `NAME HASH` of what was sent |
+//! | `duplex KEY MILLISECONDS` | `NAME`, then [`crate::streams::duplex`] for as long as the connection lives |
 //!
 //! Whoever reads to the end of its input closes. Hashes are SHA-256, in hexadecimal digits.
 
@@ -27,6 +28,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::client::{Event, monotonic_us, print};
+use crate::streams::duplex;
 
 const BLOCK: usize = 256 * 1024;
 /// A command or an answer is shorter.
@@ -156,6 +158,11 @@ async fn answer(socket: TcpStream, name: &str) -> io::Result<()> {
             ["download", seed, bytes] => {
                 let hash = send(&mut writer, number(seed)?, number(bytes)?).await?;
                 format!("{name} {hash}\n")
+            }
+            ["duplex", key, interval] => {
+                writer.write_all(format!("{name}\n").as_bytes()).await?;
+                let interval = Duration::from_millis(number(interval)?);
+                return duplex::serve(&mut reader, &mut writer, number(key)?, interval).await;
             }
             _ => return Err(invalid(&command)),
         };
@@ -335,7 +342,7 @@ async fn ask_on(mut socket: TcpStream) -> Result<(String, TcpStream), String> {
 }
 
 /// A line without its end; nothing at the end of the input.
-async fn read_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<String>> {
+pub(crate) async fn read_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<String>> {
     let mut line = String::new();
     let mut limited = reader.take(LONGEST_LINE);
     if limited.read_line(&mut line).await? == 0 {
@@ -396,7 +403,7 @@ fn invalid(command: &str) -> io::Error {
 }
 
 /// A failure as its kind, the step, and the error; the kind is what failures are counted by.
-fn failure(step: &str, error: &io::Error) -> String {
+pub(crate) fn failure(step: &str, error: &io::Error) -> String {
     let kind = match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused",
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "reset",

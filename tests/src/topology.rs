@@ -58,6 +58,7 @@ use crate::netns::{Netns, NetnsError};
 use crate::network::{Layout, Network};
 use crate::node::{BackendConfig, LbNode, NodeConfig, ServiceConfig, VrrpConfig};
 use crate::run_dir::RunDir;
+use crate::streams::{Plan, Streams};
 use crate::wait::{self, TimedOut};
 
 pub use crate::addresses::{Family, PREFIX_LENGTH, VIP, VIP6, host, host6};
@@ -714,6 +715,14 @@ impl Lab {
         silence: Duration,
     ) -> Result<ClientProcess, LabError> {
         self.on(&self.client).watch(url, streams, silence)
+    }
+
+    /// [`ClientHost::streams`] on the client.
+    ///
+    /// # Errors
+    /// When they cannot be started, or are not all open in time.
+    pub fn streams(&self, plan: &Plan, limit: Duration) -> Result<Streams, LabError> {
+        self.on(&self.client).streams(plan, limit)
     }
 
     /// [`ClientHost::bulk`] on the client.

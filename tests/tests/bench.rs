@@ -14,10 +14,14 @@ use tempfile::TempDir;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
-fn failover(arguments: &[&str]) -> Command {
+fn bench(name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xvip-lab"));
-    command.args(["bench", "failover"]).args(arguments).stdin(Stdio::null());
+    command.args(["bench", name]).args(arguments).stdin(Stdio::null());
     command
+}
+
+fn failover(arguments: &[&str]) -> Command {
+    bench("failover", arguments)
 }
 
 #[test]
@@ -43,6 +47,30 @@ fn a_graceful_stop_of_both_stacks_is_measured() -> TestResult {
         assert!(count("requests") > count("failed") + 90, "{report:#}");
         assert_eq!(count("failed") == 0, count("outage_us") == 0, "{report:#}");
     }
+    Ok(())
+}
+
+#[test]
+fn what_becomes_of_streams_is_measured_with_both_stacks() -> TestResult {
+    let dir = TempDir::new()?;
+    let json = dir.path().join("samples.json");
+    let arguments = ["--repeats", "1", "--streams", "20", "--incident", "restart,backend-weighted", "--json"];
+    let output = bench("survive", &arguments).arg(&json).output()?;
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{table}{}", String::from_utf8_lossy(&output.stderr));
+    println!("{table}");
+    let report: Value = serde_json::from_slice(&fs::read(&json)?)?;
+    let samples = report["samples"].as_array().ok_or("no samples")?;
+    let broken = |stack: &str, incident: &str| -> Option<u64> {
+        let of = |sample: &&Value| sample["stack"] == stack && sample["incident"] == incident;
+        let sample = samples.iter().find(of)?;
+        assert_eq!(sample["streams"], 20, "{sample:#}");
+        sample["broken"].as_u64()
+    };
+    // A restarted HAProxy has forgotten all; one that is reloaded leaves its connections to the old process.
+    assert_eq!(broken("incumbent", "restart"), Some(20), "{report:#}");
+    assert_eq!(broken("incumbent", "backend-weighted"), Some(0), "{report:#}");
+    assert_eq!(broken("xvip", "backend-weighted"), Some(0), "{report:#}");
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use lb_common::{
     reason::{DropReason, PassReason, TransmitReason, Verdict},
 };
 use lb_tests::{
-    cases::{self, Connection},
+    cases::{self, Connection, host_sockets},
     frames::{ACK, Link, SYN, Segment},
     host_tables::HostPlane,
     plane::{LINK, NODE_MAC, Plane as _, SECOND_LINK, SECOND_MAC, SERVICE, START_NS, World},
@@ -216,4 +216,13 @@ fn a_flood_fills_no_backend() {
     let client = SocketAddr::from(([172, 17, 0, 100], 40_000));
     let outcome = plane.run(&Connection::from(client, SERVICE).from_client(SYN, b"").bytes());
     assert_eq!(outcome.verdict, Verdict::Transmit(TransmitReason::ToBackend), "a real client gets through");
+}
+
+#[test]
+fn what_a_proxy_on_the_node_has_stays_its_own() {
+    for &setting in host_sockets::SETTINGS {
+        let mut plane = HostPlane::new(&World::one_backend());
+        plane.host_sockets = host_sockets::sockets(setting).into();
+        host_sockets::beside_a_proxy(&mut plane, setting);
+    }
 }

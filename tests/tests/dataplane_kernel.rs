@@ -4,7 +4,9 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    io::{self, Read as _},
     net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd as _,
     panic::{AssertUnwindSafe, catch_unwind},
     thread,
 };
@@ -15,12 +17,14 @@ use lb_common::{
     tables::Level,
 };
 use lb_tests::{
-    cases::{self, Connection, Step, describe},
+    cases::{self, Connection, Setting, Step, describe, host_sockets},
     frames::{ACK, Advert, Arp, Mac, SYN},
     host_tables::HostPlane,
     kernel_tables::{KernelPlane, can_load},
+    netns::Netns,
     plane::{MAX_FLOWS, Plane as _, SERVICE, VIP, World},
 };
+use socket2::{Domain, Socket, Type};
 
 const PEER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x03];
 
@@ -117,6 +121,77 @@ fn what_was_seen_of_others_is_read_by_any_thread() {
     assert_eq!(sightings.claim(vip), None, "an address that is no VIP is nobody's business");
     dataplane.set_vip(vip, VipEntry::new(true)).expect("there is room");
     dataplane.remove_vip(vip).expect("also where nobody has claimed it");
+}
+
+/// A process on the node with the connections that [`host_sockets::sockets`] tells of, in the network of this thread. They
+/// last as long as what it returns.
+fn proxy(setting: Setting) -> io::Result<impl Sized> {
+    let (client, service) = (setting.client(host_sockets::CLIENT), setting.service());
+    let listener = Socket::new(Domain::for_address(service), Type::STREAM, None)?;
+    listener.set_reuse_address(true)?;
+    listener.bind(&service.into())?;
+    listener.listen(8)?;
+    // Until its first byte arrives, a connection is in its handshake.
+    defer_accept(&listener)?;
+    let connect = |port| -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(service), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(client, port).into())?;
+        socket.connect(&service.into())?;
+        Ok(socket)
+    };
+    let accept = |socket: &Socket| -> io::Result<Socket> {
+        socket.send(b"x")?;
+        let (mut accepted, _) = listener.accept()?;
+        accepted.read_exact(&mut [0])?;
+        Ok(accepted)
+    };
+    let open = connect(host_sockets::OPEN)?;
+    let accepted = accept(&open)?;
+    let over = connect(host_sockets::OVER)?;
+    // Whoever closes first waits.
+    drop(accept(&over)?);
+    assert_eq!((&over).read(&mut [0])?, 0);
+    drop(over);
+    Ok((connect(host_sockets::OPENING)?, open, accepted, listener))
+}
+
+/// nix has no `TCP_DEFER_ACCEPT`.
+fn defer_accept(listener: &Socket) -> io::Result<()> {
+    let seconds: libc::c_int = 60;
+    // SAFETY: the kernel reads a C int at the pointer, which is that of one, and the descriptor is open.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size_of_val(&seconds) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[test]
+fn what_a_proxy_on_the_node_has_stays_its_own() {
+    if !can_load("what_a_proxy_on_the_node_has_stays_its_own") {
+        return;
+    }
+    for &setting in host_sockets::SETTINGS {
+        // A network and a BPF file system of its own.
+        let node = Netns::create("proxy", true).expect("root may");
+        for address in [setting.service().ip(), setting.client(host_sockets::CLIENT)] {
+            let nodad = if address.is_ipv6() { "nodad" } else { "" };
+            node.ip(&format!("address add {address} dev lo {nodad}")).expect("loopback takes any address");
+        }
+        let played = node.run(|| {
+            let _proxy = proxy(setting).expect("loopback connects");
+            let in_kernel = host_sockets::beside_a_proxy(&mut load(MAX_FLOWS), setting);
+            let mut host = HostPlane::new(&World::one_backend());
+            host.host_sockets = host_sockets::sockets(setting).into();
+            assert_same(&in_kernel, &host_sockets::beside_a_proxy(&mut host, setting));
+        });
+        played.expect("the namespaces can be entered");
+    }
 }
 
 fn monotonic_ns() -> u64 {

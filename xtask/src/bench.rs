@@ -20,11 +20,18 @@ struct Bench {
     level: setup::Level,
 }
 
-const BENCHES: [Bench; 1] = [Bench {
-    name: "failover",
-    about: "time without service when a node dies, hands over or loses its balancer; also for HAProxy with keepalived",
-    level: setup::Level::Bench,
-}];
+const BENCHES: [Bench; 2] = [
+    Bench {
+        name: "failover",
+        about: "time without service when a node dies, hands over or loses its balancer; also for HAProxy with keepalived",
+        level: setup::Level::Bench,
+    },
+    Bench {
+        name: "survive",
+        about: "what becomes of 200 streams and of requests in all that can happen; also for HAProxy with keepalived",
+        level: setup::Level::Bench,
+    },
+];
 
 /// Sets up, builds the release, and becomes `xvip-lab bench NAME ARGUMENTS`. Without a name it lists them.
 ///

@@ -3,7 +3,7 @@
 use super::{Family, send::unseen};
 use crate::{
     checksum::{Delta, Sum},
-    family::{address_sum, header_delta},
+    family::{Address, address_sum, header_delta},
     frame::Frame,
     layout::{
         BackendId, FLOW_ENDING, FLOW_ESTABLISHED, FLOW_MOVED, FlowEntry, FlowEvent, FlowKey, Hop, Load,
@@ -17,7 +17,7 @@ use crate::{
 
 /// What a rewrite of the ports adds to the sum of the TCP segment.
 #[inline(always)]
-pub fn port_sum<A: Family>(key: &FlowKey<A>, rewritten: &FlowKey<A>) -> Sum {
+pub fn port_sum<A: Address>(key: &FlowKey<A>, rewritten: &FlowKey<A>) -> Sum {
     Sum::ZERO
         .minus_be16(key.src_port)
         .minus_be16(key.dst_port)
@@ -27,13 +27,14 @@ pub fn port_sum<A: Family>(key: &FlowKey<A>, rewritten: &FlowKey<A>) -> Sum {
 
 /// What a rewrite of the addresses adds to either sum.
 #[inline(always)]
-pub fn addresses<A: Family>(key: &FlowKey<A>, rewritten: &FlowKey<A>) -> Sum {
+pub fn addresses<A: Address>(key: &FlowKey<A>, rewritten: &FlowKey<A>) -> Sum {
     address_sum((key.src, key.dst), (rewritten.src, rewritten.dst))
 }
 
-/// A fresh entry for packets with `key` that leave with `rewritten`.
+/// A fresh entry for packets with `key` that leave with `rewritten`: one direction (`TO_BACKEND` or `TO_CLIENT`) of a flow
+/// in a `MODE_`. `client` is the way back to the client, `clock` the flow clock.
 #[inline(always)]
-pub fn entry<A: Family>(
+pub fn entry<A: Address>(
     key: &FlowKey<A>,
     rewritten: &FlowKey<A>,
     (direction, mode): (u8, u8),

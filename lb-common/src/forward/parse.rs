@@ -9,7 +9,7 @@ use crate::{
     checksum,
     family::Address,
     frame::Frame,
-    layout::{FlowKey, MacWord, NodeEntry, Scratch},
+    layout::{FlowKey, MacWord, NODE_OBSERVES, NodeEntry, Scratch},
     link::{self, Tags},
     reason::{DropReason, PassReason},
     segment::{self, Segment},
@@ -70,9 +70,10 @@ fn not_ours<A: Family, F: Frame>(
 /// Drops a packet that is for a VIP; passes one that only hashes like one, or is for an address of the node's own.
 #[inline(always)]
 fn refuse<A: Family, T: Tables>(tables: &T, destination: A, reason: DropReason) -> Step {
-    match tables.vip(destination.wide()) {
-        Some(_) => super::drop(reason),
-        None => pass(PassReason::NotVip),
+    match (tables.vip(destination.wide()), tables.node()) {
+        (Some(_), Some(node)) if node.flags & NODE_OBSERVES != 0 => pass(PassReason::Observed),
+        (Some(_), _) => super::drop(reason),
+        (None, _) => pass(PassReason::NotVip),
     }
 }
 

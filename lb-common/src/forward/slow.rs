@@ -1,16 +1,17 @@
 //! The stage for TCP that the entry does not do: handshakes, flows that moved or went idle, packets of no flow.
 
 use super::{
-    Family, INTERNAL, Step, ask, flow,
+    Family, INTERNAL, Stage, Step, ask, flow,
     flow::{client_moved, forget_established, forget_half_open, has_reply, promote},
     flow_clock, rebuild,
     send::send,
 };
 use crate::{
-    frame::Frame,
+    frame::{Frame, HostSocket},
     layout::{
-        ANSWER_RESET_SEVERED, ANSWER_RESET_UNKNOWN_FLOW, FlowEntry, MODE_LOCAL, NodeEntry, SEEN_REBUILT,
-        SEEN_SEVERED, SEEN_SYN, Scratch, ServiceKey, TO_BACKEND, TO_CLIENT,
+        ANSWER_RESET_SEVERED, ANSWER_RESET_UNKNOWN_FLOW, FlowEntry, MODE_LOCAL, NODE_HAS_FORMER,
+        NODE_OBSERVES, NodeEntry, SEEN_REBUILT, SEEN_SEVERED, SEEN_SYN, SERVICE_REBUILDS, Scratch,
+        ServiceEntry, ServiceKey, TO_BACKEND, TO_CLIENT,
     },
     reason::{DropReason, PassReason, Verdict},
     segment::Segment,
@@ -61,12 +62,22 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     } else if !segment.opens() && tables.flow(Level::Established, &segment.key).is_some() {
         // Another CPU has moved it between the two look-ups.
         return go_on(scratch, &segment);
+    } else if !segment.opens() && node.flags & NODE_HAS_FORMER != 0 {
+        // The former release's tables may know it; the frame is untouched.
+        return Step::Next(Stage::Former);
     }
 
+    if node.flags & NODE_OBSERVES != 0 {
+        segment.leave(scratch);
+        return Step::Next(A::OBSERVE);
+    }
     let key = ServiceKey::new(segment.key.dst.wide(), segment.key.dst_port);
     let Some(service) = tables.service(&key) else {
-        return without_service(tables, &segment);
+        return without_service(frame, tables, &segment);
     };
+    if is_the_hosts(frame, &segment, &service) {
+        return Step::Done(Verdict::Pass(PassReason::HostSocket));
+    }
     if segment.later_fragment {
         // Its first fragment was answered, or went to the host.
         return super::drop(DropReason::FragmentUnknown);
@@ -107,9 +118,10 @@ fn end<A: Family, T: Tables>(tables: &T, segment: &Segment<A>, answer: u32) -> S
 /// A segment for a port of a VIP that is no service's, of no known flow. Where another node may have had the VIP until now,
 /// it may be a backend's, of a flow whose client's next packet rebuilds it: the host would end it.
 #[inline(always)]
-fn without_service<A: Family, T: Tables>(tables: &T, segment: &Segment<A>) -> Step {
-    let may_be_reply =
-        !segment.has(TCP_SYN) && tables.vip(segment.key.dst.wide()).is_some_and(|vip| vip.inherited != 0);
+fn without_service<A: Family, F: Frame, T: Tables>(frame: &F, tables: &T, segment: &Segment<A>) -> Step {
+    let may_be_reply = !segment.has(TCP_SYN)
+        && tables.vip(segment.key.dst.wide()).is_some_and(|vip| vip.inherited != 0)
+        && frame.host_socket(&segment.key) == HostSocket::None;
     if may_be_reply {
         return super::drop(DropReason::UnknownReply);
     }
@@ -170,6 +182,18 @@ fn is_refuted<A: Family, F: Frame>(frame: &F, segment: &Segment<A>, entry: &Flow
     !segment.opens()
         && (segment.later_fragment
             || frame.header::<Tcp>(segment.l4).is_some_and(|tcp| rebuild::is_sequel_of(tcp, &entry.seen)))
+}
+
+/// Whether a segment is of a connection that a process on this node has or is about to have, such as a proxy that xvip has
+/// taken the place of. New ones are ours; but a SYN that the host has answered already, before this node forwarded, is not
+/// new when it comes again: the client may have either answer by then, and only one of them can come about.
+#[inline(always)]
+fn is_the_hosts<A: Family, F: Frame>(frame: &F, segment: &Segment<A>, service: &ServiceEntry) -> bool {
+    if segment.opens() {
+        service.flags & SERVICE_REBUILDS != 0 && frame.host_is_opening(&segment.key)
+    } else {
+        frame.host_socket(&segment.key) == HostSocket::Connected
+    }
 }
 
 /// A packet of a half-open flow. `None` where the flow is gone, and the packet may open a new one; `attempt` then says

@@ -1,5 +1,7 @@
-//! What the tables of a file say about each other; what `[[vrrp]]` has to do with it is in `agreement/vrrp.rs`.
+//! What the tables of a file say about each other; what `[[vrrp]]` and `[sync]` have to do with it is in
+//! `agreement/vrrp.rs` and `agreement/sync.rs`.
 
+mod sync;
 mod vrrp;
 
 use std::{collections::HashMap, hash::Hash, net::SocketAddr};
@@ -9,11 +11,16 @@ use lb_common::layout::{MAX_ALLOWED, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES};
 use super::{
     model::{DEFAULT_WEIGHT, Family, Mode},
     reader::{At, Place, Reader},
-    schema::{ServiceDraft, VrrpDraft},
+    schema::{ServiceDraft, SyncDraft, VrrpDraft},
 };
 
 /// Reports every disagreement.
-pub(super) fn check(reader: &Reader<'_>, services: &[ServiceDraft], instances: &[VrrpDraft]) {
+pub(super) fn check(
+    reader: &Reader<'_>,
+    services: &[ServiceDraft],
+    instances: &[VrrpDraft],
+    sync: Option<&SyncDraft>,
+) {
     not_too_many(reader, services);
     service_names_and_ports(reader, services);
     one_owner_per_vip(reader, services);
@@ -22,6 +29,9 @@ pub(super) fn check(reader: &Reader<'_>, services: &[ServiceDraft], instances: &
         reachable(reader, service);
     }
     vrrp::check(reader, services, instances);
+    if let Some(sync) = sync {
+        sync::check(reader, services, sync);
+    }
 }
 
 /// The places of a key's second and later uses, each with the first.

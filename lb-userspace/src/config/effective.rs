@@ -279,7 +279,7 @@ impl Writer {
         self.key("rebuild", duration_text(*rebuild));
     }
 
-    fn sync(&mut self, Sync { listen, peers, key_file, bandwidth }: &Sync) {
+    fn sync(&mut self, Sync { listen, peers, key_file, keys: _, bandwidth }: &Sync) {
         self.header("[sync]");
         self.key("listen", listen);
         self.key("peers", peers);

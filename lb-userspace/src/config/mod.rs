@@ -14,6 +14,7 @@ pub mod parse;
 mod pem;
 mod reader;
 mod schema;
+mod sync_key;
 
 pub use diagnostic::{Diagnostic, Problems, Severity};
 pub use load::{LoadError, load};

@@ -62,6 +62,8 @@ pub const DEFAULT_REBUILD: Duration = Duration::from_secs(5 * 60);
 pub const DEFAULT_SYNC_BANDWIDTH: u32 = 200;
 /// The largest.
 pub const MAX_SYNC_BANDWIDTH: u32 = 100_000;
+/// The most `sync.peers`.
+pub const MAX_SYNC_PEERS: usize = 7;
 /// Default of `service.backend.weight`.
 pub const DEFAULT_WEIGHT: u16 = 100;
 /// The largest weight, as HAProxy has it.
@@ -811,10 +813,45 @@ pub struct Sync {
     pub listen: SocketAddr,
     /// Where the others do.
     pub peers: Vec<SocketAddr>,
-    /// The file with the key that all nodes share.
+    /// The file with the keys that all nodes share.
     pub key_file: PathBuf,
+    /// What it holds.
+    #[serde(skip_serializing)]
+    pub keys: SyncKeys,
     /// What this node sends at most, in Mbit/s.
     pub bandwidth: u32,
+}
+
+/// What is in `sync.key_file`: one to [`Self::MOST`] secrets. The first is the one that this node calls its peers with; it
+/// answers to each of them, so that keys can be changed one node after the other. Not for logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SyncKeys(Vec<Vec<u8>>);
+
+impl SyncKeys {
+    /// The fewest bytes of a secret.
+    pub const MIN: usize = 32;
+    /// The most bytes.
+    pub const MAX: usize = 256;
+    /// The most secrets in a file.
+    pub const MOST: usize = 4;
+
+    /// `None` if there is none, or too many, or one is too short or too long.
+    pub fn new(secrets: Vec<Vec<u8>>) -> Option<Self> {
+        let sound = (1..=Self::MOST).contains(&secrets.len())
+            && secrets.iter().all(|secret| (Self::MIN..=Self::MAX).contains(&secret.len()));
+        sound.then_some(Self(secrets))
+    }
+
+    /// The secrets, in the file's order.
+    pub fn secrets(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(Vec::as_slice)
+    }
+}
+
+impl std::fmt::Debug for SyncKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SyncKeys(..)")
+    }
 }
 
 /// A duration as the file writes it: a whole number of the largest unit that fits, `24h` and `1500ms`.

@@ -30,11 +30,13 @@ use super::{
         DEFAULT_SOURCES_MAX, DEFAULT_SYNC_BANDWIDTH, DEFAULT_TIMEOUT, DEFAULT_WEIGHT, Flows, Health,
         LocalClients, MAX_ENTRIES, MAX_NEW_CONNECTIONS, MAX_RESET_RATE, MAX_SYNC_BANDWIDTH, MAX_WEIGHT,
         MIN_ENTRIES, Mode, Node, OnAllDown, OnAllFull, OnDown, Prefix, Rebalance, RebalanceMode, Service,
-        Snat, Sync, TlsVerify, Verify, Vip, XdpMode, default_half_open_max, default_new_connections_burst,
+        Snat, Sync, SyncKeys, TlsVerify, Verify, Vip, XdpMode, default_half_open_max,
+        default_new_connections_burst,
     },
     parse::Facts,
     pem,
-    reader::{At, Table},
+    reader::{At, Place, Table},
+    sync_key::sync_keys,
 };
 
 pub(super) use vrrp::{HMAC_MASK, PASS_MASK, VrrpDraft};
@@ -111,6 +113,29 @@ pub(super) struct BackendDraft {
     max_connections: u32,
 }
 
+/// `[sync]` as read.
+pub(super) struct SyncDraft {
+    pub(super) place: Place,
+    pub(super) listen: Option<At<SocketAddr>>,
+    pub(super) peers: Option<At<Vec<Spanned<SocketAddr>>>>,
+    key_file: Option<At<PathBuf>>,
+    keys: Option<SyncKeys>,
+    bandwidth: u32,
+}
+
+impl SyncDraft {
+    /// None where something of it is wrong, which was said.
+    fn finished(self) -> Option<Sync> {
+        Some(Sync {
+            listen: self.listen?.value,
+            peers: self.peers?.value.into_iter().map(Spanned::into_inner).collect(),
+            key_file: self.key_file?.value,
+            keys: self.keys?,
+            bandwidth: self.bandwidth,
+        })
+    }
+}
+
 /// The whole file. None only when something was reported.
 pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
     let node = node(root.table_or_empty("node"), facts);
@@ -119,7 +144,7 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
     let instances: Vec<VrrpDraft> =
         root.tables("vrrp").into_iter().map(|table| vrrp::instance(table, facts)).collect();
     let flows = flows(root.table_or_empty("flows"));
-    let sync = root.table("sync").map(sync);
+    let sync = root.table("sync").map(|table| sync(table, facts));
     root.table("http").into_iter().for_each(http);
     if root.place_of("service").is_none() {
         let message = "there is no service, so there is nothing to do";
@@ -129,7 +154,7 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
             "write: [[service]] with name, vip, port and [[service.backend]]",
         );
     }
-    agreement::check(root.reader, &services, &instances);
+    agreement::check(root.reader, &services, &instances, sync.as_ref());
     root.finish();
     Some(Config {
         node: node?,
@@ -137,7 +162,7 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
         vrrp: instances.into_iter().map(VrrpDraft::finished).collect::<Option<_>>()?,
         flows,
         sync: match sync {
-            Some(sync) => Some(sync?),
+            Some(sync) => Some(sync.finished()?),
             None => None,
         },
     })
@@ -152,9 +177,19 @@ fn node(t: Table<'_>, facts: &Facts<'_>) -> Option<Node> {
     let xdp_mode = t.read("xdp_mode", XDP_MODE).or(XdpMode::default()).value;
     let local_clients = t.read("local_clients", LOCAL_CLIENTS).or(LocalClients::default()).value;
     let pin_path = t.read("pin_path", PIN_PATH).or(PathBuf::from(DEFAULT_PIN_PATH)).value;
-    let observe = t.read("observe", Flag).or(DEFAULT_OBSERVE).value;
+    let observe = observe(&t);
     t.finish();
     Some(Node { name: name?.value, interfaces: interfaces?, xdp_mode, local_clients, pin_path, observe })
+}
+
+fn observe(t: &Table<'_>) -> bool {
+    let observe = t.read("observe", Flag).or(DEFAULT_OBSERVE);
+    if observe.value {
+        let message = "with `observe` this node changes nothing: it forwards no new connection, takes no part in VRRP, and has no \
+                       address; `xvip status` shows what it would do";
+        t.reader.warning(&observe.place, message, "when it shall do that, write: observe = false");
+    }
+    observe.value
 }
 
 /// `interface`, or `interfaces`.
@@ -506,7 +541,7 @@ fn contents<T>(
         Err(wrong) => {
             let what = match key {
                 "token_file" => "a file with one bearer token",
-                "file" => "a file with \"hex:\" and the output of `openssl rand -hex 32`",
+                "file" | "key_file" => "a file with \"hex:\" and the output of `openssl rand -hex 32`",
                 _ => "a PEM file",
             };
             let message = format!("`{key}` {} {wrong}", path.display());
@@ -520,35 +555,41 @@ fn contents<T>(
     }
 }
 
+/// Whoever can read a file with a key can use it.
+fn private(t: &Table<'_>, key: &str, file: &At<PathBuf>, facts: &Facts<'_>) {
+    let path = file.value.display();
+    if let Ok(mode) = (facts.file_mode)(&file.value)
+        && mode & 0o077 != 0
+    {
+        let message = format!("`{key}` {path} is not for its owner alone: its mode is {mode:04o}");
+        t.reader.warning(&file.place, message, format!("run: chmod 600 {path}"));
+    }
+}
+
 /// `[service.rebalance]`
 fn rebalance(t: Table<'_>) -> Rebalance {
-    let mode = t.read("mode", REBALANCE).or(RebalanceMode::default());
+    let mode = t.read("mode", REBALANCE).or(RebalanceMode::default()).value;
     let rate = t.read("rate", Whole(1..=MAX_RESET_RATE)).or(DEFAULT_REBALANCE_RATE).value;
     let margin = t.read("margin", PERCENT).or(DEFAULT_REBALANCE_MARGIN).value;
     let floor = t.read("floor", Whole(0..=u32::MAX)).or(DEFAULT_REBALANCE_FLOOR).value;
-    if mode.value != RebalanceMode::Off {
-        let message = format!("`[service.rebalance]` {NO_EFFECT}: no connection is moved");
-        t.reader.warning(&mode.place, message, "write: mode = \"off\"");
-    }
     t.finish();
-    Rebalance { mode: mode.value, rate, margin, floor }
+    Rebalance { mode, rate, margin, floor }
 }
 
-/// `[sync]`. None where something of it is wrong, which was said.
-fn sync(t: Table<'_>) -> Option<Sync> {
+fn sync(t: Table<'_>, facts: &Facts<'_>) -> SyncDraft {
     let listen = t.read("listen", LISTEN).required("\"172.16.0.2:7946\"");
     let peers = t.read("peers", List(LISTEN)).required("[\"172.16.0.3:7946\"]");
     let key_file = t.read("key_file", PATH).required("\"/etc/xvip/sync.key\"");
     let bandwidth = t.read("bandwidth", Whole(1..=MAX_SYNC_BANDWIDTH)).or(DEFAULT_SYNC_BANDWIDTH).value;
-    let message = format!("`[sync]` {NO_EFFECT}: connections do not survive the loss of this node");
-    t.reader.warning(&t.place(), message, "remove it, until a version that has it");
+    let keys = key_file.as_ref().and_then(|file| contents(&t, "key_file", file, facts, sync_keys));
+    if keys.is_some()
+        && let Some(file) = &key_file
+    {
+        private(&t, "key_file", file, facts);
+    }
+    let place = t.place();
     t.finish();
-    Some(Sync {
-        listen: listen?.value,
-        peers: peers?.value.into_iter().map(Spanned::into_inner).collect(),
-        key_file: key_file?.value,
-        bandwidth,
-    })
+    SyncDraft { place, listen, peers, key_file, keys, bandwidth }
 }
 
 /// `[http]`, for a later version.

@@ -4,6 +4,7 @@ mod accepted;
 mod drift;
 mod properties;
 mod refused;
+mod sync;
 mod vrrp;
 
 use std::{collections::HashMap, io, path::Path, sync::LazyLock};
@@ -67,6 +68,10 @@ static DISK: LazyLock<HashMap<&str, Vec<u8>>> = LazyLock::new(|| {
         ("/pki/empty", b"\n".to_vec()),
         ("/pki/two-tokens", b"one\ntwo\n".to_vec()),
         ("/etc/xvip/vrrp.key", format!("hex:{}\n", "5a".repeat(32)).into_bytes()),
+        (
+            "/etc/xvip/sync.key",
+            format!("{}\n{}\n", "5a".repeat(32), "another secret of a former year, in words").into_bytes(),
+        ),
         ("/etc/xvip/shared.key", b"a secret of 32 bytes, for a test\n".to_vec()),
         ("/usr/local/bin/check", b"#!/bin/sh\n".to_vec()),
     ])

@@ -82,6 +82,7 @@ impl Controller {
             // Also where all are still up: checks that hang since before may be about to say otherwise.
             if self.recheck.is_none() {
                 self.checks.probe_now();
+                self.replication.rejoin();
                 let by = Instant::now() + recovery_time(&self.config);
                 self.recheck = Some(Recheck { since: SystemTime::now(), by });
             }
@@ -110,6 +111,13 @@ impl Controller {
 
     /// The checks have looked again after the carrier came back, or have had their time.
     pub(super) fn rechecked(&mut self) {
+        if let Some(recheck) = &mut self.recheck
+            && !self.replication.is_synced()
+        {
+            // That has a bound of its own.
+            recheck.by = Instant::now() + DEBOUNCE;
+            return;
+        }
         self.recheck = None;
         set_problem(&mut self.problems.link, None);
         self.tell_routers();
@@ -141,7 +149,7 @@ impl Controller {
         self.look_at_carrier();
         self.announced.clear();
         self.close_dataplane();
-        if let Err(error) = self.open_dataplane() {
+        if let Err(error) = self.open_dataplane(None) {
             set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::{Controller, RETRY, lease, set_problem};
+use super::{Controller, RETRY, set_problem};
 use crate::{
     config::model::Config,
     dataplane::{Dataplane, DataplaneError, Tables},
@@ -58,11 +58,14 @@ impl Controller {
         set_problem(&mut self.problems.services, problem);
         let changes = diff(&desired, &observed);
         let applied = self.apply(changes, &observed).await;
+        self.replication.know(&desired, &self.ids, &self.links, Instant::now().into_std());
         // As long as addresses that are not ours any more are still here, answering for them would be a lie.
         let disowned = !matches!(applied, Err((Stage::Disown, _)));
         if let Some(as_of) = as_of.filter(|_| disowned && self.dataplane.is_some()) {
             self.heartbeat.settled(as_of);
         }
+        // Only now do those who are told to go find their way to somebody else.
+        self.follow_dead();
         applied.map_err(|(_, error)| error)?;
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.set_holds_vip(!desired.addresses.is_empty())?;
@@ -85,15 +88,19 @@ impl Controller {
         let health = self.checks.states();
         let now = Instant::now().into_std();
         self.follow_recoveries(&health, now);
+        let steers = self.steers();
+        let heirs = self.follow_inheritance(&active, now);
         let inputs = Inputs {
             config: &self.config,
             links: &self.links,
-            lease: lease(&self.config),
+            lease: self.node_lease(),
             half_open_timeout: Duration::from_secs(self.timeouts().half_open.into()),
             health: &health,
             slow_starts: &self.slow_starts,
             now,
+            steers: &steers,
             active: &active,
+            heirs: &heirs,
             next_hops: &self.next_hops.by_backend,
             ids: &self.ids,
             observed: &observed.tables,
@@ -115,6 +122,20 @@ impl Controller {
         }
     }
 
+    /// Notes who has become active, and comes back when the first of them has been so for long.
+    fn follow_inheritance(
+        &mut self,
+        active: &BTreeMap<String, u64>,
+        now: std::time::Instant,
+    ) -> BTreeSet<String> {
+        let rebuild = self.config.flows.rebuild;
+        self.inheritance.follow(active.keys(), now);
+        if let Some(end) = self.inheritance.next_end(rebuild, now) {
+            self.schedule(end.saturating_duration_since(now));
+        }
+        self.inheritance.heirs(rebuild, now)
+    }
+
     async fn observe(&self) -> anyhow::Result<Observed> {
         let (tables, node) = match &self.dataplane {
             Some(dataplane) => (dataplane.observe()?, dataplane.node()?),
@@ -129,7 +150,8 @@ impl Controller {
             Err(_) if self.problems.interface.is_some() => BTreeSet::new(),
             Err(error) => return Err(error.into()),
         };
-        addresses.retain(|(address, _)| ours.contains(address));
+        // While this node only observes, none is ours to take off, whoever has put it there.
+        addresses.retain(|(address, _)| ours.contains(address) && !self.config.node.observe);
         Ok(Observed { tables, node, addresses, announced: self.announced.clone() })
     }
 

@@ -63,11 +63,13 @@ impl Controller {
         self.heartbeat.set_lease(lease(&self.config));
         self.loaded_at = SystemTime::now();
         self.tracking.configure(&self.config);
+        self.steering.look_for_unknown(&self.config);
         self.assign_ids();
         if local_clients_changed {
             self.serve_local_clients();
         }
         self.refresh_reserved_ports();
+        self.replication.configure(&self.config);
         if self.join_at.is_none() {
             self.configure_routers().await;
         }
@@ -93,6 +95,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     compare("node.interfaces", old.node.interfaces.iter().skip(1).eq(new.node.interfaces.iter().skip(1)));
     compare("node.xdp_mode", old.node.xdp_mode == new.node.xdp_mode);
     compare("node.pin_path", old.node.pin_path == new.node.pin_path);
+    compare("node.observe", old.node.observe == new.node.observe);
     compare("flows.max", old.flows.max == new.flows.max);
     compare("flows.half_open_max", old.flows.half_open_max == new.flows.half_open_max);
     compare("flows.sources_max", old.flows.sources_max == new.flows.sources_max);
@@ -121,6 +124,7 @@ mod tests {
         new.node.interfaces = vec!["eth1".into(), "eth2".into()];
         new.node.xdp_mode = XdpMode::Generic;
         new.node.pin_path = "/sys/fs/bpf/other".into();
+        new.node.observe = true;
         new.flows.max += 1;
         new.flows.half_open_max += 1;
         new.flows.sources_max += 1;
@@ -131,6 +135,7 @@ mod tests {
                 "node.interfaces",
                 "node.xdp_mode",
                 "node.pin_path",
+                "node.observe",
                 "flows.max",
                 "flows.half_open_max",
                 "flows.sources_max"

@@ -4,14 +4,11 @@
 //! There are two spaces of ports: the VIPs', and the node's own addresses' (`snat = "node"`), from which the host opens
 //! connections of its own.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::RangeInclusive,
-};
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
 use lb_common::layout::RESERVED_PORT_WORDS;
 
+use super::host_sockets;
 use crate::config::model::Config;
 
 /// One bit per port and space, as the `RESERVED_PORTS` map has it.
@@ -60,35 +57,15 @@ fn local_range(text: &str) -> RangeInclusive<u16> {
 }
 
 /// Address and port of a line that is a listening socket; `::` counts as every address, IPv4 included.
-///
-/// Addresses are words of four bytes printed as the machine's own numbers (Documentation/networking/proc_net_tcp.rst).
 fn listener(line: &str) -> Option<(IpAddr, u16)> {
-    const TCP_LISTEN: &str = "0A";
-    let mut fields = line.split_ascii_whitespace();
-    let (local, state) = (fields.nth(1)?, fields.nth(1)?);
-    if state != TCP_LISTEN {
-        return None;
-    }
-    let (address, port) = local.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let word = |text: &str| u32::from_str_radix(text, 16).ok().map(u32::to_ne_bytes);
-    let address = match address.len() {
-        8 => Ipv4Addr::from(word(address)?).into(),
-        32 => {
-            let mut octets = [0; 16];
-            for (index, part) in octets.chunks_exact_mut(4).enumerate() {
-                part.copy_from_slice(&word(address.get(index * 8..index * 8 + 8)?)?);
-            }
-            let address = Ipv6Addr::from(octets);
-            address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)
-        }
-        _ => return None,
-    };
-    Some((address, port))
+    let socket = host_sockets::socket(line)?;
+    (socket.state == host_sockets::LISTEN).then_some(socket.local)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
     use crate::desired::tests::{config, service};
 

@@ -63,10 +63,13 @@ impl Controller {
                 if !free.is_empty() {
                     // Whoever has them next begins with nothing.
                     census.by_backend.retain(|id, _| !free.contains(id));
+                    free.iter().for_each(|&id| self.resets.forget(id));
                     info!(?free, "backends that had left the configuration have no flow any more");
                     self.schedule(Duration::ZERO);
                 }
                 self.census = census;
+                self.follow_sweep();
+                self.follow_orders_after_sweep();
             }
             Err(error) => warn!("flows are not counted: {:#}", anyhow::Error::from(error)),
         }

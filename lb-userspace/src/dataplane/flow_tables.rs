@@ -234,7 +234,7 @@ where
 }
 
 /// The other entry of a flow that has one; the entry's own key would be found otherwise.
-fn other_direction<A: Address>(
+pub(super) fn other_direction<A: Address>(
     table: &HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
     entry: &FlowEntry<A>,
 ) -> Option<FlowEntry<A>>
@@ -254,7 +254,7 @@ pub(super) fn open_totals(maps: &Path) -> Result<Array<MapData, Removed>, Datapl
     Array::try_from(Map::Array(pinned(maps, TOTALS)?)).map_err(in_map(TOTALS))
 }
 
-fn pinned(maps: &Path, name: &'static str) -> Result<MapData, DataplaneError> {
+pub(super) fn pinned(maps: &Path, name: &'static str) -> Result<MapData, DataplaneError> {
     MapData::from_pin(maps.join(name)).map_err(in_map(name))
 }
 

@@ -1,13 +1,14 @@
 //! The status as text: who owns the VIPs and why first, then the backends, then what became of the packets.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use comfy_table::{Table, presets};
 
 use super::{
-    BackendStatus, InterfaceStatus, LocalClientsStatus, ServiceStatus, Status, TrackStatus, VrrpStatus,
-    WitnessStatus,
+    ActiveRouterStatus, BackendStatus, InterfaceStatus, LocalClientsStatus, ObservedVipStatus,
+    ObservingStatus, RebalanceStatus, ServiceStatus, Status, TrackStatus, VrrpStatus, WitnessStatus,
 };
+use crate::sync::status::{PeerStatus, SendingState, SyncStatus};
 
 /// How the tables look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,9 @@ pub fn render(status: &Status, look: Look) -> String {
 }
 
 fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
+    if let Some(observing) = &status.observing {
+        write_observing(out, observing, status)?;
+    }
     for vrrp in &status.vrrp {
         writeln!(out, "{}", ownership(vrrp))?;
         write_dependencies(out, vrrp)?;
@@ -66,6 +70,9 @@ fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
         "flows: {} established, {} half-open, {} closing, at most {}",
         flows.established, flows.half_open, flows.closing, flows.max
     )?;
+    if let Some(sync) = &status.sync {
+        write_sync(out, sync)?;
+    }
     let mut packets = new_table(look);
     packets.set_header(["packets", "reason", "count"]);
     let kinds = [
@@ -80,6 +87,76 @@ fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
     }
     if packets.row_count() > 0 {
         writeln!(out, "{}", trimmed(&packets))?;
+    }
+    Ok(())
+}
+
+/// What this node would do, and for whom.
+fn write_observing(out: &mut String, observing: &ObservingStatus, status: &Status) -> std::fmt::Result {
+    writeln!(out, "observing: this node changes nothing; without node.observe it would")?;
+    for vip in &observing.vips {
+        let ObservedVipStatus { vip, vrrp, virtual_router_id, priority, heard } = vip;
+        let heard = match heard {
+            Some(ActiveRouterStatus { address, priority }) => {
+                format!("{address} (priority {priority}) is heard to")
+            }
+            None => "no other node is heard to".to_owned(),
+        };
+        let interface = &observing.interface;
+        writeln!(
+            out,
+            "  have {vip} on {interface} while active in VRRP {vrrp} (VRID {virtual_router_id}, priority {priority}); {heard}"
+        )?;
+    }
+    for service in &status.services {
+        let total: u64 = service.backends.iter().map(|backend| backend.flows.opened).sum();
+        let share = |backend: &BackendStatus| {
+            format!("{} {:.1} %", backend.name, 100.0 * backend.flows.opened as f64 / total.max(1) as f64)
+        };
+        let shares: Vec<String> = service.backends.iter().map(share).collect();
+        let at = at_port(&service.vip, service.port);
+        writeln!(
+            out,
+            "  forward {at}: of {total} new connections seen, {} would have got",
+            shares.join(", ")
+        )?;
+    }
+    Ok(())
+}
+
+/// How far the nodes know each other's flows.
+fn write_sync(out: &mut String, sync: &SyncStatus) -> std::fmt::Result {
+    for peer in &sync.peers {
+        let name = peer.node.as_ref().map_or(String::new(), |node| format!("{node} at "));
+        let PeerStatus { sending, receiving, .. } = peer;
+        let to = match sending.state {
+            SendingState::Up => format!(
+                "has our flows, at most {} ms late (median {} ms)",
+                sending.lag_max_ms, sending.lag_p50_ms
+            ),
+            SendingState::Joining => "is getting our flows".to_owned(),
+            SendingState::Connecting => "is being called".to_owned(),
+            SendingState::Down => match &sending.last_error {
+                Some(error) => format!("does not get our flows: {error}"),
+                None => "does not get our flows yet".to_owned(),
+            },
+        };
+        let from = match (receiving.connected, receiving.complete) {
+            (true, true) => "we have its flows",
+            (true, false) => "we are getting its flows",
+            (false, _) => "we do not get its flows",
+        };
+        writeln!(out, "sync: {name}{} {to}; {from}", peer.address)?;
+    }
+    let of_peers = sync.peers.iter().flat_map(|peer| &peer.refused);
+    let mut refused = BTreeMap::new();
+    for (why, count) in sync.refused.iter().chain(of_peers) {
+        *refused.entry(*why).or_insert(0) += count;
+    }
+    if !refused.is_empty() {
+        let refused: Vec<String> =
+            refused.iter().map(|(why, count)| format!("{} {count}", why.text())).collect();
+        writeln!(out, "sync: refused: {}", refused.join(", "))?;
     }
     Ok(())
 }
@@ -192,6 +269,19 @@ fn write_service(out: &mut String, service: &ServiceStatus, look: Look) -> std::
         table.add_row(row(backend));
     }
     writeln!(out, "{}", trimmed(&table))?;
+    for backend in &service.backends {
+        write_orders(out, backend)?;
+    }
+    if let Some(rebalance) = &service.rebalance {
+        write_rebalance(out, rebalance)?;
+    }
+    if service.host_connections > 0 {
+        writeln!(
+            out,
+            "connections that a process on this node has with clients: {} (xvip leaves them to it)",
+            service.host_connections
+        )?;
+    }
     let LocalClientsStatus { redirected, no_backend, stale, other_namespace } = service.local_clients;
     let counts = [
         (redirected, "redirected"),
@@ -207,6 +297,52 @@ fn write_service(out: &mut String, service: &ServiceStatus, look: Look) -> std::
     Ok(())
 }
 
+/// What an operator has said about a backend.
+fn write_orders(out: &mut String, backend: &BackendStatus) -> std::fmt::Result {
+    let BackendStatus { name, weight, admin, weight_override, .. } = backend;
+    if let Some(admin) = admin {
+        let what = match (admin.state.as_str(), &admin.deadline) {
+            ("drain", None) => "drained: no new connections; those that it has stay".to_owned(),
+            ("drain", Some(deadline)) => {
+                format!("drained: no new connections; those that it has stay until {deadline}")
+            }
+            _ => "disabled: no connections".to_owned(),
+        };
+        writeln!(
+            out,
+            "{name}: {what}; by {} at {}; `xvip backend enable {name}` ends it",
+            admin.by, admin.at
+        )?;
+    }
+    if let Some(other) = weight_override {
+        writeln!(
+            out,
+            "{name}: weight {} instead of {weight}; by {} at {}; `xvip backend weight {name} default` ends it",
+            other.weight, other.by, other.at
+        )?;
+    }
+    Ok(())
+}
+
+fn write_rebalance(out: &mut String, rebalance: &RebalanceStatus) -> std::fmt::Result {
+    let RebalanceStatus { mode, running, left, done, resets, last } = rebalance;
+    write!(out, "rebalance ({mode}): ")?;
+    if *running {
+        write!(out, "goes on, {done} connections reset, {left} to go; ")?;
+    }
+    write!(out, "{resets} reset in all")?;
+    if let Some(last) = last {
+        let took = humantime::format_duration(Duration::from_millis(last.took_ms));
+        let why = if last.asked_for { "asked for" } else { "by itself" };
+        write!(
+            out,
+            "; the last one, {} ({why}), took {took} and reset {}: {}",
+            last.began, last.resets, last.outcome
+        )?;
+    }
+    writeln!(out)
+}
+
 /// An IPv6 address in brackets.
 fn at_port(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
@@ -217,10 +353,15 @@ fn row(backend: &BackendStatus) -> [String; 16] {
         Some(kind) => format!("{} ({kind})", backend.state),
         None => backend.state.clone(),
     };
-    let weight = if backend.effective_weight == backend.weight {
-        backend.weight.to_string()
+    let state = match &backend.admin {
+        Some(admin) => format!("{state}, {}", admin.state),
+        None => state,
+    };
+    let told = backend.weight_override.as_ref().map_or(backend.weight, |other| other.weight);
+    let weight = if backend.effective_weight == told {
+        told.to_string()
     } else {
-        format!("{} of {}", backend.effective_weight, backend.weight)
+        format!("{} of {told}", backend.effective_weight)
     };
     let next_hop = if backend.local { Some("this node".to_owned()) } else { backend.next_hop.clone() };
     let flows = &backend.flows;
@@ -279,7 +420,13 @@ pub(crate) fn trimmed(table: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{BackendFlowsStatus, ConfigStatus, FlowsStatus, InterfaceStatus, Packets};
+    use std::collections::BTreeMap;
+
+    use crate::status::{
+        AdminStatus, BackendFlowsStatus, ConfigStatus, FlowsStatus, InterfaceStatus, LastRebalanceStatus,
+        Packets, WeightOverrideStatus,
+    };
+    use crate::sync::status::Refused;
 
     fn status() -> Status {
         let since = "2026-01-02T03:04:05.678Z".to_owned();
@@ -294,9 +441,13 @@ mod tests {
             share: if down.is_some() { 0.0 } else { 1.0 },
             next_hop: down.is_none().then(|| "02:00:00:00:00:04".into()),
             effective_weight: 100,
+            admin: None,
+            weight_override: None,
+            share_limit: None,
             max_connections: 0,
             local: false,
             flows: BackendFlowsStatus { opened: 12, active: 3, bytes_out: 5 << 20, ..Default::default() },
+            resets: Default::default(),
         };
         let interface = InterfaceStatus {
             name: "eth0".into(),
@@ -336,6 +487,7 @@ mod tests {
             interfaces: vec![interface],
             vrrp: vec![vrrp],
             services: vec![ServiceStatus {
+                rebalance: None,
                 name: "api".into(),
                 vip: "172.16.0.10".into(),
                 port: 6443,
@@ -343,6 +495,7 @@ mod tests {
                 balance: "maglev".into(),
                 usable: 1,
                 local_clients: LocalClientsStatus::default(),
+                host_connections: 0,
                 backends: vec![backend("m1", None), backend("m2", Some("dead"))],
             }],
             packets: Packets {
@@ -351,6 +504,8 @@ mod tests {
                 transmitted: [("to-backend".to_owned(), 42)].into(),
             },
             flows: FlowsStatus { max: 1024, established: 3, half_open: 0, closing: 2 },
+            sync: None,
+            observing: None,
         }
     }
 
@@ -360,6 +515,29 @@ mod tests {
         let first = text.lines().next().expect("a line");
         assert!(first.contains("active since") && first.contains("this node owns 172.16.0.10/24"), "{first}");
         assert!(first.contains("active router silent for 700 ms"), "{first}");
+    }
+
+    #[test]
+    fn the_exchange_of_flows_is_told_by_peer() {
+        let mut status = status();
+        assert!(!render(&status, Look::Plain).contains("sync:"));
+        let mut peer = PeerStatus::new("172.16.0.3:7946".parse().expect("an address"));
+        let mut line = |peer: &PeerStatus| {
+            status.sync = Some(SyncStatus { peers: vec![peer.clone()], ..SyncStatus::default() });
+            let text = render(&status, Look::Plain);
+            text.lines().filter(|line| line.starts_with("sync:")).collect::<Vec<_>>().join("|")
+        };
+        assert_eq!(line(&peer), "sync: 172.16.0.3:7946 does not get our flows yet; we do not get its flows");
+        peer.node = Some("lb2".into());
+        peer.sending.state = SendingState::Up;
+        (peer.sending.lag_max_ms, peer.sending.lag_p50_ms) = (40, 3);
+        (peer.receiving.connected, peer.receiving.complete) = (true, true);
+        peer.refused.insert(Refused::WrongKey, 7);
+        assert_eq!(
+            line(&peer),
+            "sync: lb2 at 172.16.0.3:7946 has our flows, at most 40 ms late (median 3 ms); we have its flows|\
+             sync: refused: the key is none of ours 7"
+        );
     }
 
     #[test]
@@ -469,6 +647,50 @@ mod tests {
     }
 
     #[test]
+    fn what_operators_have_said_and_what_rebalances_did_is_told() {
+        let mut status = status();
+        let service = &mut status.services[0];
+        let (by, at) = ("root (alice)".to_owned(), "2026-01-02T03:04:05.678Z".to_owned());
+        let admin = AdminStatus { state: "drain".into(), deadline: None, by: by.clone(), at: at.clone() };
+        let backend = &mut service.backends[0];
+        (backend.effective_weight, backend.admin) = (0, Some(admin));
+        backend.weight_override = Some(WeightOverrideStatus { weight: 50, by, at });
+        service.rebalance = Some(RebalanceStatus {
+            mode: "auto".into(),
+            running: true,
+            left: 20,
+            done: 70,
+            resets: 160,
+            last: Some(LastRebalanceStatus {
+                began: "2026-01-01T00:00:00.000Z".into(),
+                took_ms: 9100,
+                asked_for: false,
+                outcome: "balanced".into(),
+                resets: 90,
+                resets_by_backend: BTreeMap::new(),
+            }),
+        });
+        let text = render(&status, Look::Plain);
+        let row = text.lines().find(|line| line.contains("172.16.0.4")).expect("its row");
+        assert!(row.contains("0 of 50") && row.contains("up, drain"), "{row}");
+        for line in [
+            "m1: drained: no new connections; those that it has stay; by root (alice) at 2026-01-02T03:04:05.678Z; \
+             `xvip backend enable m1` ends it",
+            "m1: weight 50 instead of 100; by root (alice) at 2026-01-02T03:04:05.678Z; `xvip backend weight m1 \
+             default` ends it",
+            "rebalance (auto): goes on, 70 connections reset, 20 to go; 160 reset in all; the last one, \
+             2026-01-01T00:00:00.000Z (by itself), took 9s 100ms and reset 90: balanced",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        let admin = status.services[0].backends[0].admin.as_mut().expect("set");
+        admin.deadline = Some("2026-01-02T03:09:05.678Z".into());
+        assert!(
+            render(&status, Look::Plain).contains("those that it has stay until 2026-01-02T03:09:05.678Z;")
+        );
+    }
+
+    #[test]
     fn connects_on_this_node_are_told_where_there_were_any() {
         let mut status = status();
         assert!(!render(&status, Look::Plain).contains("connects on this node"));
@@ -477,6 +699,41 @@ mod tests {
         let text = render(&status, Look::Plain);
         let line = "connects on this node: 7 redirected, 2 left to the VIP's owner\n";
         assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn what_a_proxy_still_has_is_told() {
+        let mut status = status();
+        assert!(!render(&status, Look::Plain).contains("a process on this node"));
+        status.services[0].host_connections = 57;
+        let text = render(&status, Look::Plain);
+        let line = "connections that a process on this node has with clients: 57 (xvip leaves them to it)\n";
+        assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn who_only_observes_says_what_it_would_do_before_anything_else() {
+        let mut status = status();
+        let vip = ObservedVipStatus {
+            vip: "172.16.0.10/24".into(),
+            vrrp: "main".into(),
+            virtual_router_id: 60,
+            priority: 100,
+            heard: None,
+        };
+        let heard = ObservedVipStatus {
+            heard: status.vrrp[0].active_router.clone(),
+            vrrp: "b".into(),
+            ..vip.clone()
+        };
+        status.observing = Some(ObservingStatus { interface: "eth0".into(), vips: vec![vip, heard] });
+        status.services[0].backends[1].flows.opened = 36;
+        let text = render(&status, Look::Plain);
+        let expected = "observing: this node changes nothing; without node.observe it would\n  \
+            have 172.16.0.10/24 on eth0 while active in VRRP main (VRID 60, priority 100); no other node is heard to\n  \
+            have 172.16.0.10/24 on eth0 while active in VRRP b (VRID 60, priority 100); 172.16.0.2 (priority 100) is heard to\n  \
+            forward 172.16.0.10:6443: of 48 new connections seen, m1 25.0 %, m2 75.0 % would have got\n";
+        assert!(text.starts_with(expected), "{text}");
     }
 
     #[test]

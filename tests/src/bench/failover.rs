@@ -32,6 +32,9 @@ const TIMEOUT: Duration = Duration::from_millis(300);
 const STEADY: usize = 100;
 /// Nothing waits for it unless something is wrong. A node that boots beside keepalived needs 10 s to settle.
 const LIMIT: Duration = Duration::from_secs(40);
+/// What moves the VIP, in the order of the table.
+const INCIDENTS: [Incident; 4] =
+    [Incident::NodeDeath, Incident::Stop, Incident::Release, Incident::ProcessDeath];
 
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
@@ -83,6 +86,8 @@ struct Report<'a> {
 /// # Errors
 /// When a pair could not be measured, after printing what could, or when interrupted.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    let other = options.incident.iter().find(|incident| !INCIDENTS.contains(incident));
+    ensure!(other.is_none(), "{other:?} moves no VIP; `bench survive` knows it");
     let interrupt = Interrupt::install().context("installing signal handlers")?;
     let origin = Origin::find(&find_program("xvip", "XVIP_BIN")?)?;
     let mut bench = Bench { options, interrupt: &interrupt, begin: Instant::now(), samples: vec![] };
@@ -117,7 +122,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn chosen<T: Copy + PartialEq>(asked: &[T], all: &[T]) -> Vec<T> {
+/// What was asked for; all where nothing was.
+pub(super) fn chosen<T: Copy + PartialEq>(asked: &[T], all: &[T]) -> Vec<T> {
     all.iter().copied().filter(|one| asked.is_empty() || asked.contains(one)).collect()
 }
 
@@ -131,7 +137,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn stack(&mut self, kind: Kind) -> anyhow::Result<()> {
         self.say(&format!("{}: building the lab", kind.title()));
-        let mut stack = kind.start()?;
+        let mut stack = kind.start(false)?;
         let measured = self.incidents(kind, stack.as_mut());
         if measured.is_err() && !self.interrupt.asked() {
             self.say(&format!("the ends of the logs:\n{}", stack.last_lines()));
@@ -141,7 +147,7 @@ impl Bench<'_> {
 
     fn incidents(&mut self, kind: Kind, stack: &mut dyn Stack) -> anyhow::Result<()> {
         let probe = stack.lab().on(stack.lab().client()).probe(INTERVAL, TIMEOUT)?;
-        for incident in chosen(&self.options.incident, &Incident::ALL) {
+        for incident in chosen(&self.options.incident, &INCIDENTS) {
             if !stack.knows(incident)? {
                 continue;
             }
@@ -238,7 +244,7 @@ fn text(samples: &[Sample], origin: &Origin, took: Duration) -> String {
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    for incident in Incident::ALL {
+    for incident in INCIDENTS {
         for kind in Kind::ALL {
             let Some(sum) = summary(samples, kind, incident) else { continue };
             // There is no command to release a VIP of keepalived's but to stop it.

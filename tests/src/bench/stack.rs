@@ -1,34 +1,76 @@
 //! A pair of load balancer nodes, whoever's, to which something happens.
 
-use std::process::Command;
+mod incumbents;
+mod xvips;
+
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::addresses::Family;
-use crate::incumbent::IncumbentNode;
-use crate::node::LbNode;
-use crate::topology::{Lab, find_program};
+use crate::topology::{Lab, LabError, Mode};
 
-/// What happens to the first node, which owns the VIP.
+pub use incumbents::IncumbentPair;
+pub use xvips::{XvipPair, XvipSettings};
+
+/// What happens, most of it to the first node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Incident {
-    /// Its cable is cut at the switch, and then all its processes are killed: nothing of it is heard after the cut.
-    NodeDeath,
     /// The daemon that owns the VIP gets SIGTERM, as from `systemctl stop`.
     Stop,
     /// `xvip vip release`.
     Release,
-    /// The balancer's process is killed with -9: `haproxy`, or `xvip`.
+    /// A planned restart of the balancer: `systemctl restart haproxy`, or xvip leaves and starts again.
+    Restart,
+    /// The balancer's process is killed with -9, and at once started again, as systemd does.
+    Crash,
+    /// The balancer's process is killed with -9: `haproxy`, or `xvip`. Nobody starts it again.
     ProcessDeath,
+    /// Its cable is cut at the switch, and then all its processes are killed: nothing of it is heard after the cut.
+    NodeDeath,
+    /// Its cable is cut. It lives on, and later its cable is mended.
+    Cut,
+    /// All its processes are frozen. Its kernel is not.
+    Freeze,
+    /// It was stopped and comes back: the VIP moves from the second node to the first.
+    FailBack,
+    /// A reload that adds a backend.
+    BackendAdded,
+    /// A reload that changes the weight of a backend.
+    BackendWeighted,
+    /// A reload that removes a backend.
+    BackendRemoved,
+    /// The first API server's process is killed with -9.
+    ServerKilled,
+    /// The first API server's machine is heard no more.
+    ServerSilent,
+    /// The first API server serves on, but is not ready: it shuts down.
+    ServerUnready,
+    /// The first API server is back, and the other two have all connections.
+    ServerBack,
 }
 
 impl Incident {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::NodeDeath, Self::Stop, Self::Release, Self::ProcessDeath];
+    pub const ALL: [Self; 16] = [
+        Self::Stop,
+        Self::Release,
+        Self::Restart,
+        Self::Crash,
+        Self::ProcessDeath,
+        Self::NodeDeath,
+        Self::Cut,
+        Self::Freeze,
+        Self::FailBack,
+        Self::BackendAdded,
+        Self::BackendWeighted,
+        Self::BackendRemoved,
+        Self::ServerKilled,
+        Self::ServerSilent,
+        Self::ServerUnready,
+        Self::ServerBack,
+    ];
 
     /// In a table.
     #[must_use]
@@ -38,8 +80,75 @@ impl Incident {
             Self::Stop => "graceful stop",
             Self::Release => "vip release",
             Self::ProcessDeath => "balancer killed",
+            Self::Restart => "balancer restarted",
+            Self::Crash => "killed, started again",
+            Self::Cut => "node cut off",
+            Self::Freeze => "node frozen",
+            Self::FailBack => "first node comes back",
+            Self::BackendAdded => "reload: backend added",
+            Self::BackendWeighted => "reload: other weight",
+            Self::BackendRemoved => "reload: backend removed",
+            Self::ServerKilled => "API server killed",
+            Self::ServerSilent => "API server black-holed",
+            Self::ServerUnready => "API server not ready",
+            Self::ServerBack => "API server returns",
         }
     }
+
+    /// Which node owns the VIP before.
+    #[must_use]
+    pub fn owner_before(self) -> &'static str {
+        if self == Self::FailBack { NAMES[1] } else { NAMES[0] }
+    }
+
+    /// Which node owns the VIP after.
+    #[must_use]
+    pub fn owner_after(self) -> &'static str {
+        match self {
+            Self::Stop | Self::Release | Self::ProcessDeath | Self::NodeDeath | Self::Cut | Self::Freeze => {
+                NAMES[1]
+            }
+            _ => NAMES[0],
+        }
+    }
+
+    /// Whether the pair has to be built anew after it: an API server that was away gets few connections for a minute
+    /// (slow start), and what happens to it next would harm few.
+    #[must_use]
+    pub fn leaves_slow_start(self) -> bool {
+        matches!(self, Self::ServerKilled | Self::ServerSilent | Self::ServerUnready | Self::ServerBack)
+    }
+
+    /// Whether it happens to the first API server: streams there may end.
+    #[must_use]
+    pub fn harms_server(self) -> bool {
+        matches!(self, Self::ServerKilled | Self::ServerSilent)
+    }
+}
+
+/// Makes something happen to an API server; false where the incident is none of these.
+fn befall_server(lab: &Lab, incident: Incident) -> Result<bool, LabError> {
+    let server = lab.master(0);
+    match incident {
+        Incident::ServerKilled => server.kill(),
+        Incident::ServerSilent => lab.isolate(server.name())?,
+        Incident::ServerUnready => server.set_ready(false)?,
+        Incident::ServerBack => server.start()?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Undoes that.
+fn undo_server(lab: &Lab, incident: Incident) -> Result<(), LabError> {
+    let server = lab.master(0);
+    match incident {
+        Incident::ServerKilled => server.start()?,
+        Incident::ServerSilent => lab.heal(server.name())?,
+        Incident::ServerUnready => server.set_ready(true)?,
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Which pair.
@@ -82,15 +191,19 @@ impl Kind {
         period.mul_f64((f64::from(repeat) * 0.618_033_988_75).fract())
     }
 
-    /// Builds the pair and starts it. It may not have settled yet.
+    /// Builds the pair and starts it. It may not have settled yet. With `spare` the lab has one API server more than
+    /// the pair knows of at first.
     ///
     /// # Errors
     /// When it cannot be built or does not start.
-    pub fn start(self) -> anyhow::Result<Box<dyn Stack>> {
+    pub fn start(self, spare: bool) -> anyhow::Result<Box<dyn Stack>> {
+        let settings = XvipSettings { mode: Mode::Nat, advert_interval: None, slow_start: None, spare };
         Ok(match self {
-            Self::Incumbent => Box::new(IncumbentPair::start()?),
-            Self::Xvip => Box::new(XvipPair::start(None)?),
-            Self::XvipTuned => Box::new(XvipPair::start(Some("50ms"))?),
+            Self::Incumbent => Box::new(IncumbentPair::start(spare)?),
+            Self::Xvip => Box::new(XvipPair::start(&settings)?),
+            Self::XvipTuned => {
+                Box::new(XvipPair::start(&XvipSettings { advert_interval: Some("50ms"), ..settings })?)
+            }
         })
     }
 }
@@ -109,13 +222,25 @@ pub trait Stack {
     /// The name of the node that owns the VIP alone; a dead node owns nothing.
     fn owner(&self) -> Option<&str>;
 
-    /// Makes it happen to the first node. Returns soon after it has happened.
+    /// Whether all nodes run and take all API servers that they know of for healthy.
+    fn is_whole(&self) -> bool;
+
+    /// Whether no running node takes the first API server for healthy.
+    fn has_given_up_server(&self) -> bool;
+
+    /// Does what has to be done before the incident can happen: it may take a while until that has had its effect.
+    ///
+    /// # Errors
+    /// When it could not be done.
+    fn prepare(&mut self, incident: Incident) -> anyhow::Result<()>;
+
+    /// Makes it happen. Returns soon after it has happened.
     ///
     /// # Errors
     /// When it could not be done.
     fn befall(&mut self, incident: Incident) -> anyhow::Result<()>;
 
-    /// Brings the first node back. Some time later it will own the VIP again.
+    /// Brings back what was before. Some time later the first node will own the VIP again.
     ///
     /// # Errors
     /// When it does not start.
@@ -126,167 +251,8 @@ pub trait Stack {
 }
 
 const NAMES: [&str; 2] = ["lb1", "lb2"];
-
-struct IncumbentPair {
-    // Before the switch that they are plugged into.
-    nodes: [IncumbentNode; 2],
-    lab: Lab,
-    dead: bool,
-}
-
-impl IncumbentPair {
-    fn start() -> anyhow::Result<Self> {
-        let lab = Lab::builder().lbs(0).build()?;
-        let mut nodes = [IncumbentNode::create(&lab, 0)?, IncumbentNode::create(&lab, 1)?];
-        for node in &mut nodes {
-            node.start()?;
-        }
-        Ok(Self { nodes, lab, dead: false })
-    }
-}
-
-impl Stack for IncumbentPair {
-    fn lab(&self) -> &Lab {
-        &self.lab
-    }
-
-    fn knows(&self, incident: Incident) -> anyhow::Result<bool> {
-        Ok(incident != Incident::Release)
-    }
-
-    fn owner(&self) -> Option<&str> {
-        let has = [!self.dead && self.nodes[0].holds_vip(), self.nodes[1].holds_vip()];
-        match has {
-            [true, false] => Some(NAMES[0]),
-            [false, true] => Some(NAMES[1]),
-            _ => None,
-        }
-    }
-
-    fn befall(&mut self, incident: Incident) -> anyhow::Result<()> {
-        let node = &mut self.nodes[0];
-        match incident {
-            Incident::NodeDeath => {
-                self.lab.cut(NAMES[0])?;
-                self.dead = true;
-                node.kill().context("killing keepalived and HAProxy")?;
-            }
-            Incident::Stop | Incident::Release => node.stop_keepalived()?,
-            Incident::ProcessDeath => node.kill_haproxy(),
-        }
-        Ok(())
-    }
-
-    fn undo(&mut self, incident: Incident) -> anyhow::Result<()> {
-        if incident == Incident::NodeDeath {
-            self.nodes[0].forget()?;
-            self.lab.heal(NAMES[0])?;
-            self.dead = false;
-        }
-        Ok(self.nodes[0].start()?)
-    }
-
-    fn last_lines(&self) -> String {
-        self.nodes.iter().map(IncumbentNode::last_lines).collect()
-    }
-}
-
-struct XvipPair {
-    lab: Lab,
-}
-
-impl XvipPair {
-    fn start(advert_interval: Option<&str>) -> anyhow::Result<Self> {
-        let lab = Lab::builder().build()?;
-        let plain = lab.plain_service(Family::V4);
-        for lb in lab.lbs() {
-            lb.configure(|config| {
-                config.services.push(plain.clone());
-                for vrrp in &mut config.vrrp {
-                    vrrp.advert_interval = advert_interval.map(str::to_owned);
-                }
-            })?;
-        }
-        lab.start_lbs()?;
-        Ok(Self { lab })
-    }
-
-    fn first(&self) -> &LbNode {
-        self.lab.lb(0)
-    }
-}
-
-impl Stack for XvipPair {
-    fn lab(&self) -> &Lab {
-        &self.lab
-    }
-
-    fn knows(&self, incident: Incident) -> anyhow::Result<bool> {
-        if incident != Incident::Release {
-            return Ok(true);
-        }
-        let mut help = Command::new(find_program("xvip", "XVIP_BIN")?);
-        Ok(help
-            .args(["vip", "release", "--help"])
-            .output()
-            .context("xvip vip release --help")?
-            .status
-            .success())
-    }
-
-    fn owner(&self) -> Option<&str> {
-        self.lab.owner().map(LbNode::name)
-    }
-
-    fn befall(&mut self, incident: Incident) -> anyhow::Result<()> {
-        let node = self.first();
-        match incident {
-            Incident::NodeDeath => {
-                self.lab.cut(NAMES[0])?;
-                node.kill();
-            }
-            Incident::Stop => {
-                let (status, _) = node.stop()?;
-                ensure!(status.success(), "xvip ended with {status} after SIGTERM");
-            }
-            Incident::Release => self.vip("release")?,
-            Incident::ProcessDeath => node.kill(),
-        }
-        Ok(())
-    }
-
-    fn undo(&mut self, incident: Incident) -> anyhow::Result<()> {
-        let node = self.first();
-        match incident {
-            Incident::NodeDeath => {
-                // A node that boots has no programs, pins or addresses of xvip's.
-                let output = node.machine().output(&mut node.tool(&["cleanup"]))?;
-                let said = String::from_utf8_lossy(&output.stderr);
-                ensure!(output.status.success(), "xvip cleanup: {}", said.trim());
-                self.lab.heal(NAMES[0])?;
-            }
-            Incident::Release => return self.vip("acquire"),
-            Incident::Stop | Incident::ProcessDeath => {}
-        }
-        Ok(node.start()?)
-    }
-
-    fn last_lines(&self) -> String {
-        self.lab.last_lines()
-    }
-}
-
-impl XvipPair {
-    fn vip(&self, word: &str) -> anyhow::Result<()> {
-        let output = self.first().xvip(&["vip", word])?;
-        ensure!(
-            output.status.success(),
-            "xvip vip {word}: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        Ok(())
-    }
-}
+/// How many API servers a pair knows of when all is well.
+const SERVERS: usize = 3;
 
 #[cfg(test)]
 mod tests {

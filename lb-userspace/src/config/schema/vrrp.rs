@@ -4,7 +4,7 @@ use std::{net::IpAddr, num::NonZeroU8, path::Path, time::Duration};
 
 use toml::Spanned;
 
-use super::{HOUR, contents};
+use super::{HOUR, contents, private};
 use crate::config::{
     hmac_secret::hmac_secret,
     kinds::{ANY, Flag, INTERFACE, List, NAME, NODE_ADDRESS, OneOf, PATH, Time, WORD, Whole},
@@ -355,7 +355,7 @@ fn hmac_key(t: Table<'_>, facts: &Facts<'_>) -> HmacKeyDraft {
         }
         _ => value.and_then(|value| secret_here(&t, &value)).or(file.and_then(|file| {
             let secret = contents(&t, "file", &file, facts, hmac_secret)?;
-            private(&t, &file.place, &file.value, facts);
+            private(&t, "file", &file, facts);
             Some(secret.from_file(file.value))
         })),
     };
@@ -375,16 +375,6 @@ fn secret_here(t: &Table<'_>, value: &At<String>) -> Option<HmacSecret> {
             t.reader.error(&value.place, format!("`value` {wrong}"), format!("write: value = {SECRET}"));
             None
         }
-    }
-}
-
-/// Whoever can read the file can take over the VIP.
-fn private(t: &Table<'_>, place: &Place, file: &Path, facts: &Facts<'_>) {
-    if let Ok(mode) = (facts.file_mode)(file)
-        && mode & 0o077 != 0
-    {
-        let message = format!("`file` {} is not for its owner alone: its mode is {mode:04o}", file.display());
-        t.reader.warning(place, message, format!("run: chmod 600 {}", file.display()));
     }
 }
 

@@ -1,0 +1,73 @@
+//! Whose unknown flows may be somebody else's, and a node that only observes.
+
+use super::*;
+
+/// Two services of `main` on one VIP each, and one that no instance owns.
+fn three() -> World {
+    let mut services = Vec::new();
+    for (name, last, vrrp) in [("api", 10, Some("main")), ("etcd", 11, Some("other")), ("anycast", 12, None)]
+    {
+        let mut service = service(name, Ipv4Addr::new(172, 16, 0, last), &[4, 5]);
+        service.vrrp = vrrp.map(str::to_owned);
+        services.push(service);
+    }
+    let mut config = config(services);
+    config.vrrp.push(VrrpInstance::new("other", NonZeroU8::new(2).expect("not 0")));
+    config.flows.rebuild = Duration::from_secs(300);
+    World::new(config)
+}
+
+/// By service: whether it rebuilds, and whether its VIP is marked.
+fn inherits(world: &mut World) -> Vec<(bool, bool)> {
+    let tables = world.desired().tables;
+    let of = |service: &Service| {
+        let rebuilds = tables.services[&service_key(service)].flags & SERVICE_REBUILDS != 0;
+        (rebuilds, tables.vips[&service.vip.address].inherited == 1)
+    };
+    world.config.services.iter().map(of).collect()
+}
+
+#[test]
+fn heirs_rebuild_flows_and_whoever_no_instance_owns_always_does() {
+    let mut world = three();
+    let (yes, no) = ((true, true), (false, false));
+    assert_eq!(inherits(&mut world), [no, no, yes]);
+    world.heirs.insert("main".into());
+    assert_eq!(inherits(&mut world), [yes, no, yes]);
+    world.heirs = BTreeSet::from(["other".into()]);
+    assert_eq!(inherits(&mut world), [no, yes, yes]);
+    world.config.flows.rebuild = Duration::ZERO;
+    assert_eq!(inherits(&mut world), [no, no, no], "switched off");
+}
+
+#[test]
+fn a_vip_is_inherited_where_one_of_its_services_is() {
+    let mut world = three();
+    world.config.services[1].vip = world.config.services[0].vip;
+    world.config.services[1].port = NonZeroU16::new(2379).expect("not 0");
+    world.heirs.insert("other".into());
+    let marks: Vec<_> = inherits(&mut world);
+    assert_eq!(marks, [(false, true), (true, true), (true, true)]);
+}
+
+#[test]
+fn other_flags_of_a_service_stay() {
+    let mut world = three();
+    world.config.services[2].on_all_full = OnAllFull::Drop;
+    world.config.services.rotate_left(2);
+    assert_eq!(world.service().flags, SERVICE_DROPS_WHEN_FULL | SERVICE_REBUILDS);
+}
+
+#[test]
+fn who_only_observes_says_so_to_the_data_plane_and_fences_nothing() {
+    let mut world = three();
+    world.health(Up, &[4, 5]);
+    let acting = world.desired();
+    world.config.node.observe = true;
+    let observing = world.desired();
+    assert_eq!((acting.node.flags, observing.node.flags), (0, NODE_OBSERVES));
+    let fenced = |desired: &Desired| desired.tables.vips.values().map(|vip| vip.fenced).collect::<Vec<_>>();
+    assert_eq!((fenced(&acting), fenced(&observing)), (vec![1, 1, 0], vec![0, 0, 0]));
+    assert_eq!(observing.tables.services, acting.tables.services, "what it would do is what it does");
+    assert_eq!((observing.addresses.len(), observing.announce.len()), (0, 0));
+}
