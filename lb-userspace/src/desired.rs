@@ -5,6 +5,9 @@
 //! - **Not checked yet** (`Unknown`) leaves a backend as it was: among those that can be chosen if the maps have it there,
 //!   and not if not. A daemon that adopts a running data plane is so never worse than what it found, and one that starts on
 //!   an empty one has no backend until the first results are in (the controller lets VRRP wait for these).
+//! - **A service without VRRP** that the maps do not have yet comes into them when all its backends have been checked: until then
+//!   the host gets its packets, which may be for a proxy there that xvip takes the place of. (Where VRRP moves the VIP, it waits
+//!   for the checks itself.)
 //! - **An unresolved next hop** keeps the one that the maps have for that backend: an old one is more often right than
 //!   none. A backend that never had one is not in the Maglev table, so that no SYN is lost while its neighbour is
 //!   being resolved.
@@ -215,6 +218,9 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
             problems.push(format!("service {:?}: a node has at most {MAX_SERVICES} services", service.name));
             continue;
         };
+        if waits_for_checks(inputs, service) {
+            continue;
+        }
 
         add_to_filter(node, vip);
         let fenced = u32::from(service.vrrp.is_some() && !config.node.observe);
@@ -423,6 +429,15 @@ fn link_to_backends(inputs: &Inputs, service: &Service, own: &OwnAddresses) -> u
         (0..own.links.len()).find(|&link| own.on_link(link, is_ipv4).map(Be128::from) == Some(known))
     };
     resolved.or_else(in_use).unwrap_or(0)
+}
+
+/// Whether a service is left to the host for the time being: its packets may be arriving already, and whoever has served them
+/// until now is better than a RST, as long as it is not known which backends are up.
+fn waits_for_checks(inputs: &Inputs, service: &Service) -> bool {
+    let is_unknown = |entry| matches!(inputs.health.get(&entry), None | Some(HealthState::Unknown));
+    service.vrrp.is_none()
+        && !inputs.observed.services.contains_key(&service_key(service))
+        && pool(service).any(is_unknown)
 }
 
 /// Whether packets of flows that are not known may be of flows that another node had. Without VRRP that is so at any time:

@@ -3,6 +3,8 @@
 //!
 //! Runner: threads 2
 
+#[path = "take_over/newcomers.rs"]
+mod newcomers;
 #[path = "take_over/talks.rs"]
 mod talks;
 
@@ -19,6 +21,7 @@ use lb_tests::wait;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
+use newcomers::served_while;
 use talks::{SOON, Talk, Talks};
 
 type TestResult = Result<(), Box<dyn Error>>;
@@ -132,13 +135,16 @@ fn what_haproxy_has_goes_on_and_what_is_new_is_xvips() -> TestResult {
     old.go_on()?;
     let opening = begin_handshakes(&lab, &node)?;
 
-    start(&lab)?;
+    let newcomers = served_while(&lab, &both, || start(&lab))?;
+    println!("{newcomers} connections came and were served while xvip started");
     old.go_on()?;
     let completed = Talks::among(complete(&lab, &node, opening)?);
     completed.go_on()?;
     let of_haproxy = node.sessions("plain")?;
     assert!(of_haproxy >= 100 + OPENING as u64, "HAProxy has had {of_haproxy} connections");
-    assert_eq!(clients(lb)?, [], "none of them is xvip's");
+    wait::until("the newcomers' connections to be over", SOON, || {
+        clients(lb).is_ok_and(|clients| clients.is_empty())
+    })?;
 
     let new = Talks::open(&lab, 100, &both)?;
     new.go_on()?;

@@ -331,6 +331,7 @@ fn a_virtual_mac_is_the_vip_s_while_its_instance_is_active() {
 fn a_vip_without_an_instance_is_never_ours() {
     let mut world = World::new(config(vec![service("api", VIP, &[4])]));
     world.config.services[0].vrrp = None;
+    world.health(Up, &[4]);
     world.active.insert("main".into(), 1);
     let desired = world.desired();
     assert!(desired.addresses.is_empty() && desired.announce.is_empty());

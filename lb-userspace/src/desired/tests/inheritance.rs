@@ -14,7 +14,9 @@ fn three() -> World {
     let mut config = config(services);
     config.vrrp.push(VrrpInstance::new("other", NonZeroU8::new(2).expect("not 0")));
     config.flows.rebuild = Duration::from_secs(300);
-    World::new(config)
+    let mut world = World::new(config);
+    world.health(Up, &[4, 5]);
+    world
 }
 
 /// By service: whether it rebuilds, and whether its VIP is marked.
@@ -61,7 +63,6 @@ fn other_flags_of_a_service_stay() {
 #[test]
 fn who_only_observes_says_so_to_the_data_plane_and_fences_nothing() {
     let mut world = three();
-    world.health(Up, &[4, 5]);
     let acting = world.desired();
     world.config.node.observe = true;
     let observing = world.desired();
@@ -70,4 +71,31 @@ fn who_only_observes_says_so_to_the_data_plane_and_fences_nothing() {
     assert_eq!((fenced(&acting), fenced(&observing)), (vec![1, 1, 0], vec![0, 0, 0]));
     assert_eq!(observing.tables.services, acting.tables.services, "what it would do is what it does");
     assert_eq!((observing.addresses.len(), observing.announce.len()), (0, 0));
+}
+
+#[test]
+fn what_no_instance_owns_is_the_host_s_until_all_its_backends_are_checked() {
+    let mut world = three();
+    let vip = world.config.services[2].vip.address;
+    let key = service_key(&world.config.services[2]);
+    let is_there = |desired: &Desired| {
+        assert_eq!(desired.tables.vips.contains_key(&vip), desired.tables.services.contains_key(&key));
+        desired.tables.services.contains_key(&key)
+    };
+    world.health.clear();
+    world.health(Up, &[4]);
+    let first = world.desired();
+    assert!(!is_there(&first), "of 5 nothing is known");
+    assert_eq!(first.tables.services.len(), 2, "VRRP waits by itself");
+    world.health(Unknown, &[5]);
+    assert!(!is_there(&world.desired()));
+    world.health(Down, &[5]);
+    assert!(is_there(&world.desired()));
+    world.health(Down, &[4]);
+    let all_down = world.desired();
+    assert_eq!(all_down.tables.services[&key].usable, 0, "also where all of them are down");
+
+    world.kernel = all_down.tables;
+    world.health.clear();
+    assert!(is_there(&world.desired()), "what a predecessor has left goes on");
 }
