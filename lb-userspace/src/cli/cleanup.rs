@@ -22,7 +22,7 @@ use crate::{
         model::{Config, DEFAULT_CONFIG, DEFAULT_PIN_PATH},
     },
     control::server,
-    controller::{claim::Claim, pins::PinLock},
+    controller::{claim::Claim, pins::PinLock, succession},
     dataplane::{self, VipEntryV4},
     netlink::{Netlink, NetlinkError},
 };
@@ -85,11 +85,28 @@ async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
         say(&format!("removed {}", pin.display()));
     }
     removed += pins.len();
+    for file in [succession::note_path(socket), operators_state(pin_path)] {
+        match std::fs::remove_file(&file) {
+            Ok(()) => {
+                say(&format!("removed {}", file.display()));
+                removed += 1;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).context(file.display().to_string()),
+        }
+    }
     drop((claims, lock));
     if removed == 0 {
         say("nothing to remove");
     }
     Ok(())
+}
+
+/// Where an instance remembers what it was told about its backends: named after its pin path below the BPF file system.
+fn operators_state(pin_path: &Path) -> PathBuf {
+    let below = pin_path.strip_prefix("/sys/fs/bpf").unwrap_or(pin_path);
+    let name = below.to_string_lossy().trim_matches('/').replace('/', "-");
+    Path::new("/var/lib/xvip").join(format!("{name}.json"))
 }
 
 /// Prints a line. Whoever has closed the other end (`| head`) wants the clean-up to go on all the same.
@@ -147,4 +164,20 @@ fn fenced<K: Pod, V: Pod>(pin: &Path, is_fenced: impl Fn(&V) -> u32) -> Option<V
     let map: Result<HashMap<MapData, K, V>, _> =
         MapData::from_pin(pin).and_then(|data| HashMap::try_from(Map::HashMap(data)));
     Some(map.ok()?.iter().flatten().filter(|(_, entry)| is_fenced(entry) == 1).map(|(vip, _)| vip).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_of_an_instance_is_named_after_its_pins() {
+        for (pins, expected) in [
+            ("/sys/fs/bpf/xvip", "/var/lib/xvip/xvip.json"),
+            ("/sys/fs/bpf/xvip/second", "/var/lib/xvip/xvip-second.json"),
+            ("/mnt/bpf/", "/var/lib/xvip/mnt-bpf.json"),
+        ] {
+            assert_eq!(operators_state(Path::new(pins)), Path::new(expected));
+        }
+    }
 }

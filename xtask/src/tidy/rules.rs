@@ -42,6 +42,7 @@ const PURE: &[&str] = &[
     "lb-userspace/src/reconcile.rs",
     "lb-userspace/src/round_robin.rs",
     "lb-userspace/src/slow_start.rs",
+    "lb-userspace/src/succession.rs",
     "lb-userspace/src/trace/",
     "lb-userspace/src/track/answers.rs",
     "lb-userspace/src/track/echo.rs",
