@@ -166,6 +166,9 @@ pub enum DataplaneError {
     /// The monotonic clock could not be read.
     #[error("CLOCK_MONOTONIC cannot be read")]
     Clock(#[source] nix::Error),
+    /// A thread could not be made, or has ended before its time.
+    #[error("no thread for the data plane")]
+    Thread(#[source] io::Error),
     /// The link could not be handled.
     #[error("the XDP link could not be adopted or pinned")]
     Link(#[source] LinkError),

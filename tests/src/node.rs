@@ -28,7 +28,8 @@ pub use status::{
 };
 
 const ANSWERS: &str = "`xvip status` to answer";
-const START_LIMIT: Duration = Duration::from_secs(20);
+/// Generous: on a busy machine the kernel takes its time to verify the programs.
+const START_LIMIT: Duration = Duration::from_secs(90);
 
 /// A machine with a real `xvip`.
 #[derive(Debug)]
@@ -134,7 +135,7 @@ impl LbNode {
         self.start_within(START_LIMIT)
     }
 
-    /// The same, with another limit than 20 seconds.
+    /// The same, with another limit than a minute and a half.
     ///
     /// # Errors
     /// As [`LbNode::start`].

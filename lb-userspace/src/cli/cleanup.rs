@@ -22,7 +22,7 @@ use crate::{
         model::{Config, DEFAULT_CONFIG, DEFAULT_PIN_PATH},
     },
     control::server,
-    controller::{claim::Claim, pins::PinLock},
+    controller::{claim::Claim, pins::PinLock, succession},
     dataplane::{self, VipEntryV4},
     netlink::{Netlink, NetlinkError},
     state_file,
@@ -87,9 +87,11 @@ async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
     }
     removed += pins.len();
     let state = state_file::path(&state_file::directory(), pin_path);
-    if state_file::remove(&state).with_context(|| format!("removing {}", state.display()))? {
-        say(&format!("removed {}", state.display()));
-        removed += 1;
+    for file in [succession::note_path(socket), state] {
+        if state_file::remove(&file).with_context(|| format!("removing {}", file.display()))? {
+            say(&format!("removed {}", file.display()));
+            removed += 1;
+        }
     }
     drop((claims, lock));
     if removed == 0 {

@@ -15,12 +15,16 @@ use std::{
     path::{Path, PathBuf},
     pin::pin,
     process::Stdio,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
 use nix::time::{ClockId, clock_gettime};
-use tokio::time::{interval, sleep, timeout};
+use tokio::{
+    sync::oneshot,
+    time::{interval, sleep, timeout},
+};
 use tracing::{info, warn};
 
 use super::{Controller, lease};
@@ -44,6 +48,8 @@ const SYSTEMD_WITHIN: Duration = Duration::from_secs(1);
 const REPLACED_WITHIN: Duration = Duration::from_secs(10);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(2);
+/// As much as a process begins with: tables of a quarter of a megabyte are on it for a moment.
+const LOADING_STACK: usize = 8 << 20;
 /// While the programs are loaded, this process says that often that it runs.
 const ALIVE: Duration = Duration::from_millis(100);
 /// A router that resumes tells that within this time, or is not waited for.
@@ -101,10 +107,11 @@ pub(super) async fn replace(config: &Config, socket: &Path) -> anyhow::Result<Op
 /// Loads the programs on a thread of its own: on a busy machine that takes seconds.
 async fn load(config: &Config) -> Result<Dataplane, DataplaneError> {
     let (pin_path, flows) = (config.node.pin_path.clone(), config.flows.clone());
-    match tokio::task::spawn_blocking(move || Dataplane::load(&pin_path, &flows)).await {
-        Ok(loaded) => loaded,
-        Err(error) => Err(DataplaneError::Log(io::Error::other(error))),
-    }
+    let (told, loaded) = oneshot::channel();
+    let load = move || drop(told.send(Dataplane::load(&pin_path, &flows)));
+    let thread = thread::Builder::new().name("load".to_owned()).stack_size(LOADING_STACK).spawn(load);
+    thread.map_err(DataplaneError::Thread)?;
+    loaded.await.unwrap_or_else(|_| Err(DataplaneError::Thread(io::ErrorKind::Interrupted.into())))
 }
 
 /// Tries again until the predecessor's process has ended, which holds on to what `take` takes.

@@ -454,7 +454,7 @@ impl Follower {
         let shared = Arc::clone(&state);
         let thread =
             thread::Builder::new().name("migration".to_owned()).spawn(move || follow(&mut flows, &shared));
-        let thread = thread.map_err(|source| DataplaneError::PinPath { path: from.to_owned(), source })?;
+        let thread = thread.map_err(DataplaneError::Thread)?;
         Ok(Self { state, thread: Some(thread) })
     }
 

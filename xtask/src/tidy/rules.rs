@@ -45,6 +45,7 @@ const PURE: &[&str] = &[
     "lb-userspace/src/replica.rs",
     "lb-userspace/src/round_robin.rs",
     "lb-userspace/src/slow_start.rs",
+    "lb-userspace/src/succession.rs",
     "lb-userspace/src/sync/agreement.rs",
     "lb-userspace/src/sync/codec.rs",
     "lb-userspace/src/sync/join.rs",
