@@ -85,6 +85,7 @@ async fn serve(
                     return;
                 }
                 let added = node.borrow_mut().want(&now_wanted, Instant::now());
+                published = None;
                 for id in added {
                     spawn_local(caller::run(node.clone(), id));
                 }
@@ -103,10 +104,10 @@ async fn serve(
             _ = tick.tick() => {}
         }
         let now = Instant::now();
-        if let Some(events) = &events {
-            node.borrow_mut().lost(events.lost(), now);
-        }
         if published.is_none_or(|published| now.saturating_duration_since(published) >= TICK) {
+            if let Some(events) = &events {
+                node.borrow_mut().lost(events.lost(), now);
+            }
             publish(&node, &status, now);
             published = Some(now);
         }

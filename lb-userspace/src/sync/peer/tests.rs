@@ -21,7 +21,7 @@ fn schedules() -> std::ops::Range<u64> {
     let number = |variable| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect("a number"));
     match number("XVIP_SCHEDULE") {
         Some(one) => one..one + 1,
-        None => 0..number("XVIP_SCHEDULES").unwrap_or(2000),
+        None => 0..number("XVIP_SCHEDULES").unwrap_or(400),
     }
 }
 
@@ -123,14 +123,7 @@ impl World {
                 }
                 self.peer.events(self.now, &ids);
             }
-            4..6 if self.next_flow > 0 => {
-                let number = self.lot.below(u64::from(self.next_flow)) as u32;
-                let mut record = flow(number);
-                record.to_backend.flags = 0xff;
-                record.age = self.lot.below(100) as u32;
-                self.flows.put(record);
-                self.peer.events(self.now, &[record.id]);
-            }
+            4..6 if self.next_flow > 0 => self.changes(),
             6 if self.next_flow > 0 => {
                 let number = self.lot.below(u64::from(self.next_flow)) as u32;
                 self.flows.lock().remove(&flow(number).id);
@@ -151,6 +144,15 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    fn changes(&mut self) {
+        let number = self.lot.below(u64::from(self.next_flow).max(1)) as u32;
+        let mut record = flow(number);
+        record.to_backend.flags = 0xff;
+        record.age = self.lot.below(1000) as u32;
+        self.flows.put(record);
+        self.peer.events(self.now, &[record.id]);
     }
 
     /// Everything that is due now.
@@ -268,17 +270,28 @@ impl World {
         let calm = self.now;
         let rate = self.ours.rate;
         let limit = Duration::from_secs(10) + Duration::from_secs(400_000 / rate);
-        loop {
+        for step in 0.. {
+            // News of flows that the walk has in its hands already, and of others.
+            if step < 30 {
+                self.changes();
+            }
             self.settle();
-            self.check();
+            if step % 16 == 0 {
+                self.check();
+            }
+            assert!(self.now - calm < limit, "not within {limit:?}: {:?}", self.peer.status(self.now));
+            if self.peer.state() != SendingState::Up {
+                self.wait();
+                continue;
+            }
             let status = self.peer.status(self.now);
-            let idle = status.state == SendingState::Up && status.lag_ms == 0 && self.back.is_empty();
+            let idle = status.lag_ms == 0 && self.back.is_empty();
             if idle && self.receiver.as_ref().is_some_and(Receiver::is_complete) && self.same() {
                 return self.now - calm;
             }
-            assert!(self.now - calm < limit, "not within {limit:?}: {status:?}");
             self.wait();
         }
+        unreachable!("it ends or fails")
     }
 
     fn same(&self) -> bool {
