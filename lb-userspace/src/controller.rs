@@ -14,12 +14,15 @@
 //! the backends are checked; when each has a result, or the slowest check has had its time, VRRP joins. So a VIP is
 //! never claimed by a node that has no backend to forward to.
 //!
+//! A daemon that left on purpose has a successor that begins otherwise: `succession.rs`.
+//!
 //! **Stop.** VRRP hands over, addresses are taken off, and the program and its maps stay: what still arrives is
 //! forwarded. `xvip cleanup` removes them.
 
 mod alerts;
 mod checks;
 pub mod claim;
+mod doubt;
 mod drop_log;
 mod evidence;
 mod hand_over;
@@ -28,6 +31,7 @@ mod inheritance;
 mod interface;
 mod observing;
 pub mod pins;
+mod rebalance;
 mod reconciling;
 mod reload;
 mod replication;
@@ -36,6 +40,8 @@ mod reserved_ports;
 mod resets;
 mod rivals;
 mod routers;
+mod steering;
+pub mod succession;
 mod sweep;
 mod tracking;
 mod transmit_watch;
@@ -67,11 +73,14 @@ use self::{
     evidence::Evidence,
     inheritance::Inheritance,
     pins::PinLock,
+    rebalance::Rebalances,
     replication::Replication,
     reserved_ports::HostPorts,
     resets::Condemned,
     rivals::RivalWatch,
     routers::{Routers, Told},
+    steering::Steering,
+    succession::Succession,
     sweep::{Sweep, finished},
     tracking::Tracking,
     transmit_watch::TransmitWatch,
@@ -111,6 +120,10 @@ pub struct Options {
     pub config_path: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
+    /// Where what outlives the daemon is kept; see [`crate::state_file`].
+    pub state_directory: PathBuf,
+    /// Whether a daemon that runs is to leave first.
+    pub replace: bool,
 }
 
 /// Runs until SIGTERM or SIGINT. Needs a Tokio runtime with timers and I/O.
@@ -121,11 +134,13 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("signal handler")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signal handler")?;
     let mut hangup = signal(SignalKind::hangup()).context("signal handler")?;
+    let mut leave = signal(SignalKind::user_defined2()).context("signal handler")?;
+    let loaded = if options.replace { succession::replace(&config, &options.socket).await? } else { None };
     let (requests_sender, mut requests) = mpsc::channel(16);
     let server = Server::bind(&options.socket, requests_sender)?;
 
     let wake = Wake::default();
-    let mut controller = Controller::start(config, options, &wake).await?;
+    let mut controller = Controller::start(config, options, &wake, loaded).await?;
     let mut pulse = controller.pulse_timer();
     let mut resync = interval(RESYNC);
     let mut sweep = interval(SWEEP);
@@ -137,19 +152,23 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     rivals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut alerts = interval(alerts::PERIOD);
     alerts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut balance = interval(rebalance::PERIOD);
+    balance.set_missed_tick_behavior(MissedTickBehavior::Delay);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
-    loop {
+    let leaves = loop {
         let waits = controller.waits_for_flows();
         tokio::select! {
             biased;
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break succession::is_restart().await,
+            _ = interrupt.recv() => break false,
+            _ = leave.recv() => break true,
             _ = pulse.tick() => controller.pulse(),
             () = wake.vrrp.notified() => controller.reconcile().await,
             () = wake.tracking.notified() => controller.tell_routers(),
             () = wake.health.notified() => controller.health_changed().await,
+            () = wake.results.notified() => controller.follow_dead(),
             () = wake.resets.notified() => controller.resets_progressed(),
             () = at(controller.due) => controller.reconcile().await,
             event = next_event(&mut controller.events) => controller.netlink_event(event),
@@ -166,14 +185,27 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                     pulse = controller.pulse_timer();
                 }
                 Request::Vrrp(reply) => drop(reply.send(controller.vrrp_statuses())),
+                Request::Backend { order, by, reply } => drop(reply.send(controller.steer(order, by).await)),
+                Request::Rebalance(order, reply) => drop(reply.send(controller.rebalance(&order))),
+                Request::Leave(reply) => {
+                    let _asked = reply.send(controller.leave_answer());
+                    break true;
+                }
                 Request::Vip { action, name, reply } => {
                     drop(reply.send(controller.hand_over(action, name.as_deref())));
                 }
             },
             swept = finished(&mut controller.sweeping) => controller.swept(swept),
-            _ = sweep.tick() => controller.sweep(),
+            _ = sweep.tick() => {
+                controller.look_at_former();
+                controller.sweep();
+            }
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
+            _ = balance.tick() => {
+                controller.follow_orders();
+                controller.look_at_balance();
+            }
             _ = alerts.tick() => controller.look_at_alerts(),
             () = replication::worth_a_look(waits) => controller.look_at_flows(),
             _ = rivals.tick() => controller.look_at_rivals(),
@@ -189,9 +221,16 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         if controller.join_at.is_some() && controller.knows_enough() && controller.replication.is_synced() {
             controller.join_vrrp().await;
         }
-    }
+    };
 
     notify(&[NotifyState::Stopping]);
+    if leaves {
+        info!("leaving to a successor on this node");
+        controller.leave().await;
+        // Whoever asked has had the answer by now.
+        drop(server);
+        return Ok(());
+    }
     info!("stopping: handing over the VIPs, leaving the data plane in place");
     drop(server);
     controller.stop().await;
@@ -205,6 +244,7 @@ struct Wake {
     vrrp: Arc<Notify>,
     tracking: Arc<Notify>,
     resets: Arc<Notify>,
+    results: Arc<Notify>,
 }
 
 async fn at(time: Option<Instant>) {
@@ -246,6 +286,8 @@ struct Problems {
     flows: Option<String>,
     /// Why flows are not reset, or their clients not told.
     resets: Option<String>,
+    /// Why the flows of backends that seem to be dead are not.
+    doubt: Option<String>,
 }
 
 impl Problems {
@@ -297,6 +339,8 @@ struct Controller {
     evidence: Evidence,
     resets: Resets,
     condemned: Condemned,
+    steering: Steering,
+    rebalances: Rebalances,
     alerts: Alerts,
     pins: Option<PinLock>,
     _claims: Vec<Claim>,
@@ -327,6 +371,7 @@ struct Controller {
     /// When VRRP goes on at the latest after the link came back.
     recheck: Option<interface::Recheck>,
 
+    succession: Succession,
     problems: Problems,
     due: Option<Instant>,
     look_at_link: bool,
@@ -337,15 +382,24 @@ struct Controller {
 }
 
 impl Controller {
-    async fn start(config: Config, options: Options, wake: &Wake) -> anyhow::Result<Self> {
+    /// `loaded` are programs that were loaded before a predecessor left.
+    async fn start(
+        config: Config,
+        options: Options,
+        wake: &Wake,
+        loaded: Option<Dataplane>,
+    ) -> anyhow::Result<Self> {
         let interface = config.node.interface().to_owned();
-        let claims = config.node.interfaces.iter().map(|interface| Claim::take(interface));
-        let claims = claims.collect::<Result<_, _>>()?;
-        let pins = PinLock::take_if_there(&config.node.pin_path)?;
+        let claims = || config.node.interfaces.iter().map(|interface| Claim::take(interface)).collect();
+        let claims: Result<Vec<Claim>, _> = succession::once_free(options.replace, claims).await;
+        let claims = claims?;
+        let pins = || PinLock::take_if_there(&config.node.pin_path);
+        let pins = succession::once_free(options.replace, pins).await?;
         let (netlink, events) = Netlink::open(&config.node.interfaces).await?;
         let links = netlink.links().await?;
+        let steering = Steering::read(&options, &config);
         let announcer = Announcer::spawn(&interface).context("no thread for announcements")?;
-        let mut checks = Checks::new(Arc::clone(&wake.health));
+        let mut checks = Checks::new(Arc::clone(&wake.health), Arc::clone(&wake.results));
         let plan = checks.plan(&config)?;
         checks.commit(plan);
         let mut tracking = Tracking::new(&interface, Arc::clone(&wake.tracking));
@@ -373,6 +427,8 @@ impl Controller {
             evidence: Evidence::default(),
             resets: Resets::spawn(Arc::clone(&wake.resets)).context("no thread for resets")?,
             condemned: Condemned::default(),
+            steering,
+            rebalances: Rebalances::default(),
             alerts: Alerts::default(),
             pins,
             _claims: claims,
@@ -395,6 +451,7 @@ impl Controller {
             tracking,
             replication: Replication::default(),
             recheck: None,
+            succession: Succession::default(),
             problems: Problems::default(),
             due: None,
             look_at_link: true,
@@ -403,15 +460,21 @@ impl Controller {
             watchdog_fed: now,
             status_text: String::new(),
         };
-        controller.open_dataplane()?;
+        let succeeds = controller.succeed().await;
+        let loaded = match loaded {
+            None if succeeds => controller.load_meanwhile().await,
+            loaded => loaded.map(Ok),
+        };
+        controller.open_dataplane(loaded)?;
         controller.reconcile().await;
         controller.replication.configure(&controller.config);
         Ok(controller)
     }
 
     /// Opens the data plane. Failing is a problem, which VRRP tracks, unless another instance has the pins.
-    fn open_dataplane(&mut self) -> anyhow::Result<()> {
-        match self.try_open_dataplane() {
+    /// `loaded` is what of it is there already.
+    fn open_dataplane(&mut self, loaded: Option<Result<Dataplane, DataplaneError>>) -> anyhow::Result<()> {
+        match self.try_open_dataplane(loaded) {
             Ok(()) => {
                 set_problem(&mut self.problems.dataplane, None);
                 // Two daemons on one pin path would undo each other's work.
@@ -428,10 +491,16 @@ impl Controller {
         Ok(())
     }
 
-    fn try_open_dataplane(&mut self) -> Result<(), DataplaneError> {
+    fn try_open_dataplane(
+        &mut self,
+        loaded: Option<Result<Dataplane, DataplaneError>>,
+    ) -> Result<(), DataplaneError> {
         let points = interface::attach_points(&self.links);
         interface::keep_vlan_tags(&self.links);
-        let mut dataplane = Dataplane::open(&self.config.node, &self.config.flows, &points)?;
+        let mut dataplane = match loaded {
+            Some(loaded) => loaded?.begin(&self.config.node, &points)?,
+            None => Dataplane::open(&self.config.node, &self.config.flows, &points)?,
+        };
         for attachment in dataplane.attachments() {
             info!(
                 interface = attachment.interface,
@@ -511,6 +580,7 @@ impl Controller {
             self.schedule(Duration::ZERO);
         }
         self.look_at_pause();
+        self.look_at_lease();
         let silence =
             self.heartbeat.written().map(|written| now.into_std().saturating_duration_since(written));
         let silent = silence.is_some_and(|silence| silence > lease(&self.config));
@@ -549,9 +619,13 @@ impl Controller {
     fn tell_routers(&mut self) {
         let own = self.problems.tracked();
         let (tracking, rivals) = (&self.tracking, &self.rivals);
+        let inherited = self.succession.priorities();
         self.routers.tell(|instance| {
             // A router that tracking does not know has just lost its last VIP.
-            let tracked = tracking.verdict(instance).unwrap_or(Ok(Priority::LOWEST));
+            let tracked = match inherited.get(instance) {
+                Some(priority) => Ok(*priority),
+                None => tracking.verdict(instance).unwrap_or(Ok(Priority::LOWEST)),
+            };
             Told {
                 tracking: own.clone().and(tracked),
                 witness: tracking.witness(instance).and(rivals.heard(instance)),
@@ -604,7 +678,7 @@ impl Controller {
     async fn resync(&mut self) {
         (self.look_at_link, self.look_at_neighbours) = (true, true);
         if self.dataplane.is_none()
-            && let Err(error) = self.open_dataplane()
+            && let Err(error) = self.open_dataplane(None)
         {
             set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
         }
@@ -670,6 +744,7 @@ impl Controller {
         if !self.tracking.all_known() {
             warn!("joining VRRP although something that it tracks has had no result yet");
         }
+        self.succession.tracks_are_known();
         // What the checks found goes into the maps before anything is claimed.
         self.reconcile().await;
         self.configure_routers().await;

@@ -6,10 +6,12 @@
 //! version is 2.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -23,6 +25,8 @@ use crate::netns::Netns;
 use crate::topology::{API_PORT, Lab, LabError, PLAIN_PORT, PREFIX_LENGTH, VIP, host};
 
 const END_LIMIT: Duration = Duration::from_secs(10);
+/// Of each machine's own `/run`.
+const STATISTICS: &str = "/run/haproxy-stats";
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// The host number of the first node and its priority; the second's are one more and one less.
 const FIRST: (u8, u8) = (2, 100);
@@ -35,7 +39,8 @@ pub struct IncumbentNode {
     haproxy: Option<Daemon>,
     /// HAProxys that a reload has replaced. They end when their last connection has.
     former: Vec<Daemon>,
-    machine: Netns,
+    machine: Arc<Netns>,
+    families: Vec<Family>,
     dir: PathBuf,
 }
 
@@ -65,8 +70,21 @@ impl IncumbentNode {
     /// When the machine cannot be made, or its files cannot be written.
     pub fn create(lab: &Lab, index: u8) -> Result<Self, LabError> {
         let machine = lab.add_machine(&format!("lb{}", index + 1), FIRST.0 + index, false)?;
-        let dir = lab.dir().to_owned();
-        let node = Self { keepalived: None, haproxy: None, former: vec![], machine, dir };
+        Self::on(lab, Arc::new(machine), index, &[Family::V4])
+    }
+
+    /// The same on the machine of one of xvip's nodes, whose daemon may run or not. HAProxy listens on addresses of these
+    /// families; of keepalived's there is IPv4 alone.
+    ///
+    /// # Errors
+    /// When its files cannot be written, or there is no such node.
+    pub fn beside(lab: &Lab, index: u8, families: &[Family]) -> Result<Self, LabError> {
+        Self::on(lab, lab.lb(index.into()).shared_machine().0, index, families)
+    }
+
+    fn on(lab: &Lab, machine: Arc<Netns>, index: u8, families: &[Family]) -> Result<Self, LabError> {
+        let (dir, families) = (lab.dir().to_owned(), families.to_vec());
+        let node = Self { keepalived: None, haproxy: None, former: vec![], machine, families, dir };
         node.configure(&lab.masters().iter().map(Server::of).collect::<Vec<_>>())?;
         fs::write(node.file("keepalived.conf"), keepalived_conf(index))?;
         Ok(node)
@@ -77,7 +95,7 @@ impl IncumbentNode {
     /// # Errors
     /// When the file cannot be written.
     pub fn configure(&self, servers: &[Server]) -> io::Result<()> {
-        fs::write(self.file("haproxy.cfg"), haproxy_cfg(servers))
+        fs::write(self.file("haproxy.cfg"), haproxy_cfg(servers, &self.families))
     }
 
     /// Its machine.
@@ -195,6 +213,32 @@ impl IncumbentNode {
         self.keepalived.take().ok_or_else(not_running)?.terminate(END_LIMIT).map(drop)
     }
 
+    /// How many connections HAProxy has ever taken for a frontend, as its statistics socket says.
+    ///
+    /// # Errors
+    /// When it does not run, or knows no such frontend.
+    pub fn sessions(&self, frontend: &str) -> io::Result<u64> {
+        let ask = || {
+            let mut socket = UnixStream::connect(STATISTICS)?;
+            socket.set_read_timeout(Some(END_LIMIT))?;
+            socket.write_all(b"show stat\n")?;
+            io::read_to_string(socket)
+        };
+        let text = self.machine.run(ask).map_err(io::Error::other)??;
+        total_sessions(&text, frontend)
+            .ok_or_else(|| io::Error::other(format!("no frontend {frontend:?} in\n{text}")))
+    }
+
+    /// An orderly stop of HAProxy, as by `systemctl stop`: what is still open ends with it.
+    ///
+    /// # Errors
+    /// When it does not end in time, or did not run.
+    pub fn stop_haproxy(&mut self) -> Result<(), DaemonError> {
+        let not_running =
+            || DaemonError::Io { name: "haproxy".to_owned(), source: io::ErrorKind::NotFound.into() };
+        self.haproxy.take().ok_or_else(not_running)?.terminate(END_LIMIT).map(drop)
+    }
+
     /// Kills HAProxy with `kill -9`.
     pub fn kill_haproxy(&mut self) {
         if let Some(haproxy) = self.haproxy.take() {
@@ -295,7 +339,17 @@ fn remove_files(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn haproxy_cfg(servers: &[Server]) -> String {
+/// `stot` of a frontend, in the table that HAProxy prints with commas (management.txt, 9.1).
+fn total_sessions(text: &str, frontend: &str) -> Option<u64> {
+    let mut lines = text.lines();
+    let columns = lines.next()?.trim_start_matches("# ").split(',');
+    let stot = columns.collect::<Vec<_>>().iter().position(|column| *column == "stot")?;
+    let rows = lines.map(|line| line.split(',').collect::<Vec<_>>());
+    let mut of_it = rows.filter(|row| row.get(..2) == Some(&[frontend, "FRONTEND"]));
+    of_it.next()?.get(stot)?.parse().ok()
+}
+
+fn haproxy_cfg(servers: &[Server], families: &[Family]) -> String {
     let mut text = String::from(
         "global
     log /dev/log  local0 warning
@@ -318,11 +372,13 @@ defaults
 ",
     );
     for (name, port) in [("kube-apiserver", API_PORT), ("plain", PLAIN_PORT)] {
+        let ipv6 =
+            if families.contains(&Family::V6) { format!("  bind :::{port} v6only\n") } else { String::new() };
         text += &format!(
             "
 frontend {name}
   bind *:{port}
-  mode tcp
+{ipv6}  mode tcp
   option tcplog
   default_backend {name}
 
@@ -405,8 +461,8 @@ mod tests {
     #[test]
     fn the_plain_service_is_balanced_as_the_api_servers_are() {
         let server = Server { name: "master1".to_owned(), address: [172, 16, 0, 4].into(), weight: None };
-        let text = haproxy_cfg(&[server.clone()]);
-        let heavy = haproxy_cfg(&[Server { weight: Some(7), ..server }]);
+        let text = haproxy_cfg(&[server.clone()], &[Family::V4]);
+        let heavy = haproxy_cfg(&[Server { weight: Some(7), ..server }], &[Family::V4]);
         assert!(heavy.contains("server master1 172.16.0.4:7000 check weight 7\n"), "{heavy}");
         let section = |name: &str| {
             let begin = text.find(&format!("\nfrontend {name}\n")).unwrap();
@@ -416,6 +472,15 @@ mod tests {
         let api = section("kube-apiserver");
         assert!(api.contains("server master1 172.16.0.4:6443 check\n"), "{api}");
         assert_eq!(api.replace("kube-apiserver", "plain").replace("6443", "7000"), section("plain"));
+    }
+
+    #[test]
+    fn connections_are_counted_by_frontend() {
+        let text = "# pxname,svname,qcur,qmax,scur,smax,slim,stot,bin\nplain,BACKEND,,,,,,9,1\n\
+            plain,FRONTEND,,,1,2,4000,57,1024\n";
+        assert_eq!(total_sessions(text, "plain"), Some(57));
+        assert_eq!(total_sessions(text, "other"), None);
+        assert_eq!(total_sessions("", "plain"), None);
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub fn arp<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     if is_claim {
         claim::note(tables, arp.sender.wide(), sender_mac);
     }
-    if target.is_fenced(tables, node) {
+    if target.is_fenced(tables, node, arp.target) {
         return super::drop(DropReason::Fenced);
     }
     if is_claim {

@@ -7,6 +7,9 @@ use crate::{
     wire::Be128,
 };
 
+/// A heartbeat that old is not written by anybody: it comes four times a second, or more often; and no lease is shorter.
+const AWAY_NS: u64 = 300_000_000;
+
 /// What is known of an address. No `Option`: every word of this is written whatever it is, and the verifier reads them all.
 #[derive(Clone, Copy)]
 pub struct Known {
@@ -29,14 +32,21 @@ impl Known {
         known
     }
 
-    /// Whether it is a VIP that nobody on this node may answer for now.
+    /// Whether it, `address`, is a VIP that nobody on this node may answer for now: its lease is over; or nobody writes the
+    /// heartbeat, and another node has said since that the VIP is its own. The lease is long during a planned restart,
+    /// and not every node has heard that it is.
     #[inline(always)]
-    pub fn is_fenced<T: Tables>(&self, tables: &T, node: &NodeEntry) -> bool {
+    pub fn is_fenced<A: Family, T: Tables>(&self, tables: &T, node: &NodeEntry, address: A) -> bool {
         if !self.is_vip || self.entry.fenced == 0 {
             return false;
         }
         let Some(pulse) = tables.pulse() else { return false };
-        tables.monotonic_ns().saturating_sub(pulse.heartbeat_ns) > node.lease_ns
+        let silence = tables.monotonic_ns().saturating_sub(pulse.heartbeat_ns);
+        silence > node.lease_ns
+            || (silence > AWAY_NS
+                && tables
+                    .claim(&address.wide())
+                    .is_some_and(|claim| claim.with(|claim| claim.at_ns) > pulse.heartbeat_ns))
     }
 
     /// Whether it is a VIP, and what comes from `sender` and says that it is at `mac` is another node's word. Our own frames

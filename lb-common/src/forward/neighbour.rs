@@ -60,7 +60,7 @@ pub fn neighbour<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         if solicits { PassReason::NeighbourSolicitation } else { PassReason::NeighbourAdvertisement };
     let Some(&target) = frame.header::<Be128>(l4 + ICMP_LEN) else { return pass(reason) };
     let asked = Known::of(tables, node, target);
-    let is_fenced = solicits && asked.is_fenced(tables, node);
+    let is_fenced = solicits && asked.is_fenced(tables, node, target);
 
     let (l3, _) = segment::offsets(&scratch.reread());
     let Some(ip) = frame.header::<Ipv6>(l3) else { return INTERNAL };

@@ -14,6 +14,7 @@ use super::command::{EXIT_USAGE, SocketArgs, block_on};
 use crate::{
     config::{self, Checked, model::DEFAULT_CONFIG},
     controller::{self, Options},
+    state_file,
 };
 
 /// Which log lines are written: a level, or a filter as `tracing_subscriber::EnvFilter` reads it.
@@ -29,6 +30,9 @@ pub struct RunArgs {
     /// Where to listen for `xvip status` and the like
     #[command(flatten)]
     pub socket: SocketArgs,
+    /// Replace the daemon that listens there, if one does: it leaves, and this one goes on where it was
+    #[arg(long)]
+    pub replace: bool,
 }
 
 /// Runs until it is told to stop.
@@ -44,7 +48,12 @@ pub fn run(args: RunArgs) -> ExitCode {
     warnings.iter().for_each(|warning| warn!("{warning}"));
     lock_memory();
     // What a check or the control socket needs is little; VRRP and announcements have threads of their own.
-    let options = Options { config_path: args.config, socket: args.socket.socket };
+    let options = Options {
+        config_path: args.config,
+        socket: args.socket.socket,
+        state_directory: state_file::directory(),
+        replace: args.replace,
+    };
     match block_on(controller::run(config, options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,10 +1,18 @@
 //! The health checks that run: one monitor for each pool entry.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
 use anyhow::Context as _;
 use tokio::sync::{Notify, watch};
 
+use super::doubt::Testimony;
 use crate::{
     config::model::{Config, Health},
     desired::{PoolEntry, pool},
@@ -14,11 +22,20 @@ use crate::{
     },
 };
 
-/// The running monitors. Wakes the controller when a backend's state, or kind of being down, changes.
+/// The running monitors. Wakes the controller when a backend's state, or kind of being down, changes, and when one falls
+/// silent.
 #[derive(Debug)]
 pub struct Checks {
     running: BTreeMap<PoolEntry, Running>,
     changed: Arc<Notify>,
+    results: Arc<Results>,
+}
+
+/// Who waits for any result, if somebody does.
+#[derive(Debug)]
+struct Results {
+    are_awaited: AtomicBool,
+    arrived: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -36,9 +53,10 @@ pub struct Plan {
 }
 
 impl Checks {
-    /// None yet.
-    pub fn new(changed: Arc<Notify>) -> Self {
-        Self { running: BTreeMap::new(), changed }
+    /// None yet. `arrived` is notified of every result while [`Self::await_results`] says so.
+    pub fn new(changed: Arc<Notify>, arrived: Arc<Notify>) -> Self {
+        let results = Arc::new(Results { are_awaited: AtomicBool::new(false), arrived });
+        Self { running: BTreeMap::new(), changed, results }
     }
 
     /// Starts what a configuration needs beyond what runs. Nothing of what runs is touched.
@@ -56,7 +74,8 @@ impl Checks {
                 let monitor = Monitor::spawn(&service.health, entry.address)
                     .with_context(|| format!("service {:?}: checks of {}", service.name, entry.address))?;
                 let health = monitor.health();
-                tokio::spawn(follow(health.clone(), Arc::clone(&self.changed)));
+                let (changed, results) = (Arc::clone(&self.changed), Arc::clone(&self.results));
+                tokio::spawn(follow(health.clone(), changed, results));
                 plan.new.insert(entry, Running { settings: service.health.clone(), monitor, health });
             }
         }
@@ -107,6 +126,23 @@ impl Checks {
         }
     }
 
+    /// Whether the controller is to be woken by every result.
+    pub fn await_results(&self, awaited: bool) {
+        self.results.are_awaited.store(awaited, Ordering::Relaxed);
+    }
+
+    /// Who is alive, as far as the checks tell.
+    pub fn testimonies(&self) -> Vec<(PoolEntry, Testimony)> {
+        let testimony = |entry: &PoolEntry, health: &BackendHealth| Testimony {
+            host: entry.address.ip(),
+            down: health.down,
+            heard: health.heard,
+            silent: health.silent,
+        };
+        let all = self.running.iter();
+        all.map(|(&entry, running)| (entry, testimony(&entry, &running.health.borrow()))).collect()
+    }
+
     /// Those that are up.
     pub fn up(&self) -> Vec<PoolEntry> {
         let is_up = |running: &Running| running.health.borrow().state == HealthState::Up;
@@ -130,14 +166,16 @@ impl Checks {
 }
 
 /// Ends with the monitor.
-async fn follow(mut health: watch::Receiver<BackendHealth>, changed: Arc<Notify>) {
-    let condition = |health: &BackendHealth| (health.state, health.down);
+async fn follow(mut health: watch::Receiver<BackendHealth>, changed: Arc<Notify>, results: Arc<Results>) {
+    let condition = |health: &BackendHealth| (health.state, health.down, health.silent.is_some());
     let mut known = condition(&health.borrow_and_update());
     while health.changed().await.is_ok() {
         let now = condition(&health.borrow_and_update());
         if now != known {
             known = now;
             changed.notify_one();
+        } else if results.are_awaited.load(Ordering::Relaxed) {
+            results.arrived.notify_one();
         }
     }
 }

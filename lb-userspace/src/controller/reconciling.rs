@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::{Controller, RETRY, lease, set_problem};
+use super::{Controller, RETRY, set_problem};
 use crate::{
     config::model::Config,
     dataplane::{Dataplane, DataplaneError, Tables},
@@ -88,15 +88,17 @@ impl Controller {
         let health = self.checks.states();
         let now = Instant::now().into_std();
         self.follow_recoveries(&health, now);
+        let steers = self.steers();
         let heirs = self.follow_inheritance(&active, now);
         let inputs = Inputs {
             config: &self.config,
             links: &self.links,
-            lease: lease(&self.config),
+            lease: self.node_lease(),
             half_open_timeout: Duration::from_secs(self.timeouts().half_open.into()),
             health: &health,
             slow_starts: &self.slow_starts,
             now,
+            steers: &steers,
             active: &active,
             heirs: &heirs,
             next_hops: &self.next_hops.by_backend,

@@ -1,16 +1,22 @@
 //! Whose flows are reset because their backend is dead, as a level: looked at whenever health, VRRP or the configuration may
 //! have changed something, and after each sweep, which may have found flows that came later.
+//!
+//! Never those of a backend that is shutting down or not known, and none while it is not sure that the backend is dead rather
+//! than this node cut off ([`super::doubt`]).
 
 use std::collections::BTreeMap;
 
 use lb_common::layout::BackendId;
 use tracing::{info, warn};
 
-use super::{Controller, set_problem};
+use super::{
+    Controller,
+    doubt::{self, Testimony, Verdict},
+    set_problem,
+};
 use crate::{
     config::model::OnDown,
-    desired::pool,
-    health::rise_fall::DownKind,
+    desired::{PoolEntry, pool},
     resets::{ResetOrder, ResetReason, What},
 };
 
@@ -57,27 +63,55 @@ impl Controller {
         self.resets.submit(ResetOrder { backend, what: What::All, rate, why: ResetReason::BackendDead });
     }
 
-    /// The backends whose flows are reset, with the rate.
-    fn dead(&self) -> BTreeMap<BackendId, u32> {
+    /// The backends whose flows are reset, with the rate. Has somebody else checked where it is not sure who is dead.
+    fn dead(&mut self) -> BTreeMap<BackendId, u32> {
         let mut dead = BTreeMap::new();
         if self.dataplane.is_none() || self.config.node.observe {
             return dead;
         }
+        let known = self.checks.testimonies();
+        let all: Vec<Testimony> = known.iter().map(|(_, one)| *one).collect();
+        for one in all.iter().filter(|one| one.silent.is_some()) {
+            let others = known.iter().filter(|(_, other)| doubt::is_wanted(other, one, &all));
+            others.for_each(|(entry, _)| self.checks.probe_one_now(entry));
+        }
+        let verdicts: BTreeMap<PoolEntry, Verdict> =
+            known.iter().map(|(entry, one)| (*entry, doubt::verdict(one, &all))).collect();
+
         let active = self.routers.active();
+        let mut doubtful = 0;
         for service in self.config.services.iter().filter(|service| service.on_down == OnDown::Reset) {
             // Whoever has the VIP tells the clients; their answers would not come to us.
             if service.vrrp.as_ref().is_some_and(|instance| !active.contains_key(instance)) {
                 continue;
             }
             for entry in pool(service) {
-                let is_dead =
-                    self.checks.health(&entry).is_some_and(|health| health.down == Some(DownKind::Dead));
-                if is_dead && let Some(id) = self.ids.id(&entry) {
-                    dead.insert(id, service.reset_rate);
+                match verdicts.get(&entry) {
+                    Some(Verdict::Dead) => {
+                        dead.extend(self.ids.id(&entry).map(|id| (id, service.reset_rate)));
+                    }
+                    Some(Verdict::Doubtful) => doubtful += 1,
+                    Some(Verdict::Alive) | None => {}
                 }
             }
         }
+        self.checks.await_results(doubtful > 0);
+        let problem = (doubtful > 0).then(|| {
+            format!(
+                "{doubtful} backends do not answer, but neither has any other since: this node may be cut off, and their \
+                 flows are left alone"
+            )
+        });
+        set_problem(&mut self.problems.doubt, problem);
         dead
+    }
+
+    /// How many of a backend's flows this process has reset, by reason.
+    pub(super) fn resets_of(&self, backend: BackendId) -> BTreeMap<String, u64> {
+        let progress = self.resets.progress();
+        let progress = progress.borrow();
+        let totals = progress.totals.iter().filter(|((id, _), count)| *id == backend && **count > 0);
+        totals.map(|((_, why), &count)| (why.name().to_owned(), count)).collect()
     }
 
     /// Tells of orders that have come to their end.
@@ -95,6 +129,8 @@ impl Controller {
                 ResetReason::BackendDead => {
                     warn!(backend = address, flows, took_ms, "reset the flows of a dead backend")
                 }
+                // A rebalance gives an order for each few of its flows, and tells of all of them in the end.
+                ResetReason::Rebalance => {}
                 why => info!(backend = address, flows, took_ms, %why, "reset flows"),
             }
         }

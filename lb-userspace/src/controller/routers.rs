@@ -1,6 +1,11 @@
 //! The virtual routers that run: one for each VRRP instance that has a VIP, or for each sync group of them.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{Notify, watch};
 use tracing::{error, info};
@@ -10,9 +15,10 @@ use crate::{
     dataplane::Sightings,
     desired::vips_of,
     heartbeat::Beat,
+    succession::Inherited,
     vrrp::{
         advert::Priority,
-        router::{ArrivalClock, MemberPlan, Router},
+        router::{ArrivalClock, Legacy, MemberPlan, Router},
         status::RouterStatus,
     },
 };
@@ -100,8 +106,60 @@ impl Routers {
         }
     }
 
+    /// Starts those that a predecessor on this node has left Active, as its successors. The others wait for
+    /// [`Routers::configure`].
+    pub fn resume(&mut self, config: &Config, inherited: &BTreeMap<String, Inherited>, now: Instant) {
+        for (name, plans) in plans(config) {
+            let left: Option<Vec<Inherited>> =
+                plans.iter().map(|plan| inherited.get(&plan.instance.name).copied()).collect();
+            let Some(left) = left else { continue };
+            let Some(respite) = left.iter().map(|inherited| inherited.respite).min() else { continue };
+            let priorities = left.into_iter().map(|inherited| inherited.priority).collect();
+            self.begin(name, plans, Some(Legacy { until: now + respite, priorities }));
+        }
+    }
+
+    /// Waits until every running router has begun, no longer than `limit`. Whether all have.
+    pub async fn all_begun(&self, limit: Duration) -> bool {
+        let statuses: Vec<_> = self.running.values().flat_map(Running::statuses).cloned().collect();
+        let begun = async {
+            for mut status in statuses {
+                // One whose router has ended says so, too.
+                let _ = status.wait_for(|status| status.transitions > 0).await;
+            }
+        };
+        tokio::time::timeout(limit, begun).await.is_ok()
+    }
+
+    /// Lets all of them leave to a successor on this node; see [`Router::leave`].
+    pub async fn leave(&mut self) -> Vec<RouterStatus> {
+        self.failed.clear();
+        let leaving: Vec<_> = std::mem::take(&mut self.running)
+            .into_values()
+            // It waits for its threads.
+            .map(|running| tokio::task::spawn_blocking(move || running.router.leave()))
+            .collect();
+        let mut left = Vec::new();
+        for leaving in leaving {
+            match leaving.await {
+                Ok(statuses) => left.extend(statuses),
+                Err(_) => error!("a virtual router could not leave in order"),
+            }
+        }
+        left
+    }
+
     fn start(&mut self, name: String, plans: Vec<MemberPlan>) {
-        match Router::spawn(&name, &self.interface, plans.clone(), Some(Arc::clone(&self.controller))) {
+        self.begin(name, plans, None);
+    }
+
+    fn begin(&mut self, name: String, plans: Vec<MemberPlan>, legacy: Option<Legacy>) {
+        let (interface, controller) = (&self.interface, Some(Arc::clone(&self.controller)));
+        let router = match legacy {
+            None => Router::spawn(&name, interface, plans.clone(), controller),
+            Some(legacy) => Router::resume(&name, interface, plans.clone(), controller, legacy),
+        };
+        match router {
             Ok(router) => {
                 for status in router.statuses() {
                     tokio::spawn(follow(status.clone(), Arc::clone(&self.changed)));

@@ -9,7 +9,7 @@ use lb_common::{
     wire::{Be128, Mac},
 };
 
-use super::{DataplaneError, WideKey, in_map};
+use super::{DataplaneError, WideKey, in_map, maps_path};
 
 /// A handle of its own on what was seen, for any thread.
 #[derive(Debug)]
@@ -44,6 +44,15 @@ pub struct ClaimSeen {
 }
 
 impl Sightings {
+    /// Opens what a predecessor with our layout has pinned at `pin_path`.
+    ///
+    /// # Errors
+    ///
+    /// Where there is nothing of the kind.
+    pub fn pinned(pin_path: &Path) -> Result<Self, DataplaneError> {
+        Self::open(&maps_path(pin_path))
+    }
+
     /// Opens the pinned maps in the directory `maps`.
     pub(super) fn open(maps: &Path) -> Result<Self, DataplaneError> {
         let open = |name| MapData::from_pin(maps.join(name)).map_err(in_map(name));

@@ -121,6 +121,26 @@ impl ProbeError {
         }
     }
 
+    /// What it says about the way to the backend: true where something came back from there, false where nothing did, as if
+    /// this node had been cut off; `None` where nothing was sent. Over a kept connection no answer at all may come, however far
+    /// the check had got before.
+    pub(super) const fn was_heard(&self) -> Option<bool> {
+        match self {
+            Self::Timeout { .. } | Self::Unreachable(_) => Some(false),
+            Self::Token { .. } | Self::Local(_) => None,
+            Self::Refused
+            | Self::Reset(_)
+            | Self::Closed(_)
+            | Self::Tls(_)
+            | Self::Alert(_)
+            | Self::Certificate(_)
+            | Self::Status { .. }
+            | Self::NotHttp(_)
+            | Self::HeadTooLarge
+            | Self::Broken { .. } => Some(true),
+        }
+    }
+
     /// From an error of the socket or of TLS over it.
     pub(super) fn from_io(error: &io::Error, phase: Phase) -> Self {
         if let Some(tls) = cause::<rustls::Error>(error) {

@@ -31,6 +31,7 @@ use tracing::{debug, info, warn};
 
 pub use super::probe::SetupError;
 use super::{
+    failure::ProbeError,
     probe::{Connection, LINGER, LONGEST, Outcome, Probe},
     rise_fall::{CheckResult, Condition, DownKind, HealthState, RiseFall},
 };
@@ -55,6 +56,30 @@ pub struct BackendHealth {
     pub failures: u64,
     /// Why `state` and `down` are what they are: the result that decided.
     pub reason: String,
+    /// The newest row of checks to which something came back from there, be it a refusal: from the end of the first to the end of
+    /// the last.
+    #[serde(skip)]
+    pub heard: Option<Row>,
+    /// The row of checks to which nothing has come back, if the newest ones are such: from the beginning of the first to the
+    /// beginning of the last.
+    #[serde(skip)]
+    pub silent: Option<Row>,
+}
+
+/// From when to when checks, one after the other, had a result of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The first.
+    pub first: Instant,
+    /// The last until now.
+    pub last: Instant,
+}
+
+impl Row {
+    /// With one more, or begun with it.
+    fn extended(row: Option<Self>, at: Instant) -> Self {
+        Self { first: row.map_or(at, |row| row.first), last: at }
+    }
 }
 
 /// The newest check.
@@ -95,6 +120,8 @@ impl Monitor {
             checks: 0,
             failures: 0,
             reason: "not checked yet".into(),
+            heard: None,
+            silent: None,
         });
         let wake = Arc::new(Notify::new());
         let (stop, stopped) = oneshot::channel();
@@ -182,6 +209,8 @@ impl Watch {
         debug!(backend = %self.backend, latency = ?outcome.latency, result = words, "checked");
         let transition = self.machine.observe(result);
         let now = SystemTime::now();
+        let ended = Instant::now();
+        let was_heard = outcome.result.as_ref().map_or_else(ProbeError::was_heard, |_| Some(true));
         if let Some(transition) = transition {
             self.log(transition.from, transition.to, &words);
             self.since = Instant::now();
@@ -194,6 +223,16 @@ impl Watch {
                 health.down = transition.to.down();
                 health.since = now;
                 health.reason.clone_from(&words);
+            }
+            match was_heard {
+                Some(true) => {
+                    // What was heard before a silence says nothing about the time since.
+                    let row = health.heard.filter(|_| health.silent.is_none());
+                    health.heard = Some(Row::extended(row, ended));
+                    health.silent = None;
+                }
+                Some(false) => health.silent = Some(Row::extended(health.silent, ended - outcome.latency)),
+                None => {}
             }
             health.last_check = Some(LastCheck {
                 passed: result == CheckResult::Pass,

@@ -6,7 +6,7 @@ use comfy_table::{Table, presets};
 
 use super::{
     ActiveRouterStatus, BackendStatus, InterfaceStatus, LocalClientsStatus, ObservedVipStatus,
-    ObservingStatus, ServiceStatus, Status, TrackStatus, VrrpStatus, WitnessStatus,
+    ObservingStatus, RebalanceStatus, ServiceStatus, Status, TrackStatus, VrrpStatus, WitnessStatus,
 };
 use crate::sync::status::{PeerStatus, SendingState, SyncStatus};
 
@@ -269,6 +269,12 @@ fn write_service(out: &mut String, service: &ServiceStatus, look: Look) -> std::
         table.add_row(row(backend));
     }
     writeln!(out, "{}", trimmed(&table))?;
+    for backend in &service.backends {
+        write_orders(out, backend)?;
+    }
+    if let Some(rebalance) = &service.rebalance {
+        write_rebalance(out, rebalance)?;
+    }
     if service.host_connections > 0 {
         writeln!(
             out,
@@ -291,6 +297,52 @@ fn write_service(out: &mut String, service: &ServiceStatus, look: Look) -> std::
     Ok(())
 }
 
+/// What an operator has said about a backend.
+fn write_orders(out: &mut String, backend: &BackendStatus) -> std::fmt::Result {
+    let BackendStatus { name, weight, admin, weight_override, .. } = backend;
+    if let Some(admin) = admin {
+        let what = match (admin.state.as_str(), &admin.deadline) {
+            ("drain", None) => "drained: no new connections; those that it has stay".to_owned(),
+            ("drain", Some(deadline)) => {
+                format!("drained: no new connections; those that it has stay until {deadline}")
+            }
+            _ => "disabled: no connections".to_owned(),
+        };
+        writeln!(
+            out,
+            "{name}: {what}; by {} at {}; `xvip backend enable {name}` ends it",
+            admin.by, admin.at
+        )?;
+    }
+    if let Some(other) = weight_override {
+        writeln!(
+            out,
+            "{name}: weight {} instead of {weight}; by {} at {}; `xvip backend weight {name} default` ends it",
+            other.weight, other.by, other.at
+        )?;
+    }
+    Ok(())
+}
+
+fn write_rebalance(out: &mut String, rebalance: &RebalanceStatus) -> std::fmt::Result {
+    let RebalanceStatus { mode, running, left, done, resets, last } = rebalance;
+    write!(out, "rebalance ({mode}): ")?;
+    if *running {
+        write!(out, "goes on, {done} connections reset, {left} to go; ")?;
+    }
+    write!(out, "{resets} reset in all")?;
+    if let Some(last) = last {
+        let took = humantime::format_duration(Duration::from_millis(last.took_ms));
+        let why = if last.asked_for { "asked for" } else { "by itself" };
+        write!(
+            out,
+            "; the last one, {} ({why}), took {took} and reset {}: {}",
+            last.began, last.resets, last.outcome
+        )?;
+    }
+    writeln!(out)
+}
+
 /// An IPv6 address in brackets.
 fn at_port(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
@@ -301,10 +353,15 @@ fn row(backend: &BackendStatus) -> [String; 16] {
         Some(kind) => format!("{} ({kind})", backend.state),
         None => backend.state.clone(),
     };
-    let weight = if backend.effective_weight == backend.weight {
-        backend.weight.to_string()
+    let state = match &backend.admin {
+        Some(admin) => format!("{state}, {}", admin.state),
+        None => state,
+    };
+    let told = backend.weight_override.as_ref().map_or(backend.weight, |other| other.weight);
+    let weight = if backend.effective_weight == told {
+        told.to_string()
     } else {
-        format!("{} of {}", backend.effective_weight, backend.weight)
+        format!("{} of {told}", backend.effective_weight)
     };
     let next_hop = if backend.local { Some("this node".to_owned()) } else { backend.next_hop.clone() };
     let flows = &backend.flows;
@@ -363,7 +420,12 @@ pub(crate) fn trimmed(table: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{BackendFlowsStatus, ConfigStatus, FlowsStatus, InterfaceStatus, Packets};
+    use std::collections::BTreeMap;
+
+    use crate::status::{
+        AdminStatus, BackendFlowsStatus, ConfigStatus, FlowsStatus, InterfaceStatus, LastRebalanceStatus,
+        Packets, WeightOverrideStatus,
+    };
     use crate::sync::status::Refused;
 
     fn status() -> Status {
@@ -379,9 +441,13 @@ mod tests {
             share: if down.is_some() { 0.0 } else { 1.0 },
             next_hop: down.is_none().then(|| "02:00:00:00:00:04".into()),
             effective_weight: 100,
+            admin: None,
+            weight_override: None,
+            share_limit: None,
             max_connections: 0,
             local: false,
             flows: BackendFlowsStatus { opened: 12, active: 3, bytes_out: 5 << 20, ..Default::default() },
+            resets: Default::default(),
         };
         let interface = InterfaceStatus {
             name: "eth0".into(),
@@ -421,6 +487,7 @@ mod tests {
             interfaces: vec![interface],
             vrrp: vec![vrrp],
             services: vec![ServiceStatus {
+                rebalance: None,
                 name: "api".into(),
                 vip: "172.16.0.10".into(),
                 port: 6443,
@@ -577,6 +644,50 @@ mod tests {
             "{line}"
         );
         assert!(line.ends_with("5.0 MiB"), "{line}");
+    }
+
+    #[test]
+    fn what_operators_have_said_and_what_rebalances_did_is_told() {
+        let mut status = status();
+        let service = &mut status.services[0];
+        let (by, at) = ("root (alice)".to_owned(), "2026-01-02T03:04:05.678Z".to_owned());
+        let admin = AdminStatus { state: "drain".into(), deadline: None, by: by.clone(), at: at.clone() };
+        let backend = &mut service.backends[0];
+        (backend.effective_weight, backend.admin) = (0, Some(admin));
+        backend.weight_override = Some(WeightOverrideStatus { weight: 50, by, at });
+        service.rebalance = Some(RebalanceStatus {
+            mode: "auto".into(),
+            running: true,
+            left: 20,
+            done: 70,
+            resets: 160,
+            last: Some(LastRebalanceStatus {
+                began: "2026-01-01T00:00:00.000Z".into(),
+                took_ms: 9100,
+                asked_for: false,
+                outcome: "balanced".into(),
+                resets: 90,
+                resets_by_backend: BTreeMap::new(),
+            }),
+        });
+        let text = render(&status, Look::Plain);
+        let row = text.lines().find(|line| line.contains("172.16.0.4")).expect("its row");
+        assert!(row.contains("0 of 50") && row.contains("up, drain"), "{row}");
+        for line in [
+            "m1: drained: no new connections; those that it has stay; by root (alice) at 2026-01-02T03:04:05.678Z; \
+             `xvip backend enable m1` ends it",
+            "m1: weight 50 instead of 100; by root (alice) at 2026-01-02T03:04:05.678Z; `xvip backend weight m1 \
+             default` ends it",
+            "rebalance (auto): goes on, 70 connections reset, 20 to go; 160 reset in all; the last one, \
+             2026-01-01T00:00:00.000Z (by itself), took 9s 100ms and reset 90: balanced",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        let admin = status.services[0].backends[0].admin.as_mut().expect("set");
+        admin.deadline = Some("2026-01-02T03:09:05.678Z".into());
+        assert!(
+            render(&status, Look::Plain).contains("those that it has stay until 2026-01-02T03:09:05.678Z;")
+        );
     }
 
     #[test]

@@ -139,13 +139,11 @@ fn pair(first: Memory, second: Memory) -> (Lb, Lb) {
 
 #[test]
 fn a_hundred_thousand_flows_join() {
-    let (holder, joiner) = pair(Memory::with(0..100_000), Memory::with(200_000..200_010));
+    let (holder, joiner) = pair(Memory::with(0..100_000), Memory::default());
     let took = until("the flows are there", || joiner.handle.synced() && joiner.flows.len() == 100_000);
     println!("100,000 flows joined in {took:?}, {} bytes", holder.peer().sending.bytes);
     // What is asked of the release; tests run in debug builds, many at a time.
     assert!(took < if cfg!(debug_assertions) { LONG } else { Duration::from_secs(5) }, "{took:?}");
-    // The ones that the holder does not have are gone, and nothing of theirs reached it.
-    assert_eq!(joiner.peer().receiving.retired, 10);
     assert!(*joiner.flows.lock() == *holder.flows.lock());
 }
 
@@ -335,7 +333,7 @@ fn a_recorded_or_changed_connection_changes_nothing() {
     let (tapped, heard) = tap(other, usize::MAX);
     let sender = Lb::start(settings(one, &[tapped], &[1]), Memory::with(0..1000));
     let victim = Lb::start(settings(other, &[one], &[1]), Memory::default());
-    until("joined", || victim.flows.len() == 1000);
+    until("joined", || victim.peer().receiving.received == 1000);
     sender.handle.shutdown();
     until("gone", || !victim.peer().receiving.connected);
     victim.flows.lock().clear();

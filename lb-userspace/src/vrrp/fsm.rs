@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::advert::{Interval, Priority};
+use super::advert::{Centiseconds, Interval, Priority};
 
 mod events;
 #[cfg(test)]
@@ -53,6 +53,39 @@ const LINGER_MARGIN: Duration = Duration::from_millis(100);
 /// rounded up, and a margin.
 pub fn longest_lingering(interval: Interval) -> Duration {
     skew_unit(interval) + LINGER_MARGIN
+}
+
+/// What an Active router that leaves to a successor announces at least: the others then wait three times that (RFC 9568
+/// §6.1), and version 3 has them take it from the advertisement.
+pub const PARTING_INTERVAL: Duration = Duration::from_secs(3);
+
+/// So often it says so, since an advertisement can be lost.
+const PARTING_ADVERTS: u8 = 4;
+
+/// And that soon again.
+const PARTING_PAUSE: Duration = Duration::from_millis(20);
+
+/// So much earlier than the others could take over, a node whose router has left falls silent, and is not resumed any more:
+/// the way of an advertisement, and a machine that is busy.
+const PARTING_MARGIN: Duration = Duration::from_millis(500);
+
+/// The interval that a router of this one announces when it leaves to a successor. Version 2 knows no other than the
+/// configured one: whoever hears another discards the advertisement (RFC 3768 §7.1).
+pub fn parting_interval(own: Interval) -> Interval {
+    match own {
+        Interval::V2(_) => own,
+        Interval::V3(_) => {
+            let long = Centiseconds::from_duration(PARTING_INTERVAL).map_or(own, Interval::V3);
+            if long.duration() > own.duration() { long } else { own }
+        }
+    }
+}
+
+/// How long after a parting word nobody takes over for sure: three of its intervals, whatever the others' priorities, and
+/// a margin less.
+pub fn parting_respite(announced: Interval) -> Duration {
+    let patience = 3 * announced.duration();
+    patience.saturating_sub(PARTING_MARGIN).max(patience / 2)
 }
 
 /// Somebody else's last advertisement.
@@ -124,6 +157,8 @@ enum Phase {
         /// We handed over, and keep the addresses until then.
         lingering: Option<Instant>,
     },
+    /// We left to a successor on this node, and keep the addresses for it.
+    Left,
     Backup(Watch),
     Active {
         /// When we advertise next.
@@ -162,6 +197,9 @@ enum Phase {
 ///   more, but [`holds_addresses`](Self::holds_addresses) until another router speaks, or until nobody will
 ///   ([`longest_lingering`]). (keepalived removes its addresses at once: nobody has them for the successor's skew time.)
 ///   Who yields, has failed or was paused does not linger: another one has the addresses, or we cannot serve them.
+/// - One that *leaves* to a successor on the same node ([`Event::Leave`]) sends no priority 0: it announces a longer interval,
+///   four times, and is then done with the addresses still its own. The successor goes on as Active
+///   ([`Event::Resume`]), and with its first advertisement the interval is the usual one again.
 /// - A Backup believes arrivals that did not come through its socket ([`Event::Arrived`]), and takes over because of
 ///   silence only with a witness ([`Event::Witness`]).
 ///
@@ -190,6 +228,10 @@ pub struct VirtualRouter {
     /// A router with a lower priority is left alone until then. `None`: not seen one yet since the last that outranked us.
     preempt_after: Option<Instant>,
     released: bool,
+    /// What it announces instead of its own interval, while Active and about to leave.
+    parting: Option<Interval>,
+    /// How often what it says now is still repeated at once, since its neighbours depend on it.
+    repeats: u8,
     tracking: Result<(), String>,
     witness: Result<(), String>,
     transitions: u64,
@@ -213,6 +255,8 @@ impl VirtualRouter {
             left: None,
             preempt_after: None,
             released: false,
+            parting: None,
+            repeats: 0,
             tracking: Ok(()),
             witness: Ok(()),
             transitions: 0,
@@ -224,20 +268,36 @@ impl VirtualRouter {
     /// The state.
     pub const fn state(&self) -> VrrpState {
         match self.phase {
-            Phase::Initialize { .. } => VrrpState::Initialize,
+            Phase::Initialize { .. } | Phase::Left => VrrpState::Initialize,
             Phase::Backup(_) => VrrpState::Backup,
             Phase::Active { .. } => VrrpState::Active,
             Phase::Fault => VrrpState::Fault,
         }
     }
 
-    /// Whether the virtual addresses are ours to answer for: Active, or handing over and nobody has taken them yet.
+    /// Whether the virtual addresses are ours to answer for: Active, or handing over and nobody has taken them yet, or left
+    /// to a successor.
     pub const fn holds_addresses(&self) -> bool {
         match self.phase {
-            Phase::Active { .. } => true,
+            Phase::Active { .. } | Phase::Left => true,
             Phase::Initialize { lingering } | Phase::Backup(Watch { lingering, .. }) => lingering.is_some(),
             Phase::Fault => false,
         }
+    }
+
+    /// Whether it is Active and about to leave to a successor on this node.
+    pub const fn is_parting(&self) -> bool {
+        self.parting.is_some()
+    }
+
+    /// Whether it has left, and the addresses wait for its successor.
+    pub const fn has_left(&self) -> bool {
+        matches!(self.phase, Phase::Left)
+    }
+
+    /// The interval that our advertisements announce.
+    pub fn announced_interval(&self) -> Interval {
+        self.parting.unwrap_or(self.settings.interval)
     }
 
     /// When the state was entered.
@@ -275,7 +335,11 @@ impl VirtualRouter {
     pub fn blocked(&self) -> Option<&str> {
         match self.phase {
             Phase::Backup(watch) if watch.blocked => self.witness.as_ref().err().map(String::as_str),
-            Phase::Initialize { .. } | Phase::Backup(_) | Phase::Active { .. } | Phase::Fault => None,
+            Phase::Initialize { .. }
+            | Phase::Left
+            | Phase::Backup(_)
+            | Phase::Active { .. }
+            | Phase::Fault => None,
         }
     }
 
@@ -301,7 +365,7 @@ impl VirtualRouter {
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Initialize { lingering } => lingering,
-            Phase::Fault => None,
+            Phase::Left | Phase::Fault => None,
             Phase::Backup(watch) => watch.deadline(),
             Phase::Active { adver_timer, .. } => Some(adver_timer),
         }
@@ -316,6 +380,31 @@ impl VirtualRouter {
     pub fn handle(&mut self, now: Instant, event: Event) {
         self.notice_time(now);
         match (self.phase, event) {
+            // Its process is about to end.
+            (Phase::Left, _) => {}
+
+            (Phase::Initialize { lingering: None }, Event::Resume { until, priority })
+                if self.tracking.is_ok() && now < until =>
+            {
+                if self.settings.priority != NonZeroU8::MAX {
+                    self.weighted = priority.clamp(Priority::LOWEST, HIGHEST_WEIGHTED);
+                }
+                self.become_active(now, Reason::Resumed);
+                self.insistently(now);
+            }
+            (Phase::Initialize { .. }, Event::Resume { .. }) => self.handle(now, Event::Start),
+            (Phase::Backup(_) | Phase::Active { .. } | Phase::Fault, Event::Resume { .. }) => {}
+
+            (Phase::Active { .. }, Event::Leave(interval)) => {
+                if self.parting.is_none() {
+                    self.parting = Some(interval);
+                    self.insistently(now);
+                }
+            }
+            (Phase::Initialize { .. } | Phase::Backup(_) | Phase::Fault, Event::Leave(_)) => {
+                self.handle(now, Event::Shutdown);
+            }
+
             (Phase::Initialize { lingering }, Event::Start) => match self.tracking.clone() {
                 Ok(()) => self.join(now, lingering, Reason::Started),
                 Err(what) => self.enter(now, Phase::Fault, Reason::TrackingFailed(what)),
@@ -350,7 +439,13 @@ impl VirtualRouter {
                 }
             }
             (Phase::Active { adver_timer, .. }, Event::Timer) => {
-                if now >= adver_timer {
+                if now < adver_timer {
+                } else if let Some(repeats) = self.repeats.checked_sub(1) {
+                    self.repeats = repeats;
+                    self.advertise(now, now + self.settings.interval.duration());
+                } else if self.is_parting() {
+                    self.enter(now, Phase::Left, Reason::Left);
+                } else {
                     // From the deadline, not from now: lateness does not add up.
                     let interval = self.settings.interval.duration();
                     let next = adver_timer + interval;
@@ -560,7 +655,7 @@ impl VirtualRouter {
     /// takes an event.
     pub(super) fn notice_time(&mut self, now: Instant) {
         match self.phase {
-            Phase::Fault => {}
+            Phase::Left | Phase::Fault => {}
             Phase::Initialize { lingering } => {
                 let lingering = lingering.filter(|until| *until > now);
                 self.phase = Phase::Initialize { lingering };
@@ -669,7 +764,7 @@ impl VirtualRouter {
     /// After the settings or the priority have changed: `before` is what [`standing`](Self::standing) was.
     fn adjust(&mut self, now: Instant, before: Duration, changed: bool) {
         match self.phase {
-            Phase::Initialize { .. } | Phase::Fault => {}
+            Phase::Initialize { .. } | Phase::Left | Phase::Fault => {}
             Phase::Active { .. } if changed => {
                 // The others should know at once, and wait as long as it takes from now on.
                 self.active_adver_interval = self.settings.interval;
@@ -749,6 +844,8 @@ impl VirtualRouter {
     }
 
     fn advertise(&mut self, now: Instant, next: Instant) {
+        let soon = self.is_parting() || self.repeats > 0;
+        let next = if soon { next.min(now + PARTING_PAUSE) } else { next };
         self.phase = Phase::Active { adver_timer: next, advertised: now };
         // One that has not been sent yet would say what is not true any more.
         if self.outbox.back().is_some_and(|priority| *priority != Priority::RELEASE) {
@@ -757,7 +854,14 @@ impl VirtualRouter {
         self.outbox.push_back(self.priority());
     }
 
+    /// Advertises several times in a row: one could be lost, and the others would wait for too short or in vain.
+    fn insistently(&mut self, now: Instant) {
+        self.repeats = PARTING_ADVERTS - 1;
+        self.advertise(now, now + PARTING_PAUSE);
+    }
+
     fn enter(&mut self, now: Instant, phase: Phase, reason: Reason) {
+        (self.parting, self.repeats) = (None, 0);
         self.phase = phase;
         self.since = now;
         self.reason = reason;
@@ -779,7 +883,7 @@ impl VirtualRouter {
     fn hears(&self, now: Instant) -> Option<Heard> {
         let credited = match self.phase {
             Phase::Backup(watch) => watch.credited,
-            Phase::Initialize { .. } | Phase::Active { .. } | Phase::Fault => None,
+            Phase::Initialize { .. } | Phase::Left | Phase::Active { .. } | Phase::Fault => None,
         };
         self.heard.filter(|heard| {
             let last = credited.map_or(heard.at, |at| at.max(heard.at));

@@ -24,8 +24,8 @@ mod tests;
 ///   was told to and may. One that hears a router which it must leave alone holds back all. So a link that loses packets
 ///   moves nothing while another one still hears the Active node.
 /// - **From Active** together: a member that loses an election takes all with it, in peace, each with a last word; so
-///   does one that has slept, without a word. [`Event::Release`], [`Event::Acquire`], [`Event::Shutdown`] and
-///   [`Event::Start`] to one are to all.
+///   does one that has slept, without a word. [`Event::Release`], [`Event::Acquire`], [`Event::Shutdown`],
+///   [`Event::Leave`], [`Event::Start`] and [`Event::Resume`] to one are to all.
 /// - **A fault of one is a fault of all**, until all are well.
 /// - **Of equal priorities the address decides**, on the first member's link. Those of the others may be in another order
 ///   (IPv6 addresses beside IPv4 ones), and two nodes that both gave way would meet again forever: a lost tie on the
@@ -90,7 +90,13 @@ impl SyncGroup {
         self.members.iter_mut().for_each(|router| router.notice_time(now));
         self.leave_together(now);
         match event {
-            Event::Start | Event::Timer | Event::Shutdown | Event::Release | Event::Acquire => {
+            Event::Start
+            | Event::Resume { .. }
+            | Event::Timer
+            | Event::Shutdown
+            | Event::Leave(_)
+            | Event::Release
+            | Event::Acquire => {
                 self.members.iter_mut().for_each(|router| router.handle(now, event.clone()));
             }
             Event::TrackingFailed(what) => self.track(now, member, Err(what)),
@@ -111,7 +117,8 @@ impl SyncGroup {
 
     /// Whoever is still Active when another member has lost an election or has slept goes with it.
     fn leave_together(&mut self, now: Instant) {
-        let active = |router: &VirtualRouter| router.state() == VrrpState::Active;
+        // Who has left to a successor is no loser: the others are about to.
+        let active = |router: &VirtualRouter| router.state() == VrrpState::Active || router.has_left();
         if !self.members.iter().any(active) {
             return;
         }

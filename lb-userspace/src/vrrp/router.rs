@@ -34,9 +34,11 @@ use nix::{
 use tokio::sync::watch;
 
 use super::{
-    advert::{Advertisement, Auth, Centiseconds, Dialect, Discard, Password, Priority, Seconds, Vrid},
+    advert::{
+        Advertisement, Auth, Centiseconds, Dialect, Discard, Interval, Password, Priority, Seconds, Vrid,
+    },
     auth::{self, AuthError, Authenticator},
-    fsm::{ArrivalCredit, Event, Settings, VirtualRouter, VrrpState},
+    fsm::{ArrivalCredit, Event, Settings, VirtualRouter, VrrpState, parting_interval},
     group::SyncGroup,
     lateness::Lateness,
     rivals::Refused,
@@ -126,7 +128,17 @@ pub struct Router {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// What a predecessor on this node left to a router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Legacy {
+    /// When its word ends: from then on others may have taken over.
+    pub until: Instant,
+    /// The priority of each member, with all that it tracked.
+    pub priorities: Vec<Priority>,
+}
+
 enum Command {
+    Leave,
     Tracking(usize, Result<Priority, String>),
     Witness(usize, Result<(), String>),
     Clock(Option<Box<dyn ArrivalClock>>),
@@ -148,6 +160,30 @@ impl Router {
         plans: Vec<MemberPlan>,
         controller: Option<Arc<Beat>>,
     ) -> Result<Self, SpawnError> {
+        Self::begin(name, interface, plans, controller, None)
+    }
+
+    /// The same, as the successor of one that [left](Self::leave) Active: it goes on as that one, at once.
+    ///
+    /// # Errors
+    /// See [`SpawnError`].
+    pub fn resume(
+        name: &str,
+        interface: &str,
+        plans: Vec<MemberPlan>,
+        controller: Option<Arc<Beat>>,
+        legacy: Legacy,
+    ) -> Result<Self, SpawnError> {
+        Self::begin(name, interface, plans, controller, Some(legacy))
+    }
+
+    fn begin(
+        name: &str,
+        interface: &str,
+        plans: Vec<MemberPlan>,
+        controller: Option<Arc<Beat>>,
+        legacy: Option<Legacy>,
+    ) -> Result<Self, SpawnError> {
         let (wake, woken) = UnixStream::pair().map_err(SpawnError::Thread)?;
         for end in [&wake, &woken] {
             end.set_nonblocking(true).map_err(SpawnError::Thread)?;
@@ -168,6 +204,7 @@ impl Router {
         alive.set(now);
         let driver = Driver {
             group: SyncGroup::new(machines),
+            legacy,
             members,
             interface: interface.to_owned(),
             controller,
@@ -251,8 +288,21 @@ impl Router {
         self.end();
     }
 
+    /// Leaves to a successor on this node, see [`Event::Leave`], and waits until the threads have ended (from asynchronous
+    /// code, on a thread that may block). Returns how it left each member: whose addresses are still held is the
+    /// successor's.
+    pub fn leave(mut self) -> Vec<RouterStatus> {
+        self.tell(Command::Leave);
+        self.join();
+        self.statuses.iter().map(|status| status.borrow().clone()).collect()
+    }
+
     fn end(&mut self) {
         self.tell(Command::Shutdown);
+        self.join();
+    }
+
+    fn join(&mut self) {
         for thread in self.threads.drain(..).rev() {
             if thread.join().is_err() {
                 tracing::error!("a thread of a virtual router panicked");
@@ -535,19 +585,22 @@ impl Member {
                 let status = &mut self.status;
                 status.adverts_received += 1;
                 status.address_mismatches += u64::from(!advert.lists_same_addresses(&self.plan.vips));
-                status.interval_mismatches += u64::from(interval != self.dialect.interval());
+                let own = self.dialect.interval();
+                // A router that leaves to a successor announces more, whatever its configuration says.
+                let usual = interval == own || interval == parting_interval(own);
+                status.interval_mismatches += u64::from(!usual);
                 Some(Some(Event::Advert { source, priority: advert.priority, interval }))
             }
         }
     }
 
-    fn send(&mut self, priority: Priority) {
-        let advertisement = Advertisement {
-            vrid: self.vrid,
-            priority,
-            dialect: self.dialect,
-            addresses: self.plan.vips.clone(),
+    fn send(&mut self, priority: Priority, interval: Interval) {
+        let dialect = match (self.dialect, interval) {
+            (Dialect::V3 { checksum, .. }, Interval::V3(interval)) => Dialect::V3 { interval, checksum },
+            (own, _) => own,
         };
+        let advertisement =
+            Advertisement { vrid: self.vrid, priority, dialect, addresses: self.plan.vips.clone() };
         let sent = match &self.socket {
             None => Err(io::ErrorKind::NotConnected.into()),
             Some(socket) => {
@@ -576,6 +629,8 @@ impl Member {
 /// What the first thread owns.
 struct Driver {
     group: SyncGroup,
+    /// To begin with.
+    legacy: Option<Legacy>,
     members: Vec<Member>,
     interface: String,
     controller: Option<Arc<Beat>>,
@@ -597,11 +652,20 @@ impl Driver {
         let realtime = socket::run_before_others().is_ok();
         for member in 0..self.members.len() {
             self.members[member].status.realtime = realtime;
-            self.feed(member, Event::Start);
+        }
+        let legacy = self.legacy.take();
+        for member in 0..self.members.len() {
+            let inherited = legacy.as_ref().and_then(|legacy| {
+                let priority = *legacy.priorities.get(member)?;
+                self.members[member].tracking = Ok(priority);
+                Some(Event::Resume { until: legacy.until, priority })
+            });
+            self.feed(member, inherited.unwrap_or(Event::Start));
         }
         self.say();
         let mut leaving = false;
-        while !(leaving && self.group.members().iter().all(|machine| !machine.holds_addresses())) {
+        let is_done = |machine: &VirtualRouter| machine.has_left() || !machine.holds_addresses();
+        while !(leaving && self.group.members().iter().all(is_done)) {
             self.wait();
             self.notice_pause();
             // What was received comes before an expired timer: a late thread must not take over from a living router.
@@ -663,6 +727,13 @@ impl Driver {
                 Ok(Command::Witness(member, witness)) => self.feed(member, Event::Witness(witness)),
                 Ok(Command::Clock(clock)) => self.clock = clock,
                 Ok(Command::Reconfigure(plans)) => self.reconfigure(plans),
+                Ok(Command::Leave) => {
+                    for member in 0..self.members.len() {
+                        let interval = parting_interval(self.members[member].dialect.interval());
+                        self.feed(member, Event::Leave(interval));
+                    }
+                    return false;
+                }
                 Ok(Command::Release) => self.feed_all(&Event::Release),
                 Ok(Command::Acquire) => self.feed_all(&Event::Acquire),
                 Ok(Command::Shutdown) | Err(mpsc::TryRecvError::Disconnected) => {
@@ -819,7 +890,8 @@ impl Driver {
             }
         }
         while let Some((member, priority)) = self.group.poll_advert() {
-            self.members[member].send(priority);
+            let interval = self.group.members()[member].announced_interval();
+            self.members[member].send(priority, interval);
             if self.members[member].status.send_error.is_some() {
                 // Perhaps because there is no interface any more.
                 self.next_check = now;

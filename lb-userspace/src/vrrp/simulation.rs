@@ -1,5 +1,5 @@
 //! Virtual routers on a simulated LAN with a virtual clock: loss, delay, duplication, reordering, partitions, pauses,
-//! restarts, stepped wall clocks, starved and deaf nodes, dead gateways, sync groups.
+//! restarts, planned ones, stepped wall clocks, starved and deaf nodes, dead gateways, sync groups.
 //!
 //! Every schedule follows from its number. The ordinary run has at least 20,000 of them; the nightly one is
 //!
@@ -31,14 +31,20 @@ mod elections;
 mod groups;
 mod hand_over;
 mod lan;
+mod planned;
 mod starvation;
 
 /// The schedules of one property in the ordinary run.
 const SCHEDULES: u64 = 650;
 
 /// How many properties share the schedules of a nightly run.
-const PROPERTIES: u64 =
-    answers::COUNT + chaos::COUNT + elections::COUNT + groups::COUNT + hand_over::COUNT + starvation::COUNT;
+const PROPERTIES: u64 = answers::COUNT
+    + chaos::COUNT
+    + elections::COUNT
+    + groups::COUNT
+    + hand_over::COUNT
+    + planned::COUNT
+    + starvation::COUNT;
 
 const _: () = assert!(SCHEDULES * PROPERTIES >= 20_000);
 

@@ -84,6 +84,17 @@ pub enum Event {
     Timer,
     /// Leave for good: hand over if Active.
     Shutdown,
+    /// Leave to a successor on this same node: if Active, announce this interval instead of our own, so that the others wait
+    /// for it, and keep the addresses. Whoever is not Active shuts down.
+    Leave(Interval),
+    /// Take part from now on, as the successor of one that left Active: Active at once, but not at `until` or later, when
+    /// the others may have taken over; then it is a [`Start`](Self::Start).
+    Resume {
+        /// When the predecessor's word ends.
+        until: Instant,
+        /// What its priority was, with all that it tracked.
+        priority: Priority,
+    },
     /// Something tracked has failed, in words.
     TrackingFailed(String),
     /// Everything tracked is well.
@@ -165,6 +176,10 @@ pub enum Reason {
     Acquired,
     /// Shut down.
     ShutDown,
+    /// Left to a successor on this node.
+    Left,
+    /// Goes on where a predecessor on this node left.
+    Resumed,
     /// Another member of the sync group left, and this one with it.
     Partner {
         /// Name of that instance.
@@ -198,6 +213,8 @@ impl fmt::Display for Reason {
             Self::Released => f.write_str("released on command"),
             Self::Acquired => f.write_str("acquired on command"),
             Self::ShutDown => f.write_str("shut down"),
+            Self::Left => f.write_str("left to a successor on this node"),
+            Self::Resumed => f.write_str("resumed after a planned restart"),
             Self::Partner { name, reason } => write!(f, "sync group: instance {name}: {reason}"),
         }
     }

@@ -11,7 +11,9 @@ properties! {
         lan.wires = lan.bad_wires(0);
         for _ in 0..lan.random.range(5, 25) {
             let node = lan.random.index(lan.nodes.len());
-            match lan.random.range(0, 9) {
+            match lan.random.range(0, 12) {
+                10 | 11 => lan.leave(node),
+                12 => lan.resume(node),
                 0 => lan.boot(node),
                 1 => lan.kill(node),
                 2 => lan.tell(node, Event::Release),
@@ -56,11 +58,13 @@ properties! {
     }
 }
 
-/// The properties above can fail: whoever is stopped for ever, and has no lease, answers for ever.
+/// The properties above can fail: whoever is stopped for ever, and has neither a lease nor an ear for others' claims,
+/// answers for ever.
 #[test]
 fn without_a_lease_two_answer() {
     let mut lan = Lan::settled(1, CLEAN, true);
     lan.lease = Some(u64::MAX / 2);
+    lan.claims_silence = false;
     let stopped = lan.the_active();
     lan.pause(stopped, 100 * lan.settling());
     lan.run_for(lan.settling());

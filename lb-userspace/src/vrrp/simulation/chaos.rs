@@ -9,7 +9,7 @@ use crate::vrrp::{
 /// What does not cut anybody off: anything that happens to one node, and is over in a moment.
 fn incident(lan: &mut Lan, node: usize) {
     let link = lan.random.index(lan.links());
-    match lan.random.range(0, 11) {
+    match lan.random.range(0, 14) {
         0 | 1 => lan.boot(node),
         2 => lan.kill(node),
         3 => lan.feed(node, link, Event::Shutdown),
@@ -22,6 +22,8 @@ fn incident(lan: &mut Lan, node: usize) {
             let weighted = Priority(lan.random.range(1, u64::from(HIGHEST.0)) as u8);
             lan.feed(node, link, Event::Weighted(weighted));
         }
+        11 | 12 => lan.leave(node),
+        13 => lan.resume(node),
         _ => {
             // Preemption is changed on all nodes, one after another.
             lan.nodes[node].settings[link].preempt ^= true;

@@ -13,7 +13,7 @@ use crate::vrrp::{
     advert::{Centiseconds, Interval, Priority, Seconds},
     fsm::{
         ArrivalCredit, Event, Settings, VirtualRouter, VrrpState, active_down_interval, longest_lingering,
-        skew_time,
+        parting_interval, parting_respite, skew_time,
     },
     group::SyncGroup,
 };
@@ -22,6 +22,9 @@ use crate::vrrp::{
 pub type Micros = u64;
 
 pub const SECOND: Micros = 1_000_000;
+
+/// A heartbeat that old is nobody's: `AWAY_NS` of the data plane.
+const AWAY: Micros = 300_000;
 
 /// More nodes and more links than any schedule has.
 const MOST: usize = 5;
@@ -150,6 +153,10 @@ pub struct Node {
     /// When XDP last saw an advertisement, by link and sender.
     seen: [[Option<Micros>; MOST]; MOST],
     heartbeat: Heartbeat,
+    /// So long XDP answers after the last heartbeat, where a process that left has said so.
+    own_lease: Option<Micros>,
+    /// Until when a process that left may be resumed, and the priorities of its routers.
+    note: Option<(Micros, Vec<Priority>)>,
     /// What XDP was last told to answer for, by link; it outlives the process.
     held: [bool; MOST],
     /// How far its wall clock is off.
@@ -188,6 +195,10 @@ pub struct Lan {
     narrate: bool,
     /// Another lease than the data plane's.
     pub lease: Option<Micros>,
+    /// Whether XDP falls silent when somebody else has claimed an address since the heartbeat stopped.
+    pub claims_silence: bool,
+    /// The longest that anybody was told to wait for one that left.
+    longest_patience: Micros,
     order: u64,
     in_flight: BinaryHeap<Reverse<Flight>>,
     owners: [Owners; MOST],
@@ -215,6 +226,8 @@ impl Lan {
             trace: 0,
             narrate: env::var_os("XVIP_SCHEDULE").is_some(),
             lease: None,
+            claims_silence: true,
+            longest_patience: 0,
             order: 0,
             in_flight: BinaryHeap::new(),
             owners: [Owners::default(); MOST],
@@ -273,6 +286,8 @@ impl Lan {
             arrival_clock: true,
             seen: [[None; MOST]; MOST],
             heartbeat: Heartbeat::Beating,
+            own_lease: None,
+            note: None,
             held: [false; MOST],
             wall: 0,
             lost_in_a_row: [[0; MOST]; MOST],
@@ -290,6 +305,58 @@ impl Lan {
 
     /// Starts the process of a node, anew if it runs.
     pub fn boot(&mut self, node: usize) {
+        self.start(node, &[Event::Start]);
+    }
+
+    /// A planned restart begins: the routers leave, and their process ends with them. Only of a node that runs.
+    pub fn leave(&mut self, node: usize) {
+        if self.nodes[node].group.is_none() || self.nodes[node].paused_until.is_some() {
+            return;
+        }
+        let announced = parting_interval(self.nodes[node].settings[0].interval);
+        let respite = parting_respite(announced).as_micros() as Micros;
+        self.longest_patience = self.longest_patience.max(3 * announced.duration().as_micros() as Micros);
+        let group = self.nodes[node].group.as_ref().expect("it runs");
+        let priorities = group.members().iter().map(VirtualRouter::priority).collect();
+        self.nodes[node].note = Some((self.now + respite, priorities));
+        // The lease first.
+        self.nodes[node].own_lease = Some(respite.max(self.lease()));
+        self.tell(node, Event::Leave(announced));
+        self.end_if_left(node);
+    }
+
+    /// The process ends once nothing is left to say.
+    fn end_if_left(&mut self, node: usize) {
+        let Some(group) = &self.nodes[node].group else { return };
+        let is_done = |router: &VirtualRouter| router.has_left() || !router.holds_addresses();
+        if self.nodes[node].note.is_none() || !group.members().iter().all(is_done) {
+            return;
+        }
+        if !group.members().iter().all(VirtualRouter::has_left) {
+            self.nodes[node].note = None;
+        }
+        self.kill(node);
+        if let Some((until, _)) = self.nodes[node].note
+            && let Heartbeat::Stopped(last) = self.nodes[node].heartbeat
+        {
+            // Counted from the last heartbeat, it must not be later than from the first parting word.
+            self.nodes[node].own_lease = Some(until.saturating_sub(last));
+        }
+    }
+
+    /// The successor of a process that left starts; without a note it is an ordinary start.
+    pub fn resume(&mut self, node: usize) {
+        let note = self.nodes[node].note.clone();
+        let Some((until, priorities)) = note.filter(|_| self.nodes[node].group.is_none()) else {
+            return self.boot(node);
+        };
+        let until = self.at(until);
+        let events: Vec<Event> =
+            priorities.into_iter().map(|priority| Event::Resume { until, priority }).collect();
+        self.start(node, &events);
+    }
+
+    fn start(&mut self, node: usize, events: &[Event]) {
         let now = self.at(self.now);
         let routers =
             self.nodes[node].settings.iter().map(|settings| VirtualRouter::new(settings.clone(), now));
@@ -300,9 +367,13 @@ impl Lan {
         started.inbox.clear();
         started.paused_until = None;
         started.heartbeat = Heartbeat::Beating;
+        (started.own_lease, started.note) = (None, None);
         started.held = [false; MOST];
         self.moved = true;
-        self.feed(node, 0, Event::Start);
+        for (member, event) in events.iter().enumerate() {
+            self.run(node, member, event.clone());
+        }
+        self.observe();
     }
 
     /// Kills the process of a node. What XDP answers for stays as it was, until the lease ends.
@@ -339,6 +410,11 @@ impl Lan {
     /// So long XDP answers after the last heartbeat.
     pub fn lease(&self) -> Micros {
         self.lease.unwrap_or_else(|| (3 * self.interval()).clamp(300_000, 3 * SECOND))
+    }
+
+    /// The same on one node.
+    fn lease_of(&self, node: usize) -> Micros {
+        self.nodes[node].own_lease.unwrap_or_else(|| self.lease())
     }
 
     /// An event for all members, or the only one.
@@ -397,7 +473,9 @@ impl Lan {
             }
             held[link] = router.holds_addresses();
             assert!(held[link] || after != VrrpState::Active, "{context}: Active without addresses");
-            if held[link] && after != VrrpState::Active {
+            if router.has_left() {
+                assert!(timer && held_before, "{context}: it left with what it did not have");
+            } else if held[link] && after != VrrpState::Active {
                 let began = state == VrrpState::Active;
                 assert!(held_before, "{context}: it holds again what it had let go");
                 assert!(!began || handing_over, "{context}: only a hand-over lingers");
@@ -451,12 +529,14 @@ impl Lan {
     fn transmit(&mut self, from: usize, link: usize, priority: Priority) {
         self.sent += 1;
         let sender = &self.nodes[from];
+        let router = sender.group.as_ref().and_then(|group| group.members().get(link));
+        let interval = router.map_or(sender.settings[link].interval, VirtualRouter::announced_interval);
         let packet = Packet {
             from,
             link,
             source: sender.settings[link].primary_address,
             priority,
-            interval: sender.settings[link].interval,
+            interval,
             stamped: self.now as i64 + sender.wall,
         };
         for to in 0..self.nodes.len() {
@@ -496,22 +576,30 @@ impl Lan {
         group.deadline().map(|deadline| deadline.duration_since(self.epoch).as_micros() as u64)
     }
 
-    /// When XDP stops to answer on a node whose heartbeat has stopped.
+    /// When XDP next stops to answer for an address on a node whose heartbeat has stopped.
     fn lease_end(&self, node: usize) -> Option<Micros> {
-        match self.nodes[node].heartbeat {
-            Heartbeat::Stopped(last) if self.nodes[node].held.contains(&true) => Some(last + self.lease()),
-            Heartbeat::Stopped(_) | Heartbeat::Beating => None,
-        }
+        let ends = (0..self.links()).filter_map(|link| self.silent_from(node, link));
+        ends.filter(|at| *at > self.now).min()
+    }
+
+    /// When XDP stops to answer for the address of a link: when the lease ends, or when somebody else has claimed it since
+    /// the heartbeat stopped. Who becomes Active announces that; here its advertisement stands for it.
+    fn silent_from(&self, node: usize, link: usize) -> Option<Micros> {
+        let Heartbeat::Stopped(last) = self.nodes[node].heartbeat else { return None };
+        let claimed = self.nodes[node].seen[link]
+            .iter()
+            .flatten()
+            .filter(|at| self.claims_silence && **at > last)
+            .min();
+        let end = last + self.lease_of(node);
+        self.nodes[node].held[link].then(|| claimed.map_or(end, |at| end.min((*at).max(last + AWAY))))
     }
 
     pub fn run_until(&mut self, end: Micros) {
         loop {
             let arrival = self.in_flight.peek().map(|Reverse(flight)| flight.at);
             let timer = (0..self.nodes.len()).filter_map(|node| Some((self.due(node)?, node))).min();
-            let lease_end = (0..self.nodes.len())
-                .filter_map(|node| self.lease_end(node))
-                .filter(|at| *at > self.now)
-                .min();
+            let lease_end = (0..self.nodes.len()).filter_map(|node| self.lease_end(node)).min();
             let next = [arrival, timer.map(|(at, _)| at), lease_end].into_iter().flatten().min();
             let Some(next) = next.filter(|next| *next <= end) else { break };
             self.now = self.now.max(next);
@@ -541,6 +629,7 @@ impl Lan {
             let node = &mut self.nodes[to];
             if packet.priority != Priority::RELEASE {
                 node.seen[packet.link][packet.from] = Some(self.now);
+                self.moved |= node.heartbeat != Heartbeat::Beating;
             }
             if node.deaf {
                 return;
@@ -576,7 +665,7 @@ impl Lan {
     /// clock, then the timer; and the heartbeat after that.
     fn wake(&mut self, node: usize) {
         if self.nodes[node].paused_until.take().is_some() {
-            let late = matches!(self.nodes[node].heartbeat, Heartbeat::Stopped(last) if self.now - last > self.lease());
+            let late = matches!(self.nodes[node].heartbeat, Heartbeat::Stopped(last) if self.now - last > self.lease_of(node));
             if !late {
                 self.nodes[node].heartbeat = Heartbeat::Beating;
                 self.moved = true;
@@ -592,6 +681,10 @@ impl Lan {
             }
         }
         self.run(node, 0, Event::Timer);
+        self.end_if_left(node);
+        if self.nodes[node].group.is_none() {
+            return;
+        }
         self.moved |= self.nodes[node].heartbeat != Heartbeat::Beating;
         self.nodes[node].heartbeat = Heartbeat::Beating;
     }
@@ -608,13 +701,8 @@ impl Lan {
     }
 
     /// Whether XDP on this node answers for the address of a link.
-    fn answers(&self, node: usize, link: usize) -> bool {
-        let Node { held, heartbeat, .. } = &self.nodes[node];
-        held[link]
-            && match heartbeat {
-                Heartbeat::Beating => true,
-                Heartbeat::Stopped(last) => self.now - last < self.lease(),
-            }
+    pub fn answers(&self, node: usize, link: usize) -> bool {
+        self.nodes[node].held[link] && self.silent_from(node, link).is_none_or(|at| self.now < at)
     }
 
     /// Who has the addresses now.
@@ -732,7 +820,10 @@ impl Lan {
 
     /// The longest `Active_Down_Interval` that any priority has.
     pub fn longest_down_interval(&self) -> Micros {
-        active_down_interval(self.nodes[0].settings[0].interval, Priority::RELEASE).as_micros() as u64
+        let interval = self.nodes[0].settings[0].interval;
+        let usual = active_down_interval(interval, Priority::RELEASE).as_micros() as u64;
+        // Three intervals and the skew time, which is a third of that at most.
+        usual.max(self.longest_patience / 3 * 4)
     }
 
     /// Time for one election after another to end, whatever the priorities.
