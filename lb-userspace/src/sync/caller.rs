@@ -1,6 +1,7 @@
 //! Dials a peer, again and again, and sends on the connection.
 
 use std::{
+    io,
     net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
@@ -77,9 +78,17 @@ async fn dialled(address: SocketAddr, listen: SocketAddr, key: &Psk) -> Result<(
     if !listen.ip().is_unspecified() && listen.is_ipv4() == address.is_ipv4() {
         socket.bind(SocketAddr::new(listen.ip(), 0))?;
     }
-    let mut stream = within(CONNECT, async { Ok(socket.connect(address).await?) }).await?;
-    let secure = within(CONNECT, call(&mut stream, key)).await?;
+    let mut stream = within(CONNECT, async { Ok(socket.connect(address).await?) }).await.map_err(away)?;
+    let secure = within(CONNECT, call(&mut stream, key)).await.map_err(away)?;
     Ok((stream, secure))
+}
+
+/// Who is slow to answer us is not refused: he may be away.
+fn away(ended: Ended) -> Ended {
+    match ended {
+        Ended::Refused(Refused::TooSlow) => Ended::Io(io::ErrorKind::TimedOut.into()),
+        ended => ended,
+    }
 }
 
 fn finish(node: &Shared, id: EntryId, ended: &Ended) {
@@ -94,10 +103,7 @@ fn finish(node: &Shared, id: EntryId, ended: &Ended) {
         debug!(peer = %address, reason = %ended, "the peer cannot be reached");
     }
     entry.peer.closed(now, ended.to_string());
-    // Who is slow to answer us is not refused: he may be away.
-    if let Ended::Refused(why) = ended
-        && *why != Refused::TooSlow
-    {
+    if let Ended::Refused(why) = ended {
         node.refuse(Some(id), address, *why, now);
     }
 }
@@ -197,7 +203,7 @@ impl Side for Sending {
 }
 
 /// Walks as fast as the pieces are taken; when nobody takes them any more, without waiting.
-fn walk_on_a_thread(store: Box<dyn FlowStore>, pieces: mpsc::Sender<Piece>) -> std::io::Result<()> {
+fn walk_on_a_thread(store: Box<dyn FlowStore>, pieces: mpsc::Sender<Piece>) -> io::Result<()> {
     let walk = move || {
         let mut records: Vec<FlowRecord> = Vec::with_capacity(MAX_RECORDS);
         let ended = store.walk(&mut |record| {

@@ -6,7 +6,7 @@
 //! by two pieces of the walk.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use super::{
     codec::{Answer, Hello, MAX_RECORDS, Telling, answer, encode},
     pace::{Pace, Urgency},
     pulse::Pulse,
-    queue::{Overflow, Queue},
+    queue::{MOST, Overflow, Queue},
     record::{FlowId, FlowRecord, FlowStore},
     status::{Refused, SendingStatus},
 };
@@ -67,6 +67,8 @@ struct Walk {
     /// Whether all flows are in `pieces` or have been sent.
     ended: bool,
     told: u64,
+    /// What was told as news meanwhile: what the walk has of it may be older.
+    fresh: HashSet<FlowId>,
     /// The VIPs held since it began; None where news were lost meanwhile.
     held: Option<BTreeSet<IpAddr>>,
 }
@@ -211,6 +213,7 @@ impl Sender {
         self.walk_at = now;
         if let Some(walk) = &mut self.walk {
             walk.held = None;
+            walk.fresh.clear();
         }
     }
 
@@ -310,8 +313,15 @@ impl Sender {
                 break;
             }
             let Some((id, _)) = self.queue.pop() else { break };
+            if let Some(walk) = &mut self.walk {
+                walk.fresh.insert(id);
+            }
             // One that is over and forgotten is for the peer to forget by itself, as it does with what has ended.
             records.extend(store.read(&id));
+        }
+        if self.walk.as_ref().is_some_and(|walk| walk.fresh.len() > MOST) {
+            // Too much happens to remember: the next walk tells what this one tells wrong.
+            self.missed(now);
         }
         (!records.is_empty()).then(|| self.batch(records, oldest, false, status))
     }
@@ -337,6 +347,7 @@ impl Sender {
                 pieces: VecDeque::new(),
                 ended: false,
                 told: 0,
+                fresh: HashSet::new(),
                 held: Some(ours.holdings.clone()),
             });
             // What has changed until now is part of it.
@@ -346,7 +357,8 @@ impl Sender {
         if !self.pace.allows(Urgency::Full, now) {
             return None;
         }
-        if let Some(records) = walk.pieces.pop_front() {
+        if let Some(mut records) = walk.pieces.pop_front() {
+            records.retain(|record| !walk.fresh.contains(&record.id));
             walk.told += records.len() as u64;
             return Some(self.batch(records, None, true, status));
         }

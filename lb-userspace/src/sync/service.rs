@@ -103,10 +103,10 @@ async fn serve(
             _ = tick.tick() => {}
         }
         let now = Instant::now();
-        if let Some(events) = &events {
-            node.borrow_mut().lost(events.lost(), now);
-        }
         if published.is_none_or(|published| now.saturating_duration_since(published) >= TICK) {
+            if let Some(events) = &events {
+                node.borrow_mut().lost(events.lost(), now);
+            }
             publish(&node, &status, now);
             published = Some(now);
         }

@@ -123,14 +123,7 @@ impl World {
                 }
                 self.peer.events(self.now, &ids);
             }
-            4..6 if self.next_flow > 0 => {
-                let number = self.lot.below(u64::from(self.next_flow)) as u32;
-                let mut record = flow(number);
-                record.to_backend.flags = 0xff;
-                record.age = self.lot.below(100) as u32;
-                self.flows.put(record);
-                self.peer.events(self.now, &[record.id]);
-            }
+            4..6 if self.next_flow > 0 => self.changes(),
             6 if self.next_flow > 0 => {
                 let number = self.lot.below(u64::from(self.next_flow)) as u32;
                 self.flows.lock().remove(&flow(number).id);
@@ -151,6 +144,15 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    fn changes(&mut self) {
+        let number = self.lot.below(u64::from(self.next_flow).max(1)) as u32;
+        let mut record = flow(number);
+        record.to_backend.flags = 0xff;
+        record.age = self.lot.below(1000) as u32;
+        self.flows.put(record);
+        self.peer.events(self.now, &[record.id]);
     }
 
     /// Everything that is due now.
@@ -268,7 +270,11 @@ impl World {
         let calm = self.now;
         let rate = self.ours.rate;
         let limit = Duration::from_secs(10) + Duration::from_secs(400_000 / rate);
-        loop {
+        for step in 0.. {
+            // News of flows that the walk has in its hands already, and of others.
+            if step < 30 {
+                self.changes();
+            }
             self.settle();
             self.check();
             let status = self.peer.status(self.now);
@@ -279,6 +285,7 @@ impl World {
             assert!(self.now - calm < limit, "not within {limit:?}: {status:?}");
             self.wait();
         }
+        unreachable!("it ends or fails")
     }
 
     fn same(&self) -> bool {
