@@ -175,7 +175,9 @@ impl Sender {
         if !(before..=self.seq).contains(&seq) {
             return Err(Refused::Malformed);
         }
-        while let Some(batch) = self.under_way.pop_front_if(|batch| batch.seq <= seq) {
+        while self.under_way.front().is_some_and(|batch| batch.seq <= seq)
+            && let Some(batch) = self.under_way.pop_front()
+        {
             self.under_way_bytes -= batch.bytes;
             if let Some(oldest) = batch.oldest {
                 let lag = milliseconds(now.saturating_duration_since(oldest));

@@ -85,6 +85,7 @@ async fn serve(
                     return;
                 }
                 let added = node.borrow_mut().want(&now_wanted, Instant::now());
+                published = None;
                 for id in added {
                     spawn_local(caller::run(node.clone(), id));
                 }

@@ -33,7 +33,7 @@ const MISTAKES: &[Mistake] = &[
     m("[flows]", addressed!("key_file = \"/nowhere\""), "key_file", "sync.key_file", "`key_file` /nowhere cannot be read: No such file", "write: key_file = the path of a file with \"hex:\""),
     m("[flows]", addressed!("key_file = \"/pki/empty\""), "key_file", "sync.key_file", "`key_file` /pki/empty holds no key", "write: key_file = the path of a file with \"hex:\""),
     m("[flows]", addressed!("key_file = \"/pki/token\""), "key_file", "sync.key_file", "`key_file` /pki/token line 1 must be 32 to 256 bytes of secret, and has 13", "write: key_file = the path of a file with \"hex:\""),
-    m("[flows]", addressed!("key_file = \"/etc/xvip/sync.key\"\nbandwidth = 0"), "bandwidth", "sync.bandwidth", "`bandwidth` must be 1 to 100000, not 0", "write: bandwidth = 1"),
+    m("[flows]", addressed!("key_file = \"/etc/xvip/sync.key\"\nbandwidth = 0"), "bandwidth", "sync.bandwidth", "`bandwidth` must be 1 to 100000, not 0", "write: bandwidth = 200"),
 ];
 
 #[test]

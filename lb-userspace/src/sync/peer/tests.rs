@@ -21,7 +21,7 @@ fn schedules() -> std::ops::Range<u64> {
     let number = |variable| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect("a number"));
     match number("XVIP_SCHEDULE") {
         Some(one) => one..one + 1,
-        None => 0..number("XVIP_SCHEDULES").unwrap_or(2000),
+        None => 0..number("XVIP_SCHEDULES").unwrap_or(1000),
     }
 }
 
