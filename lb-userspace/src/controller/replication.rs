@@ -35,6 +35,8 @@ use crate::{
 
 /// Another node has taken over by then, if it was a pause that mattered.
 const PAUSE_MATTERS: Duration = Duration::from_secs(3);
+/// After a pause the flows of the others are not waited for again so soon.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// How often it is looked whether the flows are there.
 const LOOK: Duration = Duration::from_millis(50);
 /// What the service says of itself is no older.
@@ -144,7 +146,15 @@ impl Replication {
         self.status().as_ref().map(problems).unwrap_or_default()
     }
 
-    /// Whether this process was paused of late. Once for each pause.
+    /// Whether some peer's flows are not here any more as they come, and have not been asked for of late: on a machine that
+    /// has no time for us, VRRP must not wait for ever.
+    fn has_lost_touch(&self, now: Instant) -> bool {
+        let is_late = self.rejoined.is_none_or(|at| now.saturating_duration_since(at) >= ASK_AGAIN);
+        is_late
+            && self.status().is_some_and(|status| status.peers.iter().any(|peer| !peer.receiving.complete))
+    }
+
+    /// Whether this process was paused of late, and nobody has dealt with that.
     fn was_paused(&mut self, running_since: Option<Instant>, now: Instant) -> bool {
         let Some(since) = running_since.filter(|_| running_since != self.running_since) else { return false };
         let is_start = self.running_since.is_none();
@@ -228,7 +238,10 @@ impl Controller {
             return;
         }
         let (since, now) = (self.heartbeat.running_since(), Instant::now());
-        if self.replication.was_paused(since, now) && self.routers.active().is_empty() {
+        if self.replication.was_paused(since, now)
+            && self.routers.active().is_empty()
+            && self.replication.has_lost_touch(now)
+        {
             self.replication.running_since = since;
             self.replication.rejoin();
             let problem = "this node was paused: the flows of the others are fetched first".to_owned();
