@@ -43,9 +43,9 @@ impl Scene {
     }
 
     /// Busy ones and idle ones at the plain service, watch streams at the API's.
-    fn streams(&self, plain: u32, idle: u32, watch: u32) -> Result<Streams, Box<dyn Error>> {
+    fn streams(&self, busy: u32, idle: u32, watch: u32) -> Result<Streams, Box<dyn Error>> {
         let plan = Plan {
-            plain,
+            plain: busy,
             idle,
             watch,
             address: plain(self.family),
