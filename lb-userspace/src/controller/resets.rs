@@ -129,6 +129,8 @@ impl Controller {
                 ResetReason::BackendDead => {
                     warn!(backend = address, flows, took_ms, "reset the flows of a dead backend")
                 }
+                // A rebalance gives an order for each few of its flows, and tells of all of them in the end.
+                ResetReason::Rebalance => {}
                 why => info!(backend = address, flows, took_ms, %why, "reset flows"),
             }
         }
