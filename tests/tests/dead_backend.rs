@@ -168,7 +168,7 @@ fn black_holed(mode: Mode, family: Family) -> TestResult {
     let failures = requests.failures(mark);
     println!("{mode:?} {family:?}: {} requests, {:?} failed", requests.answered(mark), failures);
     // A request that was under way there is over, as a stream is; none that only wanted to connect.
-    assert!(failures.keys().all(|why| why.contains("reset") || why.contains("closed")), "{failures:?}");
+    assert!(failures.keys().all(|why| !why.contains("connect")), "{failures:?}");
     let served = requests.by_server(now);
     assert!(served.len() == 2 && !served.contains_key(&server), "{served:?}");
 
