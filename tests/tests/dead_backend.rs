@@ -43,9 +43,9 @@ impl Scene {
     }
 
     /// Busy ones and idle ones at the plain service, watch streams at the API's.
-    fn streams(&self, plain: u32, idle: u32, watch: u32) -> Result<Streams, Box<dyn Error>> {
+    fn streams(&self, busy: u32, idle: u32, watch: u32) -> Result<Streams, Box<dyn Error>> {
         let plan = Plan {
-            plain,
+            plain: busy,
             idle,
             watch,
             address: plain(self.family),
@@ -168,7 +168,7 @@ fn black_holed(mode: Mode, family: Family) -> TestResult {
     let failures = requests.failures(mark);
     println!("{mode:?} {family:?}: {} requests, {:?} failed", requests.answered(mark), failures);
     // A request that was under way there is over, as a stream is; none that only wanted to connect.
-    assert!(failures.keys().all(|why| why.contains("reset") || why.contains("closed")), "{failures:?}");
+    assert!(failures.keys().all(|why| !why.contains("connect")), "{failures:?}");
     let served = requests.by_server(now);
     assert!(served.len() == 2 && !served.contains_key(&server), "{served:?}");
 

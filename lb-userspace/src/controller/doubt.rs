@@ -68,9 +68,7 @@ pub fn is_wanted(other: &Testimony, one: &Testimony, all: &[Testimony]) -> bool 
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::*;
 

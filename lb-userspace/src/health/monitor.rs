@@ -70,14 +70,14 @@ pub struct BackendHealth {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The first.
-    pub first: Instant,
+    pub first: std::time::Instant,
     /// The last until now.
-    pub last: Instant,
+    pub last: std::time::Instant,
 }
 
 impl Row {
     /// With one more, or begun with it.
-    fn extended(row: Option<Self>, at: Instant) -> Self {
+    fn extended(row: Option<Self>, at: std::time::Instant) -> Self {
         Self { first: row.map_or(at, |row| row.first), last: at }
     }
 }
@@ -209,7 +209,7 @@ impl Watch {
         debug!(backend = %self.backend, latency = ?outcome.latency, result = words, "checked");
         let transition = self.machine.observe(result);
         let now = SystemTime::now();
-        let ended = Instant::now();
+        let ended = std::time::Instant::now();
         let was_heard = outcome.result.as_ref().map_or_else(ProbeError::was_heard, |_| Some(true));
         if let Some(transition) = transition {
             self.log(transition.from, transition.to, &words);
