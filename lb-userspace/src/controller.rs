@@ -135,14 +135,12 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("signal handler")?;
     let mut hangup = signal(SignalKind::hangup()).context("signal handler")?;
     let mut leave = signal(SignalKind::user_defined2()).context("signal handler")?;
-    if options.replace {
-        succession::replace(&options.socket).await?;
-    }
+    let loaded = if options.replace { succession::replace(&config, &options.socket).await? } else { None };
     let (requests_sender, mut requests) = mpsc::channel(16);
     let server = Server::bind(&options.socket, requests_sender)?;
 
     let wake = Wake::default();
-    let mut controller = Controller::start(config, options, &wake).await?;
+    let mut controller = Controller::start(config, options, &wake, loaded).await?;
     let mut pulse = controller.pulse_timer();
     let mut resync = interval(RESYNC);
     let mut sweep = interval(SWEEP);
@@ -190,7 +188,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                 Request::Backend { order, by, reply } => drop(reply.send(controller.steer(order, by).await)),
                 Request::Rebalance(order, reply) => drop(reply.send(controller.rebalance(&order))),
                 Request::Leave(reply) => {
-                    drop(reply.send(controller.leave_answer()));
+                    let _asked = reply.send(controller.leave_answer());
                     break true;
                 }
                 Request::Vip { action, name, reply } => {
@@ -198,7 +196,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                 }
             },
             swept = finished(&mut controller.sweeping) => controller.swept(swept),
-            _ = sweep.tick() => controller.sweep(),
+            _ = sweep.tick() => {
+                controller.look_at_former();
+                controller.sweep();
+            }
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
             _ = balance.tick() => {
@@ -381,7 +382,13 @@ struct Controller {
 }
 
 impl Controller {
-    async fn start(config: Config, options: Options, wake: &Wake) -> anyhow::Result<Self> {
+    /// `loaded` are programs that were loaded before a predecessor left.
+    async fn start(
+        config: Config,
+        options: Options,
+        wake: &Wake,
+        loaded: Option<Dataplane>,
+    ) -> anyhow::Result<Self> {
         let interface = config.node.interface().to_owned();
         let claims = || config.node.interfaces.iter().map(|interface| Claim::take(interface)).collect();
         let claims: Result<Vec<Claim>, _> = succession::once_free(options.replace, claims).await;
@@ -453,16 +460,21 @@ impl Controller {
             watchdog_fed: now,
             status_text: String::new(),
         };
-        controller.succeed().await;
-        controller.open_dataplane()?;
+        let succeeds = controller.succeed().await;
+        let loaded = match loaded {
+            None if succeeds => controller.load_meanwhile().await,
+            loaded => loaded.map(Ok),
+        };
+        controller.open_dataplane(loaded)?;
         controller.reconcile().await;
         controller.replication.configure(&controller.config);
         Ok(controller)
     }
 
     /// Opens the data plane. Failing is a problem, which VRRP tracks, unless another instance has the pins.
-    fn open_dataplane(&mut self) -> anyhow::Result<()> {
-        match self.try_open_dataplane() {
+    /// `loaded` is what of it is there already.
+    fn open_dataplane(&mut self, loaded: Option<Result<Dataplane, DataplaneError>>) -> anyhow::Result<()> {
+        match self.try_open_dataplane(loaded) {
             Ok(()) => {
                 set_problem(&mut self.problems.dataplane, None);
                 // Two daemons on one pin path would undo each other's work.
@@ -479,10 +491,16 @@ impl Controller {
         Ok(())
     }
 
-    fn try_open_dataplane(&mut self) -> Result<(), DataplaneError> {
+    fn try_open_dataplane(
+        &mut self,
+        loaded: Option<Result<Dataplane, DataplaneError>>,
+    ) -> Result<(), DataplaneError> {
         let points = interface::attach_points(&self.links);
         interface::keep_vlan_tags(&self.links);
-        let mut dataplane = Dataplane::open(&self.config.node, &self.config.flows, &points)?;
+        let mut dataplane = match loaded {
+            Some(loaded) => loaded?.begin(&self.config.node, &points)?,
+            None => Dataplane::open(&self.config.node, &self.config.flows, &points)?,
+        };
         for attachment in dataplane.attachments() {
             info!(
                 interface = attachment.interface,
@@ -660,7 +678,7 @@ impl Controller {
     async fn resync(&mut self) {
         (self.look_at_link, self.look_at_neighbours) = (true, true);
         if self.dataplane.is_none()
-            && let Err(error) = self.open_dataplane()
+            && let Err(error) = self.open_dataplane(None)
         {
             set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
         }

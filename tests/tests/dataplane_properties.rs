@@ -690,6 +690,11 @@ impl Plane for Lockstep {
         kernel
     }
 
+    fn sever(&mut self, key: &Key) {
+        self.kernel.sever(key);
+        self.host.sever(key);
+    }
+
     fn left_by(&self) -> Option<u32> {
         self.host.left_by()
     }

@@ -70,7 +70,13 @@ fn complaint(sample: &Sample) -> Option<String> {
 }
 
 fn endure(mode: Mode, incidents: &[Incident]) -> TestResult {
-    let mut pair = XvipPair::start(&XvipSettings { mode, advert_interval: None, spare: true })?;
+    let mut pair = XvipPair::start(&XvipSettings {
+        mode,
+        advert_interval: None,
+        // The same API server dies several times.
+        slow_start: Some("0s"),
+        spare: true,
+    })?;
     let plan = Plan { plain: STREAMS / 2, watch: STREAMS / 2, ..Plan::default() };
     let mut trial = Trial::new(&mut pair, plan, true, None)?;
     let mut complaints = vec![];

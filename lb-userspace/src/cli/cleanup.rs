@@ -23,7 +23,7 @@ use crate::{
     },
     control::server,
     controller::{claim::Claim, pins::PinLock},
-    dataplane,
+    dataplane::{self, VipEntryV4},
     netlink::{Netlink, NetlinkError},
     state_file,
 };
@@ -134,6 +134,7 @@ fn pinned_vips(pin_path: &Path) -> anyhow::Result<BTreeSet<IpAddr>> {
             continue;
         }
         let wide = fenced::<[u8; 16], _>(&pin, |entry: &VipEntry| entry.fenced);
+        let wide = wide.or_else(|| fenced::<[u8; 16], _>(&pin, |entry: &VipEntryV4| entry.fenced));
         // Up to layout 3 a VIP was nothing but that.
         if let Some(found) = wide.or_else(|| fenced::<[u8; 16], _>(&pin, |&fenced: &u32| fenced)) {
             vips.extend(found.into_iter().map(|vip| IpAddr::from(Be128::from_octets(vip))));

@@ -294,7 +294,9 @@ mod tests {
                 match request {
                     Request::Reload(reply) => drop(reply.send(answer.clone())),
                     Request::Status(reply) => drop(reply),
-                    Request::Leave(reply) => drop(reply.send(LeaveAnswer { respite_ms: Some(8500) })),
+                    Request::Leave(reply) => {
+                        let _asked = reply.send(LeaveAnswer { respite_ms: Some(8500) });
+                    }
                     Request::Vrrp(reply) => drop(reply.send(Vec::new())),
                     Request::Vip { action, name, reply } => {
                         let error = name.is_none().then(|| "say which".to_owned());

@@ -1,6 +1,6 @@
 //! The status as text: who owns the VIPs and why first, then the backends, then what became of the packets.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use comfy_table::{Table, presets};
 
@@ -8,6 +8,7 @@ use super::{
     ActiveRouterStatus, BackendStatus, InterfaceStatus, LocalClientsStatus, ObservedVipStatus,
     ObservingStatus, RebalanceStatus, ServiceStatus, Status, TrackStatus, VrrpStatus, WitnessStatus,
 };
+use crate::sync::status::{PeerStatus, SendingState, SyncStatus};
 
 /// How the tables look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,9 @@ fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
         "flows: {} established, {} half-open, {} closing, at most {}",
         flows.established, flows.half_open, flows.closing, flows.max
     )?;
+    if let Some(sync) = &status.sync {
+        write_sync(out, sync)?;
+    }
     let mut packets = new_table(look);
     packets.set_header(["packets", "reason", "count"]);
     let kinds = [
@@ -116,6 +120,43 @@ fn write_observing(out: &mut String, observing: &ObservingStatus, status: &Statu
             "  forward {at}: of {total} new connections seen, {} would have got",
             shares.join(", ")
         )?;
+    }
+    Ok(())
+}
+
+/// How far the nodes know each other's flows.
+fn write_sync(out: &mut String, sync: &SyncStatus) -> std::fmt::Result {
+    for peer in &sync.peers {
+        let name = peer.node.as_ref().map_or(String::new(), |node| format!("{node} at "));
+        let PeerStatus { sending, receiving, .. } = peer;
+        let to = match sending.state {
+            SendingState::Up => format!(
+                "has our flows, at most {} ms late (median {} ms)",
+                sending.lag_max_ms, sending.lag_p50_ms
+            ),
+            SendingState::Joining => "is getting our flows".to_owned(),
+            SendingState::Connecting => "is being called".to_owned(),
+            SendingState::Down => match &sending.last_error {
+                Some(error) => format!("does not get our flows: {error}"),
+                None => "does not get our flows yet".to_owned(),
+            },
+        };
+        let from = match (receiving.connected, receiving.complete) {
+            (true, true) => "we have its flows",
+            (true, false) => "we are getting its flows",
+            (false, _) => "we do not get its flows",
+        };
+        writeln!(out, "sync: {name}{} {to}; {from}", peer.address)?;
+    }
+    let of_peers = sync.peers.iter().flat_map(|peer| &peer.refused);
+    let mut refused = BTreeMap::new();
+    for (why, count) in sync.refused.iter().chain(of_peers) {
+        *refused.entry(*why).or_insert(0) += count;
+    }
+    if !refused.is_empty() {
+        let refused: Vec<String> =
+            refused.iter().map(|(why, count)| format!("{} {count}", why.text())).collect();
+        writeln!(out, "sync: refused: {}", refused.join(", "))?;
     }
     Ok(())
 }
@@ -385,6 +426,7 @@ mod tests {
         AdminStatus, BackendFlowsStatus, ConfigStatus, FlowsStatus, InterfaceStatus, LastRebalanceStatus,
         Packets, WeightOverrideStatus,
     };
+    use crate::sync::status::Refused;
 
     fn status() -> Status {
         let since = "2026-01-02T03:04:05.678Z".to_owned();
@@ -473,6 +515,29 @@ mod tests {
         let first = text.lines().next().expect("a line");
         assert!(first.contains("active since") && first.contains("this node owns 172.16.0.10/24"), "{first}");
         assert!(first.contains("active router silent for 700 ms"), "{first}");
+    }
+
+    #[test]
+    fn the_exchange_of_flows_is_told_by_peer() {
+        let mut status = status();
+        assert!(!render(&status, Look::Plain).contains("sync:"));
+        let mut peer = PeerStatus::new("172.16.0.3:7946".parse().expect("an address"));
+        let mut line = |peer: &PeerStatus| {
+            status.sync = Some(SyncStatus { peers: vec![peer.clone()], ..SyncStatus::default() });
+            let text = render(&status, Look::Plain);
+            text.lines().filter(|line| line.starts_with("sync:")).collect::<Vec<_>>().join("|")
+        };
+        assert_eq!(line(&peer), "sync: 172.16.0.3:7946 does not get our flows yet; we do not get its flows");
+        peer.node = Some("lb2".into());
+        peer.sending.state = SendingState::Up;
+        (peer.sending.lag_max_ms, peer.sending.lag_p50_ms) = (40, 3);
+        (peer.receiving.connected, peer.receiving.complete) = (true, true);
+        peer.refused.insert(Refused::WrongKey, 7);
+        assert_eq!(
+            line(&peer),
+            "sync: lb2 at 172.16.0.3:7946 has our flows, at most 40 ms late (median 3 ms); we have its flows|\
+             sync: refused: the key is none of ours 7"
+        );
     }
 
     #[test]

@@ -112,6 +112,13 @@ impl Incident {
         }
     }
 
+    /// Whether the pair has to be built anew after it: an API server that was away gets few connections for a minute
+    /// (slow start), and what happens to it next would harm few.
+    #[must_use]
+    pub fn leaves_slow_start(self) -> bool {
+        matches!(self, Self::ServerKilled | Self::ServerSilent | Self::ServerUnready | Self::ServerBack)
+    }
+
     /// Whether it happens to the first API server: streams there may end.
     #[must_use]
     pub fn harms_server(self) -> bool {
@@ -190,7 +197,7 @@ impl Kind {
     /// # Errors
     /// When it cannot be built or does not start.
     pub fn start(self, spare: bool) -> anyhow::Result<Box<dyn Stack>> {
-        let settings = XvipSettings { mode: Mode::Nat, advert_interval: None, spare };
+        let settings = XvipSettings { mode: Mode::Nat, advert_interval: None, slow_start: None, spare };
         Ok(match self {
             Self::Incumbent => Box::new(IncumbentPair::start(spare)?),
             Self::Xvip => Box::new(XvipPair::start(&settings)?),

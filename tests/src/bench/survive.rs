@@ -8,7 +8,7 @@
 
 pub mod trial;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{Write, stderr, stdout};
 use std::path::PathBuf;
@@ -26,6 +26,9 @@ use crate::interrupt::Interrupt;
 use crate::streams::Plan;
 use crate::topology::find_program;
 use trial::{INTERVAL, SLOW, Sample, TIMEOUT, Trial};
+
+/// What takes longer than this is not repeated.
+const LONG: Duration = Duration::from_secs(35);
 
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
@@ -116,19 +119,30 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Measures one pair. What fails in the middle of an incident is said, and the rest measured with a new pair.
+    /// Measures one kind of pair. What fails in the middle of an incident is said, and the rest measured with a new
+    /// pair.
     fn stack(&mut self, kind: Kind) -> anyhow::Result<()> {
-        let mut left = chosen(&self.options.incident, &Incident::ALL).into_iter().peekable();
-        while left.peek().is_some() {
+        let incidents = chosen(&self.options.incident, &Incident::ALL);
+        let each = |incident| (0..self.options.repeats).map(move |repeat| (incident, repeat));
+        let mut left: VecDeque<_> = incidents.into_iter().flat_map(each).collect();
+        while !left.is_empty() {
             self.say(&format!("{}: building the lab", kind.title()));
             let mut stack = kind.start(true)?;
             let mut trial = Trial::new(stack.as_mut(), self.plan(), false, Some(self.interrupt))?;
-            for incident in left.by_ref() {
-                if let Err(error) = self.incident(kind, &mut trial, incident) {
-                    if !self.interrupt.asked() {
-                        self.say(&format!("the ends of the logs:\n{}", trial.last_lines()));
+            while let Some((incident, repeat)) = left.pop_front() {
+                match self.once(kind, &mut trial, incident, repeat) {
+                    Ok(took) if took > LONG => left.retain(|(next, _)| *next != incident),
+                    Ok(_) => {}
+                    Err(error) => {
+                        if !self.interrupt.asked() {
+                            self.say(&format!("the ends of the logs:\n{}", trial.last_lines()));
+                        }
+                        self.give_up(kind, incident.title(), &error)?;
+                        left.retain(|(next, _)| *next != incident);
+                        break;
                     }
-                    self.give_up(kind, incident.title(), &error)?;
+                }
+                if incident.leaves_slow_start() {
                     break;
                 }
             }
@@ -136,31 +150,32 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn incident(&mut self, kind: Kind, trial: &mut Trial<'_>, incident: Incident) -> anyhow::Result<()> {
+    /// Returns how long it took.
+    fn once(
+        &mut self,
+        kind: Kind,
+        trial: &mut Trial<'_>,
+        incident: Incident,
+        repeat: u32,
+    ) -> anyhow::Result<Duration> {
         if !trial.knows(incident)? {
-            return Ok(());
+            return Ok(Duration::ZERO);
         }
-        for repeat in 0..self.options.repeats {
-            let begin = Instant::now();
-            let sample =
-                trial.once(incident, kind.phase(repeat)).with_context(|| format!("repeat {repeat}"))?;
-            self.say(&format!(
-                "{}, {}: {} of {} streams broken, {} hung, {} of {} requests failed ({:.1} s)",
-                kind.title(),
-                incident.title(),
-                sample.broken,
-                sample.streams,
-                sample.hung,
-                sample.failed,
-                sample.requests,
-                begin.elapsed().as_secs_f64()
-            ));
-            self.samples.push(Measured { stack: kind, repeat, sample });
-            if begin.elapsed() > LONG {
-                break;
-            }
-        }
-        Ok(())
+        let begin = Instant::now();
+        let sample = trial.once(incident, kind.phase(repeat)).with_context(|| format!("repeat {repeat}"))?;
+        self.say(&format!(
+            "{}, {}: {} of {} streams broken, {} hung, {} of {} requests failed ({:.1} s)",
+            kind.title(),
+            incident.title(),
+            sample.broken,
+            sample.streams,
+            sample.hung,
+            sample.failed,
+            sample.requests,
+            begin.elapsed().as_secs_f64()
+        ));
+        self.samples.push(Measured { stack: kind, repeat, sample });
+        Ok(begin.elapsed())
     }
 
     fn plan(&self) -> Plan {
@@ -182,9 +197,6 @@ impl Bench<'_> {
         let _ = writeln!(stderr(), "{:6.1} s  {what}", self.begin.elapsed().as_secs_f64());
     }
 }
-
-/// What takes longer than this is not repeated.
-const LONG: Duration = Duration::from_secs(35);
 
 /// The table and what belongs to it.
 fn text(samples: &[Measured], origin: &Origin, took: Duration) -> String {

@@ -259,6 +259,14 @@ impl<'a> Script<'a> {
         self.client(connection, ACK, b"");
     }
 
+    /// Ends an established flow as the controller does it: marked in both directions, and no longer counted.
+    pub fn sever(&mut self, connection: &Connection) {
+        for key in self.keys(connection) {
+            self.plane.sever(&key);
+        }
+        self.flows = self.plane.flows();
+    }
+
     /// Changes what the controller has written.
     pub fn change(&mut self, change: impl FnOnce(&mut World)) {
         change(&mut self.world);

@@ -20,6 +20,8 @@ use crate::wait;
 /// How long a daemon may take to end that leaves.
 const LEAVE_LIMIT: Duration = Duration::from_secs(10);
 
+/// Loading the programs and making the tables takes a busy machine long.
+const START_LIMIT: Duration = Duration::from_secs(60);
 const SYNC_PORT: u16 = 7946;
 
 /// What a pair is like.
@@ -29,6 +31,8 @@ pub struct XvipSettings {
     pub mode: Mode,
     /// How often it advertises; `None`: the default.
     pub advert_interval: Option<&'static str>,
+    /// For how long a backend that is back gets less than its share; `None`: the default.
+    pub slow_start: Option<&'static str>,
     /// Whether the lab has one API server more than the pair knows of at first.
     pub spare: bool,
 }
@@ -49,7 +53,7 @@ impl XvipPair {
     /// When it cannot be built or does not start.
     pub fn start(settings: &XvipSettings) -> anyhow::Result<Self> {
         let masters = SERVERS as u8 + u8::from(settings.spare);
-        let lab = Lab::builder().mode(settings.mode).masters(masters).build()?;
+        let lab = Lab::builder().mode(settings.mode).masters(masters).patience(3).build()?;
         let plain = lab.plain_service(Family::V4);
         let pair = Self { frozen: None, lab, away: false };
         if settings.mode == Mode::Nat {
@@ -58,6 +62,9 @@ impl XvipPair {
         for lb in pair.lab.lbs() {
             lb.configure(|config| {
                 config.services.push(plain.clone());
+                for service in &mut config.services {
+                    service.health.extend(settings.slow_start.map(|time| format!("slow_start = {time:?}")));
+                }
                 for vrrp in &mut config.vrrp {
                     vrrp.advert_interval = settings.advert_interval.map(str::to_owned);
                 }
@@ -131,7 +138,7 @@ impl XvipPair {
         let node = self.first();
         node.signal(Signal::SIGUSR2)?;
         wait::until("xvip to leave", LEAVE_LIMIT, || !node.is_running())?;
-        Ok(node.start()?)
+        Ok(node.start_within(START_LIMIT)?)
     }
 }
 
@@ -227,9 +234,9 @@ impl Stack for XvipPair {
             Incident::Restart => self.restart()?,
             Incident::Crash => {
                 node.kill();
-                node.start()?;
+                node.start_within(START_LIMIT)?;
             }
-            Incident::FailBack => node.start()?,
+            Incident::FailBack => node.start_within(START_LIMIT)?,
             Incident::BackendAdded => self.reload(Some(100))?,
             Incident::BackendWeighted => self.reload(Some(50))?,
             Incident::BackendRemoved => self.reload(None)?,
@@ -261,7 +268,7 @@ impl Stack for XvipPair {
             _ => {}
         }
         self.away = false;
-        Ok(self.first().start()?)
+        Ok(self.first().start_within(START_LIMIT)?)
     }
 
     fn last_lines(&self) -> String {
