@@ -38,7 +38,10 @@ mod virtual_mac;
 use crate::plane::{Plane, World};
 
 pub use self::{
-    invariants::{check_bystander, check_flows, check_outcome, check_sightings, describe, flags_are_sane},
+    invariants::{
+        check_bystander, check_ended_and_rebuilt, check_events, check_flows, check_outcome, check_sightings,
+        describe, flags_are_sane,
+    },
     script::{Connection, Script, Step},
     settings::Setting,
 };
