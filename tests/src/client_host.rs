@@ -81,6 +81,8 @@ pub struct Connections {
     /// The client's addresses to use in turn; empty: the system's choice. Each has about 64,500 ports, and a port is
     /// free again a second after its connection.
     pub sources: Vec<IpAddr>,
+    /// Whether one that is held and ends is opened again at once (no).
+    pub reconnect: bool,
 }
 
 impl Default for Connections {
@@ -91,6 +93,7 @@ impl Default for Connections {
             parallel: 32,
             timeout: Duration::from_secs(10),
             sources: vec![],
+            reconnect: false,
         }
     }
 }
@@ -199,6 +202,9 @@ impl ClientHost<'_> {
             .args(["--parallel", &connections.parallel.to_string()]);
         for source in &connections.sources {
             command.args(["--source", &source.to_string()]);
+        }
+        if connections.reconnect {
+            command.arg("--reconnect");
         }
         self.start(&mut command)
     }

@@ -93,6 +93,9 @@ pub struct ConnectionOptions {
     /// Addresses to connect from in turn; the system's choice without any.
     #[arg(long)]
     pub source: Vec<IpAddr>,
+    /// Open a held connection again, at once, that has ended.
+    #[arg(long)]
+    pub reconnect: bool,
 }
 
 /// Pseudo-random bytes that the same seed makes again: Marsaglia's xorshift64 (Journal of Statistical Software 8(14),
@@ -248,36 +251,58 @@ pub async fn short(options: ConnectionOptions) -> anyhow::Result<()> {
 }
 
 /// Opens connections, asks each for its server's name and keeps it; prints an [`Event::Line`] (number 0) or an
-/// [`Event::Failed`] for each, [`Event::Done`] when all have been tried, and an [`Event::Broken`] for one that ends.
-/// Does not return.
+/// [`Event::Failed`] for each, [`Event::Done`] when all have been tried, and an [`Event::Broken`] for one that ends, which
+/// may be opened again then. Does not return.
 ///
 /// # Errors
 /// When `parallel` is more than a semaphore can count.
 pub async fn hold(options: ConnectionOptions) -> anyhow::Result<()> {
     raise_descriptor_limit();
     each(options, |options, stream| async move {
-        let begin = monotonic_us();
-        match within(&options, ask(&options, stream)).await {
-            Ok((server, mut socket)) => {
-                print(&Event::Line { at_us: monotonic_us(), stream, server, seq: 0 });
-                tokio::spawn(async move {
-                    let error = match socket.read(&mut [0; 1]).await {
-                        Ok(0) => failure("hold", &io::ErrorKind::UnexpectedEof.into()),
-                        Ok(_) => "wrong: hold: more than an answer".to_owned(),
-                        Err(error) => failure("hold", &error),
-                    };
-                    print(&Event::Broken { at_us: monotonic_us(), stream, error });
-                });
+        let mut socket = open_to_hold(&options, stream).await;
+        tokio::spawn(async move {
+            loop {
+                match socket.take() {
+                    Some(held) => {
+                        let error = until_it_ends(held).await;
+                        print(&Event::Broken { at_us: monotonic_us(), stream, error });
+                    }
+                    None => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+                if !options.reconnect {
+                    return;
+                }
+                socket = open_to_hold(&options, stream).await;
             }
-            Err(error) => {
-                let at_us = monotonic_us();
-                print(&Event::Failed { at_us, took_us: at_us - begin, error });
-            }
-        }
+        });
     })
     .await?;
     print(&Event::Done { at_us: monotonic_us() });
     std::future::pending().await
+}
+
+async fn open_to_hold(options: &ConnectionOptions, stream: u32) -> Option<TcpStream> {
+    let begin = monotonic_us();
+    match within(options, ask(options, stream)).await {
+        Ok((server, socket)) => {
+            print(&Event::Line { at_us: monotonic_us(), stream, server, seq: 0 });
+            Some(socket)
+        }
+        Err(error) => {
+            let at_us = monotonic_us();
+            print(&Event::Failed { at_us, took_us: at_us - begin, error });
+            None
+        }
+    }
+}
+
+/// How a connection ended on which nothing more is expected.
+async fn until_it_ends(mut socket: TcpStream) -> String {
+    match socket.read(&mut [0; 1]).await {
+        Ok(0) => failure("hold", &io::ErrorKind::UnexpectedEof.into()),
+        Ok(_) => "wrong: hold: more than an answer".to_owned(),
+        Err(error) => failure("hold", &error),
+    }
 }
 
 /// Does `work` for each connection, as many at once as the options say, and waits for all.

@@ -37,6 +37,15 @@ const CHOSEN_FOR: u64 = 10;
 /// An order to reset some flows that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How many connections a rebalance resets in a second: not more than a backend may be led to (`slow_start_rate`), or the
+/// rest would come back to where they were.
+fn rate(service: &Service) -> u32 {
+    match service.health.slow_start_rate {
+        0 => service.rebalance.rate,
+        most => service.rebalance.rate.min(most),
+    }
+}
+
 /// Every service's rebalances.
 #[derive(Debug, Default)]
 pub struct Rebalances(BTreeMap<ServiceKey, Watched>);
@@ -94,7 +103,8 @@ impl Controller {
     fn look_at_balance_of(&mut self, n: usize, now: Instant) {
         let Some(service) = self.config.services.get(n) else { return };
         let key = service_key(service);
-        let (settings, name) = (service.rebalance, service.name.clone());
+        let settings = Rebalance { rate: rate(service), ..service.rebalance };
+        let name = service.name.clone();
         let runs = self.rebalances.0.get(&key).is_some_and(|watched| watched.running.is_some());
         if !runs && settings.mode != RebalanceMode::Auto {
             // What was seen until now says nothing about a time when it is switched on again.
@@ -340,7 +350,7 @@ impl Controller {
 
     fn plan_for(&mut self, n: usize, dry_run: bool, now: Instant) -> Option<RebalancePlan> {
         let service = self.config.services.get(n)?.clone();
-        let settings = service.rebalance;
+        let settings = Rebalance { rate: rate(&service), ..service.rebalance };
         let key = service_key(&service);
         let tolerance = Tolerance { margin: settings.margin, floor: settings.floor };
         let candidates = self.candidates(&service);
