@@ -31,6 +31,7 @@ mod inheritance;
 mod interface;
 mod observing;
 pub mod pins;
+mod rebalance;
 mod reconciling;
 mod reload;
 mod replication;
@@ -39,6 +40,7 @@ mod reserved_ports;
 mod resets;
 mod rivals;
 mod routers;
+mod steering;
 pub mod succession;
 mod sweep;
 mod tracking;
@@ -71,11 +73,13 @@ use self::{
     evidence::Evidence,
     inheritance::Inheritance,
     pins::PinLock,
+    rebalance::Rebalances,
     replication::Replication,
     reserved_ports::HostPorts,
     resets::Condemned,
     rivals::RivalWatch,
     routers::{Routers, Told},
+    steering::Steering,
     succession::Succession,
     sweep::{Sweep, finished},
     tracking::Tracking,
@@ -116,6 +120,8 @@ pub struct Options {
     pub config_path: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
+    /// Where what outlives the daemon is kept; see [`crate::state_file`].
+    pub state_directory: PathBuf,
     /// Whether a daemon that runs is to leave first.
     pub replace: bool,
 }
@@ -129,14 +135,12 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("signal handler")?;
     let mut hangup = signal(SignalKind::hangup()).context("signal handler")?;
     let mut leave = signal(SignalKind::user_defined2()).context("signal handler")?;
-    if options.replace {
-        succession::replace(&options.socket).await?;
-    }
+    let loaded = if options.replace { succession::replace(&config, &options.socket).await? } else { None };
     let (requests_sender, mut requests) = mpsc::channel(16);
     let server = Server::bind(&options.socket, requests_sender)?;
 
     let wake = Wake::default();
-    let mut controller = Controller::start(config, options, &wake).await?;
+    let mut controller = Controller::start(config, options, &wake, loaded).await?;
     let mut pulse = controller.pulse_timer();
     let mut resync = interval(RESYNC);
     let mut sweep = interval(SWEEP);
@@ -148,6 +152,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     rivals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut alerts = interval(alerts::PERIOD);
     alerts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut balance = interval(rebalance::PERIOD);
+    balance.set_missed_tick_behavior(MissedTickBehavior::Delay);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -179,8 +185,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                     pulse = controller.pulse_timer();
                 }
                 Request::Vrrp(reply) => drop(reply.send(controller.vrrp_statuses())),
+                Request::Backend { order, by, reply } => drop(reply.send(controller.steer(order, by).await)),
+                Request::Rebalance(order, reply) => drop(reply.send(controller.rebalance(&order))),
                 Request::Leave(reply) => {
-                    drop(reply.send(controller.leave_answer()));
+                    let _asked = reply.send(controller.leave_answer());
                     break true;
                 }
                 Request::Vip { action, name, reply } => {
@@ -188,9 +196,16 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                 }
             },
             swept = finished(&mut controller.sweeping) => controller.swept(swept),
-            _ = sweep.tick() => controller.sweep(),
+            _ = sweep.tick() => {
+                controller.look_at_former();
+                controller.sweep();
+            }
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
+            _ = balance.tick() => {
+                controller.follow_orders();
+                controller.look_at_balance();
+            }
             _ = alerts.tick() => controller.look_at_alerts(),
             () = replication::worth_a_look(waits) => controller.look_at_flows(),
             _ = rivals.tick() => controller.look_at_rivals(),
@@ -324,6 +339,8 @@ struct Controller {
     evidence: Evidence,
     resets: Resets,
     condemned: Condemned,
+    steering: Steering,
+    rebalances: Rebalances,
     alerts: Alerts,
     pins: Option<PinLock>,
     _claims: Vec<Claim>,
@@ -365,7 +382,13 @@ struct Controller {
 }
 
 impl Controller {
-    async fn start(config: Config, options: Options, wake: &Wake) -> anyhow::Result<Self> {
+    /// `loaded` are programs that were loaded before a predecessor left.
+    async fn start(
+        config: Config,
+        options: Options,
+        wake: &Wake,
+        loaded: Option<Dataplane>,
+    ) -> anyhow::Result<Self> {
         let interface = config.node.interface().to_owned();
         let claims = || config.node.interfaces.iter().map(|interface| Claim::take(interface)).collect();
         let claims: Result<Vec<Claim>, _> = succession::once_free(options.replace, claims).await;
@@ -374,6 +397,7 @@ impl Controller {
         let pins = succession::once_free(options.replace, pins).await?;
         let (netlink, events) = Netlink::open(&config.node.interfaces).await?;
         let links = netlink.links().await?;
+        let steering = Steering::read(&options, &config);
         let announcer = Announcer::spawn(&interface).context("no thread for announcements")?;
         let mut checks = Checks::new(Arc::clone(&wake.health), Arc::clone(&wake.results));
         let plan = checks.plan(&config)?;
@@ -403,6 +427,8 @@ impl Controller {
             evidence: Evidence::default(),
             resets: Resets::spawn(Arc::clone(&wake.resets)).context("no thread for resets")?,
             condemned: Condemned::default(),
+            steering,
+            rebalances: Rebalances::default(),
             alerts: Alerts::default(),
             pins,
             _claims: claims,
@@ -434,16 +460,21 @@ impl Controller {
             watchdog_fed: now,
             status_text: String::new(),
         };
-        controller.succeed().await;
-        controller.open_dataplane()?;
+        let succeeds = controller.succeed().await;
+        let loaded = match loaded {
+            None if succeeds => controller.load_meanwhile().await,
+            loaded => loaded.map(Ok),
+        };
+        controller.open_dataplane(loaded)?;
         controller.reconcile().await;
         controller.replication.configure(&controller.config);
         Ok(controller)
     }
 
     /// Opens the data plane. Failing is a problem, which VRRP tracks, unless another instance has the pins.
-    fn open_dataplane(&mut self) -> anyhow::Result<()> {
-        match self.try_open_dataplane() {
+    /// `loaded` is what of it is there already.
+    fn open_dataplane(&mut self, loaded: Option<Result<Dataplane, DataplaneError>>) -> anyhow::Result<()> {
+        match self.try_open_dataplane(loaded) {
             Ok(()) => {
                 set_problem(&mut self.problems.dataplane, None);
                 // Two daemons on one pin path would undo each other's work.
@@ -460,10 +491,16 @@ impl Controller {
         Ok(())
     }
 
-    fn try_open_dataplane(&mut self) -> Result<(), DataplaneError> {
+    fn try_open_dataplane(
+        &mut self,
+        loaded: Option<Result<Dataplane, DataplaneError>>,
+    ) -> Result<(), DataplaneError> {
         let points = interface::attach_points(&self.links);
         interface::keep_vlan_tags(&self.links);
-        let mut dataplane = Dataplane::open(&self.config.node, &self.config.flows, &points)?;
+        let mut dataplane = match loaded {
+            Some(loaded) => loaded?.begin(&self.config.node, &points)?,
+            None => Dataplane::open(&self.config.node, &self.config.flows, &points)?,
+        };
         for attachment in dataplane.attachments() {
             info!(
                 interface = attachment.interface,
@@ -641,7 +678,7 @@ impl Controller {
     async fn resync(&mut self) {
         (self.look_at_link, self.look_at_neighbours) = (true, true);
         if self.dataplane.is_none()
-            && let Err(error) = self.open_dataplane()
+            && let Err(error) = self.open_dataplane(None)
         {
             set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
         }

@@ -11,6 +11,7 @@ mod flow_tables;
 mod hash_walk;
 mod interface;
 mod local_clients;
+mod migrate;
 mod pins;
 mod pulse;
 mod replica;
@@ -42,8 +43,8 @@ use lb_common::{
     forward::Stage,
     layout::{
         AllowedKey, BackendCounters, BackendEntry, BackendId, ClaimEntry, LAYOUT_VERSION, Load,
-        LocalCounters, LocalEntry, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NodeEntry, PulseEntry,
-        RESERVED_PORT_WORDS, Removed, ServiceEntry, ServiceKey, VipEntry,
+        LocalCounters, LocalEntry, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NODE_HAS_FORMER,
+        NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, ServiceEntry, ServiceKey, VipEntry,
     },
     reason,
     trace::Watcher,
@@ -52,6 +53,7 @@ use lb_common::{
 
 use tokio::io::unix::AsyncFd;
 
+use self::migrate::Migration;
 use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
@@ -59,6 +61,7 @@ pub use self::{
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
     interface::keep_vlan_tags,
     local_clients::LocalClientsError,
+    migrate::v4::VipEntry as VipEntryV4,
     pins::cleanup,
     pulse::PulseWriter,
     replica::{ReplicaSource, ReplicaStore},
@@ -232,6 +235,8 @@ pub struct Dataplane {
     /// What the maps hold that nobody else writes. Reading them back costs a quarter of a megabyte a ring and thousands
     /// of system calls.
     written: Written,
+    /// While a former layout's flows are being brought over.
+    migration: Option<Migration>,
 }
 
 /// See [`Dataplane`].
@@ -257,10 +262,28 @@ impl Dataplane {
     /// Where the kernel, a driver or the BPF file system refuses; nothing is left behind that was not there before,
     /// but for pinned maps.
     pub fn open(node: &Node, flows: &Flows, points: &[AttachPoint]) -> Result<Self, DataplaneError> {
-        let mut dataplane = Self::load(&node.pin_path, flows)?;
-        dataplane.attachments = dataplane.attach(points, node.xdp_mode)?;
-        remove_other_layouts(&node.pin_path, &dataplane.maps_path)?;
-        Ok(dataplane)
+        Self::load(&node.pin_path, flows)?.begin(node, points)
+    }
+
+    /// The second half of that, for programs that were loaded before: perhaps while a predecessor still ran.
+    ///
+    /// # Errors
+    ///
+    /// See [`Dataplane::open`].
+    pub fn begin(mut self, node: &Node, points: &[AttachPoint]) -> Result<Self, DataplaneError> {
+        // It may have written since.
+        self.read_back()?;
+        if let Some(former) = &migrate::find(&node.pin_path)?
+            && let Err(error) = self.migrate(former)
+        {
+            let error = anyhow::Error::from(error);
+            tracing::error!("the connections of the former release are lost: {error:#}");
+        }
+        self.attachments = self.attach(points, node.xdp_mode)?;
+        if self.migration.is_none() {
+            remove_other_layouts(&node.pin_path, &self.maps_path)?;
+        }
+        Ok(self)
     }
 
     /// Loads the programs and adopts or creates their maps, without attaching them anywhere: for tests of the programs.
@@ -319,6 +342,7 @@ impl Dataplane {
             local: take(&mut ebpf, "LOCAL")?,
             local_counters: take(&mut ebpf, "LOCAL_COUNTERS")?,
             written: Written::default(),
+            migration: None,
             attachments: Vec::new(),
             pins: pin_path.to_owned(),
             maps_path,
@@ -366,7 +390,9 @@ impl Dataplane {
     ///
     /// Where the map cannot be read.
     pub fn node(&self) -> Result<NodeEntry, DataplaneError> {
-        self.node.get(&0, 0).map_err(in_map("NODE"))
+        let node = self.node.get(&0, 0).map_err(in_map("NODE"))?;
+        // Nobody else's business.
+        Ok(NodeEntry { flags: node.flags & !NODE_HAS_FORMER, ..node })
     }
 
     /// Writes the node's entry.
@@ -375,6 +401,7 @@ impl Dataplane {
     ///
     /// Where the map cannot be written; so for each `set_` and `remove_` below.
     pub fn set_node(&mut self, entry: &NodeEntry) -> Result<(), DataplaneError> {
+        let entry = NodeEntry { flags: entry.flags | self.migration_flag(), ..*entry };
         self.node.set(0, entry, 0).map_err(in_map("NODE"))
     }
 
@@ -567,6 +594,20 @@ impl Dataplane {
         }))
     }
 
+    /// How busy a backend is, as the data plane counts it.
+    ///
+    /// # Errors
+    ///
+    /// Where the map cannot be read.
+    pub fn load_of(&self, id: BackendId) -> Result<Load, DataplaneError> {
+        self.loads.get(&u32::from(id), 0).map_err(in_map("LOADS"))
+    }
+
+    /// A backend, as it was written.
+    pub fn backend(&self, id: BackendId) -> Option<&BackendEntry> {
+        self.written.backends.get(&id)
+    }
+
     /// A handle of its own on the heartbeat, for the thread that keeps it. `base` is the flow clock, in seconds, at
     /// `since`.
     ///
@@ -679,6 +720,7 @@ impl Dataplane {
 
     /// Reads what a predecessor wrote into the maps that are not read again later.
     fn read_back(&mut self) -> Result<(), DataplaneError> {
+        self.written = Written::default();
         for id in 0..MAX_BACKENDS as BackendId {
             let entry = self.backends.get(&u32::from(id), 0).map_err(in_map("BACKENDS"))?;
             if entry != BackendEntry::default() {

@@ -24,8 +24,9 @@ use lb_common::{
         ALLOWED_SERVICE_BITS, AllowedKey, BALANCE_LEAST_CONNECTIONS, BALANCE_MAGLEV, BALANCE_ROUND_ROBIN,
         BackendEntry, BackendId, HOP_KEEPS_TAGS, Hop, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES, MODE_DSR_IPIP,
         MODE_DSR_L2, MODE_NAT, MacWord, Members, NODE_OBSERVES, NODE_TELLS_FLOWS, NodeEntry,
-        SERVICE_DROPS_WHEN_FULL, SERVICE_HAS_ALLOW_LIST, SERVICE_HAS_LIMITS, SERVICE_REBUILDS,
-        SERVICE_SNAT_NODE, ServiceEntry, ServiceKey, TagWord, VLAN_WORDS, VipEntry, virtual_mac,
+        SERVICE_DROPS_WHEN_FULL, SERVICE_HAS_ALLOW_LIST, SERVICE_HAS_LIMITS, SERVICE_HAS_SHARES,
+        SERVICE_REBUILDS, SERVICE_SNAT_NODE, ServiceEntry, ServiceKey, TagWord, VLAN_WORDS, VipEntry,
+        virtual_mac,
     },
     wire::{Be16, Be32, Be128, Mac},
 };
@@ -88,6 +89,17 @@ pub enum NextHop {
     OtherInterface,
 }
 
+/// What of a backend is not as the file has it, by an operator's word or for a rebalance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steer {
+    /// It gets no new flows, whatever its health.
+    pub is_out: bool,
+    /// Its weight instead of the file's.
+    pub weight: Option<u16>,
+    /// While a rebalance leads new flows: above how many connections they go elsewhere if they can; 0 while none does.
+    pub share: u32,
+}
+
 /// What [`desired`] is computed from.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
@@ -108,6 +120,8 @@ pub struct Inputs<'a> {
     pub slow_starts: &'a BTreeMap<PoolEntry, SlowStart>,
     /// Now, for these.
     pub now: Instant,
+    /// Who is steered; one that is missing is as the file says.
+    pub steers: &'a BTreeMap<PoolEntry, Steer>,
     /// The VRRP instances that are active, with the number of their last announcement.
     pub active: &'a BTreeMap<String, u64>,
     /// Those of them that have become so of late: what happened to their VIPs before is not known.
@@ -258,6 +272,11 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
         }
         tables.allowed.extend(service.allow.iter().map(|&prefix| allowed_prefix(index, prefix)));
         let mut entry = service_entry(service, index);
+        let ids = pool(service).filter_map(|entry| inputs.ids.id(&entry));
+        let mut backends = ids.filter_map(|id| tables.backends.get(&id));
+        if backends.any(|backend| backend.share != 0 || backend.new_per_tick != 0) {
+            entry.flags |= SERVICE_HAS_SHARES;
+        }
         if inherits {
             entry.flags |= SERVICE_REBUILDS;
         }
@@ -461,6 +480,17 @@ fn backend_entry(
         weight: configured.map_or(0, |(_, backend)| effective_weight(inputs, service, backend)),
         ..BackendEntry::default()
     };
+    if let Some((service, backend)) = configured {
+        let pool_entry = PoolEntry { service: service_key(service), address: backend.address };
+        let is_rising =
+            inputs.slow_starts.get(&pool_entry).is_some_and(|start| start.next_step(inputs.now).is_some());
+        let steer = steer_of(inputs, &pool_entry);
+        if !steer.is_out {
+            entry.share = steer.share;
+            entry.new_per_tick =
+                if is_rising || steer.share != 0 { service.health.slow_start_rate } else { 0 };
+        }
+    }
     let known = (inputs.observed.backends.get(&id))
         .filter(|known| (known.address, known.port) == (entry.address, entry.port));
     match inputs.next_hops.get(&address.ip()) {
@@ -530,10 +560,20 @@ fn hop(links: &[Link], mac: Mac, link: u8) -> Option<(Hop, &Link)> {
     Some((hop, link))
 }
 
+fn steer_of(inputs: &Inputs, entry: &PoolEntry) -> Steer {
+    inputs.steers.get(entry).copied().unwrap_or_default()
+}
+
+/// The weight that counts now; of one that is out, 0.
 fn effective_weight(inputs: &Inputs, service: Option<ServiceKey>, backend: &Backend) -> u16 {
-    let entry = service.map(|service| PoolEntry { service, address: backend.address });
-    let slow_start = entry.and_then(|entry| inputs.slow_starts.get(&entry));
-    slow_start.map_or(backend.weight, |start| start.effective_weight(backend.weight, inputs.now))
+    let Some(service) = service else { return backend.weight };
+    let entry = PoolEntry { service, address: backend.address };
+    let steer = steer_of(inputs, &entry);
+    if steer.is_out {
+        return 0;
+    }
+    let weight = steer.weight.unwrap_or(backend.weight);
+    inputs.slow_starts.get(&entry).map_or(weight, |start| start.effective_weight(weight, inputs.now))
 }
 
 /// The backends of a service that can be chosen, all with weight, in ascending order of their addresses: the same order
@@ -547,6 +587,10 @@ fn members(inputs: &Inputs, service: &Service, entries: &BTreeMap<BackendId, Bac
     for backend in &service.backends {
         let address = backend.address;
         let Some(id) = inputs.ids.id(&PoolEntry { service: key, address }) else { continue };
+        // For whether all are down it does not count, either: the others are all that there are.
+        if steer_of(inputs, &PoolEntry { service: key, address }).is_out {
+            continue;
+        }
         let state = inputs.health.get(&PoolEntry { service: key, address }).copied();
         let member = Member { id, address, weight: effective_weight(inputs, Some(key), backend) };
         let reachable = entries.get(&id).is_some_and(BackendEntry::is_reachable);
@@ -557,7 +601,7 @@ fn members(inputs: &Inputs, service: &Service, entries: &BTreeMap<BackendId, Bac
             HealthState::Down => false,
         };
         all_down &= !up;
-        if backend.weight == 0 || !reachable {
+        if member.weight == 0 || !reachable {
             continue;
         }
         if up {

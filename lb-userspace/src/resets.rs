@@ -16,7 +16,6 @@
 use std::{
     collections::BTreeMap,
     fmt, io,
-    net::SocketAddr,
     sync::{Arc, mpsc},
     thread,
     time::Duration,
@@ -25,6 +24,8 @@ use std::{
 use lb_common::layout::BackendId;
 use tokio::sync::{Notify, watch};
 
+pub use crate::sync::record::FlowId;
+
 use crate::dataplane::SeverTables;
 
 pub mod agenda;
@@ -32,15 +33,6 @@ mod injector;
 pub mod pace;
 pub mod segments;
 mod work;
-
-/// A flow by the addresses that its client sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FlowId {
-    /// The client.
-    pub client: SocketAddr,
-    /// VIP and port.
-    pub service: SocketAddr,
-}
 
 /// Some of a backend's flows are to be reset.
 #[derive(Clone, Debug, PartialEq, Eq)]

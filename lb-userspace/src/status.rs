@@ -234,12 +234,75 @@ pub struct ServiceStatus {
     /// Connects of clients on this node.
     #[serde(default)]
     pub local_clients: LocalClientsStatus,
+    /// Of its rebalances; absent where none may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebalance: Option<RebalanceStatus>,
     /// Connections that a process on this node has at VIP and port, such as a proxy that xvip takes the place of; at most
     /// some seconds old. 0 where a backend is this very node, whose connections these are then.
     #[serde(default)]
     pub host_connections: u64,
     /// In the file's order.
     pub backends: Vec<BackendStatus>,
+}
+
+/// The rebalances of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalanceStatus {
+    /// `off`, `manual` or `auto`
+    pub mode: String,
+    /// Whether one goes on.
+    pub running: bool,
+    /// How many connections that one still has to reset.
+    pub left: u64,
+    /// How many it has reset.
+    pub done: u64,
+    /// How many all of them have reset since the daemon was started.
+    pub resets: u64,
+    /// The last one that has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastRebalanceStatus>,
+}
+
+/// A rebalance that has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRebalanceStatus {
+    /// When it began.
+    pub began: String,
+    /// How long it took.
+    pub took_ms: u64,
+    /// Whether it was asked for, or began by itself.
+    pub asked_for: bool,
+    /// `balanced`, `nearly-balanced`, `stuck` or `interrupted`
+    pub outcome: String,
+    /// How many connections it has reset.
+    pub resets: u64,
+    /// And of whom.
+    pub resets_by_backend: BTreeMap<String, u64>,
+}
+
+/// Why a backend is out, by an operator's word.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminStatus {
+    /// `drain`: no new connections; `disabled`: its connections are reset, too.
+    pub state: String,
+    /// When the connections that are left are reset; absent where they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<String>,
+    /// Who said so.
+    pub by: String,
+    /// When.
+    pub at: String,
+}
+
+/// A weight by an operator's word.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightOverrideStatus {
+    /// The weight instead of the file's.
+    pub weight: u16,
+    /// Who said so.
+    pub by: String,
+    /// When.
+    pub at: String,
 }
 
 /// What became of connects to a service by processes of this node, since its entry was made. Those that were not redirected
@@ -265,9 +328,18 @@ pub struct BackendStatus {
     pub address: String,
     /// Its weight.
     pub weight: u16,
-    /// What counts of it at the moment: less than the weight for a while after a recovery (`slow_start`).
+    /// What counts at the moment: 0 while it is out; less than its weight for a while after a recovery (`slow_start`).
     #[serde(default)]
     pub effective_weight: u16,
+    /// Why it is out; absent while it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<AdminStatus>,
+    /// Its weight, if an operator has said another than the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_override: Option<WeightOverrideStatus>,
+    /// Connections above which new ones are led elsewhere by a rebalance; absent while none goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_limit: Option<u32>,
     /// How many connections it may have from this node; 0: no limit.
     #[serde(default)]
     pub max_connections: u32,
@@ -289,6 +361,10 @@ pub struct BackendStatus {
     pub next_hop: Option<String>,
     /// Its flows.
     pub flows: BackendFlowsStatus,
+    /// How many of them this process has reset, by reason: `backend-dead`, `disabled`, `drain-deadline`, `rebalance`. Reasons
+    /// that there were none for are absent.
+    #[serde(default)]
+    pub resets: BTreeMap<String, u64>,
 }
 
 /// Flows of a backend. Each number begins with zero when the backend is first configured, and goes on when the daemon is

@@ -137,10 +137,30 @@ impl Daemon {
     ///
     /// # Errors
     /// When it had to be killed.
-    pub fn terminate(mut self, limit: Duration) -> Result<(ExitStatus, Duration), DaemonError> {
+    pub fn terminate(self, limit: Duration) -> Result<(ExitStatus, Duration), DaemonError> {
+        self.end_by(Signal::SIGTERM, limit)
+    }
+
+    /// The same with another signal.
+    ///
+    /// # Errors
+    /// When it had to be killed.
+    pub fn end_by(mut self, signal: Signal, limit: Duration) -> Result<(ExitStatus, Duration), DaemonError> {
         let begin = Instant::now();
-        self.signal(Signal::SIGTERM)?;
-        match wait::value("its end after SIGTERM", limit, || self.child.try_wait().transpose()) {
+        self.signal(signal)?;
+        self.ended_within(begin, limit)
+    }
+
+    /// Waits for the end of one that was told to end since `begin`; as [`Daemon::terminate`].
+    ///
+    /// # Errors
+    /// When it had to be killed.
+    pub fn ended_within(
+        mut self,
+        begin: Instant,
+        limit: Duration,
+    ) -> Result<(ExitStatus, Duration), DaemonError> {
+        match wait::value("its end", limit, || self.child.try_wait().transpose()) {
             Ok(Ok(status)) => Ok((status, begin.elapsed())),
             Ok(Err(source)) => Err(DaemonError::Io { name: self.name.clone(), source }),
             Err(timed_out) => Err(DaemonError::TimedOut {

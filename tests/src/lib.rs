@@ -15,6 +15,7 @@ pub mod client;
 pub mod client_host;
 pub mod daemon;
 pub mod decapsulator;
+pub mod former;
 pub mod frames;
 pub mod freezer;
 pub mod guest;

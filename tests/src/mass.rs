@@ -3,6 +3,7 @@
 //! A frame takes a system call of about a microsecond, and what is around it must not take longer: frames are written in
 //! place, nothing is allocated, nothing is counted. What the frames look like inside is for other tests.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,18 +11,22 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use anyhow::Context as _;
-use aya::maps::MapData;
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{ProgramFd, loaded_programs};
 use lb_common::layout::{
-    BackendEntry, BackendId, Hop, MODE_NAT, MacWord, NodeEntry, PulseEntry, ServiceEntry, ServiceKey,
+    BackendEntry, BackendId, Hop, Load, MODE_NAT, MacWord, NodeEntry, PulseEntry, ServiceEntry, ServiceKey,
     VipEntry,
 };
 use lb_common::wire::{Be16, Be32, Be128};
 use lb_userspace::config::model::Flows;
-use lb_userspace::dataplane::{Dataplane, cleanup};
+use lb_userspace::dataplane::{Dataplane, ReplicaSource, cleanup};
+use lb_userspace::desired::BackendIds;
 use lb_userspace::maglev::{self, Member};
+use lb_userspace::netlink::Link;
+use lb_userspace::replica::Landmarks;
 
 use crate::bpf;
 
@@ -29,6 +34,8 @@ use crate::bpf;
 pub const XDP_DROP: u32 = 1;
 /// See [`XDP_DROP`].
 pub const XDP_TX: u32 = 3;
+/// See [`XDP_DROP`].
+const XDP_REDIRECT: u32 = 4;
 
 /// TCP flags.
 pub const SYN: u8 = 0x02;
@@ -105,7 +112,7 @@ pub struct Mass {
     program: ProgramFd,
     maps: PathBuf,
     /// Last, so that it is removed after the maps are closed.
-    _pins: Pins,
+    pins: Pins,
 }
 
 /// A pin path of its own, removed on drop.
@@ -167,7 +174,7 @@ impl Mass {
         }
         dataplane.set_node(&node)?;
         dataplane.set_pulse(PulseEntry { heartbeat_ns: u64::MAX, flow_clock: CLOCK, _pad: 0 })?;
-        Ok(Self { dataplane, program, maps, _pins: pins })
+        Ok(Self { dataplane, program, maps, pins })
     }
 
     /// The maps.
@@ -184,7 +191,45 @@ impl Mass {
     /// A hand on the programs; each thread has its own.
     #[must_use]
     pub fn runner(&self) -> Runner<'_> {
-        Runner { program: &self.program, frame: [0; ROOM], out: [0; ROOM] }
+        Runner::on(&self.program, NODE_MAC)
+    }
+
+    /// Where its flows are, for the nodes' exchange of them.
+    #[must_use]
+    pub fn replica_source(&self) -> ReplicaSource {
+        ReplicaSource::at(&self.pins.0)
+    }
+
+    /// What its numbers stand for. `held`: the VIPs that it holds, and since when.
+    ///
+    /// # Errors
+    /// Where the maps cannot be read.
+    pub fn landmarks(&self, held: BTreeMap<IpAddr, Instant>) -> anyhow::Result<Landmarks> {
+        let tables = self.dataplane.observe()?;
+        let link = Link {
+            name: "lo".to_owned(),
+            index: IF_INDEX,
+            mac: Some(NODE_MAC),
+            up: true,
+            running: true,
+            mtu: 1500,
+            parent: IF_INDEX,
+            parent_name: "lo".to_owned(),
+            xdp_programs: vec![],
+            tags: vec![],
+            addresses: vec![],
+        };
+        Ok(Landmarks::new(&tables, &BackendIds::adopt(&tables, CLOCK), &[link], held))
+    }
+
+    /// How many active flows a backend has, as the data plane counts.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub fn active(&self, id: BackendId) -> anyhow::Result<i64> {
+        let loads: Array<MapData, Load> =
+            Array::try_from(Map::Array(MapData::from_pin(self.maps.join("LOADS"))?))?;
+        Ok(loads.get(&id.into(), 0)?.active)
     }
 
     /// What the kernel says that a map takes, in bytes (`memlock` in its `fdinfo`). Exact since Linux 6.4: what has
@@ -231,6 +276,7 @@ fn program_with(map: &Path) -> anyhow::Result<ProgramFd> {
 /// Runs frames.
 pub struct Runner<'a> {
     program: &'a ProgramFd,
+    node: [u8; 6],
     frame: [u8; ROOM],
     out: [u8; ROOM],
 }
@@ -261,14 +307,36 @@ pub struct Opened {
     pub mac: [u8; 6],
 }
 
+/// The programs that a running daemon has loaded, on its own maps.
+///
+/// # Errors
+/// Where there are none of that kernel-wide id.
+pub fn programs_of(id: u32) -> io::Result<ProgramFd> {
+    let mut programs = loaded_programs().flatten();
+    let program = programs.find(|program| program.id() == id).ok_or(io::ErrorKind::NotFound)?;
+    program.fd().map_err(io::Error::other)
+}
+
+impl<'a> Runner<'a> {
+    /// On these programs, with frames for this Ethernet address.
+    #[must_use]
+    pub fn on(program: &'a ProgramFd, node: [u8; 6]) -> Self {
+        Self { program, node, frame: [0; ROOM], out: [0; ROOM] }
+    }
+}
+
 impl Runner<'_> {
-    /// Runs the programs on a packet. Returns the XDP action, and the packet afterwards where it is sent on.
+    /// Runs the programs on a packet. Returns the XDP action, and the packet afterwards where it is sent on ([`XDP_TX`],
+    /// whatever the interface).
     ///
     /// # Errors
     /// Where the kernel refuses.
     pub fn run(&mut self, packet: &Packet) -> io::Result<(u32, Packet)> {
         let length = write(&mut self.frame, packet);
+        self.frame[..6].copy_from_slice(&self.node);
         let (action, _) = bpf::test_run(self.program.as_fd(), &self.frame[..length], &mut self.out)?;
+        // To another interface than loopback, which test runs come in by.
+        let action = if action == XDP_REDIRECT { XDP_TX } else { action };
         Ok((action, if action == XDP_TX { read(&self.out) } else { *packet }))
     }
 

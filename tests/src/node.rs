@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -23,8 +23,8 @@ use status::parse_status;
 
 pub use config::{BackendConfig, NodeConfig, ServiceConfig, VrrpConfig};
 pub use status::{
-    BackendFlows, BackendStatus, FlowStatus, InterfaceStatus, PacketStatus, ServiceStatus, Status,
-    StatusError, VrrpStatus,
+    AdminStatus, BackendFlows, BackendStatus, FlowStatus, InterfaceStatus, LastRebalance, PacketStatus,
+    RebalanceStatus, ServiceStatus, Status, StatusError, VrrpStatus,
 };
 
 const ANSWERS: &str = "`xvip status` to answer";
@@ -39,7 +39,7 @@ pub struct LbNode {
     place: Place,
     vip: IpAddr,
     run_dir: PathBuf,
-    program: PathBuf,
+    program: Mutex<PathBuf>,
     config: Mutex<NodeConfig>,
 }
 
@@ -57,7 +57,7 @@ impl LbNode {
             place,
             vip,
             run_dir: run_dir.to_owned(),
-            program: program.to_owned(),
+            program: Mutex::new(program.to_owned()),
             config: Mutex::new(config),
             daemon: Mutex::new(None),
         }
@@ -146,15 +146,19 @@ impl LbNode {
             }
             self.configure(|_| ())
                 .map_err(|source| DaemonError::Io { name: self.name().to_owned(), source })?;
-            let mut command = Command::new(&self.program);
-            command
-                .arg("run")
-                .arg("--config")
-                .arg(self.config_path())
-                .arg("--socket")
-                .arg(self.socket_path());
-            *slot = Some(Daemon::start(&self.machine, self.name(), &mut command, &self.log())?);
+            *slot = Some(Daemon::start(&self.machine, self.name(), &mut self.run_command(), &self.log())?);
         }
+        self.wait_answers(limit)
+    }
+
+    fn run_command(&self) -> Command {
+        let mut command = Command::new(self.program());
+        command.arg("run").arg("--config").arg(self.config_path()).arg("--socket").arg(self.socket_path());
+        command.env("STATE_DIRECTORY", self.state_dir());
+        command
+    }
+
+    fn wait_answers(&self, limit: Duration) -> Result<(), DaemonError> {
         // Without the lock: others may want to know meanwhile whether it runs.
         let answers = wait::value(ANSWERS, limit, || {
             if self.is_running() { self.status().is_ok().then_some(true) } else { Some(false) }
@@ -182,6 +186,44 @@ impl LbNode {
             Some(daemon) => daemon.terminate(Duration::from_secs(10)),
             None => Err(self.not_running()),
         }
+    }
+
+    /// Lets the daemon leave to a successor (`SIGUSR2`): how it ended, and how long that took.
+    ///
+    /// # Errors
+    /// As [`LbNode::stop`].
+    pub fn leave(&self) -> Result<(ExitStatus, Duration), DaemonError> {
+        match self.daemon_mutex().take() {
+            Some(daemon) => daemon.end_by(Signal::SIGUSR2, Duration::from_secs(10)),
+            None => Err(self.not_running()),
+        }
+    }
+
+    /// Starts a daemon that replaces the one that runs (`xvip run --replace`), and waits until it answers.
+    ///
+    /// # Errors
+    /// As [`LbNode::start`], or when the one that runs does not end.
+    pub fn replace(&self) -> Result<(), DaemonError> {
+        let begin = Instant::now();
+        let mut command = self.run_command();
+        command.arg("--replace");
+        let successor = Daemon::start(&self.machine, self.name(), &mut command, &self.log())?;
+        let former = self.daemon_mutex().replace(successor);
+        if let Some(former) = former {
+            former.ended_within(begin, START_LIMIT)?;
+        }
+        self.wait_answers(START_LIMIT)
+    }
+
+    /// Has another `xvip` run from the next start on.
+    pub fn use_program(&self, program: &Path) {
+        *self.program.lock().unwrap_or_else(PoisonError::into_inner) = program.to_owned();
+    }
+
+    /// The `xvip` that runs, or will.
+    #[must_use]
+    pub fn program(&self) -> PathBuf {
+        self.program.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends the daemon a signal; `SIGSTOP` and `SIGCONT` make a hung node of it.
@@ -216,16 +258,32 @@ impl LbNode {
     /// # Errors
     /// When it cannot be started; a failure status is not an error here.
     pub fn xvip(&self, words: &[&str]) -> Result<Output, crate::netns::NetnsError> {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(self.program());
         command.args(words).arg("--socket").arg(self.socket_path());
+        command.env("STATE_DIRECTORY", self.state_dir());
         self.machine.output(&mut command)
+    }
+
+    /// Where the daemon keeps what outlives it.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.state", self.name()))
+    }
+
+    /// The same with `--config FILE`, too.
+    ///
+    /// # Errors
+    /// As [`LbNode::xvip`].
+    pub fn xvip_with_config(&self, words: &[&str]) -> Result<Output, crate::netns::NetnsError> {
+        self.machine.output(self.tool(words).arg("--socket").arg(self.socket_path()))
     }
 
     /// The command `xvip WORDS --config FILE`, to be run on the machine: for the tools that need no daemon.
     #[must_use]
     pub fn tool(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(self.program());
         command.args(words).arg("--config").arg(self.config_path());
+        command.env("STATE_DIRECTORY", self.state_dir());
         command
     }
 

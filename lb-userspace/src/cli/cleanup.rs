@@ -23,8 +23,9 @@ use crate::{
     },
     control::server,
     controller::{claim::Claim, pins::PinLock},
-    dataplane,
+    dataplane::{self, VipEntryV4},
     netlink::{Netlink, NetlinkError},
+    state_file,
 };
 
 /// The arguments of `xvip cleanup`.
@@ -85,6 +86,11 @@ async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
         say(&format!("removed {}", pin.display()));
     }
     removed += pins.len();
+    let state = state_file::path(&state_file::directory(), pin_path);
+    if state_file::remove(&state).with_context(|| format!("removing {}", state.display()))? {
+        say(&format!("removed {}", state.display()));
+        removed += 1;
+    }
     drop((claims, lock));
     if removed == 0 {
         say("nothing to remove");
@@ -128,6 +134,7 @@ fn pinned_vips(pin_path: &Path) -> anyhow::Result<BTreeSet<IpAddr>> {
             continue;
         }
         let wide = fenced::<[u8; 16], _>(&pin, |entry: &VipEntry| entry.fenced);
+        let wide = wide.or_else(|| fenced::<[u8; 16], _>(&pin, |entry: &VipEntryV4| entry.fenced));
         // Up to layout 3 a VIP was nothing but that.
         if let Some(found) = wide.or_else(|| fenced::<[u8; 16], _>(&pin, |&fenced: &u32| fenced)) {
             vips.extend(found.into_iter().map(|vip| IpAddr::from(Be128::from_octets(vip))));

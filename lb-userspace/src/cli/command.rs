@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use super::{capture, check, cleanup, flows, reload, run, status, trace, vip};
+use super::{backend, capture, check, cleanup, flows, rebalance, reload, run, status, trace, vip};
 use crate::config::model::DEFAULT_SOCKET;
 
 /// Exit code for a wrong command line or a wrong configuration. 0 is done, 1 is failed at run time.
@@ -34,6 +34,10 @@ enum Command {
     Capture(capture::CaptureArgs),
     /// Hand the VIP over to another node, or take it back
     Vip(vip::VipArgs),
+    /// Take a backend out, or in again, or change its weight, until it is taken back
+    Backend(backend::BackendArgs),
+    /// Move connections from backends that have too many, a few at a time
+    Rebalance(rebalance::RebalanceArgs),
     /// Let the daemon read its configuration again
     Reload(reload::ReloadArgs),
     /// Remove the program, pins and addresses that a stopped or killed daemon left
@@ -58,6 +62,8 @@ pub fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args),
         Command::Capture(args) => capture::run(&args),
         Command::Vip(args) => vip::run(&args),
+        Command::Backend(args) => backend::run(&args),
+        Command::Rebalance(args) => rebalance::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
     }
@@ -102,6 +108,15 @@ mod tests {
             "xvip vip release",
             "xvip vip acquire main --socket /tmp/x.sock",
             "xvip vip release --socket /tmp/x.sock fd10::10",
+            "xvip backend drain m1",
+            "xvip backend drain m1 --deadline 5m --service api --socket /tmp/x.sock",
+            "xvip backend disable m1",
+            "xvip backend enable m1 --service api",
+            "xvip backend weight m1 50",
+            "xvip backend weight m1 default --service api",
+            "xvip rebalance",
+            "xvip rebalance --dry-run --service api --json --socket /tmp/x.sock",
+            "xvip rebalance --no-wait",
             "xvip reload --socket /tmp/x.sock",
             "xvip cleanup --config /tmp/x.toml",
         ] {
@@ -122,6 +137,13 @@ mod tests {
             "xvip vip",
             "xvip vip move",
             "xvip vip release one two",
+            "xvip backend",
+            "xvip backend drain",
+            "xvip backend drain m1 --deadline soon",
+            "xvip backend weight m1",
+            "xvip backend weight m1 257",
+            "xvip backend fly m1",
+            "xvip rebalance now",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
             assert_eq!(error.exit_code(), i32::from(EXIT_USAGE), "{line}");

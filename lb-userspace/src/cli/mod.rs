@@ -1,9 +1,11 @@
 //! The command line: one file per subcommand.
+pub mod backend;
 pub mod capture;
 pub mod check;
 pub mod cleanup;
 pub mod command;
 pub mod flows;
+pub mod rebalance;
 pub mod reload;
 pub mod run;
 pub mod status;

@@ -14,6 +14,7 @@ use super::command::{EXIT_USAGE, SocketArgs, block_on};
 use crate::{
     config::{self, Checked, model::DEFAULT_CONFIG},
     controller::{self, Options},
+    state_file,
 };
 
 /// Which log lines are written: a level, or a filter as `tracing_subscriber::EnvFilter` reads it.
@@ -47,7 +48,12 @@ pub fn run(args: RunArgs) -> ExitCode {
     warnings.iter().for_each(|warning| warn!("{warning}"));
     lock_memory();
     // What a check or the control socket needs is little; VRRP and announcements have threads of their own.
-    let options = Options { config_path: args.config, socket: args.socket.socket, replace: args.replace };
+    let options = Options {
+        config_path: args.config,
+        socket: args.socket.socket,
+        state_directory: state_file::directory(),
+        replace: args.replace,
+    };
     match block_on(controller::run(config, options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -568,16 +568,12 @@ fn private(t: &Table<'_>, key: &str, file: &At<PathBuf>, facts: &Facts<'_>) {
 
 /// `[service.rebalance]`
 fn rebalance(t: Table<'_>) -> Rebalance {
-    let mode = t.read("mode", REBALANCE).or(RebalanceMode::default());
+    let mode = t.read("mode", REBALANCE).or(RebalanceMode::default()).value;
     let rate = t.read("rate", Whole(1..=MAX_RESET_RATE)).or(DEFAULT_REBALANCE_RATE).value;
     let margin = t.read("margin", PERCENT).or(DEFAULT_REBALANCE_MARGIN).value;
     let floor = t.read("floor", Whole(0..=u32::MAX)).or(DEFAULT_REBALANCE_FLOOR).value;
-    if mode.value != RebalanceMode::Off {
-        let message = format!("`[service.rebalance]` {NO_EFFECT}: no connection is moved");
-        t.reader.warning(&mode.place, message, "write: mode = \"off\"");
-    }
     t.finish();
-    Rebalance { mode: mode.value, rate, margin, floor }
+    Rebalance { mode, rate, margin, floor }
 }
 
 fn sync(t: Table<'_>, facts: &Facts<'_>) -> SyncDraft {

@@ -7,15 +7,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 use super::protocol::{
-    LEAVE, LeaveAnswer, RELOAD, ReloadAnswer, STATUS, VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, VipAnswer,
-    name_query,
+    BACKEND, BackendAnswer, BackendOrder, LEAVE, LeaveAnswer, REBALANCE, RELOAD, RebalanceAnswer,
+    RebalanceOrder, ReloadAnswer, STATUS, VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, VipAnswer, name_query,
 };
 use crate::status::{Status, VrrpStatus};
 
@@ -50,7 +50,7 @@ pub enum ClientError {
 
 /// What the daemon tells about itself.
 pub async fn status(socket: &Path) -> Result<Status, ClientError> {
-    let (code, body) = exchange(socket, Method::GET, STATUS).await?;
+    let (code, body) = exchange(socket, Method::GET, STATUS, Bytes::new()).await?;
     if code != StatusCode::OK {
         return Err(refusal(code, &body));
     }
@@ -59,7 +59,7 @@ pub async fn status(socket: &Path) -> Result<Status, ClientError> {
 
 /// Lets the daemon read its configuration again.
 pub async fn reload(socket: &Path) -> Result<ReloadAnswer, ClientError> {
-    let (code, body) = exchange(socket, Method::POST, RELOAD).await?;
+    let (code, body) = exchange(socket, Method::POST, RELOAD, Bytes::new()).await?;
     match code {
         StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => parse(&body),
         code => Err(refusal(code, &body)),
@@ -68,7 +68,7 @@ pub async fn reload(socket: &Path) -> Result<ReloadAnswer, ClientError> {
 
 /// Lets the daemon leave to a successor on this node. It may still be there for a moment.
 pub async fn leave(socket: &Path) -> Result<LeaveAnswer, ClientError> {
-    let (code, body) = exchange(socket, Method::POST, LEAVE).await?;
+    let (code, body) = exchange(socket, Method::POST, LEAVE, Bytes::new()).await?;
     if code != StatusCode::OK {
         return Err(refusal(code, &body));
     }
@@ -77,7 +77,7 @@ pub async fn leave(socket: &Path) -> Result<LeaveAnswer, ClientError> {
 
 /// What the VRRP instances do.
 pub async fn vrrp(socket: &Path) -> Result<Vec<VrrpStatus>, ClientError> {
-    let (code, body) = exchange(socket, Method::GET, VRRP).await?;
+    let (code, body) = exchange(socket, Method::GET, VRRP, Bytes::new()).await?;
     if code != StatusCode::OK {
         return Err(refusal(code, &body));
     }
@@ -91,7 +91,30 @@ pub async fn vip(socket: &Path, action: VipAction, name: Option<&str>) -> Result
         VipAction::Acquire => VIP_ACQUIRE,
     };
     let path = name.map_or_else(|| path.to_owned(), |name| format!("{path}?{}", name_query(name)));
-    let (code, body) = exchange(socket, Method::POST, &path).await?;
+    let (code, body) = exchange(socket, Method::POST, &path, Bytes::new()).await?;
+    match code {
+        StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => parse(&body),
+        code => Err(refusal(code, &body)),
+    }
+}
+
+/// Takes a backend out, or in again, or changes its weight.
+pub async fn backend(socket: &Path, order: &BackendOrder) -> Result<BackendAnswer, ClientError> {
+    post(socket, BACKEND, order).await
+}
+
+/// Plans a rebalance, and begins it.
+pub async fn rebalance(socket: &Path, order: &RebalanceOrder) -> Result<RebalanceAnswer, ClientError> {
+    post(socket, REBALANCE, order).await
+}
+
+async fn post<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    order: &impl Serialize,
+) -> Result<T, ClientError> {
+    let body = serde_json::to_vec(order).map_err(|error| ClientError::Protocol(error.to_string()))?;
+    let (code, body) = exchange(socket, Method::POST, path, body.into()).await?;
     match code {
         StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => parse(&body),
         code => Err(refusal(code, &body)),
@@ -108,11 +131,21 @@ fn refusal(code: StatusCode, body: &[u8]) -> ClientError {
     ClientError::Refused(error.map_or_else(|| code.to_string(), str::to_owned))
 }
 
-async fn exchange(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
-    timeout(PATIENCE, talk(socket, method, path)).await.map_err(|_| ClientError::Timeout)?
+async fn exchange(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), ClientError> {
+    timeout(PATIENCE, talk(socket, method, path, body)).await.map_err(|_| ClientError::Timeout)?
 }
 
-async fn talk(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+async fn talk(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ClientError::NotRunning(socket.to_owned())
@@ -123,8 +156,7 @@ async fn talk(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, 
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(protocol)?;
     let connection = tokio::spawn(connection);
-    let request =
-        Request::builder().method(method).uri(path).header("host", "xvip").body(Empty::<Bytes>::new());
+    let request = Request::builder().method(method).uri(path).header("host", "xvip").body(Full::new(body));
     let request = request.map_err(|error| ClientError::Protocol(error.to_string()))?;
     let answer = sender.send_request(request).await.map_err(protocol)?;
     let code = answer.status();

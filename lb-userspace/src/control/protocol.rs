@@ -7,6 +7,8 @@
 //! | `POST /v1/leave` | 200, [`LeaveAnswer`]; then the daemon ends, and all but its process stays for a successor |
 //! | `GET /v1/vrrp` | 200, a list of [`VrrpStatus`] |
 //! | `POST /v1/vip/release`, `POST /v1/vip/acquire`, each with `?name=NAME` or without | 200 or 422, [`VipAnswer`] |
+//! | `POST /v1/backend` with a [`BackendOrder`] | 200 or 422, [`BackendAnswer`] |
+//! | `POST /v1/rebalance` with a [`RebalanceOrder`] | 200 or 422, [`RebalanceAnswer`] |
 //!
 //! Any other answer has a JSON object with the one field `error`.
 
@@ -23,6 +25,10 @@ pub const RELOAD: &str = "/v1/reload";
 pub const LEAVE: &str = "/v1/leave";
 /// Path of [`Request::Vrrp`].
 pub const VRRP: &str = "/v1/vrrp";
+/// Path of [`Request::Backend`].
+pub const BACKEND: &str = "/v1/backend";
+/// Path of [`Request::Rebalance`].
+pub const REBALANCE: &str = "/v1/rebalance";
 /// Path of [`Request::Vip`] with [`VipAction::Release`].
 pub const VIP_RELEASE: &str = "/v1/vip/release";
 /// Path of [`Request::Vip`] with [`VipAction::Acquire`].
@@ -48,6 +54,131 @@ pub enum Request {
         /// Where the answer goes.
         reply: oneshot::Sender<VipAnswer>,
     },
+    /// Take backends out, or in again, or change their weights.
+    Backend {
+        /// Which, and how.
+        order: BackendOrder,
+        /// Who says so.
+        by: String,
+        /// Where the answer goes.
+        reply: oneshot::Sender<BackendAnswer>,
+    },
+    /// Plan a rebalance, and begin it.
+    Rebalance(RebalanceOrder, oneshot::Sender<RebalanceAnswer>),
+}
+
+/// What is to become of a backend, until it is taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendOrder {
+    /// Its name in the file.
+    pub backend: String,
+    /// The service whose backend is meant; without it, those of every service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// What to do.
+    #[serde(flatten)]
+    pub action: BackendAction,
+    /// For whom root asks, if that is known; shown beside the user that the socket tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// What to do with a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case")]
+pub enum BackendAction {
+    /// No new connections. Those that it has stay, until the deadline if there is one.
+    Drain {
+        /// After so many seconds they are reset.
+        #[serde(default)]
+        deadline_s: Option<u64>,
+    },
+    /// No new connections, and those that it has are reset at once.
+    Disable,
+    /// What the file says of it holds again.
+    Enable,
+    /// Another weight than the file's.
+    Weight {
+        /// 0 to 256; without it the file's again.
+        #[serde(default)]
+        weight: Option<u32>,
+    },
+}
+
+/// What became of a [`BackendOrder`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendAnswer {
+    /// What is so now, a line for each backend that was meant.
+    pub lines: Vec<String>,
+    /// What else should be known.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// Why nothing was changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Asks for a rebalance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalanceOrder {
+    /// Of one service; without it, of every one that may be rebalanced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// The plans of a rebalance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalanceAnswer {
+    /// One for each service.
+    pub plans: Vec<RebalancePlan>,
+    /// Why there is none; nothing was begun then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Who of a service's backends loses how many connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalancePlan {
+    /// The service.
+    pub service: String,
+    /// Tolerated distance from the fair share, in percent of it.
+    pub margin: u8,
+    /// A backend with no more connections loses none.
+    pub floor: u32,
+    /// Connections reset per second, at most.
+    pub rate: u32,
+    /// How many are reset in all.
+    pub resets: u64,
+    /// Whether it has begun.
+    pub begun: bool,
+    /// Why it has not, although it was asked for and there is something to do; or why there is nothing to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The backends, in the file's order.
+    pub backends: Vec<PlannedBackend>,
+}
+
+/// What becomes of a backend in a rebalance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedBackend {
+    /// Its name.
+    pub name: String,
+    /// Its weight.
+    pub weight: u16,
+    /// Its connections.
+    pub active: u64,
+    /// Why it takes no part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
+    /// Its fair share.
+    pub fair: u64,
+    /// How many of its connections are reset.
+    pub resets: u64,
+    /// How many it has in the end, if each client comes back at once.
+    pub after: u64,
 }
 
 /// What to do with a VIP.

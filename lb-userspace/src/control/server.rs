@@ -11,12 +11,18 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{RawQuery, State},
+    body::Bytes,
+    extract::{ConnectInfo, RawQuery, State, connect_info::Connected},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
+    serve::IncomingStream,
 };
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::{
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
+    unistd::{Uid, User},
+};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{
     net::UnixListener,
@@ -25,7 +31,8 @@ use tokio::{
 };
 
 use super::protocol::{
-    LEAVE, RELOAD, Request, STATUS, VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, queried_name,
+    BACKEND, BackendOrder, LEAVE, REBALANCE, RELOAD, RebalanceOrder, Request, STATUS, VIP_ACQUIRE,
+    VIP_RELEASE, VRRP, VipAction, queried_name,
 };
 
 /// Root and its group; the group may be changed on the directory to let others look.
@@ -116,11 +123,14 @@ impl Server {
             .route(VRRP, get(vrrp))
             .route(VIP_RELEASE, post(async |state, query| vip(VipAction::Release, state, query).await))
             .route(VIP_ACQUIRE, post(async |state, query| vip(VipAction::Acquire, state, query).await))
+            .route(BACKEND, post(backend))
+            .route(REBALANCE, post(rebalance))
             .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path"))
             .method_not_allowed_fallback(async || {
                 refuse(StatusCode::METHOD_NOT_ALLOWED, "no such method here")
             })
             .with_state(requests);
+        let router = router.into_make_service_with_connect_info::<Asker>();
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the control socket is gone");
@@ -175,6 +185,82 @@ async fn vip(
     }
 }
 
+async fn backend(
+    ConnectInfo(asker): ConnectInfo<Asker>,
+    State(requests): State<mpsc::Sender<Request>>,
+    body: Bytes,
+) -> Response {
+    let order: BackendOrder = match read(&body) {
+        Ok(order) => order,
+        Err(response) => return *response,
+    };
+    let by = asker.name(order.by.as_deref()).await;
+    match ask(&requests, |reply| Request::Backend { order, by, reply }).await {
+        Some(answer) => answered(&answer, answer.error.is_none()),
+        None => stopping(),
+    }
+}
+
+async fn rebalance(State(requests): State<mpsc::Sender<Request>>, body: Bytes) -> Response {
+    let order: RebalanceOrder = match read(&body) {
+        Ok(order) => order,
+        Err(response) => return *response,
+    };
+    match ask(&requests, |reply| Request::Rebalance(order, reply)).await {
+        Some(answer) => answered(&answer, answer.error.is_none()),
+        None => stopping(),
+    }
+}
+
+/// Whoever asks need not say of what type a body is that can have only one.
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
+    serde_json::from_slice(body).map_err(|error| {
+        Box::new(refuse(StatusCode::BAD_REQUEST, &format!("the body is not understood: {error}")))
+    })
+}
+
+fn answered(answer: &impl Serialize, is_well: bool) -> Response {
+    let code = if is_well { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+    (code, Json(answer)).into_response()
+}
+
+/// Who is at the other end of the socket, as the kernel tells.
+#[derive(Clone, Copy, Debug)]
+struct Asker {
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Asker {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self { uid: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
+    }
+}
+
+impl Asker {
+    /// The user's name; `on_behalf` is what the client says for whom that is.
+    async fn name(self, on_behalf: Option<&str>) -> String {
+        let name = match self.uid {
+            Some(0) => "root".to_owned(),
+            Some(uid) => {
+                // A directory service may take its time to answer.
+                let found = tokio::task::spawn_blocking(move || User::from_uid(Uid::from_raw(uid))).await;
+                let user = found.ok().and_then(Result::ok).flatten();
+                user.map_or_else(|| format!("uid {uid}"), |user| user.name)
+            }
+            None => "somebody".to_owned(),
+        };
+        match on_behalf.map(printable).filter(|other| !other.is_empty() && *other != name) {
+            Some(other) => format!("{name} ({other})"),
+            None => name,
+        }
+    }
+}
+
+/// What can be shown of a name that somebody says.
+fn printable(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
 async fn ask<T>(
     requests: &mpsc::Sender<Request>,
     request: impl FnOnce(oneshot::Sender<T>) -> Request,
@@ -197,7 +283,7 @@ mod tests {
     use super::*;
     use crate::control::{
         client::{self, ClientError},
-        protocol::{LeaveAnswer, ReloadAnswer, VipAnswer},
+        protocol::{BackendAction, BackendAnswer, LeaveAnswer, RebalanceAnswer, ReloadAnswer, VipAnswer},
     };
 
     /// A daemon whose reloads answer as given.
@@ -208,12 +294,23 @@ mod tests {
                 match request {
                     Request::Reload(reply) => drop(reply.send(answer.clone())),
                     Request::Status(reply) => drop(reply),
-                    Request::Leave(reply) => drop(reply.send(LeaveAnswer { respite_ms: Some(8500) })),
+                    Request::Leave(reply) => {
+                        let _asked = reply.send(LeaveAnswer { respite_ms: Some(8500) });
+                    }
                     Request::Vrrp(reply) => drop(reply.send(Vec::new())),
                     Request::Vip { action, name, reply } => {
                         let error = name.is_none().then(|| "say which".to_owned());
                         let instances = vec![format!("{action} {}", name.unwrap_or_default())];
                         drop(reply.send(VipAnswer { instances, patience_ms: 1, error }));
+                    }
+                    Request::Backend { order, by, reply } => {
+                        let lines = vec![format!("{by}: {order:?}")];
+                        let error = (order.backend == "nobody").then(|| "who is that".to_owned());
+                        drop(reply.send(BackendAnswer { lines, warnings: Vec::new(), error }));
+                    }
+                    Request::Rebalance(order, reply) => {
+                        let error = order.service.map(|service| format!("not {service}"));
+                        drop(reply.send(RebalanceAnswer { plans: Vec::new(), error }));
                     }
                 }
             }
@@ -256,6 +353,48 @@ mod tests {
         assert_eq!(answer.error.as_deref(), Some("say which"));
         assert_eq!(client::vrrp(&socket).await.expect("answered"), Vec::new());
         assert_eq!(client::leave(&socket).await.expect("answered").respite_ms, Some(8500));
+    }
+
+    #[tokio::test]
+    async fn an_order_arrives_with_who_gave_it() {
+        let (_directory, socket) = socket();
+        let _server = daemon(&socket, accepted());
+        let order = BackendOrder {
+            backend: "m1".to_owned(),
+            service: Some("api".to_owned()),
+            action: BackendAction::Drain { deadline_s: Some(300) },
+            by: Some("ali\nce".to_owned()),
+        };
+        let answer = client::backend(&socket, &order).await.expect("answered");
+        let own = if Uid::effective().is_root() { "root".to_owned() } else { String::new() };
+        let expected = format!(" (alice): {order:?}");
+        assert!(answer.lines[0].starts_with(&own) && answer.lines[0].ends_with(&expected), "{answer:?}");
+        let unknown = BackendOrder { backend: "nobody".to_owned(), by: None, ..order };
+        let answer = client::backend(&socket, &unknown).await.expect("answered");
+        assert_eq!(answer.error.as_deref(), Some("who is that"));
+        let order = RebalanceOrder { service: Some("web".to_owned()), dry_run: true };
+        let answer = client::rebalance(&socket, &order).await.expect("answered");
+        assert_eq!(answer.error.as_deref(), Some("not web"));
+    }
+
+    #[test]
+    fn an_order_has_the_form_that_a_person_writes() {
+        for (text, action) in [
+            (r#"{"backend":"m1","action":"drain"}"#, BackendAction::Drain { deadline_s: None }),
+            (
+                r#"{"backend":"m1","action":"drain","deadline_s":5}"#,
+                BackendAction::Drain { deadline_s: Some(5) },
+            ),
+            (r#"{"backend":"m1","action":"enable"}"#, BackendAction::Enable),
+            (r#"{"backend":"m1","action":"weight","weight":7}"#, BackendAction::Weight { weight: Some(7) }),
+            (r#"{"backend":"m1","action":"weight"}"#, BackendAction::Weight { weight: None }),
+        ] {
+            let order: BackendOrder = serde_json::from_str(text).expect(text);
+            assert_eq!((order.backend.as_str(), order.action), ("m1", action));
+        }
+        for text in ["", "{}", r#"{"backend":"m1"}"#, r#"{"backend":"m1","action":"fly"}"#] {
+            assert!(read::<BackendOrder>(&Bytes::from_static(text.as_bytes())).is_err(), "{text}");
+        }
     }
 
     #[tokio::test]

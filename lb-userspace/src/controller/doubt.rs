@@ -53,11 +53,17 @@ pub fn verdict(one: &Testimony, all: &[Testimony]) -> Verdict {
     if is_confirmed { Verdict::Dead } else { Verdict::Doubtful }
 }
 
-/// Whether somebody should be asked now, since `one` has fallen silent: nobody else has been heard since.
-pub fn wants_witness(one: &Testimony, all: &[Testimony]) -> bool {
-    let Some(silent) = one.silent else { return false };
+/// Whether `other` should be asked now, since `one` has fallen silent: on the same host, since the host may be gone; elsewhere
+/// as long as nobody has been heard since.
+pub fn is_wanted(other: &Testimony, one: &Testimony, all: &[Testimony]) -> bool {
+    let Some(silent) = one.silent.filter(|_| other.silent.is_none()) else { return false };
     let heard = |other: &Testimony| other.heard.is_some_and(|heard| heard.last >= silent.first);
-    !all.iter().any(|other| other.host != one.host && heard(other))
+    if other.host == one.host {
+        // A check that has ended before it fell silent says nothing about the time since.
+        !heard(other)
+    } else {
+        !all.iter().any(|other| other.host != one.host && heard(other))
+    }
 }
 
 #[cfg(test)]
@@ -96,9 +102,25 @@ mod tests {
             self
         }
 
+        fn wanted(&self) -> Vec<usize> {
+            let is_wanted = |other: &Testimony| self.all.iter().any(|one| is_wanted(other, one, &self.all));
+            (0..).zip(&self.all).filter(|(_, other)| is_wanted(other)).map(|(index, _)| index).collect()
+        }
+
         fn verdicts(&self) -> Vec<Verdict> {
             self.all.iter().map(|one| verdict(one, &self.all)).collect()
         }
+    }
+
+    #[test]
+    fn the_host_of_one_that_is_silent_is_asked_at_once() {
+        let scene = Scene::new()
+            .with(4, None, Some((0, 10)), Some((12, 12)))
+            .with(4, None, Some((0, 11)), None)
+            .with(4, None, Some((0, 13)), None)
+            .with(5, None, Some((0, 13)), None)
+            .with(6, None, Some((0, 11)), None);
+        assert_eq!(scene.wanted(), [1]);
     }
 
     const DEAD: Option<DownKind> = Some(DownKind::Dead);
@@ -111,7 +133,7 @@ mod tests {
             .with(5, None, Some((0, 13)), None)
             .with(6, Some(DownKind::ShuttingDown), Some((0, 14)), None);
         assert_eq!(scene.verdicts(), [Dead, Alive, Alive]);
-        assert!(!wants_witness(&scene.all[0], &scene.all));
+        assert_eq!(scene.wanted(), [] as [usize; 0]);
     }
 
     #[test]
@@ -123,7 +145,7 @@ mod tests {
             .with(6, None, Some((0, 11)), Some((12, 12)))
             .with(7, None, None, None);
         assert_eq!(scene.verdicts(), [Doubtful, Doubtful, Alive, Alive]);
-        assert!(scene.all[..3].iter().all(|one| wants_witness(one, &scene.all)));
+        assert_eq!(scene.wanted(), [3], "the one that may still answer");
     }
 
     #[test]

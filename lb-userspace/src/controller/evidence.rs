@@ -2,7 +2,7 @@
 //! is a reason to check it at once, rather than when its next check is due.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -76,13 +76,19 @@ impl Controller {
             .iter()
             .map(|service| (crate::desired::service_key(service), service.mode))
             .collect();
-        for entry in self.checks.up() {
-            let Some(id) = self.ids.id(&entry) else { continue };
+        let up = self.checks.up();
+        let mut suspects = BTreeSet::new();
+        for entry in &up {
+            let Some(id) = self.ids.id(entry) else { continue };
             let Ok(counters) = dataplane.backend_counters(id) else { continue };
             let answers = modes.get(&entry.service) == Some(&Mode::Nat);
             if self.evidence.is_new(id, &counters, answers, begin) {
-                self.checks.probe_one_now(&entry);
+                suspects.insert(entry.address.ip());
             }
+        }
+        // What has happened to one service of a host may have happened to the host.
+        for entry in up.iter().filter(|entry| suspects.contains(&entry.address.ip())) {
+            self.checks.probe_one_now(entry);
         }
         self.evidence.not_before = Some(begin + begin.elapsed() * 20);
     }

@@ -149,7 +149,7 @@ impl Controller {
         self.look_at_carrier();
         self.announced.clear();
         self.close_dataplane();
-        if let Err(error) = self.open_dataplane() {
+        if let Err(error) = self.open_dataplane(None) {
             set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
         }
     }

@@ -88,6 +88,7 @@ impl Controller {
         let health = self.checks.states();
         let now = Instant::now().into_std();
         self.follow_recoveries(&health, now);
+        let steers = self.steers();
         let heirs = self.follow_inheritance(&active, now);
         let inputs = Inputs {
             config: &self.config,
@@ -97,6 +98,7 @@ impl Controller {
             health: &health,
             slow_starts: &self.slow_starts,
             now,
+            steers: &steers,
             active: &active,
             heirs: &heirs,
             next_hops: &self.next_hops.by_backend,

@@ -63,6 +63,7 @@ impl Controller {
         self.heartbeat.set_lease(lease(&self.config));
         self.loaded_at = SystemTime::now();
         self.tracking.configure(&self.config);
+        self.steering.look_for_unknown(&self.config);
         self.assign_ids();
         if local_clients_changed {
             self.serve_local_clients();

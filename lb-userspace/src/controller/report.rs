@@ -1,6 +1,6 @@
 //! What the controller tells about itself.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::collections::BTreeMap;
 
 use lb_common::{
     layout::{BackendId, virtual_mac},
@@ -16,9 +16,11 @@ use crate::{
     netlink::Link,
     reconcile::MacText,
     status::{
-        ActiveRouterStatus, BackendFlowsStatus, BackendStatus, ConfigStatus, FlowsStatus, InterfaceStatus,
-        LocalClientsStatus, Packets, ServiceStatus, Status, VrrpStatus,
+        ActiveRouterStatus, AdminStatus, BackendFlowsStatus, BackendStatus, ConfigStatus, FlowsStatus,
+        InterfaceStatus, LocalClientsStatus, Packets, ServiceStatus, Status, VrrpStatus,
+        WeightOverrideStatus,
     },
+    steering::{Standing, rfc3339},
     vrrp::lateness::Lateness,
 };
 
@@ -86,6 +88,7 @@ impl Controller {
             &problems.heartbeat,
             &problems.services,
             &problems.local_clients,
+            &self.steering.problem,
             &problems.flows,
             &problems.resets,
             &problems.doubt,
@@ -207,6 +210,7 @@ impl Controller {
                 stale: local.stale,
                 other_namespace: local.other_namespace,
             },
+            rebalance: self.rebalance_status(service),
             host_connections: self.host_connections(service, tables),
             backends: (service.backends.iter())
                 .map(|backend| self.backend_status(service, backend, tables, &share))
@@ -238,6 +242,9 @@ impl Controller {
             address: backend.address.to_string(),
             weight: backend.weight,
             effective_weight: backend.weight,
+            admin: None,
+            weight_override: None,
+            share_limit: None,
             max_connections: backend.max_connections,
             local: false,
             state: "unknown".to_owned(),
@@ -247,8 +254,25 @@ impl Controller {
             share: 0.0,
             next_hop: None,
             flows: BackendFlowsStatus::default(),
+            resets: BTreeMap::new(),
         };
         let entry = PoolEntry { service: service_key(service), address: backend.address };
+        if let Some(one) = self.steering.overrides.of(service, backend) {
+            status.admin = one.standing.as_ref().map(|(standing, said)| AdminStatus {
+                state: standing.name().to_owned(),
+                deadline: match standing {
+                    Standing::Drain { deadline } => deadline.map(rfc3339),
+                    Standing::Disabled => None,
+                },
+                by: said.by.clone(),
+                at: rfc3339(said.at),
+            });
+            status.weight_override = one.weight.as_ref().map(|(weight, said)| WeightOverrideStatus {
+                weight: *weight,
+                by: said.by.clone(),
+                at: rfc3339(said.at),
+            });
+        }
         if let Some(health) = self.checks.health(&entry) {
             status.state = word(&health.state);
             status.down = health.down.map(|kind| word(&kind));
@@ -257,10 +281,12 @@ impl Controller {
         }
         let Some(id) = self.ids.id(&entry) else { return status };
         status.share = share(id);
+        status.resets = self.resets_of(id);
         if let Some(entry) = tables.backends.get(&id) {
             let hop = &entry.hop;
             status.next_hop = hop.is_resolved().then(|| MacText(hop.mac.octets()).to_string());
             status.effective_weight = entry.weight;
+            status.share_limit = Some(entry.share).filter(|share| *share > 0);
             status.local = entry.local != 0;
         }
         let counters = self.dataplane.as_ref().and_then(|dataplane| dataplane.backend_counters(id).ok());
@@ -326,10 +352,6 @@ fn authentication(instance: &VrrpInstance) -> &'static str {
         (None, Some(_)) => "password",
         (None, None) => "none",
     }
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// The word that a value without fields has in JSON.

@@ -71,8 +71,8 @@ impl Controller {
         }
         let known = self.checks.testimonies();
         let all: Vec<Testimony> = known.iter().map(|(_, one)| *one).collect();
-        if all.iter().any(|one| doubt::wants_witness(one, &all)) {
-            let others = known.iter().filter(|(_, one)| one.silent.is_none());
+        for one in all.iter().filter(|one| one.silent.is_some()) {
+            let others = known.iter().filter(|(_, other)| doubt::is_wanted(other, one, &all));
             others.for_each(|(entry, _)| self.checks.probe_one_now(entry));
         }
         let verdicts: BTreeMap<PoolEntry, Verdict> =
@@ -106,6 +106,14 @@ impl Controller {
         dead
     }
 
+    /// How many of a backend's flows this process has reset, by reason.
+    pub(super) fn resets_of(&self, backend: BackendId) -> BTreeMap<String, u64> {
+        let progress = self.resets.progress();
+        let progress = progress.borrow();
+        let totals = progress.totals.iter().filter(|((id, _), count)| *id == backend && **count > 0);
+        totals.map(|((_, why), &count)| (why.name().to_owned(), count)).collect()
+    }
+
     /// Tells of orders that have come to their end.
     pub(super) fn resets_progressed(&mut self) {
         let progress = self.resets.progress().borrow().clone();
@@ -121,6 +129,8 @@ impl Controller {
                 ResetReason::BackendDead => {
                     warn!(backend = address, flows, took_ms, "reset the flows of a dead backend")
                 }
+                // A rebalance gives an order for each few of its flows, and tells of all of them in the end.
+                ResetReason::Rebalance => {}
                 why => info!(backend = address, flows, took_ms, %why, "reset flows"),
             }
         }

@@ -13,20 +13,21 @@ use std::{
     fs, io,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    pin::pin,
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
 use nix::time::{ClockId, clock_gettime};
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{Controller, lease};
 use crate::{
     config::model::{Config, Family, VrrpInstance, VrrpVersion, family_of},
     control::{client, protocol::LeaveAnswer, server},
-    dataplane::Sightings,
+    dataplane::{Dataplane, DataplaneError, PulseWriter, Sightings},
     desired::vips_of,
     succession::{Inherited, LeftRouter, Note, Unusable, is_being_restarted},
     vrrp::{
@@ -43,6 +44,8 @@ const SYSTEMD_WITHIN: Duration = Duration::from_secs(1);
 const REPLACED_WITHIN: Duration = Duration::from_secs(10);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(2);
+/// While the programs are loaded, this process says that often that it runs.
+const ALIVE: Duration = Duration::from_millis(100);
 /// A router that resumes tells that within this time, or is not waited for.
 const RESUMED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -72,12 +75,15 @@ pub fn note_path(socket: &Path) -> PathBuf {
     socket.with_extension("succession")
 }
 
-/// Asks the daemon that runs to leave, and waits until it answers no more. Returns at once where none runs.
+/// Asks the daemon that runs to leave, and waits until it answers no more. Returns the programs, which take their time and
+/// are loaded before; nothing where none runs.
 ///
 /// # Errors
-/// It cannot, or does not end.
-pub(super) async fn replace(socket: &Path) -> anyhow::Result<()> {
-    let Some(pid) = server::running(socket)? else { return Ok(()) };
+/// It cannot leave, or does not end.
+pub(super) async fn replace(config: &Config, socket: &Path) -> anyhow::Result<Option<Dataplane>> {
+    let Some(pid) = server::running(socket)? else { return Ok(None) };
+    // One that does not load changes nothing: what is there goes on.
+    let loaded = load(config).await.context("the running daemon was not asked to leave")?;
     let answer = client::leave(socket)
         .await
         .with_context(|| format!("the daemon that runs (pid {pid}) does not leave; restart it instead"))?;
@@ -89,7 +95,16 @@ pub(super) async fn replace(socket: &Path) -> anyhow::Result<()> {
         }
         sleep(LOOK).await;
     }
-    Ok(())
+    Ok(Some(loaded))
+}
+
+/// Loads the programs on a thread of its own: on a busy machine that takes seconds.
+async fn load(config: &Config) -> Result<Dataplane, DataplaneError> {
+    let (pin_path, flows) = (config.node.pin_path.clone(), config.flows.clone());
+    match tokio::task::spawn_blocking(move || Dataplane::load(&pin_path, &flows)).await {
+        Ok(loaded) => loaded,
+        Err(error) => Err(DataplaneError::Log(io::Error::other(error))),
+    }
 }
 
 /// Tries again until the predecessor's process has ended, which holds on to what `take` takes.
@@ -216,13 +231,13 @@ impl Controller {
     }
 
     /// Goes on where a predecessor has left, if one has: its routers are Active again when this returns.
-    pub(super) async fn succeed(&mut self) {
+    pub(super) async fn succeed(&mut self) -> bool {
         let inherited = match inherit(&note_path(&self.options.socket), &self.config) {
             Ok(Some(inherited)) => inherited,
-            Ok(None) => return,
+            Ok(None) => return false,
             Err(unusable) => {
                 warn!("a predecessor on this node has left a note, but {unusable}");
-                return;
+                return false;
             }
         };
         let begun = Instant::now();
@@ -239,6 +254,49 @@ impl Controller {
             took_ms = begun.elapsed().as_millis(),
             "succeeding a daemon that left"
         );
+        self.write_heartbeat_already(begun);
+        true
+    }
+
+    /// The programs of the predecessor look at the heartbeat until ours are there.
+    fn write_heartbeat_already(&mut self, now: Instant) {
+        let writer = PulseWriter::go_on(&self.config.node.pin_path, self.started.into_std());
+        // Of another layout, or none: the lease has to do.
+        let Ok(writer) = writer else { return };
+        self.heartbeat.depend_on(self.routers.beats());
+        self.heartbeat.write_to(Some(Box::new(writer)));
+        // The addresses are as the routers, which have just resumed, want them.
+        self.heartbeat.settled(now.max(self.heartbeat.running_since().unwrap_or(now)));
+    }
+
+    /// Loads the programs while the routers that were resumed go on. Who loses its addresses meanwhile gives them up.
+    pub(super) async fn load_meanwhile(&mut self) -> Option<Result<Dataplane, DataplaneError>> {
+        let config = self.config.clone();
+        let mut loading = pin!(load(&config));
+        let mut tick = interval(ALIVE);
+        let resumed: Vec<String> = self.routers.active().into_keys().collect();
+        loop {
+            tokio::select! {
+                loaded = &mut loading => return Some(loaded),
+                _ = tick.tick() => self.heartbeat.alive(Instant::now()),
+            }
+            let active = self.routers.active();
+            let lost = resumed.iter().filter(|name| !active.contains_key(*name));
+            for address in lost.flat_map(|name| vips_of(&self.config, name)) {
+                self.heartbeat.write_to(None);
+                // It may be gone already.
+                let _gone = self.netlink.remove_address(address).await;
+            }
+        }
+    }
+
+    /// Goes on with an upgrade from a former layout, if there is one.
+    pub(super) fn look_at_former(&mut self) {
+        if let Some(dataplane) = &mut self.dataplane
+            && let Err(error) = dataplane.go_on_migrating()
+        {
+            warn!("what a former release left is not gone yet: {:#}", anyhow::Error::from(error));
+        }
     }
 
     /// The lease that `NODE` is to have.

@@ -69,6 +69,7 @@ impl Controller {
                 }
                 self.census = census;
                 self.follow_sweep();
+                self.follow_orders_after_sweep();
             }
             Err(error) => warn!("flows are not counted: {:#}", anyhow::Error::from(error)),
         }

@@ -18,6 +18,7 @@ use super::{DataplaneError, in_map};
 const BATCH: usize = 4096;
 /// `enum bpf_cmd` of the kernel's `include/uapi/linux/bpf.h`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 
 /// The part of `union bpf_attr` that is for batches, as the kernel's `include/uapi/linux/bpf.h` has it.
 #[repr(C)]
@@ -31,6 +32,35 @@ struct BatchAttr {
     map_fd: u32,
     elem_flags: u64,
     flags: u64,
+}
+
+/// Writes many entries at once (`BPF_MAP_UPDATE_BATCH`, kernel 5.6), over those that are there.
+///
+/// # Errors
+/// What the kernel says of the first that it did not take; those after it were not written, either.
+pub(super) fn write_all<K: Pod, V: Pod>(map: &MapData, keys: &[K], values: &[V]) -> io::Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let info = map.info().map_err(io::Error::other)?;
+    if info.key_size() as usize != size_of::<K>()
+        || info.value_size() as usize != size_of::<V>()
+        || keys.len() != values.len()
+    {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr().expose_provenance() as u64,
+        values: values.as_ptr().expose_provenance() as u64,
+        count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+        map_fd: map.fd().as_fd().as_raw_fd().cast_unsigned(),
+        ..BatchAttr::default()
+    };
+    // SAFETY: the attributes are laid out as the kernel's; it reads `count` keys and values, which both slices have, of
+    // the sizes that were compared above, and writes the count back.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// A hash map, plain or LRU, that is read as a whole.

@@ -9,7 +9,7 @@ use aya::maps::{Array, Map, MapData};
 use lb_common::layout::PulseEntry;
 use nix::time::{ClockId, clock_gettime};
 
-use super::{DataplaneError, in_map};
+use super::{DataplaneError, in_map, maps_path};
 
 /// Writes the `PULSE` map. The flow clock goes on from where the map was: flows have time stamps of it.
 pub struct PulseWriter {
@@ -27,6 +27,17 @@ impl PulseWriter {
         let pulse: Array<_, PulseEntry> = Array::try_from(Map::Array(data)).map_err(in_map("PULSE"))?;
         let heartbeat_ns = pulse.get(&0, 0).map_err(in_map("PULSE"))?.heartbeat_ns;
         Ok(Self { pulse, heartbeat_ns, base, since })
+    }
+
+    /// Goes on with what a predecessor with our layout has pinned at `pin_path`, from where its flow clock stands.
+    ///
+    /// # Errors
+    /// Where there is nothing of the kind.
+    pub fn go_on(pin_path: &Path, since: Instant) -> Result<Self, DataplaneError> {
+        let mut writer = Self::open(&maps_path(pin_path), 0, since)?;
+        let clock = writer.pulse.get(&0, 0).map_err(in_map("PULSE"))?.flow_clock;
+        writer.base = clock.wrapping_sub(since.elapsed().as_secs() as u32);
+        Ok(writer)
     }
 
     /// Lets the flow clock go on, and with `alive` writes a heartbeat of now.

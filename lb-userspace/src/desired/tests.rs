@@ -138,6 +138,7 @@ struct World {
     links: Vec<Link>,
     health: BTreeMap<PoolEntry, HealthState>,
     slow_starts: BTreeMap<PoolEntry, SlowStart>,
+    steers: BTreeMap<PoolEntry, Steer>,
     now: Instant,
     active: BTreeMap<String, u64>,
     heirs: BTreeSet<String>,
@@ -157,6 +158,7 @@ impl World {
             links: vec![link("eth0", LINK)],
             health: BTreeMap::new(),
             slow_starts: BTreeMap::new(),
+            steers: BTreeMap::new(),
             now: Instant::now(),
             active: BTreeMap::new(),
             heirs: BTreeSet::new(),
@@ -186,6 +188,7 @@ impl World {
             health: &self.health,
             slow_starts: &self.slow_starts,
             now: self.now,
+            steers: &self.steers,
             active: &self.active,
             heirs: &self.heirs,
             next_hops: &self.next_hops,
@@ -704,6 +707,78 @@ fn a_backend_that_has_recovered_grows_into_its_weight() {
     assert!(weights.is_sorted());
     assert_eq!(tables.len(), 10, "each step is a table");
     assert_eq!(world.backend(0).weight, 100, "nobody else is touched");
+}
+
+#[test]
+fn who_is_out_gets_nothing_and_another_weight_counts() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4, 5, 6])]));
+    assert_eq!(world.health(Up, &[4, 5, 6]).reconcile(), [4, 5, 6]);
+    let entries = pool_entries(&world.config);
+    world.steers.insert(entries[1], Steer { is_out: true, weight: Some(50), share: 9 });
+    assert_eq!(world.reconcile(), [4, 6], "up, and out");
+    let out = world.backend(1);
+    assert_eq!((out.weight, out.share, out.new_per_tick), (0, 0, 0));
+    world.steers.insert(entries[1], Steer { weight: Some(50), ..Steer::default() });
+    assert_eq!(world.reconcile(), [4, 5, 6]);
+    assert_eq!((world.backend(0).weight, world.backend(1).weight), (100, 50));
+    let id = world.ids.id(&entries[1]).expect("assigned");
+    let slots = world.kernel.rings[&0].iter().filter(|slot| **slot == id).count();
+    assert!(slots.abs_diff(65_537 / 5) <= 1, "{slots}");
+    world.steers.insert(entries[1], Steer { weight: Some(0), ..Steer::default() });
+    assert_eq!(world.reconcile(), [4, 6], "no weight");
+    // What the file says is 0 may be told to get some.
+    world.config.services[0].backends[0].weight = 0;
+    world.steers = BTreeMap::from([(entries[0], Steer { weight: Some(1), ..Steer::default() })]);
+    assert_eq!(world.reconcile(), [4, 5, 6]);
+}
+
+#[test]
+fn who_is_out_does_not_keep_the_last_known_from_being_used() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4, 5])]));
+    world.config.services[0].on_all_down = OnAllDown::LastKnown;
+    world.health(Up, &[4, 5]).reconcile();
+    let entry = pool_entries(&world.config)[0];
+    world.steers.insert(entry, Steer { is_out: true, ..Steer::default() });
+    assert_eq!(world.reconcile(), [5]);
+    assert_eq!(world.health(Down, &[5]).reconcile(), [5], "of those that may be chosen all are down");
+}
+
+#[test]
+fn shares_and_rates_are_there_only_while_they_lead_somebody() {
+    let mut world =
+        World::new(config(vec![service("api", VIP, &[4, 5]), service("web", [172, 16, 0, 11].into(), &[4])]));
+    world.config.services[0].health.slow_start_rate = 70;
+    world.health(Up, &[4, 5]).reconcile();
+    let has_shares = |world: &mut World| world.service().flags & SERVICE_HAS_SHARES != 0;
+    assert!(!has_shares(&mut world));
+    let entries = pool_entries(&world.config);
+    for (entry, share) in entries.iter().zip([100, 90]) {
+        world.steers.insert(*entry, Steer { share, ..Steer::default() });
+    }
+    world.reconcile();
+    assert_eq!((world.backend(0).share, world.backend(1).share), (100, 90));
+    assert_eq!(world.backend(1).new_per_tick, 70);
+    assert!(has_shares(&mut world));
+    let web = service_key(&world.config.services[1]);
+    assert_eq!(world.kernel.services[&web].flags & SERVICE_HAS_SHARES, 0, "another service");
+    world.steers.clear();
+    world.reconcile();
+    assert!(!has_shares(&mut world));
+
+    // The rate holds from a recovery until the weight is whole.
+    let length = Duration::from_secs(90);
+    let mut start = SlowStart::default();
+    start.observe(Down, length, world.now);
+    start.observe(Up, length, world.now);
+    world.slow_starts.insert(entries[1], start);
+    world.reconcile();
+    let rates = |world: &mut World| (world.backend(0).new_per_tick, world.backend(1).new_per_tick);
+    assert_eq!((rates(&mut world), world.backend(1).share), ((0, 70), 0));
+    assert!(has_shares(&mut world));
+    world.now += length;
+    world.reconcile();
+    assert_eq!(rates(&mut world), (0, 0));
+    assert!(!has_shares(&mut world));
 }
 
 /// A reload, a change of health, or flows that end.

@@ -1,13 +1,14 @@
 //! The status as text: who owns the VIPs and why first, then the backends, then what became of the packets.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use comfy_table::{Table, presets};
 
 use super::{
     ActiveRouterStatus, BackendStatus, InterfaceStatus, LocalClientsStatus, ObservedVipStatus,
-    ObservingStatus, ServiceStatus, Status, TrackStatus, VrrpStatus, WitnessStatus,
+    ObservingStatus, RebalanceStatus, ServiceStatus, Status, TrackStatus, VrrpStatus, WitnessStatus,
 };
+use crate::sync::status::{PeerStatus, SendingState, SyncStatus};
 
 /// How the tables look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,9 @@ fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
         "flows: {} established, {} half-open, {} closing, at most {}",
         flows.established, flows.half_open, flows.closing, flows.max
     )?;
+    if let Some(sync) = &status.sync {
+        write_sync(out, sync)?;
+    }
     let mut packets = new_table(look);
     packets.set_header(["packets", "reason", "count"]);
     let kinds = [
@@ -116,6 +120,43 @@ fn write_observing(out: &mut String, observing: &ObservingStatus, status: &Statu
             "  forward {at}: of {total} new connections seen, {} would have got",
             shares.join(", ")
         )?;
+    }
+    Ok(())
+}
+
+/// How far the nodes know each other's flows.
+fn write_sync(out: &mut String, sync: &SyncStatus) -> std::fmt::Result {
+    for peer in &sync.peers {
+        let name = peer.node.as_ref().map_or(String::new(), |node| format!("{node} at "));
+        let PeerStatus { sending, receiving, .. } = peer;
+        let to = match sending.state {
+            SendingState::Up => format!(
+                "has our flows, at most {} ms late (median {} ms)",
+                sending.lag_max_ms, sending.lag_p50_ms
+            ),
+            SendingState::Joining => "is getting our flows".to_owned(),
+            SendingState::Connecting => "is being called".to_owned(),
+            SendingState::Down => match &sending.last_error {
+                Some(error) => format!("does not get our flows: {error}"),
+                None => "does not get our flows yet".to_owned(),
+            },
+        };
+        let from = match (receiving.connected, receiving.complete) {
+            (true, true) => "we have its flows",
+            (true, false) => "we are getting its flows",
+            (false, _) => "we do not get its flows",
+        };
+        writeln!(out, "sync: {name}{} {to}; {from}", peer.address)?;
+    }
+    let of_peers = sync.peers.iter().flat_map(|peer| &peer.refused);
+    let mut refused = BTreeMap::new();
+    for (why, count) in sync.refused.iter().chain(of_peers) {
+        *refused.entry(*why).or_insert(0) += count;
+    }
+    if !refused.is_empty() {
+        let refused: Vec<String> =
+            refused.iter().map(|(why, count)| format!("{} {count}", why.text())).collect();
+        writeln!(out, "sync: refused: {}", refused.join(", "))?;
     }
     Ok(())
 }
@@ -228,6 +269,12 @@ fn write_service(out: &mut String, service: &ServiceStatus, look: Look) -> std::
         table.add_row(row(backend));
     }
     writeln!(out, "{}", trimmed(&table))?;
+    for backend in &service.backends {
+        write_orders(out, backend)?;
+    }
+    if let Some(rebalance) = &service.rebalance {
+        write_rebalance(out, rebalance)?;
+    }
     if service.host_connections > 0 {
         writeln!(
             out,
@@ -250,6 +297,52 @@ fn write_service(out: &mut String, service: &ServiceStatus, look: Look) -> std::
     Ok(())
 }
 
+/// What an operator has said about a backend.
+fn write_orders(out: &mut String, backend: &BackendStatus) -> std::fmt::Result {
+    let BackendStatus { name, weight, admin, weight_override, .. } = backend;
+    if let Some(admin) = admin {
+        let what = match (admin.state.as_str(), &admin.deadline) {
+            ("drain", None) => "drained: no new connections; those that it has stay".to_owned(),
+            ("drain", Some(deadline)) => {
+                format!("drained: no new connections; those that it has stay until {deadline}")
+            }
+            _ => "disabled: no connections".to_owned(),
+        };
+        writeln!(
+            out,
+            "{name}: {what}; by {} at {}; `xvip backend enable {name}` ends it",
+            admin.by, admin.at
+        )?;
+    }
+    if let Some(other) = weight_override {
+        writeln!(
+            out,
+            "{name}: weight {} instead of {weight}; by {} at {}; `xvip backend weight {name} default` ends it",
+            other.weight, other.by, other.at
+        )?;
+    }
+    Ok(())
+}
+
+fn write_rebalance(out: &mut String, rebalance: &RebalanceStatus) -> std::fmt::Result {
+    let RebalanceStatus { mode, running, left, done, resets, last } = rebalance;
+    write!(out, "rebalance ({mode}): ")?;
+    if *running {
+        write!(out, "goes on, {done} connections reset, {left} to go; ")?;
+    }
+    write!(out, "{resets} reset in all")?;
+    if let Some(last) = last {
+        let took = humantime::format_duration(Duration::from_millis(last.took_ms));
+        let why = if last.asked_for { "asked for" } else { "by itself" };
+        write!(
+            out,
+            "; the last one, {} ({why}), took {took} and reset {}: {}",
+            last.began, last.resets, last.outcome
+        )?;
+    }
+    writeln!(out)
+}
+
 /// An IPv6 address in brackets.
 fn at_port(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
@@ -260,10 +353,15 @@ fn row(backend: &BackendStatus) -> [String; 16] {
         Some(kind) => format!("{} ({kind})", backend.state),
         None => backend.state.clone(),
     };
-    let weight = if backend.effective_weight == backend.weight {
-        backend.weight.to_string()
+    let state = match &backend.admin {
+        Some(admin) => format!("{state}, {}", admin.state),
+        None => state,
+    };
+    let told = backend.weight_override.as_ref().map_or(backend.weight, |other| other.weight);
+    let weight = if backend.effective_weight == told {
+        told.to_string()
     } else {
-        format!("{} of {}", backend.effective_weight, backend.weight)
+        format!("{} of {told}", backend.effective_weight)
     };
     let next_hop = if backend.local { Some("this node".to_owned()) } else { backend.next_hop.clone() };
     let flows = &backend.flows;
@@ -322,7 +420,13 @@ pub(crate) fn trimmed(table: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{BackendFlowsStatus, ConfigStatus, FlowsStatus, InterfaceStatus, Packets};
+    use std::collections::BTreeMap;
+
+    use crate::status::{
+        AdminStatus, BackendFlowsStatus, ConfigStatus, FlowsStatus, InterfaceStatus, LastRebalanceStatus,
+        Packets, WeightOverrideStatus,
+    };
+    use crate::sync::status::Refused;
 
     fn status() -> Status {
         let since = "2026-01-02T03:04:05.678Z".to_owned();
@@ -337,9 +441,13 @@ mod tests {
             share: if down.is_some() { 0.0 } else { 1.0 },
             next_hop: down.is_none().then(|| "02:00:00:00:00:04".into()),
             effective_weight: 100,
+            admin: None,
+            weight_override: None,
+            share_limit: None,
             max_connections: 0,
             local: false,
             flows: BackendFlowsStatus { opened: 12, active: 3, bytes_out: 5 << 20, ..Default::default() },
+            resets: Default::default(),
         };
         let interface = InterfaceStatus {
             name: "eth0".into(),
@@ -379,6 +487,7 @@ mod tests {
             interfaces: vec![interface],
             vrrp: vec![vrrp],
             services: vec![ServiceStatus {
+                rebalance: None,
                 name: "api".into(),
                 vip: "172.16.0.10".into(),
                 port: 6443,
@@ -406,6 +515,29 @@ mod tests {
         let first = text.lines().next().expect("a line");
         assert!(first.contains("active since") && first.contains("this node owns 172.16.0.10/24"), "{first}");
         assert!(first.contains("active router silent for 700 ms"), "{first}");
+    }
+
+    #[test]
+    fn the_exchange_of_flows_is_told_by_peer() {
+        let mut status = status();
+        assert!(!render(&status, Look::Plain).contains("sync:"));
+        let mut peer = PeerStatus::new("172.16.0.3:7946".parse().expect("an address"));
+        let mut line = |peer: &PeerStatus| {
+            status.sync = Some(SyncStatus { peers: vec![peer.clone()], ..SyncStatus::default() });
+            let text = render(&status, Look::Plain);
+            text.lines().filter(|line| line.starts_with("sync:")).collect::<Vec<_>>().join("|")
+        };
+        assert_eq!(line(&peer), "sync: 172.16.0.3:7946 does not get our flows yet; we do not get its flows");
+        peer.node = Some("lb2".into());
+        peer.sending.state = SendingState::Up;
+        (peer.sending.lag_max_ms, peer.sending.lag_p50_ms) = (40, 3);
+        (peer.receiving.connected, peer.receiving.complete) = (true, true);
+        peer.refused.insert(Refused::WrongKey, 7);
+        assert_eq!(
+            line(&peer),
+            "sync: lb2 at 172.16.0.3:7946 has our flows, at most 40 ms late (median 3 ms); we have its flows|\
+             sync: refused: the key is none of ours 7"
+        );
     }
 
     #[test]
@@ -512,6 +644,50 @@ mod tests {
             "{line}"
         );
         assert!(line.ends_with("5.0 MiB"), "{line}");
+    }
+
+    #[test]
+    fn what_operators_have_said_and_what_rebalances_did_is_told() {
+        let mut status = status();
+        let service = &mut status.services[0];
+        let (by, at) = ("root (alice)".to_owned(), "2026-01-02T03:04:05.678Z".to_owned());
+        let admin = AdminStatus { state: "drain".into(), deadline: None, by: by.clone(), at: at.clone() };
+        let backend = &mut service.backends[0];
+        (backend.effective_weight, backend.admin) = (0, Some(admin));
+        backend.weight_override = Some(WeightOverrideStatus { weight: 50, by, at });
+        service.rebalance = Some(RebalanceStatus {
+            mode: "auto".into(),
+            running: true,
+            left: 20,
+            done: 70,
+            resets: 160,
+            last: Some(LastRebalanceStatus {
+                began: "2026-01-01T00:00:00.000Z".into(),
+                took_ms: 9100,
+                asked_for: false,
+                outcome: "balanced".into(),
+                resets: 90,
+                resets_by_backend: BTreeMap::new(),
+            }),
+        });
+        let text = render(&status, Look::Plain);
+        let row = text.lines().find(|line| line.contains("172.16.0.4")).expect("its row");
+        assert!(row.contains("0 of 50") && row.contains("up, drain"), "{row}");
+        for line in [
+            "m1: drained: no new connections; those that it has stay; by root (alice) at 2026-01-02T03:04:05.678Z; \
+             `xvip backend enable m1` ends it",
+            "m1: weight 50 instead of 100; by root (alice) at 2026-01-02T03:04:05.678Z; `xvip backend weight m1 \
+             default` ends it",
+            "rebalance (auto): goes on, 70 connections reset, 20 to go; 160 reset in all; the last one, \
+             2026-01-01T00:00:00.000Z (by itself), took 9s 100ms and reset 90: balanced",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        let admin = status.services[0].backends[0].admin.as_mut().expect("set");
+        admin.deadline = Some("2026-01-02T03:09:05.678Z".into());
+        assert!(
+            render(&status, Look::Plain).contains("those that it has stay until 2026-01-02T03:09:05.678Z;")
+        );
     }
 
     #[test]

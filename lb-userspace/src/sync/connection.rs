@@ -189,7 +189,19 @@ async fn conversation<S: Side>(
             side.moved(0, out.len() - before);
         }
         walk = side.starts_walk().or(walk);
-        let wake = side.wake_at(now)?;
+        let wake = match side.wake_at(now) {
+            // It may be this process that did not run: then what was said meanwhile waits in the socket.
+            Err(Ended::Silent) => match reader.try_read(&mut bytes) {
+                Ok(0) => return Err(Ended::Closed),
+                Ok(length) => {
+                    side.moved(length, 0);
+                    framer.push(bytes.get(..length).unwrap_or_default());
+                    continue;
+                }
+                Err(_) => return Err(Ended::Silent),
+            },
+            wake => wake?,
+        };
         // While the socket takes nothing, what is due must not wake us all the time.
         let wake = if out.is_empty() { wake } else { wake.max(now + FEEL) };
         let room = side.has_room();

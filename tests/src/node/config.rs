@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 /// What the configuration of a node says. Keys that are `None` or empty are not written: xvip's own defaults apply.
 #[derive(Debug, Clone)]
@@ -244,6 +245,13 @@ impl NodeConfig {
         self.flows = ["max", "half_open_max", "sources_max"].map(|key| format!("{key} = 1024")).to_vec();
     }
 
+    /// `[sync]`: the node listens there for these peers, and all have the key in this file.
+    pub fn exchange_flows(&mut self, listen: SocketAddr, peers: &[SocketAddr], key_file: &Path) {
+        let peers: Vec<String> = peers.iter().map(|peer| format!("\"{peer}\"")).collect();
+        let peers = peers.join(", ");
+        self.extra = format!("[sync]\nlisten = \"{listen}\"\npeers = [{peers}]\nkey_file = {key_file:?}");
+    }
+
     /// The configuration file.
     #[must_use]
     pub fn to_toml(&self) -> String {
@@ -344,10 +352,15 @@ unicast_peers = ["172.16.0.3"]
         assert_eq!(config.to_toml(), expected);
         config.services[0].health.push("fall = 3".to_owned());
         config.flows = vec!["max = 64".to_owned()];
-        config.extra = "[sync]\nlisten = \"x\"".to_owned();
+        config.exchange_flows(
+            ([172, 16, 0, 2], 7946).into(),
+            &[([172, 16, 0, 3], 7946).into()],
+            Path::new("/k"),
+        );
         let text = config.to_toml();
         assert!(text.contains("verify = \"none\"\nfall = 3\n\n[[service.backend]]"), "{text}");
-        assert!(text.ends_with("\n\n[flows]\nmax = 64\n\n[sync]\nlisten = \"x\"\n"), "{text}");
+        let end = "\n\n[flows]\nmax = 64\n\n[sync]\nlisten = \"172.16.0.2:7946\"\npeers = [\"172.16.0.3:7946\"]\nkey_file = \"/k\"\n";
+        assert!(text.ends_with(end), "{text}");
         config.vrrp.clear();
         assert!(!config.to_toml().contains("vrrp"), "a service cannot name an instance that is not there");
     }

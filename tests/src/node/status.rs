@@ -59,8 +59,46 @@ pub struct ServiceStatus {
     pub vip: String,
     /// Its port.
     pub port: u16,
+    /// Its rebalances; none where none may be.
+    pub rebalance: Option<RebalanceStatus>,
     /// Its backends.
     pub backends: Vec<BackendStatus>,
+}
+
+/// The rebalances of a service.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct RebalanceStatus {
+    /// Whether one goes on.
+    pub running: bool,
+    /// Connections that all of them have reset.
+    pub resets: u64,
+    /// The last one that has ended.
+    pub last: Option<LastRebalance>,
+}
+
+/// A rebalance that has ended.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct LastRebalance {
+    /// `balanced`, `nearly-balanced`, `stuck` or `interrupted`.
+    pub outcome: String,
+    /// Connections that it has reset.
+    pub resets: u64,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// Why a backend is out, by an operator's word.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct AdminStatus {
+    /// `drain` or `disabled`.
+    pub state: String,
+    /// When what is left of its connections is reset.
+    pub deadline: Option<String>,
+    /// Who said so.
+    pub by: String,
 }
 
 /// One backend.
@@ -73,6 +111,10 @@ pub struct BackendStatus {
     pub address: String,
     /// Its weight.
     pub weight: u32,
+    /// What counts of it now.
+    pub effective_weight: u32,
+    /// Why it is out, by an operator's word.
+    pub admin: Option<AdminStatus>,
     /// `unknown`, `up` or `down`.
     pub state: String,
     /// What the last check said.
@@ -147,6 +189,12 @@ impl Status {
     pub fn service_up(&self, name: &str) -> usize {
         let service = self.services.iter().find(|service| service.name == name);
         service.map_or(0, |service| service.backends.iter().filter(|b| b.state == "up").count())
+    }
+
+    /// A service.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<&ServiceStatus> {
+        self.services.iter().find(|service| service.name == name)
     }
 
     /// How many packets XDP sent on, for whatever reason.

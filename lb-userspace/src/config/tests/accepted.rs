@@ -95,6 +95,8 @@ fn warnings(text: &str) -> Vec<(usize, String)> {
 #[test]
 fn the_base_has_no_warning() {
     assert_eq!(warnings(BASE), []);
+    let rebalanced = edited("[[vrrp]]", "[service.rebalance]\nmode = \"auto\"\n[[vrrp]]");
+    assert_eq!(warnings(&rebalanced), []);
 }
 
 #[test]
@@ -116,7 +118,6 @@ fn what_only_adds_something_is_accepted_with_a_warning() {
             "port = 6443\nmode = \"dsr-ipip\"\nbalance = \"least-connections\"\n",
             "service[0].balance",
         ),
-        ("[[vrrp]]", "[service.rebalance]\nmode = \"auto\"\n[[vrrp]]", "service[0].rebalance.mode"),
         ("[flows]", "[[vrrp]]\nname = \"idle\"\nvirtual_router_id = 61\n[flows]", "vrrp[1]"),
         ("unicast_peers = [\"172.16.0.3\"]", "", "vrrp[0].unicast_source"),
         ("verify = \"ca\"\nca_file = \"/pki/ca.crt\"", "", "service[0].health.check"),

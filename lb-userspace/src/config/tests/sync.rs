@@ -22,17 +22,17 @@ macro_rules! addressed {
 
 #[rustfmt::skip]
 const MISTAKES: &[Mistake] = &[
-    m("[flows]", sync!("listen = \"172.16.0.2:7946\"\npeers = []"), "peers", "sync.peers", "`peers` is empty", "write: peers = [\"172.16.0.3:7946\"], or remove [sync]"),
+    m("[flows]", sync!("listen = \"172.16.0.2:7946\"\npeers = []"), "peers = []", "sync.peers", "`peers` is empty", "write: peers = [\"172.16.0.3:7946\"], or remove [sync]"),
     m("[flows]", sync!("listen = \"172.16.0.10:7946\"\npeers = [\"172.16.0.3:7946\"]"), "listen", "sync.listen", "`listen` is on the VIP 172.16.0.10", "write: listen = an address of this node alone"),
-    m("[flows]", sync!("listen = \"172.16.0.2:7946\"\npeers = [\"172.16.0.10:7946\"]"), "peers", "sync.peers", "`peers` has 172.16.0.10:7946, on the VIP 172.16.0.10", "write: peers = addresses of the nodes themselves"),
+    m("[flows]", sync!("listen = \"172.16.0.2:7946\"\npeers = [\"172.16.0.10:7946\"]"), "peers = [\"172.16.0.10", "sync.peers", "`peers` has 172.16.0.10:7946, on the VIP 172.16.0.10", "write: peers = addresses of the nodes themselves"),
     m("[flows]", sync!("listen = \"172.16.0.2:7946\"\npeers = [\"172.16.0.3:7946\",\n\"172.16.0.2:7946\" # ours\n]"), "# ours", "sync.peers", "`peers` has 172.16.0.2:7946, which is this node's own `listen`", "write: peers = the other nodes alone"),
     m("[flows]", sync!("listen = \"172.16.0.2:7946\"\npeers = [\"172.16.0.3:7946\",\n\"172.16.0.3:7946\" # again\n]"), "# again", "sync.peers", "`peers` has 172.16.0.3:7946 twice", "remove one of the two"),
-    m("[flows]", sync!("listen = \"172.16.0.2:7946\"\npeers = [\"0.0.0.0:7946\"]"), "peers", "sync.peers", "`peers` has 0.0.0.0:7946, which is no node's address", "write: peers = addresses of the nodes themselves"),
-    m("[flows]", sync!("listen = \"172.16.0.2:7946\"\npeers = [\"10.0.0.1:1\", \"10.0.0.2:1\", \"10.0.0.3:1\", \"10.0.0.4:1\", \"10.0.0.5:1\", \"10.0.0.6:1\", \"10.0.0.7:1\", \"10.0.0.8:1\"]"), "peers", "sync.peers", "`peers` has 8 addresses, and 7 are the most", "write: peers = the nodes that share VIPs with this one"),
+    m("[flows]", sync!("listen = \"172.16.0.2:7946\"\npeers = [\"0.0.0.0:7946\"]"), "peers = [\"0.0", "sync.peers", "`peers` has 0.0.0.0:7946, which is no node's address", "write: peers = addresses of the nodes themselves"),
+    m("[flows]", sync!("listen = \"172.16.0.2:7946\"\npeers = [\"10.0.0.1:1\", \"10.0.0.2:1\", \"10.0.0.3:1\", \"10.0.0.4:1\", \"10.0.0.5:1\", \"10.0.0.6:1\", \"10.0.0.7:1\", \"10.0.0.8:1\"]"), "peers = [\"10.0", "sync.peers", "`peers` has 8 addresses, and 7 are the most", "write: peers = the nodes that share VIPs with this one"),
     m("[flows]", addressed!(""), "[sync]", "sync.key_file", "`key_file` is missing", "write: key_file = \"/etc/xvip/sync.key\""),
     m("[flows]", addressed!("key_file = \"/nowhere\""), "key_file", "sync.key_file", "`key_file` /nowhere cannot be read: No such file", "write: key_file = the path of a file with \"hex:\""),
     m("[flows]", addressed!("key_file = \"/pki/empty\""), "key_file", "sync.key_file", "`key_file` /pki/empty holds no key", "write: key_file = the path of a file with \"hex:\""),
-    m("[flows]", addressed!("key_file = \"/pki/token\""), "key_file", "sync.key_file", "`key_file` /pki/token line 1 must be 32 to 256 bytes of secret, and has 14", "write: key_file = the path of a file with \"hex:\""),
+    m("[flows]", addressed!("key_file = \"/pki/token\""), "key_file", "sync.key_file", "`key_file` /pki/token line 1 must be 32 to 256 bytes of secret, and has 13", "write: key_file = the path of a file with \"hex:\""),
     m("[flows]", addressed!("key_file = \"/etc/xvip/sync.key\"\nbandwidth = 0"), "bandwidth", "sync.bandwidth", "`bandwidth` must be 1 to 100000, not 0", "write: bandwidth = 1"),
 ];
 

@@ -234,6 +234,8 @@ fn as_json() {
         checks: 7,
         failures: 2,
         reason: "status 500, expected 200".into(),
+        heard: None,
+        silent: None,
     };
     let expected = serde_json::json!({
         "state": "down", "down": "shutting-down", "since": "1970-01-01T00:00:00.000Z",

@@ -57,8 +57,8 @@ fn what_may_differ_is_no_drift() {
         ("name = \"lb1\"", "name = \"lb2\""),
         ("interface = \"eth0\"", "interface = \"ens3\""),
         ("priority = 101", "priority = 100\npreempt = false"),
-        ("unicast_source = \"172.16.0.2\"", "unicast_source = \"172.16.0.3\""),
-        ("unicast_peers = [\"172.16.0.3\"]", "unicast_peers = [\"172.16.0.2\"]"),
+        ("unicast_source = \"172.16.0.2\"", "unicast_source = \"172.16.0.7\""),
+        ("unicast_peers = [\"172.16.0.3\"]", "unicast_peers = [\"172.16.0.8\"]"),
         ("name = \"other\"", "name = \"another\""),
         ("10/24", "10/32"),
         // The order of backends.

@@ -21,7 +21,7 @@ fn schedules() -> std::ops::Range<u64> {
     let number = |variable| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect("a number"));
     match number("XVIP_SCHEDULE") {
         Some(one) => one..one + 1,
-        None => 0..number("XVIP_SCHEDULES").unwrap_or(4000),
+        None => 0..number("XVIP_SCHEDULES").unwrap_or(2000),
     }
 }
 
@@ -75,15 +75,15 @@ impl World {
     fn new(schedule: u64) -> Self {
         let now = Instant::now();
         let mut lot = Lot(schedule);
-        let flows = lot.below(2000) as u32;
+        let flows = lot.below(700) as u32;
         // Some of the other side's flows are older than this node, or of nobody any more.
-        let there = Memory::with(flows / 2..flows / 2 + lot.below(500) as u32);
+        let there = Memory::with(flows / 2..flows / 2 + lot.below(200) as u32);
         let ours = Ours {
             hello: hello(1),
             holdings: BTreeSet::from([VIP]),
             agreement: Agreement::default(),
-            rate: [50_000, 1_000_000, 25_000_000][lot.below(3) as usize],
-            refresh: Duration::from_secs([1, 5, 300][lot.below(3) as usize]),
+            rate: [200_000, 1_000_000, 25_000_000][lot.below(3) as usize],
+            refresh: Duration::from_secs([2, 5, 300][lot.below(3) as usize]),
         };
         Self {
             lot,
@@ -247,11 +247,11 @@ impl World {
 
     /// Lets time pass, as the timers say or less.
     fn wait(&mut self) {
-        let arrivals = [&self.forth, &self.back].into_iter().filter_map(|wire| wire.front());
+        let forth = self.forth.front().filter(|_| !self.deaf);
+        let arrivals = forth.into_iter().chain(self.back.front());
+        let heard = self.receiver.as_ref().filter(|_| !self.deaf);
         let mut next = arrivals.map(|(at, _)| *at).min();
-        for wake in
-            self.peer.wake_at(self.now).into_iter().chain(self.receiver.as_ref().map(Receiver::wake_at))
-        {
+        for wake in self.peer.wake_at(self.now).into_iter().chain(heard.map(Receiver::wake_at)) {
             next = Some(next.map_or(wake, |next| next.min(wake)));
         }
         let next = next.unwrap_or(self.now).max(self.now + Duration::from_micros(200));
@@ -351,6 +351,8 @@ fn news_take_milliseconds() {
 #[test]
 fn a_slow_peer_costs_bounded_memory() {
     let mut world = World::new(2);
+    world.ours.rate = 25_000_000;
+    world.ours.refresh = Duration::from_secs(3600);
     world.ours.holdings = BTreeSet::from([VIP]);
     world.there_holds.clear();
     world.comes_to_rest();
