@@ -6,7 +6,9 @@
 //! parse   finds the TCP or ICMP header ------------------->|
 //! slow                                    half-open flow? -> handshake step
 //!                                         service? -> unknown flow -> answer
-//! open                                        | SYN -> backend -> NAT port -> new flow
+//! open                                        | SYN -> backend
+//! begin                                       |    -> NAT port -> new flow
+//! rebuild                                     | in the middle of a flow that another node may have had -> half-open flow
 //! send                     a packet of a known flow that the entry does not send
 //! icmp    an error about a flow -> to the flow's backend or client
 //! tunnel  an error about a tunnel of ours -> answer for what was in it
@@ -24,6 +26,7 @@
 mod answer;
 mod arp;
 mod balance;
+mod begin;
 mod claim;
 mod entry;
 mod flow;
@@ -35,6 +38,7 @@ mod neighbour;
 mod observe;
 mod open;
 mod parse;
+mod rebuild;
 mod send;
 mod slow;
 mod tunnel;
@@ -96,16 +100,28 @@ pub enum Stage {
     Observe4 = 18,
     /// The same over IPv6.
     Observe6 = 19,
+    /// A packet in the middle of an unknown flow over IPv4.
+    Rebuild4 = 20,
+    /// The same over IPv6.
+    Rebuild6 = 21,
+    /// A new flow over IPv4 whose backend has been chosen.
+    Begin4 = 22,
+    /// The same over IPv6.
+    Begin6 = 23,
 }
 
 impl Stage {
     /// Every stage that this release has a program for.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::Parse,
         Self::Slow4,
         Self::Slow6,
         Self::Open4,
         Self::Open6,
+        Self::Begin4,
+        Self::Begin6,
+        Self::Rebuild4,
+        Self::Rebuild6,
         Self::Send4,
         Self::Send6,
         Self::Icmp4,
@@ -130,6 +146,10 @@ impl Stage {
             Self::Slow6 => "xvip_slow6",
             Self::Open4 => "xvip_open4",
             Self::Open6 => "xvip_open6",
+            Self::Begin4 => "xvip_begin4",
+            Self::Begin6 => "xvip_begin6",
+            Self::Rebuild4 => "xvip_rebuild4",
+            Self::Rebuild6 => "xvip_rebuild6",
             Self::Send4 => "xvip_send4",
             Self::Send6 => "xvip_send6",
             Self::Icmp4 => "xvip_icmp4",
@@ -180,6 +200,10 @@ pub fn run<F: Frame, T: Tables>(stage: Stage, frame: &mut F, tables: &T) -> Step
         Stage::Slow6 => slow::slow::<Be128, F, T>(frame, tables),
         Stage::Open4 => open::open::<Be32, F, T>(frame, tables),
         Stage::Open6 => open::open::<Be128, F, T>(frame, tables),
+        Stage::Begin4 => begin::begin::<Be32, F, T>(frame, tables),
+        Stage::Begin6 => begin::begin::<Be128, F, T>(frame, tables),
+        Stage::Rebuild4 => rebuild::rebuild::<Be32, F, T>(frame, tables),
+        Stage::Rebuild6 => rebuild::rebuild::<Be128, F, T>(frame, tables),
         Stage::Send4 => slow::send_known::<Be32, F, T>(frame, tables),
         Stage::Send6 => slow::send_known::<Be128, F, T>(frame, tables),
         Stage::Icmp4 => icmp::icmp::<Be32, F, T>(frame, tables),
@@ -213,6 +237,8 @@ const fn drop(reason: DropReason) -> Step {
 trait Family: crate::family::Address {
     const SLOW: Stage;
     const OPEN: Stage;
+    const BEGIN: Stage;
+    const REBUILD: Stage;
     const SEND: Stage;
     const ICMP_STAGE: Stage;
     const TUNNEL: Stage;
@@ -223,6 +249,8 @@ trait Family: crate::family::Address {
 impl Family for Be32 {
     const SLOW: Stage = Stage::Slow4;
     const OPEN: Stage = Stage::Open4;
+    const BEGIN: Stage = Stage::Begin4;
+    const REBUILD: Stage = Stage::Rebuild4;
     const SEND: Stage = Stage::Send4;
     const ICMP_STAGE: Stage = Stage::Icmp4;
     const TUNNEL: Stage = Stage::Tunnel4;
@@ -233,6 +261,8 @@ impl Family for Be32 {
 impl Family for Be128 {
     const SLOW: Stage = Stage::Slow6;
     const OPEN: Stage = Stage::Open6;
+    const BEGIN: Stage = Stage::Begin6;
+    const REBUILD: Stage = Stage::Rebuild6;
     const SEND: Stage = Stage::Send6;
     const ICMP_STAGE: Stage = Stage::Icmp6;
     const TUNNEL: Stage = Stage::Tunnel6;

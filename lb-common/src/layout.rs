@@ -286,11 +286,22 @@ pub struct ServiceEntry {
 }
 
 impl ServiceEntry {
-    /// Whether a flow of which nothing is remembered can be rebuilt: without replies there is nothing about it that the
-    /// Maglev table does not know.
+    /// Whether the Maglev table knows all there is to know about a flow of which nothing is remembered: where replies are not
+    /// seen.
+    #[inline(always)]
+    pub const fn is_stateless(&self) -> bool {
+        self.mode != MODE_NAT && self.balance == BALANCE_MAGLEV && self.usable != 0
+    }
+
+    /// Whether a flow of which nothing is remembered can be rebuilt from a packet in its middle; with NAT that is a guess,
+    /// which its backend proves.
     #[inline(always)]
     pub const fn rebuilds_flows(&self) -> bool {
-        self.mode != MODE_NAT && self.balance == BALANCE_MAGLEV && self.usable != 0
+        if self.mode == MODE_NAT {
+            self.flags & SERVICE_REBUILDS != 0 && self.usable != 0
+        } else {
+            self.is_stateless()
+        }
     }
 }
 
@@ -394,7 +405,8 @@ pub struct Load {
     pub pending_before: i64,
     /// The tick of the flow clock that `pending` is of.
     pub tick: u32,
-    /// New flows that asked for this backend in this tick, whether they got it or not.
+    /// New flows that asked for this backend in this tick, whether they got it or not; where there are shares, also those that
+    /// it got because others were asked in vain.
     pub asked: u32,
     /// And in the tick before.
     pub asked_before: u32,
@@ -553,8 +565,9 @@ pub const SEEN_FIN: u32 = 2;
 pub const SEEN_RST: u32 = 4;
 /// [`Seen::flags`]: the controller has ended the flow, in both of its directions: whoever still sends is told by a RST.
 pub const SEEN_SEVERED: u32 = 8;
-/// [`Seen::flags`]: a half-open flow that was made anew from a packet in its middle; the first answer of its backend other
-/// than a RST proves it.
+/// [`Seen::flags`]: a flow that was made anew from a packet in its middle; while it is half-open no handshake is pending for
+/// it. With NAT the first answer of its backend that fits proves it; else its client's second packet. It stays then, and
+/// means nothing.
 pub const SEEN_REBUILT: u32 = 16;
 
 /// What `FLOW_EVENTS` carries: something about an established flow has changed that other nodes should know. The flow itself
@@ -665,12 +678,37 @@ pub struct Scratch {
     pub mtu: u32,
     /// The interface that the answer leaves by; 0: the one that the frame came in by.
     pub if_index: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// The backend of a new flow. While it is chosen: one that has room but more than its share already, plus one; 0: none.
+    pub backend: u32,
     /// ICMP errors sent in the second that began at `errors_since_ns`.
     pub errors: u32,
     /// See `errors`.
     pub errors_since_ns: u64,
+    /// Room for the search for a new flow's backend.
+    pub search: Search,
+}
+
+/// Where the search for the backend with the fewest connections stands. In a map rather than in registers: the verifier would
+/// follow the rest of the search once for each way to a number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Search {
+    /// Connections of the backend that is looked at, handshakes included.
+    pub connections: u64,
+    /// The places that are taken there.
+    pub taken: u64,
+    /// The connections of the best one so far.
+    pub best_connections: u64,
+    /// Its weight.
+    pub best_weight: u64,
+    /// Its id and one; 0: none yet.
+    pub best: u32,
+    /// 1: that has its share.
+    pub best_is_beyond: u32,
+    /// 1: the one that is looked at has its share.
+    pub is_beyond: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 /// [`Scratch::flags`]: a fragment other than the first: there is no TCP header.
@@ -763,7 +801,8 @@ const _: () = {
     assert!(size_of::<SourceKey>() == 24);
     assert!(size_of::<SourceEntry>() == 16);
     assert!(size_of::<AllowedKey>() == 20);
-    assert!(size_of::<Scratch>() == 56);
+    assert!(size_of::<Search>() == 48);
+    assert!(size_of::<Scratch>() == 104);
     assert!(size_of::<LocalEntry>() == 16);
     assert!(size_of::<LocalPeer>() == 40);
     assert!(size_of::<LocalCounters>() == 32);

@@ -96,6 +96,21 @@ impl<T: Copy> Slot<T> {
         unsafe { self.0.as_ptr().read_volatile() }
     }
 
+    /// One field of it.
+    #[inline(always)]
+    pub fn field<F: Copy>(self, pick: impl FnOnce(&mut T) -> &mut F) -> Slot<F> {
+        // SAFETY: `new` promised a writable value; the reference does not outlive this call, and a part of the value lives as
+        // long as the whole.
+        Slot(NonNull::from(pick(unsafe { &mut *self.0.as_ptr() })))
+    }
+
+    /// Writes the value and reads it back: for the verifier it is then any number, whichever way it came about.
+    #[inline(always)]
+    pub fn pass(self, value: T) -> T {
+        self.update(|place| *place = value);
+        self.reread()
+    }
+
     /// Shows the value in place, for what needs no copy.
     #[inline(always)]
     pub fn with<R>(self, look: impl FnOnce(&T) -> R) -> R {

@@ -58,6 +58,10 @@ stages! {
     xvip_slow6 = Stage::Slow6;
     xvip_open4 = Stage::Open4;
     xvip_open6 = Stage::Open6;
+    xvip_begin4 = Stage::Begin4;
+    xvip_begin6 = Stage::Begin6;
+    xvip_rebuild4 = Stage::Rebuild4;
+    xvip_rebuild6 = Stage::Rebuild6;
     xvip_send4 = Stage::Send4;
     xvip_send6 = Stage::Send6;
     xvip_icmp4 = Stage::Icmp4;

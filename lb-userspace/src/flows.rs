@@ -10,7 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::{
     family::Address,
-    layout::{BackendId, FlowEntry, FlowKey, MODE_NAT, Removed, SEEN_FIN, SEEN_RST, TO_BACKEND},
+    layout::{
+        BackendId, FlowEntry, FlowKey, MODE_NAT, Removed, SEEN_FIN, SEEN_RST, SEEN_SEVERED, TO_BACKEND,
+    },
 };
 use serde::Serialize;
 
@@ -24,7 +26,7 @@ pub struct Timeouts {
     /// Both have sent a FIN. The backend may hold the NAT port in TIME_WAIT for 60 s (`TCP_TIMEWAIT_LEN`), and a new
     /// client's SYN on it would be stalled by older time stamps (PAWS, RFC 7323 §5).
     pub closed: u32,
-    /// A RST was seen: nothing is left on either side, but late packets may still come.
+    /// A RST was seen, or the flow was severed: nothing is left on either side, but late packets may still come.
     pub reset: u32,
     /// Half-open: longer than any stack goes on retransmitting a SYN quickly.
     pub half_open: u32,
@@ -51,9 +53,12 @@ pub enum Phase {
     HalfClosed,
     /// Both have.
     Closed,
-    /// A RST ended it.
+    /// A RST ended it, or we have.
     Reset,
 }
+
+/// What either direction must have seen for a flow to be over without a FIN.
+const ENDED_AT_ONCE: u32 = SEEN_RST | SEEN_SEVERED;
 
 /// Whether the backend's packets come through here, too.
 pub const fn has_reply<A>(forward: &FlowEntry<A>) -> bool {
@@ -68,7 +73,7 @@ pub fn phase<A>(forward: &FlowEntry<A>, reply: Option<&FlowEntry<A>>) -> Phase {
         // A backend that has closed first is not seen; the client's FIN is then the end, else nearly.
         None => (forward.seen.flags, 0),
     };
-    if either & SEEN_RST != 0 {
+    if either & ENDED_AT_ONCE != 0 {
         Phase::Reset
     } else if both & SEEN_FIN != 0 {
         Phase::Closed
@@ -124,7 +129,7 @@ pub fn removed<A>(forward: &FlowEntry<A>, reply: Option<&FlowEntry<A>>) -> Remov
     let ended = match phase(forward, reply) {
         Phase::Closed => &mut removed.closed,
         Phase::HalfClosed if !has_reply(forward) => &mut removed.closed,
-        Phase::Reset if seen & SEEN_RST != 0 => &mut removed.reset,
+        Phase::Reset if seen & ENDED_AT_ONCE != 0 => &mut removed.reset,
         // Half a flow, too: the other half went with the table that it was in.
         Phase::Open | Phase::HalfClosed | Phase::Reset => &mut removed.expired,
     };
@@ -168,7 +173,7 @@ pub enum FlowState {
     Established,
     /// At least one side has closed.
     Closing,
-    /// A RST has ended it.
+    /// A RST has ended it, or we have.
     Reset,
 }
 

@@ -11,6 +11,7 @@ mod claims;
 mod closing;
 mod direct;
 mod errors;
+mod events;
 mod fencing;
 mod fragmented;
 mod handshake;
@@ -23,9 +24,12 @@ mod links;
 mod malformed;
 mod nat_ports;
 mod pass;
+mod rebuilt;
 mod resets;
 mod script;
 mod settings;
+mod severed;
+mod shares;
 mod time;
 mod tunnels;
 mod unusual;
@@ -34,7 +38,10 @@ mod virtual_mac;
 use crate::plane::{Plane, World};
 
 pub use self::{
-    invariants::{check_bystander, check_flows, check_outcome, check_sightings, describe, flags_are_sane},
+    invariants::{
+        check_bystander, check_ended_and_rebuilt, check_events, check_flows, check_outcome, check_sightings,
+        describe, flags_are_sane,
+    },
     script::{Connection, Script, Step},
     settings::Setting,
 };
@@ -133,6 +140,10 @@ pub fn all() -> impl Iterator<Item = Case> {
         ("adverts", adverts::CASES),
         ("claims", claims::CASES),
         ("virtual mac", virtual_mac::CASES),
+        ("severed", severed::CASES),
+        ("rebuilt", rebuilt::CASES),
+        ("events", events::CASES),
+        ("shares", shares::CASES),
     ];
     let cases = groups.into_iter().flat_map(|(group, cases)| cases.iter().map(move |case| (group, case)));
     cases.flat_map(|(group, case)| case.settings.iter().map(move |&setting| Case { group, setting, ..*case }))

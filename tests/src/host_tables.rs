@@ -14,7 +14,8 @@ use lb_common::{
     layout::{
         ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
         ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES, Members,
-        NodeEntry, PulseEntry, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
+        NodeEntry, PulseEntry, Removed, SEEN_SEVERED, Scratch, Search, Seen, ServiceEntry, ServiceKey,
+        SourceEntry, SourceKey, VipEntry,
     },
     tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
     wire::{Be16, Be32, Be128},
@@ -275,7 +276,8 @@ impl HostTables {
                 answer: 0xa5a5_a5a5,
                 mtu: 0xa5a5_a5a5,
                 if_index: 0xa5a5_a5a5,
-                _pad: 0,
+                backend: 0xa5a5_a5a5,
+                search: Search::default(),
                 errors: scratch.errors,
                 errors_since_ns: scratch.errors_since_ns,
             };
@@ -535,6 +537,19 @@ impl Plane for HostPlane {
                 .collect(),
             loads: (0..BACKENDS).filter_map(|id| self.tables.load(id)).map(Slot::read).collect(),
             counters: (0..BACKENDS).map(|id| counters.get(&id).copied().unwrap_or_default()).collect(),
+            events: self.tables.flow_events.take(),
+        }
+    }
+
+    fn sever(&mut self, key: &Key) {
+        let sever = |seen: &mut Seen| seen.flags |= SEEN_SEVERED;
+        if key.src.is_mapped() {
+            let key = FlowKey::new(key.src.low(), key.src_port, key.dst.low(), key.dst_port);
+            let slot: Option<Slot<FlowEntry<Be32>>> = self.tables.flow(Level::Established, &key);
+            slot.expect("an established flow").update(|entry| sever(&mut entry.seen));
+        } else {
+            let slot: Option<Slot<FlowEntry<Be128>>> = self.tables.flow(Level::Established, key);
+            slot.expect("an established flow").update(|entry| sever(&mut entry.seen));
         }
     }
 

@@ -17,15 +17,16 @@ use std::{
 use anyhow::Context as _;
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
 };
 use lb_common::{
     layout::{
-        AdvertEntry, AdvertKey, BackendCounters, BackendId, ClaimEntry, FlowEntry, FlowKey, FragmentEntry,
-        FragmentKey, Load, MAX_SERVICES, Members, PulseEntry, Removed, SourceEntry, SourceKey,
+        AdvertEntry, AdvertKey, BackendCounters, BackendId, ClaimEntry, FlowEntry, FlowEvent, FlowKey,
+        FragmentEntry, FragmentKey, Load, MAX_SERVICES, Members, PulseEntry, Removed, SEEN_SEVERED,
+        SourceEntry, SourceKey,
     },
     reason::{DropReason, PassReason, TransmitReason, Verdict},
-    wire::{Be32, Be128},
+    wire::{Be16, Be32, Be128},
 };
 use lb_userspace::{
     config::model::{Flows, MIN_ENTRIES, default_half_open_max},
@@ -37,7 +38,7 @@ use nix::{
 };
 
 use crate::plane::{
-    BACKENDS, FlowState, Heartbeat, IDLE_TIMEOUT, LEASE_NS, Notes, Outcome, Plane, World, wide_entry,
+    BACKENDS, FlowState, Heartbeat, IDLE_TIMEOUT, Key, LEASE_NS, Notes, Outcome, Plane, World, wide_entry,
     wide_key,
 };
 
@@ -71,6 +72,7 @@ pub struct KernelPlane {
     loads: Array<MapData, Load>,
     turns: Array<MapData, u32>,
     reasons: PerCpuArray<MapData, u64>,
+    flow_events: RingBuf<MapData>,
     applied: Option<World>,
     /// As of the last frame; empty where they are not known.
     counters: Vec<(u32, u64)>,
@@ -129,6 +131,7 @@ impl KernelPlane {
             loads: Array::try_from(Map::Array(open("LOADS")?))?,
             turns: Array::try_from(Map::Array(open("TURNS")?))?,
             reasons: PerCpuArray::try_from(Map::PerCpuArray(open("COUNTERS")?))?,
+            flow_events: RingBuf::try_from(Map::RingBuf(open("FLOW_EVENTS")?))?,
             applied: None,
             counters: vec![],
             backend_counters: BTreeMap::new(),
@@ -232,6 +235,16 @@ fn clear<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>) -> anyhow::Result<()>
     Ok(())
 }
 
+fn sever<A: Copy>(map: &mut HashMap<MapData, FlowKey<A>, FlowEntry<A>>, key: &FlowKey<A>)
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    let mut entry = map.get(key, 0).expect("an established flow");
+    entry.seen.flags |= SEEN_SEVERED;
+    map.insert(key, entry, 0).expect("the map can be written");
+}
+
 fn entries<K: Pod + Ord, V: Pod>(map: &HashMap<MapData, K, V>) -> BTreeMap<K, V> {
     map.iter().collect::<Result<_, _>>().expect("the map can be read")
 }
@@ -255,6 +268,24 @@ impl KernelPlane {
         clear(&mut self.claims)?;
         fill(&mut self.loads, BACKENDS.into())?;
         fill(&mut self.turns, 4)
+    }
+
+    /// What was told about flows since the last call.
+    fn told(&mut self) -> Vec<FlowEvent> {
+        let mut told = vec![];
+        while let Some(event) = self.flow_events.next() {
+            let event: &[u8; size_of::<FlowEvent>()] = (*event).try_into().expect("an event");
+            let half = |at: usize| <[u8; 16]>::try_from(&event[at..at + 16]).expect("16 bytes");
+            let port = |at: usize| Be16::new(u16::from_be_bytes([event[at], event[at + 1]]));
+            told.push(FlowEvent {
+                client: Be128::from_octets(half(0)),
+                vip: Be128::from_octets(half(16)),
+                client_port: port(32),
+                port: port(34),
+                kind: u32::from_ne_bytes([event[36], event[37], event[38], event[39]]),
+            });
+        }
+        told
     }
 
     fn backend_counters(&self, id: BackendId) -> BackendCounters {
@@ -286,6 +317,7 @@ impl KernelPlane {
 impl Plane for KernelPlane {
     fn reset(&mut self, world: &World) {
         self.forget().expect("the maps can be cleared");
+        let _before = self.told();
         self.apply(world);
         self.counters = self.counters();
         self.backend_counters = (0..BACKENDS)
@@ -345,6 +377,16 @@ impl Plane for KernelPlane {
             sources: entries(&self.sources).into_keys().collect::<BTreeSet<_>>(),
             loads: (0..BACKENDS).map(load).collect(),
             counters: (0..BACKENDS).map(|id| self.backend_counters(id)).collect(),
+            events: self.told(),
+        }
+    }
+
+    fn sever(&mut self, key: &Key) {
+        if key.src.is_mapped() {
+            let key = FlowKey::new(key.src.low(), key.src_port, key.dst.low(), key.dst_port);
+            sever(&mut self.established4, &key);
+        } else {
+            sever(&mut self.established6, key);
         }
     }
 

@@ -10,9 +10,9 @@ use lb_common::{
     hash::MAGLEV_SLOTS,
     layout::{
         ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
-        ClaimEntry, FlowEntry, FlowKey, FragmentEntry, FragmentKey, Hop, Load, MAX_MEMBERS, MODE_DSR_IPIP,
-        MacWord, MaglevSlots, Members, NodeEntry, RESERVED_PORT_WORDS, SERVICE_SNAT_NODE, ServiceEntry,
-        ServiceKey, SourceKey, TagWord, VipEntry,
+        ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Hop, Load, MAX_MEMBERS,
+        MODE_DSR_IPIP, MacWord, MaglevSlots, Members, NodeEntry, RESERVED_PORT_WORDS, SERVICE_SNAT_NODE,
+        ServiceEntry, ServiceKey, SourceKey, TagWord, VipEntry,
     },
     reason::Verdict,
     tables::Level,
@@ -416,6 +416,8 @@ pub struct Notes {
     pub loads: Vec<Load>,
     /// `BACKEND_COUNTERS`, likewise, since the last reset.
     pub counters: Vec<BackendCounters>,
+    /// What was told in `FLOW_EVENTS` since this was read last.
+    pub events: Vec<FlowEvent>,
 }
 
 /// What is known of a sender of advertisements.
@@ -473,6 +475,8 @@ pub trait Plane {
     fn flows(&mut self) -> FlowState;
     /// What else there is to see.
     fn notes(&mut self) -> Notes;
+    /// Ends one direction of an established flow as the controller does it, by its mark. Not its load.
+    fn sever(&mut self, key: &Key);
     /// The interface that the last frame was said to leave by, where that can be told.
     fn left_by(&self) -> Option<u32>;
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use lb_common::{
-    layout::VipEntry,
+    layout::{SERVICE_REBUILDS, VipEntry},
     reason::{DropReason, TransmitReason, Verdict},
     tables::Level,
 };
@@ -218,6 +218,31 @@ fn a_syn_flood_churns_half_open_flows_only() {
     let flows = kernel.flows();
     assert!(flows.level(Level::HalfOpen).len() <= 8_192);
     assert_eq!(flows.level(Level::Established).len(), 2, "the established flow is still there");
+    let mut after = connection(40_001);
+    open(&mut kernel, &mut after);
+    assert_eq!(kernel.flows().level(Level::Established).len(), 4, "and a new one can be made");
+}
+
+#[test]
+fn a_flood_of_packets_in_the_middle_churns_half_open_flows_only() {
+    if !can_load("a_flood_of_packets_in_the_middle_churns_half_open_flows_only") {
+        return;
+    }
+    let mut kernel = load(MAX_FLOWS);
+    kernel.reset(&World::one_backend().with_flags(SERVICE_REBUILDS));
+    let mut known = connection(40_000);
+    open(&mut kernel, &mut known);
+    // A backend that answers none of them.
+    for n in 0..16_384u32 {
+        let mut flood = connection(1_024 + (n % 60_000) as u16);
+        flood.client.set_ip(std::net::Ipv4Addr::from(0x0a00_0000 + n).into());
+        kernel.run_uncounted(&flood.from_client(ACK, b"").bytes()).expect("the kernel runs it");
+    }
+    let flows = kernel.flows();
+    assert!(flows.level(Level::HalfOpen).len() <= 8_192);
+    assert_eq!(flows.level(Level::Established).len(), 2, "the established flow is still there");
+    let outcome = kernel.run(&known.from_client(ACK, b"data").bytes());
+    assert_eq!(outcome.verdict, Verdict::Transmit(TransmitReason::ToBackend));
     let mut after = connection(40_001);
     open(&mut kernel, &mut after);
     assert_eq!(kernel.flows().level(Level::Established).len(), 4, "and a new one can be made");

@@ -18,7 +18,8 @@ use std::{
 use lb_common::{
     layout::{
         BALANCE_LEAST_CONNECTIONS, BALANCE_MAGLEV, BALANCE_ROUND_ROBIN, BackendId, HOP_KEEPS_TAGS, Hop,
-        MODE_NAT, RESERVED_PORT_WORDS, SERVICE_HAS_LIMITS,
+        MODE_NAT, NODE_TELLS_FLOWS, RESERVED_PORT_WORDS, SERVICE_HAS_LIMITS, SERVICE_HAS_SHARES,
+        SERVICE_REBUILDS,
     },
     reason::{DropReason, TransmitReason, Verdict},
     tables::Level,
@@ -100,6 +101,8 @@ enum Event {
     Seconds(u32),
     /// The controller changes its mind.
     Change(Change),
+    /// It ends a flow.
+    Sever(Index),
 }
 
 /// What a segment looks like, whoever sends it; a plain one by default.
@@ -254,6 +257,7 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(bytes, to_us, v6)| Event::Noise { bytes, to_us, v6 }),
         1 => seconds.prop_map(Event::Seconds),
         1 => change.prop_map(Event::Change),
+        1 => any::<Index>().prop_map(Event::Sever),
     ]
 }
 
@@ -266,6 +270,9 @@ struct Story {
     scarce_ports: bool,
     balance: u8,
     limit: u32,
+    share: u32,
+    rebuilds: bool,
+    tells: bool,
     tags: usize,
     events: Vec<Event>,
 }
@@ -284,15 +291,23 @@ fn story() -> impl Strategy<Value = Story> {
     (
         (setting, any::<bool>(), prop::bool::weighted(0.3), prop::bool::weighted(0.3)),
         (balance, limit, 0..4usize, vec(event(), 1..80)),
+        (prop_oneof![2 => Just(0u32), 1 => 1..3u32], any::<bool>(), any::<bool>()),
     )
         .prop_map(
-            |((setting, three_backends, few_flows, scarce_ports), (balance, limit, tags, events))| Story {
+            |(
+                (setting, three_backends, few_flows, scarce_ports),
+                (balance, limit, tags, events),
+                (share, rebuilds, tells),
+            )| Story {
                 setting,
                 three_backends,
                 few_flows,
                 scarce_ports,
                 balance,
                 limit,
+                share,
+                rebuilds,
+                tells,
                 tags,
                 events,
             },
@@ -307,9 +322,19 @@ impl Story {
         if self.limit != 0 {
             world = world.with_flags(SERVICE_HAS_LIMITS);
         }
+        if self.share != 0 {
+            world = world.with_flags(SERVICE_HAS_SHARES);
+        }
+        if self.rebuilds {
+            world = world.with_flags(SERVICE_REBUILDS);
+            world.tables.vips.values_mut().for_each(|vip| vip.inherited = 1);
+        }
+        world.node.flags = if self.tells { NODE_TELLS_FLOWS } else { 0 };
         let ids: Vec<BackendId> = world.tables.backends.keys().copied().collect();
         for id in ids {
-            world.backend_mut(id).max_connections = self.limit;
+            let backend = world.backend_mut(id);
+            backend.max_connections = self.limit;
+            (backend.share, backend.new_per_tick) = (self.share, self.share * u32::from(id));
             if world.backend_mut(id).local == 0 {
                 world = world.with_backend_tags(id, &tags(self.tags));
             }
@@ -418,6 +443,12 @@ impl Event {
                 script.change(|world| world.clock = world.clock.wrapping_add(*seconds));
             }
             Self::Change(change) => script.change(|world| change.apply(setting, world)),
+            Self::Sever(direction) => {
+                let established: Vec<Key> = script.flows.established.keys().copied().collect();
+                if !established.is_empty() {
+                    script.sever_flow(&established[direction.index(established.len())]);
+                }
+            }
         }
     }
 }
@@ -610,6 +641,11 @@ impl Tally {
             let met = self.0.get(&Verdict::Transmit(reason).counter()).map_or(0, |(_, count)| *count);
             assert!(met * 400 >= self.frames(), "{reason:?}: {met} of {} frames", self.frames());
         }
+        for verdict in
+            [Verdict::Transmit(TransmitReason::ResetSevered), Verdict::Drop(DropReason::UnknownReply)]
+        {
+            assert!(self.0.contains_key(&verdict.counter()), "{verdict:?} was met");
+        }
         assert!(self.0.len() >= 30, "{} different verdicts", self.0.len());
     }
 }
@@ -688,6 +724,11 @@ impl Plane for Lockstep {
         let (kernel, host) = (self.kernel.notes(), self.host.notes());
         assert_eq!(kernel, host, "kernel left, host right");
         kernel
+    }
+
+    fn sever(&mut self, key: &Key) {
+        self.kernel.sever(key);
+        self.host.sever(key);
     }
 
     fn left_by(&self) -> Option<u32> {

@@ -7,8 +7,8 @@ use crate::{
     family::Address,
     frame::{Frame, Header},
     layout::{
-        ANSWER_RESET_ALL_FULL, ANSWER_RESET_NO_BACKEND, ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG, NodeEntry,
-        Scratch,
+        ANSWER_RESET_ALL_FULL, ANSWER_RESET_NO_BACKEND, ANSWER_RESET_SEVERED, ANSWER_TIME_EXCEEDED,
+        ANSWER_TOO_BIG, NodeEntry, Scratch,
     },
     link::{self, Tags},
     reason::{DropReason, TransmitReason, Verdict},
@@ -55,6 +55,7 @@ pub fn answer<A: Quote, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step 
         }
         ANSWER_RESET_NO_BACKEND => TransmitReason::ResetNoBackend,
         ANSWER_RESET_ALL_FULL => TransmitReason::ResetAllFull,
+        ANSWER_RESET_SEVERED => TransmitReason::ResetSevered,
         _ => TransmitReason::ResetUnknownFlow,
     };
     if reset(frame, scratch, &segment) { Step::Done(Verdict::Transmit(reason)) } else { INTERNAL }

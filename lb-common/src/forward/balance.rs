@@ -4,9 +4,10 @@ use super::flow::{no_longer_pending, tick};
 use crate::{
     hash,
     layout::{
-        BALANCE_LEAST_CONNECTIONS, BALANCE_ROUND_ROBIN, BackendId, Load, SERVICE_HAS_LIMITS, ServiceEntry,
+        BALANCE_LEAST_CONNECTIONS, BALANCE_ROUND_ROBIN, BackendEntry, BackendId, Load, SERVICE_HAS_LIMITS,
+        SERVICE_HAS_SHARES, Scratch, Search, ServiceEntry,
     },
-    tables::{BackendCounter, Tables},
+    tables::{BackendCounter, Slot, Tables},
 };
 
 /// How many backends in the flow's own order of preference are asked, before whichever has room is taken.
@@ -22,15 +23,19 @@ const FLOOD: u32 = 1024;
 /// have.
 ///
 /// Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, SODA 2018): a flow whose backend is full goes
-/// to the next in an order of its own, so that what overflows spreads evenly.
+/// to the next in an order of its own, so that what overflows spreads evenly. So does one whose backend has its share, but
+/// where nobody has less than that it goes where it would have gone without any shares.
 #[inline(always)]
 pub fn choose<T: Tables>(
     tables: &T,
+    scratch: Slot<Scratch>,
     service: &ServiceEntry,
     hash: u32,
     attempt: u32,
     clock: u32,
 ) -> Option<BackendId> {
+    // Kept in a map: the verifier would follow the loop once for each backend that it could be.
+    scratch.update(|scratch| scratch.backend = 0);
     // A retransmitted SYN must not go where it went before; the fewest connections would lead there again.
     if service.balance != BALANCE_LEAST_CONNECTIONS || attempt != 0 {
         let turn = if service.balance == BALANCE_ROUND_ROBIN { tables.next_turn(service.index) } else { 0 };
@@ -41,29 +46,51 @@ pub fn choose<T: Tables>(
                 hash::slot(hash::attempt(hash, attempt.wrapping_add(preference)))
             };
             let id = tables.ring(service.index, slot)?;
-            if take_place(tables, service, id, preference == 0, clock) {
-                return Some(id);
-            }
-            if preference == 0 {
-                tables.count(id, BackendCounter::Full);
+            match take_place(tables, scratch, service, id, preference == 0, clock) {
+                Place::Taken => return Some(id),
+                Place::Beyond => scratch.update(|scratch| {
+                    if scratch.backend == 0 {
+                        scratch.backend = u32::from(id) + 1;
+                    }
+                }),
+                Place::Full if preference == 0 => tables.count(id, BackendCounter::Full),
+                Place::Full => {}
             }
         }
     }
-    least_loaded(tables, service, hash, clock).filter(|&id| take_place(tables, service, id, false, clock))
+    let least = least_loaded(tables, scratch, service, hash, clock);
+    if let Some(id) = least
+        && take_place(tables, scratch, service, id, false, clock) == Place::Taken
+    {
+        return Some(id);
+    }
+    // Nobody has less than its share: no more of shares.
+    let id = match scratch.field(|scratch| &mut scratch.backend).reread() {
+        0 => least?,
+        fallback => (fallback - 1) as BackendId,
+    };
+    let unshared = ServiceEntry { flags: service.flags & !SERVICE_HAS_SHARES, ..*service };
+    (take_place(tables, scratch, &unshared, id, false, clock) == Place::Taken).then_some(id)
 }
 
-/// The backend with room that has the fewest connections for its weight. Where several have as few, the flow's hash
-/// decides.
+/// The backend with room that has the fewest connections for its weight: of those that have less than their share, where
+/// there are any. Where several have as few, the flow's hash decides.
 #[inline(always)]
-fn least_loaded<T: Tables>(tables: &T, service: &ServiceEntry, hash: u32, clock: u32) -> Option<BackendId> {
+fn least_loaded<T: Tables>(
+    tables: &T,
+    scratch: Slot<Scratch>,
+    service: &ServiceEntry,
+    hash: u32,
+    clock: u32,
+) -> Option<BackendId> {
     let members = tables.members(service.index)?;
     let count = members.count;
     if count == 0 {
         return None;
     }
     let first = hash % count;
-    let mut best = None;
-    let (mut best_load, mut best_weight) = (u64::MAX, 1);
+    let search = scratch.field(|scratch| &mut scratch.search);
+    search.update(|search| *search = Search::default());
     for step in 0..COMPARED {
         if step >= count {
             break;
@@ -75,15 +102,49 @@ fn least_loaded<T: Tables>(tables: &T, service: &ServiceEntry, hash: u32, clock:
         let Some(&id) = members.ids.get(place as usize) else { break };
         let Some(backend) = tables.backend(id) else { continue };
         let Some(slot) = tables.load(id) else { continue };
-        let (load, weight) = (slot.read(), u64::from(backend.weight));
+        let load = slot.read();
         let connections = count_of(load.active) + count_of(pending(&load, clock));
-        // connections / weight < best_load / best_weight, without the division.
-        let is_better = weight != 0 && (best.is_none() || connections * best_weight < best_load * weight);
-        if is_better && fits(&load, backend.max_connections, clock) {
-            (best, best_load, best_weight) = (Some(id), connections, weight);
+        let connections = search.field(|search| &mut search.connections).pass(connections);
+        let taken = search.field(|search| &mut search.taken).pass(taken(&load, pending(&load, clock)));
+        let is_full = backend.max_connections != 0 && taken >= u64::from(backend.max_connections);
+        if backend.weight == 0 || is_full {
+            continue;
+        }
+        let asked = if load.tick == clock { load.asked } else { 0 };
+        let is_beyond = is_beyond(service, &backend, taken + 1, asked.wrapping_add(1));
+        let is_beyond = search.field(|search| &mut search.is_beyond).pass(is_beyond.into());
+        let best = search.reread();
+        let weight = u64::from(backend.weight);
+        // connections / weight < best_connections / best_weight, without the division.
+        let has_fewer = best.best == 0 || connections * best.best_weight < best.best_connections * weight;
+        // Whoever has less than its share comes before those who have theirs.
+        if best.best == 0
+            || is_beyond < best.best_is_beyond
+            || (is_beyond == best.best_is_beyond && has_fewer)
+        {
+            search.update(|search| {
+                search.best_connections = connections;
+                search.best_weight = weight;
+                search.best = u32::from(id) + 1;
+                search.best_is_beyond = is_beyond;
+            });
         }
     }
-    best
+    match search.field(|search| &mut search.best).reread() {
+        0 => None,
+        best => Some((best - 1) as BackendId),
+    }
+}
+
+/// What a backend says to a new flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// It has taken one.
+    Taken,
+    /// There is room, but the backend has its share.
+    Beyond,
+    /// There is none.
+    Full,
 }
 
 /// Takes a place at a backend, if there is one. It is taken before it is looked whether there was: of two CPUs that take
@@ -91,26 +152,45 @@ fn least_loaded<T: Tables>(tables: &T, service: &ServiceEntry, hash: u32, clock:
 #[inline(always)]
 fn take_place<T: Tables>(
     tables: &T,
+    scratch: Slot<Scratch>,
     service: &ServiceEntry,
     id: BackendId,
     is_its_own: bool,
     clock: u32,
-) -> bool {
-    let Some(load) = tables.load(id) else { return false };
+) -> Place {
+    let Some(load) = tables.load(id) else { return Place::Full };
     tick(load, clock);
     load.update(|load| load.pending += 1);
-    if service.flags & SERVICE_HAS_LIMITS == 0 {
-        return true;
+    if service.flags & (SERVICE_HAS_LIMITS | SERVICE_HAS_SHARES) == 0 {
+        return Place::Taken;
     }
-    let Some(backend) = tables.backend(id) else { return false };
+    let Some(backend) = tables.backend(id) else { return Place::Full };
     // Once for each flow, though it asks several, or the only one over and over.
     load.update(|load| load.asked = load.asked.wrapping_add(u32::from(is_its_own)));
-    let fits =
-        backend.max_connections == 0 || taken(&load.read(), clock) <= u64::from(backend.max_connections);
-    if !fits {
-        load.update(|load| load.pending -= 1);
+    let now = load.read();
+    let search = scratch.field(|scratch| &mut scratch.search);
+    let taken = search.field(|search| &mut search.taken).pass(taken(&now, now.pending + now.pending_before));
+    let mut place = Place::Taken;
+    if backend.max_connections != 0 && taken > u64::from(backend.max_connections) {
+        place = Place::Full;
+    } else if is_beyond(service, &backend, taken, now.asked.wrapping_add(u32::from(!is_its_own))) {
+        place = Place::Beyond;
     }
-    fits
+    if place != Place::Taken {
+        load.update(|load| load.pending -= 1);
+    } else if !is_its_own && service.flags & SERVICE_HAS_SHARES != 0 {
+        load.update(|load| load.asked = load.asked.wrapping_add(1));
+    }
+    place
+}
+
+/// Whether a backend has more than its share, or more new flows than it takes in a tick, with one that makes so many places
+/// taken and so many flows that have asked.
+#[inline(always)]
+const fn is_beyond(service: &ServiceEntry, backend: &BackendEntry, taken: u64, asked: u32) -> bool {
+    service.flags & SERVICE_HAS_SHARES != 0
+        && ((backend.share != 0 && taken > backend.share as u64)
+            || (backend.new_per_tick != 0 && asked > backend.new_per_tick))
 }
 
 /// The flow does not come about after all.
@@ -121,16 +201,11 @@ pub fn give_back<T: Tables>(tables: &T, id: BackendId, clock: u32) {
     }
 }
 
+/// The places that are taken, where so many handshakes are pending.
 #[inline(always)]
-fn fits(load: &Load, max_connections: u32, clock: u32) -> bool {
-    max_connections == 0 || taken(load, clock) < u64::from(max_connections)
-}
-
-/// The places that are taken.
-#[inline(always)]
-fn taken(load: &Load, clock: u32) -> u64 {
+fn taken(load: &Load, pending: i64) -> u64 {
     let flooded = load.asked.wrapping_add(load.asked_before) > FLOOD;
-    let pending = if flooded { 1 } else { pending(load, clock) };
+    let pending = if flooded { 1 } else { pending };
     count_of(load.active) + count_of(pending)
 }
 

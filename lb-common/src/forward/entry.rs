@@ -4,14 +4,15 @@ use super::{Family, INTERNAL, Stage, Step, flow_clock, leave_to_slow, pass, send
 use crate::{
     checksum,
     frame::Frame,
-    layout::{FlowKey, MacWord, NodeEntry, TO_BACKEND},
+    layout::{FlowKey, MacWord, NodeEntry, SEEN_RST, SEEN_SEVERED, TO_BACKEND},
     link,
     reason::PassReason,
     segment::Segment,
     tables::{FlowTables, Level, Tables},
     wire::{
         Be32, Be128, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet,
-        IPV4_FRAGMENT_MASK, Ipv4, Ipv6, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_VRRP, TCP_MIN_LEN, Tcp,
+        IPV4_FRAGMENT_MASK, Ipv4, Ipv6, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_VRRP, TCP_FIN, TCP_MIN_LEN,
+        TCP_RST, TCP_SYN, Tcp,
     },
 };
 
@@ -105,7 +106,8 @@ fn plain<A: Plain, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, tables: &
         flags: tcp.flags,
         later_fragment: false,
     };
-    if !segment.opens()
+    // What begins or ends a flow changes more than its entry.
+    if !segment.has(TCP_SYN | TCP_FIN | TCP_RST)
         && let Some(slot) = tables.flow(Level::Established, &segment.key)
     {
         let entry = slot.read();
@@ -114,7 +116,8 @@ fn plain<A: Plain, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, tables: &
             && (entry.client.mac != source_mac
                 || entry.client.if_index != frame.if_index()
                 || entry.client.outer.is_some());
-        if entry.seen.silence(clock) <= node.idle_timeout && !moved {
+        let ended = entry.seen.flags & (SEEN_RST | SEEN_SEVERED) != 0;
+        if entry.seen.silence(clock) <= node.idle_timeout && !moved && !ended {
             return send::<true, A, F, T>(frame, tables, node, &segment, slot, clock);
         }
     }

@@ -6,11 +6,13 @@ use crate::{
     family::{Address, address_sum, header_delta},
     frame::Frame,
     layout::{
-        BackendId, FlowEntry, FlowKey, Hop, Load, MODE_NAT, NodeEntry, Removed, SEEN_FIN, SEEN_RST,
-        TO_BACKEND,
+        BackendId, FLOW_ENDING, FLOW_ESTABLISHED, FLOW_MOVED, FlowEntry, FlowEvent, FlowKey, Hop, Load,
+        MODE_NAT, NODE_TELLS_FLOWS, NodeEntry, Removed, SEEN_FIN, SEEN_REBUILT, SEEN_RST, SEEN_SEVERED,
+        TO_BACKEND, TO_CLIENT,
     },
     link,
-    tables::{FlowTables, Inserted, Level, Slot, Tables},
+    segment::Segment,
+    tables::{BackendCounter, FlowTables, Inserted, Level, Slot, Tables},
 };
 
 /// What a rewrite of the ports adds to the sum of the TCP segment.
@@ -83,7 +85,7 @@ pub fn known<A: Family, T: FlowTables<A>>(tables: &T, key: &FlowKey<A>) -> Optio
 }
 
 /// Whether the established flow that `entry` is one direction of has ended: a RST from either side, or a FIN from both;
-/// from the client where the other direction is not seen.
+/// from the client where the other direction is not seen. Or the controller has ended it.
 #[inline(always)]
 pub fn is_closed<A: Family, T: FlowTables<A>>(tables: &T, entry: &FlowEntry<A>) -> bool {
     ended(entry, entry.seen.flags, other_flags(tables, entry))
@@ -97,17 +99,39 @@ fn other_flags<A: Family, T: FlowTables<A>>(tables: &T, entry: &FlowEntry<A>) ->
 #[inline(always)]
 fn ended<A>(entry: &FlowEntry<A>, own: u32, other: u32) -> bool {
     if has_reply(entry) {
-        (own | other) & SEEN_RST != 0 || own & other & SEEN_FIN != 0
+        (own | other) & (SEEN_RST | SEEN_SEVERED) != 0 || own & other & SEEN_FIN != 0
     } else {
-        own & (SEEN_RST | SEEN_FIN) != 0
+        own & (SEEN_RST | SEEN_SEVERED | SEEN_FIN) != 0
     }
 }
 
-/// A direction's flags have changed: where that ends an established flow, or brings one back, its backend's load
-/// follows.
+/// The key of a flow as its client's packets have it, from one of its directions.
+#[inline(always)]
+pub fn client_key<A: Family>(key: &FlowKey<A>, entry: &FlowEntry<A>) -> FlowKey<A> {
+    if entry.direction == TO_BACKEND { *key } else { entry.rewritten.reversed() }
+}
+
+/// Tells whoever tells other nodes that something has changed about an established flow; `key` is its client's.
+#[inline(always)]
+fn tell<A: Family, T: Tables>(tables: &T, node: &NodeEntry, key: &FlowKey<A>, kind: u32) {
+    if node.flags & NODE_TELLS_FLOWS != 0 {
+        tables.tell_flow(&FlowEvent {
+            client: key.src.wide(),
+            vip: key.dst.wide(),
+            client_port: key.src_port,
+            port: key.dst_port,
+            kind,
+        });
+    }
+}
+
+/// The flags of the direction with `own_key` have changed: where that ends an established flow, or brings one back, its
+/// backend's load follows.
 #[inline(always)]
 pub fn ending_changed<A: Family, T: Tables + FlowTables<A>>(
     tables: &T,
+    node: &NodeEntry,
+    own_key: &FlowKey<A>,
     slot: Slot<FlowEntry<A>>,
     before: u32,
     now: u32,
@@ -118,11 +142,18 @@ pub fn ending_changed<A: Family, T: Tables + FlowTables<A>>(
     // A half-open flow is not in that table, and does not count.
     let Some(found) = tables.flow(Level::Established, &key) else { return };
     let other = if has_reply(&entry) { found.with(|other| other.seen.flags) } else { 0 };
+    if (before ^ now) & (SEEN_FIN | SEEN_RST) != 0 {
+        tell(tables, node, &client_key(own_key, &entry), FLOW_ENDING);
+    }
     let (was, is) = (ended(&entry, before, other), ended(&entry, now, other));
-    if was != is
-        && let Some(load) = tables.load(entry.backend)
-    {
+    if was == is {
+        return;
+    }
+    if let Some(load) = tables.load(entry.backend) {
         load.update(|load| load.active += if is { -1 } else { 1 });
+    }
+    if is && now & SEEN_RST != 0 && entry.direction == TO_CLIENT {
+        tables.count(entry.backend, BackendCounter::Broken);
     }
 }
 
@@ -131,6 +162,7 @@ pub fn ending_changed<A: Family, T: Tables + FlowTables<A>>(
 #[inline(always)]
 pub fn promote<A: Family, T: Tables + FlowTables<A>>(
     tables: &T,
+    node: &NodeEntry,
     key: &FlowKey<A>,
     slot: Slot<FlowEntry<A>>,
     reply: Option<Slot<FlowEntry<A>>>,
@@ -150,15 +182,23 @@ pub fn promote<A: Family, T: Tables + FlowTables<A>>(
         }
         return inserted;
     }
-    let (backend, opened) = slot.with(|entry| (entry.backend, entry.opened));
-    if let Some(load) = tables.load(backend) {
-        no_longer_pending(load, opened, clock);
-        load.update(|load| load.active += 1);
+    let entry = slot.read();
+    if let Some(load) = tables.load(entry.backend) {
+        if entry.seen.flags & SEEN_REBUILT == 0 {
+            no_longer_pending(load, entry.opened, clock);
+        }
+        // The packet that a flow was rebuilt from may have been its last but one.
+        let other = reply.map_or(0, |reply| reply.with(|reply| reply.seen.flags));
+        if !ended(&entry, entry.seen.flags, other) {
+            load.update(|load| load.active += 1);
+        }
     }
     if reply.is_some() {
         tables.remove_flow(Level::HalfOpen, &reply_key);
     }
     tables.remove_flow(Level::HalfOpen, key);
+    tables.count(entry.backend, BackendCounter::Established);
+    tell(tables, node, key, FLOW_ESTABLISHED);
     Inserted::Yes
 }
 
@@ -197,7 +237,9 @@ pub fn forget_half_open<A: Family, T: Tables + FlowTables<A>>(
     entry: &FlowEntry<A>,
     clock: u32,
 ) {
-    if let Some(load) = tables.load(entry.backend) {
+    if entry.seen.flags & SEEN_REBUILT == 0
+        && let Some(load) = tables.load(entry.backend)
+    {
         no_longer_pending(load, entry.opened, clock);
     }
     if has_reply(entry) {
@@ -219,7 +261,7 @@ pub fn forget_established<A: Family, T: Tables + FlowTables<A>>(
     let other_flags = if has_reply(&entry) { other.map_or(SEEN_RST, |other| other.seen.flags) } else { 0 };
     let (inward, outward) =
         if entry.direction == TO_BACKEND { (entry.seen, other_seen) } else { (other_seen, entry.seen) };
-    let is_reset = (entry.seen.flags | other_flags) & SEEN_RST != 0;
+    let is_reset = (entry.seen.flags | other_flags) & (SEEN_RST | SEEN_SEVERED) != 0;
     let is_closed = !is_reset && ended(&entry, entry.seen.flags, other_flags);
     if !is_reset
         && !is_closed
@@ -245,14 +287,15 @@ pub fn forget_established<A: Family, T: Tables + FlowTables<A>>(
 
 /// Where the client's packets come another way now (its router failed over), replies follow.
 #[inline(always)]
-pub fn client_moved<A: Family, F: Frame, T: FlowTables<A>>(
+pub fn client_moved<A: Family, F: Frame, T: Tables + FlowTables<A>>(
     frame: &F,
     tables: &T,
+    node: &NodeEntry,
     level: Level,
-    l3: usize,
+    segment: &Segment<A>,
     slot: Slot<FlowEntry<A>>,
 ) {
-    let way = link::way_back(frame, l3);
+    let way = link::way_back(frame, segment.l3);
     let entry = slot.read();
     if entry.client == way {
         return;
@@ -260,6 +303,9 @@ pub fn client_moved<A: Family, F: Frame, T: FlowTables<A>>(
     slot.update(|entry| entry.client = way);
     if let Some(reply) = other(tables, level, &entry) {
         reply.update(|reply| reply.client = way);
+    }
+    if level == Level::Established {
+        tell(tables, node, &segment.key, FLOW_MOVED);
     }
 }
 

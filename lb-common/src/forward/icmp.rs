@@ -270,7 +270,7 @@ fn take_hop<A: Quoted, F: Frame>(frame: &mut F, l3: usize) -> Option<()> {
 #[inline(always)]
 fn by_maglev<A: Quoted, T: Tables>(tables: &T, key: &FlowKey<A>) -> Option<(BackendId, u8)> {
     let service = tables.service(&ServiceKey::new(key.dst.wide(), key.dst_port))?;
-    if !service.rebuilds_flows() {
+    if !service.is_stateless() {
         return None;
     }
     let id = tables.ring(service.index, hash::slot(hash::flow(key)))?;

@@ -8,8 +8,8 @@ use crate::{
     checksum::{Delta, Sum},
     hash,
     layout::{
-        BackendEntry, BackendId, FlowEntry, FlowKey, Hop, MODE_NAT, SERVICE_SNAT_NODE, ServiceEntry,
-        TO_CLIENT,
+        BackendEntry, BackendId, FlowEntry, FlowKey, Hop, MODE_NAT, SEEN_REBUILT, SERVICE_SNAT_NODE,
+        ServiceEntry, TO_CLIENT,
     },
     tables::{FlowTables, Inserted, Level, PortSpace, Slot, Tables},
     wire::Be16,
@@ -35,15 +35,9 @@ pub fn claim<A: Family, T: Tables + FlowTables<A>>(
     hash: u32,
     clock: u32,
 ) -> Option<FlowKey<A>> {
-    let space = if service.flags & SERVICE_SNAT_NODE != 0 { PortSpace::Node } else { PortSpace::Vip };
-    let (address, source) = (A::narrow(backend.address), A::narrow(service.snat));
-    let mut reply_key = FlowKey::new(address, backend.port, source, Be16::new(0));
-    let rewritten = key.reversed();
-    let without_nat_port = addresses(&reply_key, &rewritten).plus(port_sum(&reply_key, &rewritten));
-    let reply = FlowTables::<A>::draft(tables)?;
-    reply.update(|reply| {
-        *reply = flow::entry(&reply_key, &rewritten, (TO_CLIENT, MODE_NAT), id, client, clock);
-    });
+    let space = port_space(service);
+    let (mut reply_key, reply, without_nat_port) =
+        draft_reply(tables, key, service, id, backend, client, clock)?;
 
     let mut closed = Be16::new(0);
     let mut closed_for = 0;
@@ -72,6 +66,87 @@ pub fn claim<A: Family, T: Tables + FlowTables<A>>(
     forget_established(tables, &reply_key, taken);
     let inserted = reply.with(|reply| tables.insert_flow(Level::HalfOpen, &reply_key, reply));
     (inserted == Inserted::Yes).then(|| reply_key.reversed())
+}
+
+/// What became of a flow's wish to have the client's own port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnPort {
+    /// It has it.
+    Claimed,
+    /// It has had it all the time.
+    Established,
+    /// It cannot have it.
+    Taken,
+}
+
+/// Takes the client's own port towards a backend for a flow that is rebuilt, by inserting the reply direction; no other
+/// would do, and nobody loses one for a guess, not even a closed flow.
+#[inline(always)]
+pub fn claim_own<A: Family, T: Tables + FlowTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    service: &ServiceEntry,
+    id: BackendId,
+    backend: &BackendEntry,
+    client: &Hop,
+    clock: u32,
+) -> OwnPort {
+    let port = key.src_port;
+    if port.get() < FIRST_NAT_PORT || tables.port_reserved(port_space(service), port) {
+        return OwnPort::Taken;
+    }
+    let Some((mut reply_key, reply, without_nat_port)) =
+        draft_reply(tables, key, service, id, backend, client, clock)
+    else {
+        return OwnPort::Taken;
+    };
+    set_nat_port(&mut reply_key, reply, without_nat_port, port);
+    reply.update(|reply| reply.seen.flags = SEEN_REBUILT);
+    let inserted = reply.with(|reply| tables.insert_flow(Level::HalfOpen, &reply_key, reply));
+    if let Some(taken) = tables.flow(Level::Established, &reply_key) {
+        if inserted == Inserted::Yes {
+            tables.remove_flow(Level::HalfOpen, &reply_key);
+        }
+        return if is_of(taken, key) { OwnPort::Established } else { OwnPort::Taken };
+    }
+    // Another packet of this flow may have been faster, or its other direction is all that was evicted.
+    let is_ours = inserted == Inserted::Yes
+        || tables.flow(Level::HalfOpen, &reply_key).is_some_and(|taken| is_of(taken, key));
+    if is_ours { OwnPort::Claimed } else { OwnPort::Taken }
+}
+
+/// Whether a reply direction is that of the flow whose client's packets have this key.
+#[inline(always)]
+fn is_of<A: Family>(reply: Slot<FlowEntry<A>>, key: &FlowKey<A>) -> bool {
+    reply.with(|reply| reply.rewritten == key.reversed())
+}
+
+#[inline(always)]
+const fn port_space(service: &ServiceEntry) -> PortSpace {
+    if service.flags & SERVICE_SNAT_NODE != 0 { PortSpace::Node } else { PortSpace::Vip }
+}
+
+/// Writes the reply direction, but for its port, into the draft. Returns its key, and what the rewrite adds to the sum of
+/// the TCP segment with port 0.
+#[inline(always)]
+fn draft_reply<A: Family, T: Tables + FlowTables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    service: &ServiceEntry,
+    id: BackendId,
+    backend: &BackendEntry,
+    client: &Hop,
+    clock: u32,
+) -> Option<(FlowKey<A>, Slot<FlowEntry<A>>, Sum)> {
+    let (address, source) = (A::narrow(backend.address), A::narrow(service.snat));
+    let reply_key = FlowKey::new(address, backend.port, source, Be16::new(0));
+    let rewritten = key.reversed();
+    let without_nat_port = addresses(&reply_key, &rewritten).plus(port_sum(&reply_key, &rewritten));
+    let reply = FlowTables::<A>::draft(tables)?;
+    reply.update(|reply| {
+        *reply = flow::entry(&reply_key, &rewritten, (TO_CLIENT, MODE_NAT), id, client, clock);
+    });
+    Some((reply_key, reply, without_nat_port))
 }
 
 #[inline(always)]

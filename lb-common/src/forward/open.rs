@@ -1,22 +1,18 @@
-//! The stage for a new flow: may it, where to, and what is remembered of it.
+//! The stage for a new flow: may it, and where to.
 
-use super::{Family, INTERNAL, Step, ask, balance, flow, flow_clock, limit, nat};
+use super::{Family, INTERNAL, Step, ask, balance, flow_clock, limit};
 use crate::{
     frame::Frame,
     hash,
-    layout::{
-        ANSWER_RESET_ALL_FULL, ANSWER_RESET_NO_BACKEND, ANSWER_TIME_EXCEEDED, MODE_LOCAL, MODE_NAT,
-        SERVICE_DROPS_WHEN_FULL, ServiceKey, TO_BACKEND,
-    },
-    link,
+    layout::{ANSWER_RESET_ALL_FULL, ANSWER_RESET_NO_BACKEND, SERVICE_DROPS_WHEN_FULL, ServiceKey},
     reason::{DropReason, PassReason, Verdict},
     segment::Segment,
-    tables::{BackendCounter, FlowTables, Level, Tables},
+    tables::Tables,
 };
 
-/// A SYN of no flow; or, where replies go straight to the client, any packet of a flow that is not known.
+/// A SYN of no flow.
 #[inline(always)]
-pub fn open<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, tables: &T) -> Step {
+pub fn open<A: Family, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let Some(scratch) = tables.scratch() else { return INTERNAL };
     let Some(segment) = Segment::<A>::recall(frame, scratch) else { return INTERNAL };
     let attempt = scratch.read().attempt;
@@ -32,50 +28,17 @@ pub fn open<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     if service.usable == 0 {
         return ask(tables, &segment, ANSWER_RESET_NO_BACKEND, 0);
     }
-    if segment.opens() && attempt == 0 && !limit::admit::<A, T>(tables, &service, source) {
+    if attempt == 0 && !limit::admit::<A, T>(tables, &service, source) {
         return super::drop(DropReason::SourceRateLimited);
     }
-
-    let hash = hash::flow(&segment.key);
-    let Some(id) = balance::choose(tables, &service, hash, attempt, clock) else {
+    let Some(id) = balance::choose(tables, scratch, &service, hash::flow(&segment.key), attempt, clock)
+    else {
         return if service.flags & SERVICE_DROPS_WHEN_FULL != 0 {
             super::drop(DropReason::AllBackendsFull)
         } else {
             ask(tables, &segment, ANSWER_RESET_ALL_FULL, 0)
         };
     };
-    let Some(backend) = tables.backend(id) else { return INTERNAL };
-    if !backend.is_reachable() {
-        tables.count(id, BackendCounter::Unresolved);
-        balance::give_back(tables, id, clock);
-        return super::drop(DropReason::NextHopUnknown);
-    }
-    let client = link::way_back(frame, segment.l3);
-    let mode = backend.mode_of_flows(&service);
-    let Some(ip) = frame.header::<A::Header>(segment.l3) else { return INTERNAL };
-    if mode != MODE_LOCAL && A::hops(ip) <= 1 {
-        balance::give_back(tables, id, clock);
-        return ask(tables, &segment, ANSWER_TIME_EXCEEDED, 0);
-    }
-    let mut rewritten = segment.key;
-    if mode == MODE_NAT {
-        let Some(claimed) = nat::claim(tables, &segment.key, &service, id, &backend, &client, hash, clock)
-        else {
-            tables.count(id, BackendCounter::PortsExhausted);
-            balance::give_back(tables, id, clock);
-            return super::drop(DropReason::NatPortsExhausted);
-        };
-        rewritten = claimed;
-    }
-    let Some(draft) = FlowTables::<A>::draft(tables) else { return INTERNAL };
-    draft.update(|draft| {
-        *draft = flow::entry(&segment.key, &rewritten, (TO_BACKEND, mode), id, &client, clock);
-        draft.attempt = attempt;
-    });
-    // A flow that another CPU has just opened for the same SYN is as good as this one.
-    let _ = draft.with(|draft| tables.insert_flow(Level::HalfOpen, &segment.key, draft));
-    if segment.opens() {
-        tables.count(id, BackendCounter::Opened);
-    }
-    Step::Next(A::SEND)
+    scratch.update(|scratch| scratch.backend = id.into());
+    Step::Next(A::BEGIN)
 }

@@ -14,7 +14,8 @@ use crate::{
     wire::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Tcp},
 };
 
-/// Rewrites a packet of a flow and says where it goes. `ENTRY`: leave tags to [`super::slow`].
+/// Rewrites a packet of a flow and says where it goes. `ENTRY`: leave tags to [`super::slow`]; the packet neither begins nor
+/// ends anything, and none has before it.
 #[inline(always)]
 pub fn send<const ENTRY: bool, A: Family, F: Frame, T: Tables + FlowTables<A>>(
     frame: &mut F,
@@ -36,7 +37,7 @@ pub fn send<const ENTRY: bool, A: Family, F: Frame, T: Tables + FlowTables<A>>(
     if entry.direction == TO_BACKEND {
         let Some(backend) = tables.backend(entry.backend) else { return INTERNAL };
         if entry.mode == MODE_LOCAL {
-            note(tables, slot, None, segment, packet_len, clock);
+            note::<ENTRY, A, T>(tables, node, slot, None, segment, packet_len, clock);
             return Step::Done(Verdict::Pass(PassReason::LocalBackend));
         }
         if !backend.hop.is_resolved() {
@@ -65,13 +66,13 @@ pub fn send<const ENTRY: bool, A: Family, F: Frame, T: Tables + FlowTables<A>>(
     let Some(ip) = frame.header_mut::<A::Header>(segment.l3) else { return INTERNAL };
     A::rewrite(ip, entry.rewritten.src, entry.rewritten.dst, entry.ip_delta);
     if segment.later_fragment {
-        note(tables, slot, None, segment, packet_len, clock);
+        note::<ENTRY, A, T>(tables, node, slot, None, segment, packet_len, clock);
     } else {
         let Some(tcp) = frame.header_mut::<Tcp>(segment.l4) else { return INTERNAL };
         tcp.src_port = entry.rewritten.src_port;
         tcp.dst_port = entry.rewritten.dst_port;
         tcp.checksum = entry.tcp_delta.apply(tcp.checksum);
-        note(tables, slot, Some(tcp), segment, packet_len, clock);
+        note::<ENTRY, A, T>(tables, node, slot, Some(tcp), segment, packet_len, clock);
     }
     let sent = match tunnel {
         None => link::leave(frame, segment.l3, &hop, A::ETHERTYPE, 0).is_some(),
@@ -82,8 +83,9 @@ pub fn send<const ENTRY: bool, A: Family, F: Frame, T: Tables + FlowTables<A>>(
 
 /// Writes down what a packet shows about its direction of the flow, and whether the flow has ended by it.
 #[inline(always)]
-fn note<A: Family, T: Tables + FlowTables<A>>(
+fn note<const ENTRY: bool, A: Family, T: Tables + FlowTables<A>>(
     tables: &T,
+    node: &NodeEntry,
     slot: Slot<FlowEntry<A>>,
     tcp: Option<&Tcp>,
     segment: &Segment<A>,
@@ -103,7 +105,7 @@ fn note<A: Family, T: Tables + FlowTables<A>>(
             }
         }
     });
-    if segment.has(TCP_SYN | TCP_FIN | TCP_RST) || flags & SEEN_RST != 0 {
+    if !ENTRY && (segment.has(TCP_SYN | TCP_FIN | TCP_RST) || flags & SEEN_RST != 0) {
         // Whoever sends on after a RST did not send that RST: it was forged, or out of window and ignored.
         let mut now = flags & !SEEN_RST;
         if segment.has(TCP_SYN) {
@@ -117,7 +119,7 @@ fn note<A: Family, T: Tables + FlowTables<A>>(
         }
         if now != flags {
             slot.update(|entry| entry.seen.flags = now);
-            flow::ending_changed(tables, slot, flags, now);
+            flow::ending_changed(tables, node, &segment.key, slot, flags, now);
         }
     }
 }

@@ -3,19 +3,20 @@
 use super::{
     Family, INTERNAL, Stage, Step, ask, flow,
     flow::{client_moved, forget_established, forget_half_open, has_reply, promote},
-    flow_clock,
+    flow_clock, rebuild,
     send::send,
 };
 use crate::{
     frame::{Frame, HostSocket},
     layout::{
-        ANSWER_RESET_UNKNOWN_FLOW, FlowEntry, NODE_HAS_FORMER, NODE_OBSERVES, SEEN_SYN, SERVICE_REBUILDS,
-        Scratch, ServiceEntry, ServiceKey, TO_BACKEND, TO_CLIENT,
+        ANSWER_RESET_SEVERED, ANSWER_RESET_UNKNOWN_FLOW, FlowEntry, MODE_LOCAL, NODE_HAS_FORMER,
+        NODE_OBSERVES, NodeEntry, SEEN_REBUILT, SEEN_SEVERED, SEEN_SYN, SERVICE_REBUILDS, Scratch,
+        ServiceEntry, ServiceKey, TO_BACKEND, TO_CLIENT,
     },
     reason::{DropReason, PassReason, Verdict},
     segment::Segment,
     tables::{BackendCounter, FlowTables, Inserted, Level, Slot, Tables},
-    wire::{TCP_ACK, TCP_RST, TCP_SYN, Tcp},
+    wire::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Tcp},
 };
 
 /// Goes on with a segment for a VIP.
@@ -32,9 +33,11 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
             || (segment.opens() && flow::is_closed(tables, &entry));
         if over {
             forget_established(tables, &segment.key, slot);
+        } else if entry.seen.flags & SEEN_SEVERED != 0 {
+            return end(tables, &segment, ANSWER_RESET_SEVERED);
         } else {
             if entry.direction == TO_BACKEND {
-                client_moved(frame, tables, Level::Established, segment.l3, slot);
+                client_moved(frame, tables, node, Level::Established, &segment, slot);
             }
             return go_on(scratch, &segment);
         }
@@ -42,7 +45,18 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
         let entry = slot.read();
         if entry.seen.silence(clock) > node.half_open_timeout {
             forget_half_open(tables, &segment.key, &entry, clock);
-        } else if let Some(step) = handshake(frame, tables, scratch, &segment, slot, clock, &mut attempt) {
+        } else if entry.seen.flags & SEEN_SEVERED != 0 {
+            if is_refuted(frame, &segment, &entry) {
+                return end(tables, &segment, ANSWER_RESET_UNKNOWN_FLOW);
+            }
+            tables.remove_flow(Level::HalfOpen, &segment.key);
+        } else if entry.direction == TO_CLIENT && entry.seen.flags & SEEN_REBUILT != 0 {
+            if let Some(step) = prove(frame, tables, node, scratch, &segment, slot, clock) {
+                return step;
+            }
+        } else if let Some(step) =
+            handshake(frame, tables, node, scratch, &segment, slot, clock, &mut attempt)
+        {
             return step;
         }
     } else if !segment.opens() && tables.flow(Level::Established, &segment.key).is_some() {
@@ -59,7 +73,7 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     }
     let key = ServiceKey::new(segment.key.dst.wide(), segment.key.dst_port);
     let Some(service) = tables.service(&key) else {
-        return Step::Done(Verdict::Pass(PassReason::NoService));
+        return without_service(frame, tables, &segment);
     };
     if is_the_hosts(frame, &segment, &service) {
         return Step::Done(Verdict::Pass(PassReason::HostSocket));
@@ -74,15 +88,100 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     if !source_can_be_answered(tables, &segment) {
         return super::drop(DropReason::BadSource);
     }
-    if segment.opens() || service.rebuilds_flows() {
+    if segment.opens() {
         segment.leave(scratch);
         scratch.update(|scratch| scratch.attempt = attempt);
         return Step::Next(A::OPEN);
     }
+    if rebuild::is_possible(&service, &segment) {
+        segment.leave(scratch);
+        return Step::Next(A::REBUILD);
+    }
+    end(tables, &segment, ANSWER_RESET_UNKNOWN_FLOW)
+}
+
+/// Tells whoever has sent a segment that there is no such flow, or none any more.
+#[inline(always)]
+fn end<A: Family, T: Tables>(tables: &T, segment: &Segment<A>, answer: u32) -> Step {
+    if segment.later_fragment {
+        return super::drop(DropReason::FragmentUnknown);
+    }
+    if !segment.flags_are_sane() {
+        return super::drop(DropReason::BadTcpFlags);
+    }
     if segment.has(TCP_RST) {
         return super::drop(DropReason::UnknownFlow);
     }
-    ask(tables, &segment, ANSWER_RESET_UNKNOWN_FLOW, 0)
+    ask(tables, segment, answer, 0)
+}
+
+/// A segment for a port of a VIP that is no service's, of no known flow. Where another node may have had the VIP until now,
+/// it may be a backend's, of a flow whose client's next packet rebuilds it: the host would end it.
+#[inline(always)]
+fn without_service<A: Family, F: Frame, T: Tables>(frame: &F, tables: &T, segment: &Segment<A>) -> Step {
+    let may_be_reply = !segment.has(TCP_SYN)
+        && tables.vip(segment.key.dst.wide()).is_some_and(|vip| vip.inherited != 0)
+        && frame.host_socket(&segment.key) == HostSocket::None;
+    if may_be_reply {
+        return super::drop(DropReason::UnknownReply);
+    }
+    Step::Done(Verdict::Pass(PassReason::NoService))
+}
+
+/// The backend's answer to a flow that was rebuilt: where it fits, the guess was right. `None` where there is no such flow.
+#[inline(always)]
+fn prove<A: Family, F: Frame, T: Tables + FlowTables<A>>(
+    frame: &F,
+    tables: &T,
+    node: &NodeEntry,
+    scratch: Slot<Scratch>,
+    segment: &Segment<A>,
+    slot: Slot<FlowEntry<A>>,
+    clock: u32,
+) -> Option<Step> {
+    let key = slot.with(|entry| entry.rewritten.reversed());
+    let client = tables.flow(Level::HalfOpen, &key);
+    let Some(client) =
+        client.filter(|client| client.with(|client| client.rewritten == segment.key.reversed()))
+    else {
+        if tables.flow(Level::Established, &segment.key).is_some() {
+            return Some(go_on(scratch, segment));
+        }
+        tables.remove_flow(Level::HalfOpen, &segment.key);
+        return None;
+    };
+    if segment.later_fragment {
+        return Some(super::drop(DropReason::FragmentUnknown));
+    }
+    if segment.has(TCP_RST) || !segment.has(TCP_ACK) || !segment.flags_are_sane() {
+        // A RST: there is nothing. Its client is told, and both directions are forgotten.
+        return Some(go_on(scratch, segment));
+    }
+    let seen = client.with(|client| client.seen);
+    let Some(tcp) = frame.header::<Tcp>(segment.l4) else { return Some(INTERNAL) };
+    if !rebuild::is_answer_to(tcp, &seen) {
+        // The NAT port is another connection's. Its client gets nothing of that, and a RST if it goes on; a forged packet
+        // may have been the first one, and its sender is told nothing.
+        tables.remove_flow(Level::HalfOpen, &segment.key);
+        client.update(|client| {
+            client.rewritten = key;
+            client.mode = MODE_LOCAL;
+            client.seen.flags = SEEN_SEVERED | SEEN_REBUILT;
+        });
+        return Some(super::drop(DropReason::UnknownReply));
+    }
+    // Where the table is full it stays half-open, for as long as it can.
+    let _ = promote(tables, node, &key, client, Some(slot), clock);
+    Some(go_on(scratch, segment))
+}
+
+/// Whether a segment is of the connection for which there was no telling its NAT port. Any other one opens a flow, or is
+/// another guess.
+#[inline(always)]
+fn is_refuted<A: Family, F: Frame>(frame: &F, segment: &Segment<A>, entry: &FlowEntry<A>) -> bool {
+    !segment.opens()
+        && (segment.later_fragment
+            || frame.header::<Tcp>(segment.l4).is_some_and(|tcp| rebuild::is_sequel_of(tcp, &entry.seen)))
 }
 
 /// Whether a segment is of a connection that a process on this node has or is about to have, such as a proxy that xvip has
@@ -100,9 +199,11 @@ fn is_the_hosts<A: Family, F: Frame>(frame: &F, segment: &Segment<A>, service: &
 /// A packet of a half-open flow. `None` where the flow is gone, and the packet may open a new one; `attempt` then says
 /// how many backends have left this SYN unanswered.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a packet is that much")]
 fn handshake<A: Family, F: Frame, T: Tables + FlowTables<A>>(
     frame: &mut F,
     tables: &T,
+    node: &NodeEntry,
     scratch: Slot<Scratch>,
     segment: &Segment<A>,
     slot: Slot<FlowEntry<A>>,
@@ -111,6 +212,11 @@ fn handshake<A: Family, F: Frame, T: Tables + FlowTables<A>>(
 ) -> Option<Step> {
     let entry = slot.read();
     if entry.direction == TO_BACKEND {
+        if segment.opens() && entry.seen.flags & SEEN_REBUILT != 0 {
+            // A new connection, which no backend has left unanswered yet.
+            forget_half_open(tables, &segment.key, &entry, clock);
+            return None;
+        }
         let mut reply = None;
         let mut answered = entry.seen.packets > 0 && !segment.opens();
         if has_reply(&entry) {
@@ -139,22 +245,25 @@ fn handshake<A: Family, F: Frame, T: Tables + FlowTables<A>>(
             // Whether the backend has answered is not seen here. The flow stays where every node would send it.
             tables.count(entry.backend, BackendCounter::Unanswered);
         }
-        client_moved(frame, tables, Level::HalfOpen, segment.l3, slot);
+        client_moved(frame, tables, node, Level::HalfOpen, segment, slot);
         let completes = segment.flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_ACK
             && answered
             && !segment.later_fragment
             && reply
                 .is_none_or(|reply| acknowledges(frame, segment, reply.with(|reply| reply.seen.next_seq)));
         if completes {
-            match promote(tables, &segment.key, slot, reply, clock) {
-                Inserted::Yes => tables.count(entry.backend, BackendCounter::Established),
-                // Another CPU was faster.
-                Inserted::Exists => {}
+            match promote(tables, node, &segment.key, slot, reply, clock) {
+                // Or another CPU was faster.
+                Inserted::Yes | Inserted::Exists => {}
                 // It can do without an entry: the Maglev table says the same.
                 Inserted::Full if reply.is_none() => {}
                 Inserted::Full => return Some(super::drop(DropReason::FlowTableFull)),
             }
         }
+    } else if entry.seen.flags & SEEN_SYN == 0
+        && segment.flags & (TCP_SYN | TCP_ACK | TCP_FIN | TCP_RST) == TCP_SYN | TCP_ACK
+    {
+        tables.count(entry.backend, BackendCounter::Answered);
     }
     Some(go_on(scratch, segment))
 }
@@ -186,7 +295,7 @@ pub fn send_known<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F,
     let went_on = matches!(step, Step::Done(Verdict::Transmit(_) | Verdict::Pass(_)));
     if established.is_none() && segment.has(TCP_RST) && went_on {
         let entry = slot.read();
-        if entry.direction == TO_CLIENT && entry.seen.flags & SEEN_SYN == 0 {
+        if entry.direction == TO_CLIENT && entry.seen.flags & (SEEN_SYN | SEEN_REBUILT) == 0 {
             tables.count(entry.backend, BackendCounter::Refused);
         }
         forget_half_open(tables, &segment.key, &entry, clock);

@@ -43,6 +43,9 @@ fn each_phase_has_its_time_out() {
         (SEEN_RST, 0, Phase::Reset, 10),
         (0, SEEN_RST, Phase::Reset, 10),
         (SEEN_FIN, SEEN_FIN | SEEN_RST, Phase::Reset, 10),
+        (SEEN_SEVERED, SEEN_SEVERED, Phase::Reset, 10),
+        (SEEN_SEVERED, 0, Phase::Reset, 10),
+        (SEEN_FIN, SEEN_FIN | SEEN_SEVERED, Phase::Reset, 10),
     ] {
         let (forward, reply) = (entry(forward, 100), entry(reply, 100));
         assert_eq!(phase(&forward, Some(&reply)), phase_expected);
@@ -59,6 +62,7 @@ fn a_flow_of_one_direction_is_whole_without_the_other() {
             (SEEN_FIN, Phase::HalfClosed, 600),
             (SEEN_RST, Phase::Reset, 10),
             (SEEN_FIN | SEEN_RST, Phase::Reset, 10),
+            (SEEN_SEVERED, Phase::Reset, 10),
         ] {
             let forward = one_way(mode, flags, 100);
             assert_eq!(phase(&forward, None), phase_expected, "mode {mode}");

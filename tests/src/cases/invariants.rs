@@ -1,10 +1,16 @@
 //! What holds of every frame and of the flow tables, whatever comes.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use etherparse::{EtherType, IpNumber};
 use lb_common::{
-    layout::{MODE_NAT, TO_BACKEND, TO_CLIENT},
+    layout::{
+        FLOW_ENDING, FLOW_ESTABLISHED, FLOW_MOVED, FlowKey, MODE_NAT, NODE_TELLS_FLOWS, SEEN_FIN,
+        SEEN_REBUILT, SEEN_RST, SEEN_SEVERED, TO_BACKEND, TO_CLIENT,
+    },
     reason::{DropReason, PassReason, TransmitReason, Verdict},
     tables::Level,
 };
@@ -14,7 +20,7 @@ use crate::{
         ACK, Arp, Datagram, FIN, IcmpMessage, Ip, Link, Mac, Packet, RST, SYN, decapsulated, error_about,
         ip_checksum_is_right, neighbour_advertisement,
     },
-    plane::{FlowState, NODE, NODE_MAC, NODE6, Notes, Outcome, SECOND_MAC, World, node_of},
+    plane::{Entry, FlowState, Key, NODE, NODE_MAC, NODE6, Notes, Outcome, SECOND_MAC, World, node_of},
 };
 
 /// Whether a sender can have meant the flags: written down by hand, apart from the code under test.
@@ -310,6 +316,58 @@ pub fn check_flows(world: &World, before: &FlowState, after: &FlowState) {
             let reserved = world.port_is_reserved(by_node, nat_port);
             assert!(!is_new || !reserved, "NAT port {nat_port} is reserved");
         }
+    }
+}
+
+/// What is told of flows is what has become of the established ones by this frame, no more and no less; nothing where nobody
+/// listens.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn check_events(world: &World, before: &FlowState, after: &FlowState, notes: &Notes) {
+    if world.node.flags & NODE_TELLS_FLOWS == 0 {
+        return assert_eq!(notes.events, [], "nobody listens");
+    }
+    let client_key = |key: &Key, entry: &Entry| {
+        if entry.direction == TO_BACKEND { *key } else { entry.rewritten.reversed() }
+    };
+    let of = |is_so: &dyn Fn(&Key, &Entry) -> bool| -> BTreeSet<Key> {
+        let established = after.established.iter().filter(|(key, entry)| is_so(key, entry));
+        established.map(|(key, entry)| client_key(key, entry)).collect()
+    };
+    let told = |kind: u32| -> BTreeSet<Key> {
+        let events = notes.events.iter().filter(|event| event.kind == kind);
+        events.map(|event| FlowKey::new(event.client, event.client_port, event.vip, event.port)).collect()
+    };
+    let begun = of(&|key, _| !before.established.contains_key(key));
+    let has_changed =
+        |key: &Key, is_so: &dyn Fn(&Entry) -> bool| before.established.get(key).is_some_and(is_so);
+    let ending = of(&|key, entry| {
+        has_changed(key, &|old| (old.seen.flags ^ entry.seen.flags) & (SEEN_FIN | SEEN_RST) != 0)
+    });
+    let moved = of(&|key, entry| has_changed(key, &|old| old.client != entry.client));
+    assert_eq!(told(FLOW_ESTABLISHED), begun, "what is told of new flows");
+    assert_eq!(told(FLOW_MOVED), moved, "what is told of flows that come another way");
+    let told_ending = told(FLOW_ENDING);
+    assert!(told_ending.is_superset(&ending), "{ending:?} is told, not {told_ending:?}");
+    // The packet that completes a handshake may be a FIN.
+    assert!(told_ending.iter().all(|key| ending.contains(key) || begun.contains(key)), "{told_ending:?}");
+}
+
+/// What the controller has ended stays as it is until it is forgotten, and what was rebuilt has its client's own port.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn check_ended_and_rebuilt(before: &FlowState, after: &FlowState) {
+    for (key, entry) in before.established.iter().filter(|(_, entry)| entry.seen.flags & SEEN_SEVERED != 0) {
+        assert!(after.established.get(key).is_none_or(|now| now == entry), "{key:?} was severed");
+    }
+    for (key, entry) in after.half_open.iter().filter(|(_, entry)| entry.seen.flags & SEEN_REBUILT != 0) {
+        let client = if entry.direction == TO_BACKEND { key.src_port } else { entry.rewritten.dst_port };
+        let nat = if entry.direction == TO_BACKEND { entry.rewritten.src_port } else { key.dst_port };
+        assert!(entry.mode != MODE_NAT || client == nat, "{key:?} has another port than its client");
     }
 }
 

@@ -10,7 +10,10 @@ use lb_common::{
     tables::Level,
 };
 
-use super::{Setting, check_bystander, check_flows, check_outcome, check_sightings, describe};
+use super::{
+    Setting, check_bystander, check_ended_and_rebuilt, check_events, check_flows, check_outcome,
+    check_sightings, describe,
+};
 use crate::{
     frames::{ACK, FIN, Link, Mac, Packet, Rewrite, SYN, Segment, Tag, passed_on, rewritten, vlan_ids},
     plane::{
@@ -68,9 +71,11 @@ impl<'a> Script<'a> {
         check_outcome(&self.world, frame, &outcome);
         check_bystander(&self.world, frame, &outcome);
         check_flows(&self.world, &self.flows, &flows);
-        self.flows = flows;
+        check_ended_and_rebuilt(&self.flows, &flows);
+        let before = std::mem::replace(&mut self.flows, flows);
         let notes = self.plane.notes();
         check_sightings(&self.notes, &notes, outcome.verdict);
+        check_events(&self.world, &before, &self.flows, &notes);
         self.notes = notes;
         self.transcript.push(Step {
             input: frame.to_vec(),
@@ -257,6 +262,25 @@ impl<'a> Script<'a> {
         self.client(connection, FIN | ACK, b"");
         self.server(connection, FIN | ACK, b"");
         self.client(connection, ACK, b"");
+    }
+
+    /// Ends an established flow as the controller does it, but for its load: marks both directions.
+    pub(super) fn sever(&mut self, connection: &Connection) {
+        self.sever_flow(&connection.client_key());
+    }
+
+    /// The same with the flow of one of its directions.
+    ///
+    /// # Panics
+    ///
+    /// Where it is not established.
+    pub fn sever_flow(&mut self, key: &Key) {
+        let entry = self.flows.established[key];
+        self.plane.sever(key);
+        if entry.mode == MODE_NAT {
+            self.plane.sever(&entry.rewritten.reversed());
+        }
+        self.flows = self.plane.flows();
     }
 
     /// Changes what the controller has written.

@@ -157,7 +157,7 @@ mod tests {
     fn nothing_is_lost_and_what_is_new_is_off() {
         let hop = Hop { mac: MacWord::new([2, 0, 0, 0, 0, 7]), if_index: 3, ..Hop::NONE };
         let old = BackendEntry {
-            address: Be128::from(std::net::Ipv4Addr::new(172, 16, 0, 4)),
+            address: Be128::from(std::net::IpAddr::from([172, 16, 0, 4])),
             hop,
             mtu: 1480,
             max_connections: 9,
