@@ -21,8 +21,16 @@ const FAIL_OVER_LIMIT: Duration = Duration::from_secs(2);
 /// `fall` x (`fast_interval` + `timeout`) with the defaults, after which a dead API server is given up, and as much again
 /// for a busy machine.
 const DEAD_SERVER_LIMIT: Duration = Duration::from_millis(2 * 2 * (200 + 1000));
+/// Within which an API server that is back has its share.
+const SPREAD_LIMIT: Duration = Duration::from_secs(60);
 /// An API server that is not ready is asked again after `interval`, and then `fall` times.
 const UNREADY_LIMIT: Duration = Duration::from_secs(5);
+
+/// The streams that the returning API server lacks of its fair share, a tenth more because those that come back are spread
+/// by chance, and those that one second resets before anybody has counted again.
+fn needed(sample: &Sample) -> usize {
+    sample.streams / 3 * 11 / 10 + 10
+}
 
 fn repeats() -> Result<u32, Box<dyn Error>> {
     match std::env::var("XVIP_SURVIVE_REPEATS") {
@@ -38,6 +46,12 @@ fn complaint(sample: &Sample) -> Option<String> {
     let failing = time(sample.failing_us);
     let wrong = match incident {
         _ if sample.broken_how.contains_key("wrong") => Some("wrong bytes"),
+        Incident::ServerBack if sample.spread_us.is_none_or(|us| time(us) > SPREAD_LIMIT) => {
+            Some("streams did not spread")
+        }
+        Incident::ServerBack => {
+            (sample.broken > needed(sample)).then_some("more streams were reset than needed")
+        }
         _ if sample.broken_elsewhere > 0 => Some("streams broke"),
         _ if sample.silent_at_end > 0 => Some("streams hang"),
         _ if sample.undone.as_ref().is_some_and(|undone| undone.broken > 0) => Some("streams broke later"),
@@ -132,6 +146,11 @@ fn a_reload_touches_nothing_else() -> TestResult {
 #[test]
 fn a_dead_api_server_releases_its_streams_and_no_others() -> TestResult {
     endure(Mode::Nat, &[Incident::ServerKilled, Incident::ServerSilent, Incident::ServerUnready])
+}
+
+#[test]
+fn a_server_that_is_back_gets_its_share() -> TestResult {
+    endure(Mode::Nat, &[Incident::ServerBack])
 }
 
 #[test]

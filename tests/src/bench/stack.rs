@@ -95,6 +95,12 @@ impl Incident {
         }
     }
 
+    /// Whether [`Stack::prepare`] has something to do for it.
+    #[must_use]
+    pub fn needs_preparation(self) -> bool {
+        matches!(self, Self::FailBack | Self::BackendWeighted | Self::BackendRemoved | Self::ServerBack)
+    }
+
     /// Which node owns the VIP before.
     #[must_use]
     pub fn owner_before(self) -> &'static str {

@@ -23,7 +23,7 @@ pub const TIMEOUT: Duration = Duration::from_millis(900);
 pub const SLOW: Duration = Duration::from_millis(250);
 /// How far from its fair share of connections a backend may be.
 pub const MARGIN: f64 = 0.10;
-/// A second of success.
+/// A second of success: longer than a request that nobody answers takes to fail.
 const STEADY: usize = 100;
 /// Nothing waits for it unless something is wrong. HAProxy takes a dead API server out within 40 s.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -102,6 +102,8 @@ pub struct Trial<'a> {
     /// Streams outlive incidents, and what happens while one is undone is looked at.
     keep: bool,
     streams: Option<Streams>,
+    /// Nothing has happened since all was well.
+    is_well: bool,
 }
 
 impl<'a> Trial<'a> {
@@ -117,7 +119,7 @@ impl<'a> Trial<'a> {
     ) -> anyhow::Result<Self> {
         let lab = stack.lab();
         let probe = lab.on(lab.client()).probe(INTERVAL, TIMEOUT)?;
-        Ok(Self { stack, interrupt, probe, plan, keep, streams: None })
+        Ok(Self { stack, interrupt, probe, plan, keep, streams: None, is_well: false })
     }
 
     /// Whether this can happen to the pair.
@@ -139,14 +141,12 @@ impl<'a> Trial<'a> {
     /// # Errors
     /// When it could not be done, or the pair does not settle.
     pub fn once(&mut self, incident: Incident, phase: Duration) -> anyhow::Result<Sample> {
-        self.settled("lb1")?;
-        self.until("all nodes to take all API servers for healthy", || self.stack.is_whole())?;
-        self.stack.prepare(incident)?;
-        self.settled(incident.owner_before())?;
-        if incident == Incident::ServerBack {
-            self.until("the dead API server to be given up", || self.stack.has_given_up_server())?;
-        } else if incident.owner_before() == "lb1" {
-            self.until("all nodes to take all API servers for healthy", || self.stack.is_whole())?;
+        if !self.is_well {
+            self.well()?;
+        }
+        self.is_well = false;
+        if incident.needs_preparation() {
+            self.prepare(incident)?;
         }
         let streams = self.open_streams(incident)?;
         let asked = (incident == Incident::ServerUnready).then(|| self.ask_for_versions()).transpose()?;
@@ -198,10 +198,30 @@ impl<'a> Trial<'a> {
         Ok(sample)
     }
 
-    /// Waits until all is as it was.
-    fn undone(&mut self, end: u64) -> anyhow::Result<Undone> {
+    /// Waits until all is as it should be.
+    fn well(&mut self) -> anyhow::Result<()> {
         self.settled("lb1")?;
         self.until("all nodes to take all API servers for healthy", || self.stack.is_whole())?;
+        self.is_well = true;
+        Ok(())
+    }
+
+    fn prepare(&mut self, incident: Incident) -> anyhow::Result<()> {
+        self.stack.prepare(incident)?;
+        self.settled(incident.owner_before())?;
+        match incident {
+            Incident::ServerBack => {
+                self.until("the dead API server to be given up", || self.stack.has_given_up_server())
+            }
+            // One node is down.
+            Incident::FailBack => Ok(()),
+            _ => self.until("all nodes to take all API servers for healthy", || self.stack.is_whole()),
+        }
+    }
+
+    /// What became of the streams until all is as it was.
+    fn undone(&mut self, end: u64) -> anyhow::Result<Undone> {
+        self.well()?;
         let Some(streams) = self.streams.take() else { bail!("no streams") };
         let silent = self.calm(&streams);
         self.pause(TIMEOUT + INTERVAL * 20);
