@@ -21,7 +21,7 @@ use lb_tests::{
     former::{self, FormerError},
     master::Master,
     node::LbNode,
-    topology::{Connections, Family, Lab},
+    topology::{Connections, Family, Lab, Load},
     traffic::{both_ways, start},
     wait,
 };
@@ -113,7 +113,10 @@ fn upgrade(test: &str, end: impl FnOnce(&LbNode) -> TestResult) -> TestResult {
         idle.wait_done(SOON)?;
         held.push(idle);
     }
-    let load = lab.steady_load(SOON)?;
+    // A machine that is busy verifying programs may let one wait; a lost connection never gets its answer.
+    let load =
+        lab.load(&Load { interval: Duration::from_millis(50), timeout: 4 * SOON, ..Load::default() })?;
+    load.wait_steady(load.mark(), 30, SOON)?;
     let mark = load.mark();
     let before = flows(lb)?;
     assert!(before.len() >= 52, "{}", before.len());
@@ -122,7 +125,7 @@ fn upgrade(test: &str, end: impl FnOnce(&LbNode) -> TestResult) -> TestResult {
     thread::scope(|scope| -> TestResult {
         // Every byte is compared, both ways.
         let moved =
-            scope.spawn(|| both_ways(&lab, Family::V4, 100_000_000).map_err(|error| error.to_string()));
+            scope.spawn(|| both_ways(&lab, Family::V4, 20_000_000).map_err(|error| error.to_string()));
         thread::sleep(Duration::from_millis(200));
         end(lb)?;
         lb.use_program(&new);
@@ -158,7 +161,16 @@ fn upgrade(test: &str, end: impl FnOnce(&LbNode) -> TestResult) -> TestResult {
         load.answered(mark),
         load.longest_gap(mark)
     );
-    assert_eq!(load.failed(mark), 0, "{:?}", load.failures(mark));
+    let failed_at = load.read(|tally| {
+        let failed = tally.since(mark).filter(|outcome| outcome.result.is_err());
+        failed.map(|outcome| (outcome.at_us - outcome.took_us - mark) / 1000).collect::<Vec<_>>()
+    });
+    assert!(
+        failed_at.is_empty(),
+        "failed, after ms: {failed_at:?}: {:?}\n{}",
+        load.failures(mark),
+        lb.status().map(|status| status.raw["packets"].to_string()).unwrap_or_default()
+    );
 
     wait::until("the former maps to go", 2 * SOON, || {
         let pins = pins(lb);
@@ -201,7 +213,7 @@ fn a_stopped_former_release_is_succeeded_without_a_loss() -> TestResult {
 fn an_upgrade_that_is_killed_half_way_is_finished_by_the_next() -> TestResult {
     let test = "an_upgrade_that_is_killed_half_way_is_finished_by_the_next";
     let Some(old) = former_xvip(test)? else { return Ok(()) };
-    let lab = start(Lab::builder().lbs(1).patience(4), &[Family::V4], |_| {})?;
+    let lab = start(Lab::builder().lbs(1).ipv6().patience(4), &[Family::V4], |_| {})?;
     let lb = lab.lb(0);
     lb.stop()?;
     let cleaned = lb.xvip_with_config(&["cleanup"])?;
