@@ -20,7 +20,7 @@ pub fn observe<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, ta
     let Some(service) = tables.service(&key) else { return pass(PassReason::NoService) };
     if segment.opens() && service.usable != 0 && limit::is_allowed(tables, &service, segment.key.src.wide()) {
         let clock = flow_clock(tables);
-        if let Some(id) = balance::choose(tables, &service, hash::flow(&segment.key), 0, clock) {
+        if let Some(id) = balance::choose(tables, scratch, &service, hash::flow(&segment.key), 0, clock) {
             tables.count(id, BackendCounter::Opened);
             balance::give_back(tables, id, clock);
         }
