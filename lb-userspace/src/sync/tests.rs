@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Generous: other tests run at the same time.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 struct Factory {
     flows: Memory,
@@ -173,13 +173,13 @@ fn a_peer_that_comes_back_gets_everything() {
     let Lb { handle, settings, .. } = standby;
     handle.shutdown();
     until("noticed", || !holder.is_up());
-    for number in 100..100_000 {
+    for number in 100..20_000 {
         holder.opens(number);
     }
-    until("read", || holder.handle.status().events == 99_900);
+    until("read", || holder.handle.status().events == 19_900);
     assert_eq!(holder.peer().sending.queued, 0, "nothing is kept for a peer that is down");
     let standby = Lb::start(settings, Memory::default());
-    until("joined again", || standby.flows.len() == 100_000);
+    until("joined again", || standby.flows.len() == 20_000);
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn a_recorded_or_changed_connection_changes_nothing() {
     let (tapped, heard) = tap(other, usize::MAX);
     let sender = Lb::start(settings(one, &[tapped], &[1]), Memory::with(0..1000));
     let victim = Lb::start(settings(other, &[one], &[1]), Memory::default());
-    until("joined", || victim.peer().receiving.received == 1000);
+    until("joined", || victim.peer().receiving.received >= 1000);
     sender.handle.shutdown();
     until("gone", || !victim.peer().receiving.connected);
     victim.flows.lock().clear();
