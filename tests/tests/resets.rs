@@ -28,7 +28,7 @@ const OTHERS: u32 = 100_000;
 const CONDEMNED: u32 = 300;
 const SOON: Duration = Duration::from_secs(20);
 /// 50 ms on a machine that has nothing else to do.
-const TOLD: Duration = Duration::from_millis(500);
+const TOLD: Duration = Duration::from_secs(1);
 const DEAD: BackendId = 50;
 const OTHER_BACKENDS: std::ops::Range<BackendId> = 0..10;
 

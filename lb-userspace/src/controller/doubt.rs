@@ -8,9 +8,13 @@
 //! A backend that refuses is heard, and dead without any doubt. And where all backends are on one host there is nobody to
 //! ask: what the checks say is believed.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use crate::{health::monitor::Row, health::rise_fall::DownKind};
+
+/// Once somebody is heard again after nobody was, the others are given so long: neighbours are resolved again one by one,
+/// and each failure to do so takes the kernel three seconds.
+const MENDED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the checks have found about a backend.
 #[derive(Clone, Copy, Debug)]
@@ -46,10 +50,11 @@ pub fn verdict(one: &Testimony, all: &[Testimony]) -> Verdict {
     if others.peek().is_none() {
         return Verdict::Dead;
     }
-    // Heard at some time between the first and the last check that was not answered.
-    let is_confirmed = others
-        .filter_map(|other| other.heard)
-        .any(|heard| heard.last >= silent.first && heard.first <= silent.last);
+    // Heard while checks were not answered; and not only since we are no longer cut off ourselves.
+    let is_confirmed = others.filter_map(|other| other.heard).any(|heard| {
+        let was_heard_before = heard.first <= silent.first;
+        heard.last >= silent.first && (was_heard_before || silent.last >= heard.first + MENDED_WITHIN)
+    });
     if is_confirmed { Verdict::Dead } else { Verdict::Doubtful }
 }
 
@@ -68,7 +73,7 @@ pub fn is_wanted(other: &Testimony, one: &Testimony, all: &[Testimony]) -> bool 
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
 
@@ -153,7 +158,7 @@ mod tests {
             Scene::new().with(4, DEAD, Some((0, 10)), Some((12, 40))).with(5, None, Some((41, 41)), None);
         assert_eq!(scene.verdicts(), [Doubtful, Alive]);
         let scene =
-            Scene::new().with(4, DEAD, Some((0, 10)), Some((12, 42))).with(5, None, Some((41, 43)), None);
+            Scene::new().with(4, DEAD, Some((0, 10)), Some((12, 46))).with(5, None, Some((41, 47)), None);
         assert_eq!(scene.verdicts(), [Dead, Alive], "and it was silent once more");
     }
 

@@ -106,6 +106,12 @@ impl Controller {
         dead
     }
 
+    /// An id will be another backend's.
+    pub(super) fn forget_resets(&mut self, backend: BackendId) {
+        self.resets.forget(backend);
+        self.condemned.told.retain(|(id, _), _| *id != backend);
+    }
+
     /// How many of a backend's flows this process has reset, by reason.
     pub(super) fn resets_of(&self, backend: BackendId) -> BTreeMap<String, u64> {
         let progress = self.resets.progress();

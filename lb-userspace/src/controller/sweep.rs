@@ -63,7 +63,7 @@ impl Controller {
                 if !free.is_empty() {
                     // Whoever has them next begins with nothing.
                     census.by_backend.retain(|id, _| !free.contains(id));
-                    free.iter().for_each(|&id| self.resets.forget(id));
+                    free.iter().for_each(|&id| self.forget_resets(id));
                     info!(?free, "backends that had left the configuration have no flow any more");
                     self.schedule(Duration::ZERO);
                 }
