@@ -150,8 +150,6 @@ fn at_the_deadline_what_is_left_is_reset_also_if_the_daemon_was_killed_meanwhile
     assert_eq!((held.breaks(0), held.held_by_server()), (gone, left.clone()), "nobody else's");
     let ended = held.streams().into_values().filter_map(|stream| stream.broken.first().cloned());
     assert!(ended.into_iter().all(|(_, why)| why.starts_with("reset")), "by a RST");
-    let resets = &lb.status()?.raw["services"];
-    println!("{}", resets[0]["resets"]);
 
     // It stays out, and is so after the next start, too.
     lb.kill();

@@ -103,7 +103,7 @@ fn a_third_comes_back(margin: u64) -> TestResult {
     assert_eq!(before, BTreeMap::from([("master1".to_owned(), 150), ("master2".to_owned(), 150)]));
     thread::sleep(Duration::from_secs(5));
     let mark = client.mark();
-    assert_eq!(resets(&client, 0), [], "two are even");
+    assert!(resets(&client, 0).is_empty(), "two are even");
 
     lab.master(2).start()?;
     up(lb, 3)?;
@@ -165,7 +165,7 @@ fn an_operator_asks_sees_the_plan_and_is_told_the_end() -> TestResult {
     up(lb, 3)?;
     let before = held(&client);
     thread::sleep(Duration::from_secs(6));
-    assert_eq!(resets(&client, 0), [], "nobody has asked");
+    assert!(resets(&client, 0).is_empty(), "nobody has asked");
 
     let (code, text) = xvip(lb, &["rebalance", "--dry-run"])?;
     assert_eq!(code, Some(0), "{text}");
@@ -176,7 +176,7 @@ fn an_operator_asks_sees_the_plan_and_is_told_the_end() -> TestResult {
     assert!(text.contains(&expected), "{expected} in {text}");
     assert!(text.contains("service kube-apiserver, margin 10 %"), "a dry run is of all: {text}");
     thread::sleep(Duration::from_secs(1));
-    assert_eq!(resets(&client, 0), [], "a dry run");
+    assert!(resets(&client, 0).is_empty(), "a dry run");
 
     let (code, text) = xvip(lb, &["rebalance"])?;
     assert_eq!(code, Some(0), "{text}");
@@ -217,7 +217,8 @@ fn a_flapping_backend_moves_nobody() -> TestResult {
         up(lb, 2)?;
     }
     println!("up five times: {:?}, then {:?}", before, held(&client));
-    assert_eq!((resets(&client, 0), held(&client)), (vec![], before));
+    assert!(resets(&client, 0).is_empty());
+    assert_eq!(held(&client), before);
     assert_eq!(service(lb)?.rebalance.map(|rebalance| rebalance.resets), Some(0));
     Ok(())
 }
