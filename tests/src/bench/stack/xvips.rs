@@ -21,7 +21,7 @@ use crate::wait;
 const LEAVE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Loading the programs and making the tables takes a busy machine long.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(200);
 const SYNC_PORT: u16 = 7946;
 
 /// What a pair is like.
@@ -53,7 +53,7 @@ impl XvipPair {
     /// When it cannot be built or does not start.
     pub fn start(settings: &XvipSettings) -> anyhow::Result<Self> {
         let masters = SERVERS as u8 + u8::from(settings.spare);
-        let lab = Lab::builder().mode(settings.mode).masters(masters).patience(3).build()?;
+        let lab = Lab::builder().mode(settings.mode).masters(masters).patience(10).build()?;
         let plain = lab.plain_service(Family::V4);
         let pair = Self { frozen: None, lab, away: false };
         if settings.mode == Mode::Nat {
