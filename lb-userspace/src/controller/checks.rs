@@ -135,7 +135,8 @@ impl Checks {
     pub fn testimonies(&self) -> Vec<(PoolEntry, Testimony)> {
         let testimony = |entry: &PoolEntry, health: &BackendHealth| Testimony {
             host: entry.address.ip(),
-            down: health.down,
+            // One that is just coming back is not dead, though it is not up, either.
+            down: health.down.filter(|_| health.last_check.as_ref().is_some_and(|check| !check.passed)),
             heard: health.heard,
             silent: health.silent,
         };
