@@ -18,7 +18,7 @@ use crate::{
     health::rise_fall::HealthState,
     resets::{ResetOrder, ResetReason, What},
     state_file,
-    steering::{Name, Overrides, Said, Standing, rfc3339},
+    steering::{Name, Override, Overrides, Said, Standing, rfc3339},
 };
 
 /// The state is written while everything else waits: a disk that takes longer must not silence the VIPs.
@@ -144,7 +144,7 @@ impl Controller {
             !service.backends.iter().any(|backend| {
                 let one = self.steering.overrides.of(service, backend);
                 let entry = PoolEntry { service: service_key(service), address: backend.address };
-                !one.is_some_and(|one| one.is_out())
+                !one.is_some_and(Override::is_out)
                     && one.map_or(backend.weight, |one| one.weight(backend.weight)) > 0
                     && health.get(&entry) == Some(&HealthState::Up)
             })
@@ -164,7 +164,7 @@ impl Controller {
             for (entry, backend) in pool(service).zip(&service.backends) {
                 let one = self.steering.overrides.of(service, backend);
                 let steer = Steer {
-                    is_out: one.is_some_and(|one| one.is_out()),
+                    is_out: one.is_some_and(Override::is_out),
                     weight: one.and_then(|one| one.weight.as_ref()).map(|(weight, _)| *weight),
                     share: self.ids.id(&entry).map_or(0, |id| self.rebalances.share(&entry.service, id)),
                 };
