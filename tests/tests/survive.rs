@@ -97,7 +97,14 @@ fn endure(mode: Mode, incidents: &[Incident]) -> TestResult {
     for &incident in incidents {
         for repeat in 0..repeats()? {
             // At different moments of its checks and advertisements.
-            let sample = trial.once(incident, Duration::from_millis(u64::from(repeat) * 173 % 1000))?;
+            let phase = Duration::from_millis(u64::from(repeat) * 173 % 1000);
+            let sample = match trial.once(incident, phase) {
+                Ok(sample) => sample,
+                Err(error) => {
+                    complaints.push(format!("{incident:?}: {error:#}"));
+                    return Err(format!("{}\n{}", complaints.join("\n"), trial.last_lines()).into());
+                }
+            };
             let undone = sample.undone.as_ref();
             println!(
                 "{mode:?}, {}: {} of {} streams broke, none moved for {:.1?} at most; {} of {} requests failed, no \
