@@ -264,6 +264,7 @@ fn a_source_opens_no_more_than_it_may() -> TestResult {
             count,
             parallel,
             timeout,
+            reconnect: false,
         };
         let before = dropped(&lb.status()?, "source-rate-limited")?;
         let client = hold(&lab, &ours)?;
@@ -283,6 +284,7 @@ fn a_source_opens_no_more_than_it_may() -> TestResult {
         count: 20,
         parallel: 20,
         timeout,
+        reconnect: false,
     };
     assert!(hold(&lab, &neighbour)?.failed(0) > 0, "a host has more addresses than anybody could count");
     Ok(())
