@@ -133,7 +133,7 @@ impl Controller {
             let (flows, took_ms) = (report.done, report.took.as_millis());
             match report.why {
                 ResetReason::BackendDead => {
-                    warn!(backend = address, flows, took_ms, "reset the flows of a dead backend")
+                    warn!(backend = address, flows, took_ms, "reset the flows of a dead backend");
                 }
                 // A rebalance gives an order for each few of its flows, and tells of all of them in the end.
                 ResetReason::Rebalance => {}

@@ -309,7 +309,7 @@ fn copy_hash<K: Pod, V: Pod, Old: Pod + Into<V>>(
     let mut to: HashMap<MapData, K, V> = HashMap::try_from(kind(pinned(to, name)?)).map_err(in_map(name))?;
     let mut failed = None;
     HashWalk::<K, Old>::new(pinned(from, name)?, name).run(|key, old| {
-        if let Err(error) = to.insert(key, V::from(Into::into(*old)), 0) {
+        if let Err(error) = to.insert(key, Into::<V>::into(*old), 0) {
             failed = Some(error);
         }
     })?;

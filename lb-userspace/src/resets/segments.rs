@@ -143,7 +143,7 @@ pub fn to_client<A: Telling>(flow: &Flow<A>) -> Vec<OutFrame> {
     }
     let segments = for_client(&forward.seen, reply.as_ref().map(|reply| &reply.seen));
     let way = key.reversed();
-    segments.into_iter().map(|bare| frame::<A>(&forward.client, &packet(&way, bare), A::ETHERTYPE)).collect()
+    segments.into_iter().map(|bare| frame(&forward.client, &packet(&way, bare), A::ETHERTYPE)).collect()
 }
 
 /// The frames that tell the backend; none where its Ethernet address is not known, or it is this very node.
@@ -155,7 +155,7 @@ pub fn to_backend<A: Telling>(flow: &Flow<A>, backend: &BackendEntry, node: &Nod
     let segments = for_backend(&forward.seen, reply.as_ref().map(|reply| &reply.seen));
     let packets = segments.into_iter().map(|bare| packet(&forward.rewritten, bare));
     let frames = packets.map(|packet| match forward.mode {
-        MODE_NAT | MODE_DSR_L2 => Some(frame::<A>(&backend.hop, &packet, A::ETHERTYPE)),
+        MODE_NAT | MODE_DSR_L2 => Some(frame(&backend.hop, &packet, A::ETHERTYPE)),
         MODE_DSR_IPIP if backend.address.is_mapped() => {
             tunnelled::<A, Be32>(&backend.hop, &packet, node.v4, backend.address.low())
         }
@@ -241,10 +241,10 @@ fn tunnelled<A: Telling, O: Telling>(
     let mut outer = Vec::with_capacity(O::HEADER_LEN + packet.len());
     O::write(&header, &mut outer);
     outer.extend(packet);
-    Some(frame::<O>(hop, &outer, O::ETHERTYPE))
+    Some(frame(hop, &outer, O::ETHERTYPE))
 }
 
-fn frame<A: Address>(hop: &Hop, packet: &[u8], ethertype: Be16) -> OutFrame {
+fn frame(hop: &Hop, packet: &[u8], ethertype: Be16) -> OutFrame {
     let mut bytes = Vec::with_capacity(22 + packet.len());
     bytes.extend(hop.mac.octets());
     bytes.extend(hop.source.octets());

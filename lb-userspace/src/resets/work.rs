@@ -263,7 +263,11 @@ impl Teller {
         let mut backends: BTreeMap<BackendId, (BackendEntry, NodeEntry)> = BTreeMap::new();
         for round in 0..AGAIN_AFTER.len() {
             for _ in 0..AT_ONCE {
-                let Some((_, key)) = self.again[round].pop_front_if(|(at, _)| *at <= now) else { break };
+                let queue = &mut self.again[round];
+                if queue.front().is_none_or(|(at, _)| *at > now) {
+                    break;
+                }
+                let Some((_, key)) = queue.pop_front() else { break };
                 let Some(flow) = flows.flow(&key).filter(AnyFlow::is_severed) else { continue };
                 let id = flow.backend();
                 let (entry, node) = match backends.get(&id) {

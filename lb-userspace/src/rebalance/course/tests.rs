@@ -188,7 +188,7 @@ fn where_nobody_comes_back_or_all_come_back_to_the_same_it_ends() {
                 break;
             }
             Step::Reset(from) => {
-                from.into_iter().for_each(|(id, n)| course.was_reset(id, n.into(), world.now))
+                from.into_iter().for_each(|(id, n)| course.was_reset(id, n.into(), world.now));
             }
         }
         world.now += Duration::from_millis(100);
