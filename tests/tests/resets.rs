@@ -57,16 +57,14 @@ fn mass(v6: bool) -> Result<Mass, Box<dyn Error>> {
     let services = [Service::nat(vip(v6, 6443), OTHER_BACKENDS), Service::nat(vip(v6, 7443), DEAD..DEAD + 1)];
     let mass = Mass::load(&flows, &services)?;
     let mut runner = mass.runner();
-    let mut open = |first, service: SocketAddr, count| -> TestResult {
+    for (first, service, count) in
+        [(first(v6, 1), services[0].at, OTHERS), (first(v6, 2), services[1].at, CONDEMNED)]
+    {
         for n in 0..count {
             let opened = runner.open(client(first, n), service)?;
             opened.map_err(|action| format!("{service}, flow {n}: action {action}"))?;
         }
-        Ok(())
-    };
-    open(first(v6, 1), services[0].at, OTHERS)?;
-    open(first(v6, 2), services[1].at, CONDEMNED)?;
-    drop(open);
+    }
     Ok(mass)
 }
 
