@@ -28,7 +28,7 @@ use crate::topology::find_program;
 use trial::{INTERVAL, SLOW, Sample, TIMEOUT, Trial};
 
 /// What takes longer than this is not repeated.
-const LONG: Duration = Duration::from_secs(35);
+const LONG: Duration = Duration::from_secs(25);
 
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
@@ -351,6 +351,7 @@ mod tests {
             silent_at_end: 0,
             requests: 500,
             failed: broken / 2,
+            failed_how: BTreeMap::new(),
             slow: 1,
             outage_us: noticed_s * 100_000,
             failing_us: noticed_s * 100_000,

@@ -62,6 +62,8 @@ pub struct Sample {
     pub requests: usize,
     /// How many of them failed.
     pub failed: usize,
+    /// How they failed.
+    pub failed_how: BTreeMap<String, usize>,
     /// How many were answered late.
     pub slow: usize,
     /// The time without service: see [`crate::outage`].
@@ -260,6 +262,7 @@ impl<'a> Trial<'a> {
                 silent_at_end: 0,
                 requests: tally.begun(begin, end).count(),
                 failed: failures.len(),
+                failed_how: words(tally.begun(begin, end)),
                 slow: tally.begun(begin, end).filter(slow).count(),
                 outage_us: us(&tally.outage(begin, end)),
                 failing_us: failing.map_or(0, |(last, first)| last - first + us(&INTERVAL)),
@@ -335,6 +338,15 @@ fn now(probe: &ClientProcess) -> Duration {
 
 fn failure(outcome: &&Outcome) -> bool {
     outcome.result.is_err()
+}
+
+/// The failures by their words.
+fn words<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> BTreeMap<String, usize> {
+    let mut words = BTreeMap::new();
+    for why in outcomes.filter_map(|outcome| outcome.result.as_ref().err()) {
+        *words.entry(why.clone()).or_default() += 1;
+    }
+    words
 }
 
 /// Whether each of so many servers has its fair share, within [`MARGIN`].
