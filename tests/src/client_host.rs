@@ -236,7 +236,7 @@ impl ClientHost<'_> {
             command.arg("--reopen");
         }
         let log = self.lab.dir().join(format!("{}-streams.log", self.machine.name()));
-        Ok(Streams::start(self.machine, &mut command, &log, plan.count(), limit)?)
+        Streams::start(self.machine, &mut command, &log, plan.count(), limit)
     }
 
     /// Runs `curl --silent --show-error --cacert CA WORDS`.

@@ -461,7 +461,7 @@ mod tests {
     #[test]
     fn the_plain_service_is_balanced_as_the_api_servers_are() {
         let server = Server { name: "master1".to_owned(), address: [172, 16, 0, 4].into(), weight: None };
-        let text = haproxy_cfg(&[server.clone()], &[Family::V4]);
+        let text = haproxy_cfg(std::slice::from_ref(&server), &[Family::V4]);
         let heavy = haproxy_cfg(&[Server { weight: Some(7), ..server }], &[Family::V4]);
         assert!(heavy.contains("server master1 172.16.0.4:7000 check weight 7\n"), "{heavy}");
         let section = |name: &str| {

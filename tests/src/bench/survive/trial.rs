@@ -233,7 +233,9 @@ impl<'a> Trial<'a> {
             (tally.begun(end, u64::MAX).filter(failure).count(), last)
         });
         let words = format!("{account}, {silent} silent; last failure: {last:?}");
-        if account.broken.is_empty() && streams.read(|tally| tally.open()) == self.plan.count() as usize {
+        if account.broken.is_empty()
+            && streams.read(crate::streams::Tally::open) == self.plan.count() as usize
+        {
             self.streams = Some(streams);
         }
         Ok(Undone { broken: account.broken.len() + silent, failed, words })
