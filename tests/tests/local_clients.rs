@@ -49,7 +49,11 @@ fn counted(status: &Status, service: usize, what: &str) -> u64 {
 }
 
 fn redirected(lb: &LbNode) -> Result<u64, Box<dyn Error>> {
-    Ok(counted(&lb.status()?, 0, "redirected"))
+    counted_as(lb, "redirected")
+}
+
+fn counted_as(lb: &LbNode, outcome: &str) -> Result<u64, Box<dyn Error>> {
+    Ok(counted(&lb.status()?, 0, outcome))
 }
 
 /// Packets to backends that XDP on this node has sent.
@@ -236,7 +240,12 @@ fn no_connect_fails_while_the_daemon_is_killed_and_started_again_and_cleanup_tak
     drop(load);
     println!("{answered} answers");
     assert_eq!(hooks(lb)?, HOOKS);
-    assert!(counted >= answered as u64, "some went over the wire: {counted} of {answered} were redirected");
+    // On a busy machine a start can take longer than the hooks trust a dead daemon's tables; then they say so.
+    let late = counted_as(lb, "stale")?;
+    assert!(
+        counted + late >= answered as u64,
+        "some went over the wire: {counted} of {answered} were redirected, and {late} too late for that"
+    );
 
     lb.stop()?;
     let sent = forwarded(lab.lb(0))?;

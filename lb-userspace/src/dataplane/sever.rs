@@ -72,6 +72,7 @@ pub struct SeverFlows {
     loads: Array<MapData, Load>,
     backends: Array<MapData, BackendEntry>,
     node: Array<MapData, NodeEntry>,
+    pulse: Array<MapData, PulseEntry>,
 }
 
 struct Walks {
@@ -79,7 +80,6 @@ struct Walks {
     established6: HashWalk<FlowKey<Be128>, FlowEntry<Be128>>,
     half_open4: HashWalk<FlowKey<Be32>, FlowEntry<Be32>>,
     half_open6: HashWalk<FlowKey<Be128>, FlowEntry<Be128>>,
-    pulse: Array<MapData, PulseEntry>,
 }
 
 impl SeverTables {
@@ -95,7 +95,6 @@ impl SeverTables {
                 established6: HashWalk::new(open("ESTABLISHED6")?, "ESTABLISHED6"),
                 half_open4: HashWalk::new(open("HALF_OPEN4")?, "HALF_OPEN4"),
                 half_open6: HashWalk::new(open("HALF_OPEN6")?, "HALF_OPEN6"),
-                pulse: Array::try_from(array("PULSE")?).map_err(in_map("PULSE"))?,
             },
             flows: SeverFlows {
                 established4: HashMap::try_from(hash("ESTABLISHED4")?).map_err(in_map("ESTABLISHED4"))?,
@@ -105,6 +104,7 @@ impl SeverTables {
                 loads: Array::try_from(array("LOADS")?).map_err(in_map("LOADS"))?,
                 backends: Array::try_from(array("BACKENDS")?).map_err(in_map("BACKENDS"))?,
                 node: Array::try_from(array("NODE")?).map_err(in_map("NODE"))?,
+                pulse: Array::try_from(array("PULSE")?).map_err(in_map("PULSE"))?,
             },
         })
     }
@@ -120,7 +120,7 @@ impl SeverTables {
         each: &mut dyn FnMut(&mut SeverFlows, Found),
     ) -> Result<(), DataplaneError> {
         let Self { walks, flows } = self;
-        let clock = walks.pulse.get(&0, 0).map_err(in_map("PULSE"))?.flow_clock;
+        let clock = flows.clock()?;
         let wanted = |backend, direction, flags| {
             direction == TO_BACKEND && flags & SEEN_SEVERED == 0 && backends.contains(&backend)
         };
@@ -168,11 +168,19 @@ impl SeverFlows {
 
     /// Marks an open flow of this backend in every direction: from now on XDP answers its packets with a RST. Returns the
     /// flow as it was before, `None` where there is none (any more).
-    pub fn sever(&mut self, key: &AnyKey, backend: BackendId) -> Option<AnyFlow> {
-        match key {
-            AnyKey::V4(key) => mark(&mut self.established4, key, backend).map(AnyFlow::V4),
-            AnyKey::V6(key) => mark(&mut self.established6, key, backend).map(AnyFlow::V6),
-        }
+    ///
+    /// # Errors
+    /// Where the flow clock cannot be read.
+    pub fn sever(&mut self, key: &AnyKey, backend: BackendId) -> Result<Option<AnyFlow>, DataplaneError> {
+        let clock = self.clock()?;
+        Ok(match key {
+            AnyKey::V4(key) => mark(&mut self.established4, key, backend, clock).map(AnyFlow::V4),
+            AnyKey::V6(key) => mark(&mut self.established6, key, backend, clock).map(AnyFlow::V6),
+        })
+    }
+
+    fn clock(&self) -> Result<u32, DataplaneError> {
+        Ok(self.pulse.get(&0, 0).map_err(in_map("PULSE"))?.flow_clock)
     }
 
     /// Takes flows that no longer are from their backends' loads.
@@ -265,8 +273,14 @@ where
     Some(Flow { key: *key, forward, reply })
 }
 
-/// What the data plane counts between our reading and our writing is lost: a packet or two of a flow that ends.
-fn mark<A: Address>(table: &mut Table<A>, key: &FlowKey<A>, backend: BackendId) -> Option<Flow<A>>
+/// What the data plane counts between our reading and our writing is lost: a packet or two of a flow that ends. It is
+/// remembered from now on as one that has just ended, however long it had been idle.
+fn mark<A: Address>(
+    table: &mut Table<A>,
+    key: &FlowKey<A>,
+    backend: BackendId,
+    clock: u32,
+) -> Option<Flow<A>>
 where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
@@ -274,6 +288,7 @@ where
     let flow = look_up(table, key).filter(|flow| flow.forward.backend == backend && flow.is_open())?;
     let severed = |mut entry: FlowEntry<A>| {
         entry.seen.flags |= SEEN_SEVERED;
+        entry.seen.at = clock;
         entry
     };
     table.insert(key, severed(flow.forward), ONLY_IF_THERE).ok()?;

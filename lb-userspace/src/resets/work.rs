@@ -214,7 +214,7 @@ impl Teller {
         backend: BackendId,
         ended: &mut Ended,
     ) -> Result<bool, DataplaneError> {
-        let Some(flow) = flows.sever(key, backend) else { return Ok(false) };
+        let Some(flow) = flows.sever(key, backend)? else { return Ok(false) };
         *ended.unloaded.entry(backend).or_default() += i64::from(flow.counts());
         let (entry, node) = match ended.backends.get(&backend) {
             Some(known) => known,
