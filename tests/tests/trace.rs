@@ -97,7 +97,8 @@ fn text<'a>(value: &'a Value, path: &str) -> &'a str {
 
 #[test]
 fn each_decision_is_told_in_order_with_both_packets_and_its_reason() -> TestResult {
-    let lab = running_lab(2, |_| ())?;
+    // A lone packet is nobody's then, instead of one of the former owner's flows.
+    let lab = running_lab(2, |node| node.flows.push("rebuild = \"0s\"".to_owned()))?;
     let client = lab.client_address(Family::V4).to_string();
     let trace = Tool::start(&lab, "trace", &["trace", "--json", "--client", &client])?;
     curl(&lab)?;
