@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -114,6 +115,8 @@ impl Node {
     fn set_clock(&mut self, clock: u32) {
         let pulse = PulseEntry { heartbeat_ns: u64::MAX, flow_clock: clock, _pad: 0 };
         self.plane.dataplane().set_pulse(pulse).expect("the map can be written");
+        // The store does not read it for each flow.
+        sleep(Duration::from_millis(100));
     }
 
     /// A packet of the client's, and one of the backend's, go where they went on the other node.
