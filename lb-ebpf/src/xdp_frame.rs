@@ -59,7 +59,7 @@ impl<'a> XdpFrame<'a> {
         // SAFETY: the context is the one that the kernel called us with, and a key begins with as many bytes as its
         // family's tuple has (asserted above), which the helper only reads.
         let socket = unsafe {
-            bpf_skc_lookup_tcp(self.context.ctx.cast(), tuple, len, BPF_F_CURRENT_NETNS as i64 as u64, 0)
+            bpf_skc_lookup_tcp(self.context.ctx.cast(), tuple, len, i64::from(BPF_F_CURRENT_NETNS) as u64, 0)
         };
         if socket.is_null() {
             return None;

@@ -1,7 +1,7 @@
 //! Rebalance: after an API server is back, connections move there, no more of them and no faster than they should. Real
 //! connections through a real `xvip`. Needs root, for the network namespaces.
 //!
-//! Runner: threads 1, alone, minutes 10
+//! Runner: threads 1, minutes 10
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -1,7 +1,7 @@
 //! Planned restarts: the daemon leaves, its successor goes on, and nobody notices: neither clients, nor the other node,
 //! whether that is xvip or keepalived, nor whoever asks for the VIP's Ethernet address. Needs root.
 //!
-//! Runner: threads 1, alone, minutes 12
+//! Runner: threads 1, minutes 12
 
 #[path = "failover/keepalived.rs"]
 mod keepalived;
