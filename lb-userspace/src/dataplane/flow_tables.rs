@@ -41,8 +41,8 @@ where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
 {
-    half_open: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
-    established: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+    half_open: Table<A>,
+    established: Table<A>,
     walk_half_open: HashWalk<FlowKey<A>, FlowEntry<A>>,
     walk_established: HashWalk<FlowKey<A>, FlowEntry<A>>,
 }
@@ -150,11 +150,10 @@ where
     FlowEntry<A>: Pod,
 {
     fn open(maps: &Path, half_open: &'static str, established: &'static str) -> Result<Self, DataplaneError> {
-        let lru = Map::LruHashMap(pinned(maps, half_open)?);
-        let hash = Map::HashMap(pinned(maps, established)?);
+        let (half_open_table, established_table) = open_levels(maps, half_open, established)?;
         Ok(Self {
-            half_open: HashMap::try_from(lru).map_err(in_map(half_open))?,
-            established: HashMap::try_from(hash).map_err(in_map(established))?,
+            half_open: half_open_table,
+            established: established_table,
             walk_half_open: HashWalk::new(pinned(maps, half_open)?, half_open),
             walk_established: HashWalk::new(pinned(maps, established)?, established),
         })
@@ -231,6 +230,27 @@ where
         }
         Ok(())
     }
+}
+
+/// A table of flows.
+pub(super) type Table<A> = HashMap<MapData, FlowKey<A>, FlowEntry<A>>;
+
+/// Opens the pinned tables of a family: that of half-open flows, and that of established ones.
+pub(super) fn open_levels<A>(
+    maps: &Path,
+    half_open: &'static str,
+    established: &'static str,
+) -> Result<(Table<A>, Table<A>), DataplaneError>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    let lru = Map::LruHashMap(pinned(maps, half_open)?);
+    let hash = Map::HashMap(pinned(maps, established)?);
+    Ok((
+        HashMap::try_from(lru).map_err(in_map(half_open))?,
+        HashMap::try_from(hash).map_err(in_map(established))?,
+    ))
 }
 
 /// The other entry of a flow that has one; the entry's own key would be found otherwise.

@@ -17,7 +17,7 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError},
+    maps::{Array, Map, MapData, MapError},
 };
 use lb_common::{
     family::Address,
@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 use super::{
     DataplaneError, FlowEvents,
-    flow_tables::{other_direction, pinned},
+    flow_tables::{Table, open_levels, other_direction, pinned},
     hash_walk::HashWalk,
     in_map, maps_path,
 };
@@ -92,8 +92,8 @@ where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
 {
-    half_open: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
-    established: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+    half_open: Table<A>,
+    established: Table<A>,
     walk: HashWalk<FlowKey<A>, FlowEntry<A>>,
 }
 
@@ -206,11 +206,10 @@ where
     FlowEntry<A>: Pod,
 {
     fn open(maps: &Path, half_open: &'static str, established: &'static str) -> Result<Self, DataplaneError> {
-        let lru = Map::LruHashMap(pinned(maps, half_open)?);
-        let hash = Map::HashMap(pinned(maps, established)?);
+        let (half_open_table, established_table) = open_levels(maps, half_open, established)?;
         Ok(Self {
-            half_open: HashMap::try_from(lru).map_err(in_map(half_open))?,
-            established: HashMap::try_from(hash).map_err(in_map(established))?,
+            half_open: half_open_table,
+            established: established_table,
             walk: HashWalk::new(pinned(maps, established)?, established),
         })
     }

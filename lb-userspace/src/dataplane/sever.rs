@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData},
+    maps::{Array, Map, MapData},
 };
 use lb_common::{
     family::Address,
@@ -18,7 +18,12 @@ use lb_common::{
     wire::{Be16, Be32, Be128},
 };
 
-use super::{DataplaneError, hash_walk::HashWalk, in_map};
+use super::{
+    DataplaneError,
+    flow_tables::{Table, open_levels, pinned},
+    hash_walk::HashWalk,
+    in_map,
+};
 use crate::{
     flows::has_reply,
     resets::{FlowId, segments::Flow},
@@ -65,10 +70,10 @@ pub struct SeverTables {
 
 /// The established flows and what they depend on.
 pub struct SeverFlows {
-    established4: HashMap<MapData, FlowKey<Be32>, FlowEntry<Be32>>,
-    established6: HashMap<MapData, FlowKey<Be128>, FlowEntry<Be128>>,
-    half_open4: HashMap<MapData, FlowKey<Be32>, FlowEntry<Be32>>,
-    half_open6: HashMap<MapData, FlowKey<Be128>, FlowEntry<Be128>>,
+    established4: Table<Be32>,
+    established6: Table<Be128>,
+    half_open4: Table<Be32>,
+    half_open6: Table<Be128>,
     loads: Array<MapData, Load>,
     backends: Array<MapData, BackendEntry>,
     node: Array<MapData, NodeEntry>,
@@ -85,9 +90,9 @@ struct Walks {
 impl SeverTables {
     /// Opens the pinned tables in the directory `maps`.
     pub(super) fn open(maps: &Path) -> Result<Self, DataplaneError> {
-        let open = |name| MapData::from_pin(maps.join(name)).map_err(in_map(name));
-        let hash = |name| Ok::<_, DataplaneError>(Map::HashMap(open(name)?));
-        let lru = |name| Ok::<_, DataplaneError>(Map::LruHashMap(open(name)?));
+        let open = |name| pinned(maps, name);
+        let (half_open4, established4) = open_levels(maps, "HALF_OPEN4", "ESTABLISHED4")?;
+        let (half_open6, established6) = open_levels(maps, "HALF_OPEN6", "ESTABLISHED6")?;
         let array = |name| Ok::<_, DataplaneError>(Map::Array(open(name)?));
         Ok(Self {
             walks: Walks {
@@ -97,10 +102,10 @@ impl SeverTables {
                 half_open6: HashWalk::new(open("HALF_OPEN6")?, "HALF_OPEN6"),
             },
             flows: SeverFlows {
-                established4: HashMap::try_from(hash("ESTABLISHED4")?).map_err(in_map("ESTABLISHED4"))?,
-                established6: HashMap::try_from(hash("ESTABLISHED6")?).map_err(in_map("ESTABLISHED6"))?,
-                half_open4: HashMap::try_from(lru("HALF_OPEN4")?).map_err(in_map("HALF_OPEN4"))?,
-                half_open6: HashMap::try_from(lru("HALF_OPEN6")?).map_err(in_map("HALF_OPEN6"))?,
+                established4,
+                established6,
+                half_open4,
+                half_open6,
                 loads: Array::try_from(array("LOADS")?).map_err(in_map("LOADS"))?,
                 backends: Array::try_from(array("BACKENDS")?).map_err(in_map("BACKENDS"))?,
                 node: Array::try_from(array("NODE")?).map_err(in_map("NODE"))?,
@@ -257,8 +262,6 @@ impl AnyFlow {
         }
     }
 }
-
-type Table<A> = HashMap<MapData, FlowKey<A>, FlowEntry<A>>;
 
 fn look_up<A: Address>(table: &Table<A>, key: &FlowKey<A>) -> Option<Flow<A>>
 where
