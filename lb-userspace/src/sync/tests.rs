@@ -304,7 +304,8 @@ fn tap(to: SocketAddr, limit: usize) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
     let keep = heard.clone();
     thread::spawn(move || {
         for dialler in listener.incoming() {
-            let (Ok(mut dialler), Ok(mut called)) = (dialler, TcpStream::connect(to)) else { return };
+            // Nobody may listen there yet: the next dial will do.
+            let (Ok(mut dialler), Ok(mut called)) = (dialler, TcpStream::connect(to)) else { continue };
             let (mut back, mut forth) =
                 (called.try_clone().expect("a clone"), dialler.try_clone().expect("a clone"));
             thread::spawn(move || {
