@@ -12,6 +12,7 @@ pub mod drift;
 pub mod flows;
 pub mod health;
 pub mod heartbeat;
+pub mod import;
 pub mod maglev;
 pub mod netlink;
 pub mod pcapng;
