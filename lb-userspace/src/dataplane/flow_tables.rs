@@ -24,7 +24,7 @@ use crate::flows::{self, Flow, Phase, Timeouts};
 
 /// What this process removed, by backend. Only user space reads and writes it, so the object does not have it; it is
 /// pinned with the others to outlive the process.
-const TOTALS: &str = "TOTALS";
+pub(super) const TOTALS: &str = "TOTALS";
 
 /// The flow tables, for a thread of their own: walking a million flows takes seconds.
 pub struct FlowTables {
