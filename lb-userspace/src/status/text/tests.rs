@@ -345,3 +345,57 @@ fn what_was_said_heard_and_not_used_is_told() {
          other-addresses 2; not sent: 1 (Network is down); authentication password"
     );
 }
+
+#[test]
+fn every_line_fits_the_screen_and_nothing_that_matters_is_lost() {
+    let mut status = status();
+    status.services[0].backends[1].reason = "connection refused".into();
+    status.problems.push(
+        "the clock of this node is not synchronised, which auth_hmac needs, and so on and so on".into(),
+    );
+    let now = humantime::parse_rfc3339("2026-01-02T03:09:05.678Z").ok();
+    for width in [80, 100, 120, 200] {
+        let screen = Screen { look: Look::Terminal, width: Some(width), now, ..Screen::PIPE };
+        let text = render(&status, &screen);
+        for line in text.lines() {
+            assert!(line.chars().count() <= width.into(), "{width}: {line}");
+        }
+        assert!(text.starts_with("vrrp main: active for 5m: active router silent for 700 ms"), "{text}");
+        for part in ["m1", "m2", "down (dead)", "connection refused", "for 5m"] {
+            assert!(text.contains(part), "{width}: {part} in\n{text}");
+        }
+    }
+    let narrow = render(&status, &Screen { look: Look::Terminal, width: Some(80), now, ..Screen::PIPE });
+    assert!(narrow.contains("\nm2: down (dead) for 5m: connection refused\n"), "{narrow}");
+}
+
+#[test]
+fn a_daemon_that_is_down_is_said_first_with_what_that_means() {
+    let mut status = status();
+    status.daemon = DaemonState::Down;
+    status.problems = vec!["the daemon is down: nobody answers".into(), "no names".into()];
+    let vip = |vip: &str, present, silenced| VipWithoutDaemon {
+        vip: vip.into(),
+        vrrp: Some("main".into()),
+        present,
+        silenced,
+    };
+    status.without_daemon = Some(WithoutDaemon {
+        why: "nobody answers".into(),
+        since: Some("2026-01-02T03:04:05.678Z".into()),
+        forwarding: true,
+        vips: vec![vip("10.0.0.1", true, true), vip("10.0.0.2", true, false), vip("10.0.0.3", false, true)],
+    });
+    let text = render(&status, &Screen::PIPE);
+    let expected = "the daemon is down: nobody answers\n  \
+        its last sign of life: 2026-01-02T03:04:05.678Z\n  \
+        XDP goes on forwarding, to the backends that the daemon last chose; nobody checks them\n  \
+        10.0.0.1 (vrrp main) is on this node, which no longer answers for it: another node can take it over\n  \
+        10.0.0.2 (vrrp main) is on this node, which answers for it\n  \
+        10.0.0.3 (vrrp main) is not on this node\n  \
+        no names\n  `systemctl start xvip`";
+    assert!(text.starts_with(expected), "{text}");
+    assert!(text.contains("service api:") && !text.contains("vrrp main: active"), "{text}");
+    status.without_daemon.as_mut().expect("set").forwarding = false;
+    assert!(render(&status, &Screen::PIPE).contains("XDP is not attached: nothing is forwarded"));
+}
