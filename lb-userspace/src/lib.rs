@@ -27,6 +27,7 @@ pub mod status;
 pub mod steering;
 pub mod succession;
 pub mod sync;
+pub mod top;
 pub mod trace;
 pub mod track;
 pub mod vrrp;

@@ -8,7 +8,9 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use super::{backend, capture, check, cleanup, flows, rebalance, reload, run, schema, status, trace, vip};
+use super::{
+    backend, capture, check, cleanup, flows, rebalance, reload, run, schema, status, top, trace, vip,
+};
 use crate::config::model::DEFAULT_SOCKET;
 
 /// Exit code for a wrong command line or a wrong configuration. 0 is done, 1 is failed at run time.
@@ -30,6 +32,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show who owns the VIP and why, each backend, and what becomes of the packets
     Status(status::StatusArgs),
+    /// The same, live, with keys that drain and enable backends and move the VIP
+    Top(top::TopArgs),
     /// List the flows, with their backends and NAT ports; also while the daemon is down
     Flows(flows::FlowsArgs),
     /// Show each decision that the data plane takes for a client's packets; also while the daemon is down
@@ -69,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Flows(args) => flows::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Capture(args) => capture::run(&args),
@@ -118,6 +123,10 @@ mod tests {
             "xvip run --config /tmp/x.toml --socket /tmp/x.sock",
             "xvip check --config /tmp/x.toml --json",
             "xvip status --json --socket /tmp/x.sock",
+            "xvip status --config /tmp/x.toml",
+            "xvip top",
+            "xvip top --interval 500ms --config /tmp/x.toml --socket /tmp/x.sock",
+            "xvip flows --sort bytes --limit 20",
             "xvip flows --config /tmp/x.toml --client 10.0.0.0/8 --backend m1 --json",
             "xvip flows --client fd00::7",
             "xvip trace --client 10.0.0.7:4000",
@@ -154,6 +163,8 @@ mod tests {
             "xvip trace",
             "xvip trace --client m1",
             "xvip capture",
+            "xvip top --interval 1ms",
+            "xvip flows --sort size",
             "xvip vip",
             "xvip vip move",
             "xvip vip release one two",

@@ -11,5 +11,6 @@ pub mod reload;
 pub mod run;
 pub mod schema;
 pub mod status;
+pub mod top;
 pub mod trace;
 pub mod vip;
