@@ -3,6 +3,9 @@
 //! The types here cannot hold a wrong value: a port is not 0, a VRID is 1 to 255, a reference to a VRRP instance
 //! exists. Every default of the file is a constant of this module and is written nowhere else.
 
+mod hook;
+mod log;
+
 use std::{
     net::{IpAddr, SocketAddr},
     num::{NonZeroU8, NonZeroU16},
@@ -11,6 +14,11 @@ use std::{
 };
 
 use serde::{Serialize, Serializer};
+
+pub use self::{
+    hook::{DEFAULT_HOOK_TIMEOUT, DEFAULT_HOOK_TOPICS, DEFAULT_HOOK_USER, Hook, HookAction, Topic},
+    log::{Log, LogFormat, LogLevel, LogTarget},
+};
 
 /// Where `xvip` looks for its configuration without `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/xvip/xvip.toml";
@@ -146,6 +154,11 @@ pub struct Config {
     /// `[sync]`; without it every node keeps its flows to itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sync: Option<Sync>,
+    /// `[log]`
+    pub log: Log,
+    /// `[[notify]]`, in the file's order.
+    #[serde(rename = "notify")]
+    pub hooks: Vec<Hook>,
 }
 
 /// `[node]`: this machine.

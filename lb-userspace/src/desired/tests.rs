@@ -10,7 +10,7 @@ use proptest::{collection, prelude::*};
 use super::*;
 use crate::{
     config::model::{
-        Check, Flows, Health, LocalClients, Node, OnDown, Rebalance, Vip, VrrpInstance, XdpMode,
+        Check, Flows, Health, LocalClients, Log, Node, OnDown, Rebalance, Vip, VrrpInstance, XdpMode,
     },
     reconcile::{Observed, diff},
 };
@@ -129,6 +129,8 @@ pub(crate) fn config(services: Vec<Service>) -> Config {
             rebuild: Duration::ZERO,
         },
         sync: None,
+        log: Log::default(),
+        hooks: Vec::new(),
     }
 }
 
