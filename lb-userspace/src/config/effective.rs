@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::{
     model::{
-        AntiReplay, AuthHmac, Backend, Check, Config, Flows, Health, HmacKey, Hook, HookAction, Log,
-        LogTarget, Mode, Node, Rebalance, Service, Sync, TlsVerify, Track, Tracked, VrrpInstance,
-        VrrpVersion, duration_text,
+        AntiReplay, AuthHmac, Backend, Check, Config, ConnectionLog, Flows, Health, HmacKey, Hook, HookAction,
+        Log, LogTarget, Mode, Node, Rebalance, Service, Sync, TlsVerify, Track, Tracked, VrrpInstance,
+        VrrpVersion, duration_text, size_text,
     },
     schema::{HMAC_MASK, PASS_MASK},
 };
@@ -17,12 +17,13 @@ use super::{
 /// passwords and secrets, which are masked.
 pub fn effective(config: &Config) -> String {
     // Each struct is taken apart completely, so that a new field does not compile until it is written here.
-    let Config { node, services, vrrp, flows, sync, log, hooks } = config;
+    let Config { node, services, vrrp, flows, connection_log, sync, log, hooks } = config;
     let mut out = Writer(String::new());
     out.node(node);
     services.iter().for_each(|service| out.service(service));
     vrrp.iter().for_each(|instance| out.vrrp(instance));
     out.flows(flows);
+    out.connection_log(connection_log);
     sync.iter().for_each(|sync| out.sync(sync));
     out.log(*log);
     hooks.iter().for_each(|hook| out.hook(hook));
@@ -89,6 +90,7 @@ impl Writer {
             new_connections_burst,
             on_down,
             reset_rate,
+            connection_log,
             rebalance,
             health,
             backends,
@@ -116,6 +118,7 @@ impl Writer {
         }
         self.key("on_down", on_down);
         self.key("reset_rate", reset_rate);
+        self.key("connection_log", connection_log);
         self.health(health);
         self.rebalance(*rebalance);
         for Backend { name, address, weight, max_connections } in backends {
@@ -280,6 +283,16 @@ impl Writer {
         self.key("sources_max", sources_max);
         self.key("idle_timeout", duration_text(*idle_timeout));
         self.key("rebuild", duration_text(*rebuild));
+    }
+
+    fn connection_log(&mut self, log: &ConnectionLog) {
+        let ConnectionLog { directory, skip_empty, max_size, files, journal } = log;
+        self.header("[connection_log]");
+        self.path("directory", Some(directory));
+        self.key("skip_empty", skip_empty);
+        self.key("max_size", size_text(*max_size));
+        self.key("files", files);
+        self.key("journal", journal);
     }
 
     fn sync(&mut self, Sync { listen, peers, key_file, keys: _, bandwidth }: &Sync) {

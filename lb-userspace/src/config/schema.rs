@@ -22,19 +22,20 @@ use super::{
     agreement,
     kinds::{
         ANY, BACKEND_ADDRESS, Flag, INTERFACE, LISTEN, List, NAME, OneOf, PATH, PERCENT, PIN_PATH, PREFIX,
-        Time, URL_PATH, VIP, Whole,
+        Size, Time, URL_PATH, VIP, Whole,
     },
     model::{
-        Backend, Balance, Check, CheckKind, Config, DEFAULT_DOWN_INTERVAL, DEFAULT_EXPECT_STATUS,
-        DEFAULT_FALL, DEFAULT_FAST_INTERVAL, DEFAULT_FLOWS_MAX, DEFAULT_HEALTH_PATH, DEFAULT_IDLE_TIMEOUT,
+        Backend, Balance, CONNECTION_LOG_SIZES, Check, CheckKind, Config, ConnectionLog,
+        DEFAULT_CONNECTION_LOG, DEFAULT_DOWN_INTERVAL, DEFAULT_EXPECT_STATUS, DEFAULT_FALL,
+        DEFAULT_FAST_INTERVAL, DEFAULT_FLOWS_MAX, DEFAULT_HEALTH_PATH, DEFAULT_IDLE_TIMEOUT,
         DEFAULT_INTERVAL, DEFAULT_MAX_CONNECTIONS, DEFAULT_NEW_CONNECTIONS_PER_SOURCE, DEFAULT_OBSERVE,
         DEFAULT_PIN_PATH, DEFAULT_REBALANCE_FLOOR, DEFAULT_REBALANCE_MARGIN, DEFAULT_REBALANCE_RATE,
         DEFAULT_REBUILD, DEFAULT_RESET_RATE, DEFAULT_RISE, DEFAULT_SLOW_START, DEFAULT_SLOW_START_RATE,
         DEFAULT_SOURCES_MAX, DEFAULT_SYNC_BANDWIDTH, DEFAULT_TIMEOUT, DEFAULT_WEIGHT, Flows, Health,
-        LocalClients, MAX_ENTRIES, MAX_NEW_CONNECTIONS, MAX_RESET_RATE, MAX_SYNC_BANDWIDTH, MAX_WEIGHT,
-        MIN_ENTRIES, Mode, Node, OnAllDown, OnAllFull, OnDown, Prefix, Rebalance, RebalanceMode, Service,
-        Snat, Sync, SyncKeys, TlsVerify, Verify, Vip, XdpMode, default_half_open_max,
-        default_new_connections_burst,
+        LocalClients, MAX_CONNECTION_LOG_FILES, MAX_ENTRIES, MAX_NEW_CONNECTIONS, MAX_RESET_RATE,
+        MAX_SYNC_BANDWIDTH, MAX_WEIGHT, MIN_ENTRIES, Mode, Node, OnAllDown, OnAllFull, OnDown, Prefix,
+        Rebalance, RebalanceMode, Service, Snat, Sync, SyncKeys, TlsVerify, Verify, Vip, XdpMode,
+        default_half_open_max, default_new_connections_burst,
     },
     parse::Facts,
     pem,
@@ -104,6 +105,7 @@ pub(super) struct ServiceDraft {
     new_connections_burst: u32,
     on_down: OnDown,
     reset_rate: u32,
+    connection_log: bool,
     rebalance: Rebalance,
     health: Health,
     pub(super) backends: Vec<BackendDraft>,
@@ -148,6 +150,7 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
     let instances: Vec<VrrpDraft> =
         root.tables("vrrp").into_iter().map(|table| vrrp::instance(table, facts)).collect();
     let flows = flows(root.table_or_empty("flows"));
+    let connection_log = connection_log(root.table_or_empty("connection_log"));
     let sync = root.table("sync").map(|table| sync(table, facts));
     root.table("http").into_iter().for_each(http);
     let log = log::log(root.table_or_empty("log"));
@@ -169,6 +172,7 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
         services: services.into_iter().map(ServiceDraft::finished).collect::<Option<_>>()?,
         vrrp: instances.into_iter().map(VrrpDraft::finished).collect::<Option<_>>()?,
         flows,
+        connection_log,
         sync: match sync {
             Some(sync) => Some(sync.finished()?),
             None => None,
@@ -237,6 +241,18 @@ fn flows(t: Table<'_>) -> Flows {
     Flows { max, half_open_max, sources_max, idle_timeout, rebuild }
 }
 
+fn connection_log(t: Table<'_>) -> ConnectionLog {
+    let default = ConnectionLog::default();
+    let (smallest, largest) = CONNECTION_LOG_SIZES;
+    let directory = t.read("directory", PATH).or(default.directory).value;
+    let skip_empty = t.read("skip_empty", Flag).or(default.skip_empty).value;
+    let max_size = t.read("max_size", Size(smallest..=largest)).or(default.max_size).value;
+    let files = t.read("files", Whole(1..=MAX_CONNECTION_LOG_FILES)).or(default.files).value;
+    let journal = t.read("journal", Flag).or(default.journal).value;
+    t.finish();
+    ConnectionLog { directory, skip_empty, max_size, files, journal }
+}
+
 fn service(t: Table<'_>, facts: &Facts<'_>) -> ServiceDraft {
     let name = t.read("name", NAME).required("\"kube-apiserver\"");
     let vip = t.read("vip", VIP).required("\"172.16.0.10/24\"");
@@ -261,6 +277,7 @@ fn service(t: Table<'_>, facts: &Facts<'_>) -> ServiceDraft {
         new_connections_burst,
         on_down: t.read("on_down", ON_DOWN).or(OnDown::default()).value,
         reset_rate: t.read("reset_rate", Whole(0..=MAX_RESET_RATE)).or(DEFAULT_RESET_RATE).value,
+        connection_log: t.read("connection_log", Flag).or(DEFAULT_CONNECTION_LOG).value,
         rebalance: t.table("rebalance").map(rebalance).unwrap_or_default(),
         health: health(t.table_or_empty("health"), facts),
         backends: t.tables("backend").into_iter().map(backend).collect(),
@@ -291,6 +308,7 @@ impl ServiceDraft {
             new_connections_burst: self.new_connections_burst,
             on_down: self.on_down,
             reset_rate: self.reset_rate,
+            connection_log: self.connection_log,
             rebalance: self.rebalance,
             health: self.health,
             backends: self.backends.into_iter().map(BackendDraft::finished).collect::<Option<_>>()?,
