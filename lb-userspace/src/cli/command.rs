@@ -1,10 +1,14 @@
 //! The commands of `xvip`, and what its exit codes mean.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
-use super::{backend, capture, check, cleanup, flows, rebalance, reload, run, status, trace, vip};
+use super::{backend, capture, check, cleanup, flows, rebalance, reload, run, schema, status, trace, vip};
 use crate::config::model::DEFAULT_SOCKET;
 
 /// Exit code for a wrong command line or a wrong configuration. 0 is done, 1 is failed at run time.
@@ -54,7 +58,14 @@ pub struct SocketArgs {
 
 /// Parses the command line and carries it out. A wrong one ends the process with code 2.
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => match schema::Asked::of(&error) {
+            Some(schema::Asked(text)) => return print(text),
+            None => error.exit(),
+        },
+    };
+    match command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
         Command::Status(args) => status::run(&args),
@@ -66,6 +77,15 @@ pub fn main() -> ExitCode {
         Command::Rebalance(args) => rebalance::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // `xvip status --json-schema | head`
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => failed(&error.into()),
     }
 }
 
