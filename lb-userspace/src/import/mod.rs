@@ -9,6 +9,7 @@
 //!        +-> Ledger: what became of each line <-----------------+--> report
 //! ```
 
+pub mod haproxy;
 pub mod incumbent;
 pub mod ledger;
 pub mod source;
