@@ -120,7 +120,7 @@ pub(super) struct Source<'s> {
 /// is misspelt or stands in the wrong table.
 pub(super) fn may_hold_secret(text: &str) -> bool {
     let key = text.split('=').next().unwrap_or_default().trim();
-    matches!(key, "key" | "value")
+    matches!(key, "key" | "value" | "url")
         || ["auth", "pass", "secret", "hex:", "value =", "value="].iter().any(|word| text.contains(word))
 }
 

@@ -3,6 +3,9 @@
 //! The types here cannot hold a wrong value: a port is not 0, a VRID is 1 to 255, a reference to a VRRP instance
 //! exists. Every default of the file is a constant of this module and is written nowhere else.
 
+mod hook;
+mod log;
+
 use std::{
     net::{IpAddr, SocketAddr},
     num::{NonZeroU8, NonZeroU16},
@@ -12,6 +15,11 @@ use std::{
 
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
+
+pub use self::{
+    hook::{DEFAULT_HOOK_TIMEOUT, DEFAULT_HOOK_TOPICS, DEFAULT_HOOK_USER, Hook, HookAction, Topic},
+    log::{Log, LogFormat, LogLevel, LogTarget},
+};
 
 /// Where `xvip` looks for its configuration without `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/xvip/xvip.toml";
@@ -59,6 +67,22 @@ pub const DEFAULT_SLOW_START_RATE: u32 = 100;
 pub const DEFAULT_OBSERVE: bool = false;
 /// Default of `flows.rebuild`: longer than the pings of those who hold connections open.
 pub const DEFAULT_REBUILD: Duration = Duration::from_secs(5 * 60);
+/// Default of `service.connection_log`.
+pub const DEFAULT_CONNECTION_LOG: bool = false;
+/// Default of `connection_log.directory`.
+pub const DEFAULT_CONNECTION_LOG_DIRECTORY: &str = "/var/log/xvip";
+/// Default of `connection_log.skip_empty`.
+pub const DEFAULT_SKIP_EMPTY: bool = false;
+/// Default of `connection_log.max_size`, in bytes.
+pub const DEFAULT_CONNECTION_LOG_SIZE: u64 = 100_000_000;
+/// The smallest and the largest `connection_log.max_size`, in bytes.
+pub const CONNECTION_LOG_SIZES: (u64, u64) = (100_000, 10_000_000_000);
+/// Default of `connection_log.files`.
+pub const DEFAULT_CONNECTION_LOG_FILES: u32 = 10;
+/// The largest.
+pub const MAX_CONNECTION_LOG_FILES: u32 = 1000;
+/// Default of `connection_log.journal`.
+pub const DEFAULT_CONNECTION_LOG_JOURNAL: bool = false;
 /// Default of `sync.bandwidth`, in Mbit/s.
 pub const DEFAULT_SYNC_BANDWIDTH: u32 = 200;
 /// The largest.
@@ -144,9 +168,16 @@ pub struct Config {
     pub vrrp: Vec<VrrpInstance>,
     /// `[flows]`
     pub flows: Flows,
+    /// `[connection_log]`
+    pub connection_log: ConnectionLog,
     /// `[sync]`; without it every node keeps its flows to itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sync: Option<Sync>,
+    /// `[log]`
+    pub log: Log,
+    /// `[[notify]]`, in the file's order.
+    #[serde(rename = "notify")]
+    pub hooks: Vec<Hook>,
 }
 
 /// `[node]`: this machine.
@@ -309,6 +340,8 @@ pub struct Service {
     pub on_down: OnDown,
     /// How many of them are reset in a second, at most [`MAX_RESET_RATE`]; 0 is no limit.
     pub reset_rate: u32,
+    /// Whether the connection log has its connections.
+    pub connection_log: bool,
     /// Whether skew among the backends is healed.
     pub rebalance: Rebalance,
     /// How backends are checked.
@@ -822,6 +855,35 @@ pub struct Flows {
     pub rebuild: Duration,
 }
 
+/// `[connection_log]`: where the connections of services with `connection_log = true` are written down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ConnectionLog {
+    /// Where the files are; they are named after the instance.
+    pub directory: PathBuf,
+    /// Whether a connection that never carries a byte of payload is left out, as HAProxy's `dontlognull` does.
+    pub skip_empty: bool,
+    /// How large a file gets before the next one is begun, in bytes; within [`CONNECTION_LOG_SIZES`].
+    #[serde(serialize_with = "as_size")]
+    #[schemars(with = "String")]
+    pub max_size: u64,
+    /// How many files there are at most, the one that is written to included; 1 to [`MAX_CONNECTION_LOG_FILES`].
+    pub files: u32,
+    /// Whether each record is a line of the daemon's own log, too.
+    pub journal: bool,
+}
+
+impl Default for ConnectionLog {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from(DEFAULT_CONNECTION_LOG_DIRECTORY),
+            skip_empty: DEFAULT_SKIP_EMPTY,
+            max_size: DEFAULT_CONNECTION_LOG_SIZE,
+            files: DEFAULT_CONNECTION_LOG_FILES,
+            journal: DEFAULT_CONNECTION_LOG_JOURNAL,
+        }
+    }
+}
+
 /// `[sync]`: the nodes tell each other their flows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Sync {
@@ -884,4 +946,28 @@ pub fn duration_text(duration: Duration) -> String {
 
 fn as_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&duration_text(*duration))
+}
+
+/// The units of sizes, the largest first, those of a thousand before those of 1024.
+pub(super) const SIZE_UNITS: [(&str, u64); 7] = [
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1_000),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+];
+
+/// A number of bytes as the file writes it: a whole number of the largest unit that fits, `100MB` and `64MiB`.
+pub fn size_text(bytes: u64) -> String {
+    let unit = SIZE_UNITS.into_iter().find(|(_, size)| bytes != 0 && bytes.is_multiple_of(*size));
+    match unit {
+        Some((unit, size)) => format!("{}{unit}", bytes / size),
+        None => "0B".to_owned(),
+    }
+}
+
+fn as_size<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&size_text(*bytes))
 }
