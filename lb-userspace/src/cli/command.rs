@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use super::{backend, capture, check, cleanup, flows, rebalance, reload, run, status, trace, vip};
+use super::{backend, capture, check, cleanup, explain, flows, rebalance, reload, run, status, trace, vip};
 use crate::config::model::DEFAULT_SOCKET;
 
 /// Exit code for a wrong command line or a wrong configuration. 0 is done, 1 is failed at run time.
@@ -32,6 +32,8 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Write what XDP received and sent into a file for Wireshark, with the verdict of each packet
     Capture(capture::CaptureArgs),
+    /// Tell what is so of a backend, VIP, service or VRRP instance, why, and how it came to that; also while the daemon is down
+    Explain(explain::ExplainArgs),
     /// Hand the VIP over to another node, or take it back
     Vip(vip::VipArgs),
     /// Take a backend out, or in again, or change its weight, until it is taken back
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Flows(args) => flows::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Capture(args) => capture::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Vip(args) => vip::run(&args),
         Command::Backend(args) => backend::run(&args),
         Command::Rebalance(args) => rebalance::run(&args),
@@ -105,6 +108,8 @@ mod tests {
             "xvip trace --client 10.0.0.0/8 --verbose",
             "xvip capture -o /tmp/x.pcapng",
             "xvip capture -o - --client fd00::7 --headers --count 3 --seconds 9",
+            "xvip explain master1",
+            "xvip explain 172.16.0.10 --since 1h --json --config /tmp/x.toml --socket /tmp/x.sock",
             "xvip vip release",
             "xvip vip acquire main --socket /tmp/x.sock",
             "xvip vip release --socket /tmp/x.sock fd10::10",
@@ -134,6 +139,8 @@ mod tests {
             "xvip trace",
             "xvip trace --client m1",
             "xvip capture",
+            "xvip explain",
+            "xvip explain m1 --since yesterday",
             "xvip vip",
             "xvip vip move",
             "xvip vip release one two",

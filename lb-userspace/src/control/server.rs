@@ -31,8 +31,8 @@ use tokio::{
 };
 
 use super::protocol::{
-    BACKEND, BackendOrder, LEAVE, REBALANCE, RELOAD, RebalanceOrder, Request, STATUS, VIP_ACQUIRE,
-    VIP_RELEASE, VRRP, VipAction, queried_name,
+    BACKEND, BackendOrder, HISTORY, LEAVE, REBALANCE, RELOAD, RebalanceOrder, Request, STATUS, VIP_ACQUIRE,
+    VIP_RELEASE, VRRP, VipAction, queried_history, queried_name,
 };
 
 /// Root and its group; the group may be changed on the directory to let others look.
@@ -121,6 +121,7 @@ impl Server {
             .route(RELOAD, post(reload))
             .route(LEAVE, post(leave))
             .route(VRRP, get(vrrp))
+            .route(HISTORY, get(history))
             .route(VIP_RELEASE, post(async |state, query| vip(VipAction::Release, state, query).await))
             .route(VIP_ACQUIRE, post(async |state, query| vip(VipAction::Acquire, state, query).await))
             .route(BACKEND, post(backend))
@@ -165,6 +166,17 @@ async fn leave(State(requests): State<mpsc::Sender<Request>>) -> Response {
 async fn vrrp(State(requests): State<mpsc::Sender<Request>>) -> Response {
     match ask(&requests, Request::Vrrp).await {
         Some(status) => Json(status).into_response(),
+        None => stopping(),
+    }
+}
+
+async fn history(State(requests): State<mpsc::Sender<Request>>, RawQuery(query): RawQuery) -> Response {
+    let (name, limit) = match queried_history(query.as_deref()) {
+        Ok(asked) => asked,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error),
+    };
+    match ask(&requests, |reply| Request::History { name, limit, reply }).await {
+        Some(history) => Json(history).into_response(),
         None => stopping(),
     }
 }

@@ -59,6 +59,7 @@ impl Controller {
                 closing: self.census.closing,
             },
             sync: self.replication.status(),
+            hooks: self.teller.hooks().status(),
             observing: self.observing(),
         }
     }
