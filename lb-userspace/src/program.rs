@@ -25,7 +25,7 @@ use tokio::{
 };
 
 /// The only search path of a program.
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// So many bytes of a program's output are kept, the last ones.
 const OUTPUT_KEPT: usize = 1024;
 /// What a program writes beyond that is read slowly: it must not keep the daemon busy.

@@ -43,11 +43,17 @@ pub struct ExplainArgs {
     #[command(flatten)]
     pub socket: SocketArgs,
     /// Only what has happened since so long, like 1h or 30m
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = since)]
     pub since: Option<Duration>,
     /// Print one JSON object, whose form is stable
     #[arg(long)]
     pub json: bool,
+}
+
+fn since(text: &str) -> Result<Duration, String> {
+    // Longer ones overflow in humantime's sums.
+    let parsed = (text.len() <= 16).then(|| humantime::parse_duration(text));
+    parsed.and_then(Result::ok).ok_or_else(|| "must be a time with its unit, like 30m or 1h".to_owned())
 }
 
 /// Explains. Exits with 1 where nothing is called so, with 2 for a configuration that is refused.

@@ -292,11 +292,14 @@ fn refuse(code: StatusCode, error: &str) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use crate::control::{
         client::{self, ClientError},
         protocol::{BackendAction, BackendAnswer, LeaveAnswer, RebalanceAnswer, ReloadAnswer, VipAnswer},
     };
+    use crate::history::{Event, History, Kind};
 
     /// A daemon whose reloads answer as given.
     fn daemon(socket: &Path, answer: ReloadAnswer) -> Server {
@@ -310,6 +313,11 @@ mod tests {
                         let _asked = reply.send(LeaveAnswer { respite_ms: Some(8500) });
                     }
                     Request::Vrrp(reply) => drop(reply.send(Vec::new())),
+                    Request::History { name, limit, reply } => {
+                        let name = format!("{name:?} {limit:?}");
+                        let event = Event::new(Kind::Daemon, name, SystemTime::UNIX_EPOCH);
+                        drop(reply.send(History { events: vec![event] }));
+                    }
                     Request::Vip { action, name, reply } => {
                         let error = name.is_none().then(|| "say which".to_owned());
                         let instances = vec![format!("{action} {}", name.unwrap_or_default())];
@@ -365,6 +373,16 @@ mod tests {
         assert_eq!(answer.error.as_deref(), Some("say which"));
         assert_eq!(client::vrrp(&socket).await.expect("answered"), Vec::new());
         assert_eq!(client::leave(&socket).await.expect("answered").respite_ms, Some(8500));
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_of_the_history_arrives() {
+        let (_directory, socket) = socket();
+        let _server = daemon(&socket, accepted());
+        for (name, limit) in [(None, None), (Some("fd10::10 & co"), Some(7))] {
+            let history = client::history(&socket, name, limit).await.expect("answered");
+            assert_eq!(history.events[0].name, format!("{name:?} {limit:?}"));
+        }
     }
 
     #[tokio::test]

@@ -286,6 +286,7 @@ impl Event {
             (Kind::Reload, _) => "configuration".to_owned(),
             (Kind::Problem, _) => "problem".to_owned(),
             (Kind::Rival, _) => format!("rival of {name}"),
+            (Kind::Drift, _) if self.instance.is_some() => format!("vrrp {name}"),
             (Kind::Peer | Kind::Drift, _) => match &self.address {
                 Some(address) if address != name => format!("peer {name} ({address})"),
                 _ => format!("peer {name}"),
@@ -302,7 +303,15 @@ impl Event {
 
     /// What has happened, without whom it is about: old -> new, why, the figures, and how long the old had lasted.
     pub fn what(&self) -> String {
-        let mut text = String::new();
+        let mut text = match self.kind {
+            Kind::Check => "check ",
+            Kind::Order => "order: ",
+            Kind::Owner => "owner: ",
+            Kind::Priority => "priority ",
+            Kind::Track => "track ",
+            _ => "",
+        }
+        .to_owned();
         match (&self.from, &self.to) {
             (Some(from), Some(to)) => text.push_str(&format!("{from} -> {to}")),
             (None, Some(to)) => text.push_str(to),

@@ -447,16 +447,13 @@ pub fn render(explanation: &Explanation, width: usize, paint: Paint<'_>) -> Stri
 
 /// What an event is called in the time line of a subject, which need not be named again.
 fn row(kind: &str, event: &Event) -> String {
-    match (kind, event.kind) {
-        ("backend", Kind::Backend | Kind::Reset | Kind::Weight) => event.what(),
-        ("vrrp", Kind::Vrrp) => event.what(),
-        ("backend", Kind::Check) => format!("check {}", event.what()),
-        ("backend" | "vrrp", Kind::Order) => format!("order: {}", event.what()),
-        ("vrrp", Kind::Priority) => format!("priority {}", event.what()),
-        ("vrrp", Kind::Owner) => format!("owner: {}", event.what()),
-        ("vrrp", Kind::Track) => format!("track {}", event.what()),
-        _ => event.to_string(),
-    }
+    let is_its_own = match event.kind {
+        Kind::Backend | Kind::Reset | Kind::Weight | Kind::Check => kind == "backend",
+        Kind::Vrrp | Kind::Priority | Kind::Owner | Kind::Track => kind == "vrrp",
+        Kind::Order => kind != "service",
+        _ => false,
+    };
+    if is_its_own { event.what() } else { event.to_string() }
 }
 
 /// Lines of at most so many characters, broken at blanks; a word that is longer has a line of its own.

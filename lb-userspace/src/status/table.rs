@@ -505,6 +505,7 @@ mod tests {
             },
             flows: FlowsStatus { max: 1024, established: 3, half_open: 0, closing: 2 },
             sync: None,
+            hooks: Vec::new(),
             observing: None,
         }
     }

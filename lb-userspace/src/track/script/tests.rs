@@ -1,17 +1,18 @@
 use std::{fs, path::Path, sync::Arc, time::SystemTime};
 
 use nix::{
-    sys::signal::kill,
+    sys::signal::{Signal, kill},
     unistd::{Pid, Uid, User},
 };
 use tokio::{
     sync::Notify,
-    time::{Duration, timeout},
+    time::{Duration, sleep, timeout},
 };
 
 use super::*;
 use crate::{
     config::model::Tracked,
+    program::SEARCH_PATH,
     track::{
         running::RunningTrack,
         weight::{
