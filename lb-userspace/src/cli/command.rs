@@ -9,7 +9,7 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use super::{
-    backend, capture, check, cleanup, flows, rebalance, reload, run, schema, status, top, trace, vip,
+    backend, capture, check, cleanup, explain, flows, rebalance, reload, run, schema, status, top, trace, vip,
 };
 use crate::config::model::DEFAULT_SOCKET;
 
@@ -40,6 +40,8 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Write what XDP received and sent into a file for Wireshark, with the verdict of each packet
     Capture(capture::CaptureArgs),
+    /// Tell what is so of a backend, VIP, service or VRRP instance, why, and how it came to that; also while the daemon is down
+    Explain(explain::ExplainArgs),
     /// Hand the VIP over to another node, or take it back
     Vip(vip::VipArgs),
     /// Take a backend out, or in again, or change its weight, until it is taken back
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Flows(args) => flows::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Capture(args) => capture::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Vip(args) => vip::run(&args),
         Command::Backend(args) => backend::run(&args),
         Command::Rebalance(args) => rebalance::run(&args),
@@ -134,6 +137,8 @@ mod tests {
             "xvip trace --client 10.0.0.0/8 --verbose",
             "xvip capture -o /tmp/x.pcapng",
             "xvip capture -o - --client fd00::7 --headers --count 3 --seconds 9",
+            "xvip explain master1",
+            "xvip explain 172.16.0.10 --since 1h --json --config /tmp/x.toml --socket /tmp/x.sock",
             "xvip vip release",
             "xvip vip acquire main --socket /tmp/x.sock",
             "xvip vip release --socket /tmp/x.sock fd10::10",
@@ -165,6 +170,8 @@ mod tests {
             "xvip capture",
             "xvip top --interval 1ms",
             "xvip flows --sort size",
+            "xvip explain",
+            "xvip explain m1 --since yesterday",
             "xvip vip",
             "xvip vip move",
             "xvip vip release one two",

@@ -57,6 +57,7 @@ impl Controller {
                 closing: self.census.closing,
             },
             sync: self.replication.status(),
+            hooks: self.teller.hooks().status(),
             observing: self.observing(),
         }
     }
