@@ -22,6 +22,7 @@
 mod alerts;
 mod checks;
 pub mod claim;
+mod connections;
 mod doubt;
 mod drop_log;
 mod evidence;
@@ -69,6 +70,7 @@ use self::{
     alerts::Alerts,
     checks::Checks,
     claim::Claim,
+    connections::Connections,
     drop_log::DropLog,
     evidence::Evidence,
     inheritance::Inheritance,
@@ -366,6 +368,7 @@ struct Controller {
     host_connections: BTreeMap<(IpAddr, u16), u64>,
     routers: Routers,
     replication: Replication,
+    connections: Connections,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
     /// When VRRP goes on at the latest after the link came back.
@@ -450,6 +453,7 @@ impl Controller {
             join_at: Some(now + (first_results + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
             tracking,
             replication: Replication::default(),
+            connections: Connections::default(),
             recheck: None,
             succession: Succession::default(),
             problems: Problems::default(),
@@ -460,6 +464,7 @@ impl Controller {
             watchdog_fed: now,
             status_text: String::new(),
         };
+        controller.resets.use_tap(controller.connections.tap());
         let succeeds = controller.succeed().await;
         let loaded = match loaded {
             None if succeeds => controller.load_meanwhile().await,
@@ -467,7 +472,7 @@ impl Controller {
         };
         controller.open_dataplane(loaded)?;
         controller.reconcile().await;
-        controller.replication.configure(&controller.config);
+        controller.configure_followers();
         Ok(controller)
     }
 
@@ -515,7 +520,7 @@ impl Controller {
         let elapsed = self.ticks_since_start();
         self.clock_base = dataplane.pulse()?.flow_clock.wrapping_sub(elapsed);
         self.ids = BackendIds::adopt(&dataplane.observe()?, self.flow_clock());
-        self.flow_tables = Some(dataplane.flow_tables()?);
+        self.flow_tables = Some(dataplane.flow_tables()?.told_to(self.connections.tap()));
         self.resets.use_tables(Some(dataplane.sever_tables()?));
         self.assign_ids();
         let writer = dataplane.pulse_writer(self.clock_base, self.started.into_std())?;
@@ -773,6 +778,7 @@ impl Controller {
             error!("an address may still be here: {error:#}");
         }
         self.replication.stop().await;
+        self.connections.stop().await;
         self.checks.stop().await;
         self.tracking.stop().await;
         if let Some(sweeping) = self.sweeping.take() {

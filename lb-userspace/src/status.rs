@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{sync::status::SyncStatus, vrrp::lateness::Lateness};
+use crate::{connections::status::ConnectionLogStatus, sync::status::SyncStatus, vrrp::lateness::Lateness};
 
 pub mod table;
 
@@ -42,6 +42,9 @@ pub struct Status {
     /// The exchange of flows with the other nodes; absent without `[sync]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<SyncStatus>,
+    /// The connection log; absent where no service has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_log: Option<ConnectionLogStatus>,
     /// What this node would do; absent where it does it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observing: Option<ObservingStatus>,

@@ -11,3 +11,4 @@ pub mod run;
 pub mod status;
 pub mod trace;
 pub mod vip;
+pub mod who;

@@ -214,6 +214,7 @@ impl Controller {
             Err(error) => warn!("the successor will not know what it succeeds to: {error:#}"),
         }
         self.tracking.stop().await;
+        self.connections.stop().await;
     }
 
     fn set_lease(&mut self, lease: Duration) {

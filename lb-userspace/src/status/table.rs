@@ -70,6 +70,17 @@ fn write(out: &mut String, status: &Status, look: Look) -> std::fmt::Result {
         "flows: {} established, {} half-open, {} closing, at most {}",
         flows.established, flows.half_open, flows.closing, flows.max
     )?;
+    if let Some(log) = &status.connection_log {
+        let not_written = log.lost;
+        writeln!(
+            out,
+            "connection log: {} open, {} starts and {} ends written, {not_written} lost, in {}",
+            log.open,
+            log.starts,
+            log.ends,
+            log.file.display()
+        )?;
+    }
     if let Some(sync) = &status.sync {
         write_sync(out, sync)?;
     }
@@ -505,6 +516,7 @@ mod tests {
             },
             flows: FlowsStatus { max: 1024, established: 3, half_open: 0, closing: 2 },
             sync: None,
+            connection_log: None,
             observing: None,
         }
     }
