@@ -35,7 +35,7 @@ const SETTLES: u64 = 1000;
 /// How long a silent connection waits for the next look, at first and at last.
 const SILENT_LOOKS: (u64, u64) = (1000, 64_000);
 /// A VIP that a predecessor had is waited for so long: a daemon that crashed may have it again soon.
-const VIP_RETURNS: u64 = 15_000;
+const VIP_RETURNS: u64 = 60_000;
 /// What is found so soon after a VIP came is what came with it.
 const CAME_WITH_VIP: u64 = 10_000;
 /// A handshake that has taken so long, in seconds, has had few packets; see [`via_of`].

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::record::time_text;
+use super::record::{time_of, time_text};
 use crate::state_file;
 
 const ENDING: &str = ".jsonl";
@@ -47,6 +47,16 @@ impl LogFiles {
     fn aside(&self, at: u64) -> PathBuf {
         let time = time_text(at).replace(['-', ':'], "");
         self.directory.join(format!("{}-{time}{ENDING}", self.stem))
+    }
+
+    /// When a file was put aside, by its name.
+    fn put_aside_at(&self, path: &Path) -> Option<u64> {
+        let name = path.file_name()?.to_str()?.strip_prefix(&self.stem)?.strip_prefix('-')?;
+        let (day, time) = name.strip_suffix(ENDING)?.split_once('T')?;
+        let part = |text: &str, from: usize, to: usize| text.get(from..to).map(str::to_owned);
+        let (year, month, date) = (part(day, 0, 4)?, part(day, 4, 6)?, part(day, 6, 8)?);
+        let (hour, minute, rest) = (part(time, 0, 2)?, part(time, 2, 4)?, time.get(4..)?);
+        time_of(&format!("{year}-{month}-{date}T{hour}:{minute}:{rest}"))
     }
 
     /// Those that were put aside, the oldest first. None where there is no directory.
@@ -178,10 +188,10 @@ impl Writer {
     }
 
     fn begin_anew(&self, at: u64) -> io::Result<Out> {
-        let aside = (at..).map(|at| self.files.aside(at)).find(|aside| !aside.exists());
-        if let Some(aside) = aside {
-            fs::rename(self.files.current(), aside)?;
-        }
+        // The order of the names is that of the files, whatever the clock says.
+        let last = self.files.former()?.last().and_then(|last| self.files.put_aside_at(last));
+        let aside = self.files.aside(last.map_or(at, |last| at.max(last + 1)));
+        fs::rename(self.files.current(), aside)?;
         let former = self.files.former()?;
         let keep = (self.keep as usize).saturating_sub(1);
         for oldest in former.iter().take(former.len().saturating_sub(keep)) {

@@ -1,7 +1,7 @@
 //! A time as operators write it, for `xvip who --at`. Pure: the present and the time zone are given.
 
 use jiff::{
-    Timestamp, ToSpan as _,
+    Timestamp,
     civil::{Date, DateTime, Time},
     tz::TimeZone,
 };
@@ -100,11 +100,9 @@ fn unix(text: &str) -> Result<Moment, NoTime> {
 fn ago_of(ago: &str, now: Timestamp) -> Result<Moment, NoTime> {
     // humantime panics on larger ones.
     let is_sane = ago.len() <= 32 && !ago.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 9);
-    let ago = humantime::parse_duration(ago).ok().filter(|_| is_sane).ok_or(NoTime)?;
-    let seconds = i64::try_from(ago.as_secs()).map_err(|_| NoTime)?;
-    let back = seconds.seconds().milliseconds(i64::from(ago.subsec_millis()));
+    let ago = is_sane.then(|| humantime::parse_duration(ago).ok()).flatten().ok_or(NoTime)?;
     let exact = if ago.subsec_millis() == 0 { 1000 } else { 1 };
-    moment_of(now.checked_sub(back).map_err(|_| NoTime)?, exact)
+    moment_of(now.checked_sub(ago).map_err(|_| NoTime)?, exact)
 }
 
 #[cfg(test)]
