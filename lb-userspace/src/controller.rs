@@ -22,6 +22,7 @@
 mod alerts;
 mod checks;
 pub mod claim;
+mod connections;
 mod doubt;
 mod drop_log;
 mod evidence;
@@ -71,6 +72,7 @@ use self::{
     alerts::Alerts,
     checks::Checks,
     claim::Claim,
+    connections::Connections,
     drop_log::DropLog,
     evidence::Evidence,
     inheritance::Inheritance,
@@ -335,6 +337,7 @@ struct Controller {
     host_connections: BTreeMap<(IpAddr, u16), u64>,
     routers: Routers,
     replication: Replication,
+    connections: Connections,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
     /// When VRRP goes on at the latest after the link came back.
@@ -427,6 +430,7 @@ impl Controller {
             join_at: Some(now + (first_results + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
             tracking,
             replication: Replication::default(),
+            connections: Connections::default(),
             recheck: None,
             succession: Succession::default(),
             due: None,
@@ -437,6 +441,7 @@ impl Controller {
             status_text: String::new(),
         };
         controller.tell_of_daemon("started", concat!("version ", env!("CARGO_PKG_VERSION")));
+        controller.resets.use_tap(controller.connections.tap());
         let succeeds = controller.succeed().await;
         let loaded = match loaded {
             None if succeeds => controller.load_meanwhile().await,
@@ -444,7 +449,7 @@ impl Controller {
         };
         controller.open_dataplane(loaded)?;
         controller.reconcile().await;
-        controller.replication.configure(&controller.config);
+        controller.configure_followers();
         Ok(controller)
     }
 
@@ -492,7 +497,7 @@ impl Controller {
         let elapsed = self.ticks_since_start();
         self.clock_base = dataplane.pulse()?.flow_clock.wrapping_sub(elapsed);
         self.ids = BackendIds::adopt(&dataplane.observe()?, self.flow_clock());
-        self.flow_tables = Some(dataplane.flow_tables()?);
+        self.flow_tables = Some(dataplane.flow_tables()?.told_to(self.connections.tap()));
         self.resets.use_tables(Some(dataplane.sever_tables()?));
         self.assign_ids();
         let writer = dataplane.pulse_writer(self.clock_base, self.started.into_std())?;
@@ -752,6 +757,7 @@ impl Controller {
             error!("an address may still be here: {error:#}");
         }
         self.replication.stop().await;
+        self.connections.stop().await;
         self.checks.stop().await;
         self.tracking.stop().await;
         if let Some(sweeping) = self.sweeping.take() {

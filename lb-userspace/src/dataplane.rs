@@ -6,6 +6,7 @@
 //! included.
 
 mod attach;
+mod connections;
 mod flow_events;
 mod flow_tables;
 mod hash_walk;
@@ -58,6 +59,7 @@ use self::migrate::Migration;
 use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
+    connections::{ConnectionSource, ConnectionTables},
     flow_events::FlowEvents,
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
     interface::keep_vlan_tags,

@@ -4,6 +4,7 @@ pub mod announce;
 pub mod apportion;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod control;
 pub mod controller;
 pub mod dataplane;

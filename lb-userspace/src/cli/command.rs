@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 use super::{
     backend, capture, check, cleanup, explain, flows, rebalance, reload, run, schema, status, top, trace, vip,
+    who,
 };
 use crate::config::model::DEFAULT_SOCKET;
 
@@ -36,6 +37,8 @@ enum Command {
     Top(top::TopArgs),
     /// List the flows, with their backends and NAT ports; also while the daemon is down
     Flows(flows::FlowsArgs),
+    /// Find out whose connection a backend saw from a NAT port, now or earlier
+    Who(who::WhoArgs),
     /// Show each decision that the data plane takes for a client's packets; also while the daemon is down
     Trace(trace::TraceArgs),
     /// Write what XDP received and sent into a file for Wireshark, with the verdict of each packet
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Flows(args) => flows::run(&args),
+        Command::Who(args) => who::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Capture(args) => capture::run(&args),
         Command::Explain(args) => explain::run(&args),
@@ -132,6 +136,9 @@ mod tests {
             "xvip flows --sort bytes --limit 20",
             "xvip flows --config /tmp/x.toml --client 10.0.0.0/8 --backend m1 --json",
             "xvip flows --client fd00::7",
+            "xvip who --nat-port 50000",
+            "xvip who --nat-port 50000 --at 2026-01-02T03:04:05Z --backend m1 --slack 2s --json --config /tmp/x.toml",
+            "xvip who --json-schema",
             "xvip trace --client 10.0.0.7:4000",
             "xvip trace --client [fd00::7]:4000 --json --count 3 --seconds 9 --config /tmp/x.toml",
             "xvip trace --client 10.0.0.0/8 --verbose",
@@ -165,6 +172,9 @@ mod tests {
             "xvip walk",
             "xvip run --confg x",
             "xvip flows --client 10.0.0.0/33",
+            "xvip who",
+            "xvip who --nat-port 0",
+            "xvip who --nat-port 5000 --at yesterday",
             "xvip trace",
             "xvip trace --client m1",
             "xvip capture",

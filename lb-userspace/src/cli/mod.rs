@@ -15,3 +15,4 @@ pub mod status;
 pub mod top;
 pub mod trace;
 pub mod vip;
+pub mod who;

@@ -59,6 +59,7 @@ impl Controller {
         let changes = diff(&desired, &observed);
         let applied = self.apply(changes, &observed).await;
         self.replication.know(&desired, &self.ids, &self.links, Instant::now().into_std());
+        self.connections.know(desired.addresses.iter().map(|(vip, _)| *vip).collect());
         // As long as addresses that are not ours any more are still here, answering for them would be a lie.
         let disowned = !matches!(applied, Err((Stage::Disown, _)));
         if let Some(as_of) = as_of.filter(|_| disowned && self.dataplane.is_some()) {

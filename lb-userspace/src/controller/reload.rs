@@ -76,7 +76,7 @@ impl Controller {
             self.serve_local_clients();
         }
         self.refresh_reserved_ports();
-        self.replication.configure(&self.config);
+        self.configure_followers();
         if self.join_at.is_none() {
             self.configure_routers().await;
         }

@@ -217,6 +217,7 @@ impl Controller {
         }
         self.tracking.stop().await;
         self.finish_telling().await;
+        self.connections.stop().await;
     }
 
     fn set_lease(&mut self, lease: Duration) {
