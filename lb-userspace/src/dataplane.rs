@@ -59,7 +59,7 @@ pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
     flow_events::FlowEvents,
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
-    interface::keep_vlan_tags,
+    interface::{driver, keep_vlan_tags},
     local_clients::LocalClientsError,
     migrate::v4::VipEntry as VipEntryV4,
     pins::cleanup,

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use super::{backend, capture, check, cleanup, flows, rebalance, reload, run, status, trace, vip};
+use super::{backend, capture, check, cleanup, doctor, flows, rebalance, reload, run, status, trace, vip};
 use crate::config::model::DEFAULT_SOCKET;
 
 /// Exit code for a wrong command line or a wrong configuration. 0 is done, 1 is failed at run time.
@@ -24,6 +24,8 @@ enum Command {
     Run(run::RunArgs),
     /// Validate a configuration and print what it means
     Check(check::CheckArgs),
+    /// Look for what keeps xvip from working on this node and its network, and say how to mend it
+    Doctor(doctor::DoctorArgs),
     /// Show who owns the VIP and why, each backend, and what becomes of the packets
     Status(status::StatusArgs),
     /// List the flows, with their backends and NAT ports; also while the daemon is down
@@ -57,6 +59,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Flows(args) => flows::run(&args),
         Command::Trace(args) => trace::run(&args),
@@ -97,6 +100,9 @@ mod tests {
             "xvip run",
             "xvip run --config /tmp/x.toml --socket /tmp/x.sock",
             "xvip check --config /tmp/x.toml --json",
+            "xvip doctor",
+            "xvip doctor --config /tmp/x.toml --socket /tmp/x.sock --listen 500ms --try-attach --json",
+            "xvip doctor --json-schema",
             "xvip status --json --socket /tmp/x.sock",
             "xvip flows --config /tmp/x.toml --client 10.0.0.0/8 --backend m1 --json",
             "xvip flows --client fd00::7",
@@ -135,6 +141,7 @@ mod tests {
             "xvip trace --client m1",
             "xvip capture",
             "xvip vip",
+            "xvip doctor --listen soon",
             "xvip vip move",
             "xvip vip release one two",
             "xvip backend",

@@ -4,6 +4,7 @@ pub mod capture;
 pub mod check;
 pub mod cleanup;
 pub mod command;
+pub mod doctor;
 pub mod flows;
 pub mod rebalance;
 pub mod reload;
