@@ -8,10 +8,12 @@ use std::{
 use lb_common::wire::Mac;
 
 use crate::{
-    config::model::{Config, VrrpInstance, family_of},
+    announce::icmpv6_checksum,
+    config::model::{Config, Family, VrrpInstance, family_of},
     desired::vips_of,
+    reconcile::MacText,
     vrrp::{
-        advert::{Advertisement, Dialect, Discard, Envelope, PROTOCOL, Trailer, Vrid},
+        advert::{Advertisement, Dialect, Discard, Envelope, PROTOCOL, Received, Trailer, Vrid},
         auth::{Authenticator, admit},
         router::dialect,
     },
@@ -93,7 +95,7 @@ impl Heard {
     /// Whether it is of the virtual router of this instance, by number and family.
     pub fn is_of(&self, instance: &VrrpInstance, config: &Config) -> bool {
         let vips: Vec<IpAddr> = vips_of(config, &instance.name).into_iter().map(|(vip, _)| vip).collect();
-        let family = crate::config::model::Family::of(self.envelope.source);
+        let family = Family::of(self.envelope.source);
         self.advertisement.vrid.0 == instance.virtual_router_id && family == family_of(&vips)
     }
 
@@ -107,8 +109,7 @@ impl Heard {
         }
         let vips: Vec<IpAddr> = vips_of(config, &instance.name).into_iter().map(|(vip, _)| vip).collect();
         let family = family_of(&vips);
-        let advertised: Vec<IpAddr> =
-            vips.iter().copied().filter(|vip| crate::config::model::Family::of(*vip) == family).collect();
+        let advertised: Vec<IpAddr> = vips.iter().copied().filter(|vip| Family::of(*vip) == family).collect();
         let vrid = Vrid(instance.virtual_router_id);
         let Ok(local) = dialect(instance) else { return Ok(()) };
         self.advertisement.check(vrid, &local, &advertised)?;
@@ -119,7 +120,7 @@ impl Heard {
             }
             None => None,
         };
-        let received = crate::vrrp::advert::Received {
+        let received = Received {
             envelope: self.envelope,
             advertisement: self.advertisement.clone(),
             trailer: self.trailer,
@@ -137,7 +138,7 @@ impl Heard {
 
     /// `172.16.0.7 (02:00:ac:10:00:07)`
     pub fn sender(&self) -> String {
-        format!("{} ({})", self.envelope.source, crate::reconcile::MacText(self.mac))
+        format!("{} ({})", self.envelope.source, MacText(self.mac))
     }
 
     /// The version and interval in words.
@@ -213,7 +214,7 @@ pub fn neighbour_solicitation(mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> V
     message[24..26].copy_from_slice(&[1, 1]);
     message[26..].copy_from_slice(&mac);
     let addresses = [source.octets(), group].concat();
-    let checksum = crate::announce::icmpv6_checksum(&addresses, &message);
+    let checksum = icmpv6_checksum(&addresses, &message);
     message[2..4].copy_from_slice(&checksum.to_be_bytes());
 
     let mut frame = Vec::with_capacity(ETHERNET_LEN + IPV6_LEN + SOLICITATION_LEN);

@@ -32,8 +32,8 @@ const NATIVE: &[(&str, (u32, u32))] = &[
     ("thunder-nicvf", (4, 12)),
     ("tun", (4, 14)),
     ("veth", (4, 19)),
-    ("virtio_net", (4, 10)),
     ("vif", (5, 9)),
+    ("virtio_net", (4, 10)),
     ("vmxnet3", (6, 6)),
 ];
 
