@@ -1,10 +1,16 @@
 //! The commands of `xvip`, and what its exit codes mean.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
-use super::{backend, capture, check, cleanup, doctor, flows, rebalance, reload, run, status, trace, vip};
+use super::{
+    backend, capture, check, cleanup, doctor, flows, rebalance, reload, run, schema, status, trace, vip,
+};
 use crate::config::model::DEFAULT_SOCKET;
 
 /// Exit code for a wrong command line or a wrong configuration. 0 is done, 1 is failed at run time.
@@ -56,7 +62,14 @@ pub struct SocketArgs {
 
 /// Parses the command line and carries it out. A wrong one ends the process with code 2.
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => match schema::Asked::of(&error) {
+            Some(schema::Asked(text)) => return print(text),
+            None => error.exit(),
+        },
+    };
+    match command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
         Command::Doctor(args) => doctor::run(&args),
@@ -69,6 +82,15 @@ pub fn main() -> ExitCode {
         Command::Rebalance(args) => rebalance::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // `xvip status --json-schema | head`
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => failed(&error.into()),
     }
 }
 
@@ -102,7 +124,6 @@ mod tests {
             "xvip check --config /tmp/x.toml --json",
             "xvip doctor",
             "xvip doctor --config /tmp/x.toml --socket /tmp/x.sock --listen 500ms --try-attach --json",
-            "xvip doctor --json-schema",
             "xvip status --json --socket /tmp/x.sock",
             "xvip flows --config /tmp/x.toml --client 10.0.0.0/8 --backend m1 --json",
             "xvip flows --client fd00::7",

@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use super::command::{EXIT_USAGE, SocketArgs, block_on, failed};
+use super::{
+    colour::{Colours, Tone},
+    command::{EXIT_USAGE, SocketArgs, block_on, failed},
+    schema,
+};
 use crate::{
     config::{self, model::DEFAULT_CONFIG},
     doctor::{
@@ -41,8 +45,8 @@ pub struct DoctorArgs {
     /// Print one JSON object, whose form is stable
     #[arg(long)]
     pub json: bool,
-    /// Print the JSON Schema of that object, and do nothing else
-    #[arg(long)]
+    /// Print the JSON Schema of what --json prints
+    #[arg(long, value_parser = schema::asked::<Report>)]
     pub json_schema: bool,
     /// Where the daemon listens
     #[command(flatten)]
@@ -64,10 +68,6 @@ pub fn run(args: &DoctorArgs) -> ExitCode {
 
 fn look(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout();
-    if args.json_schema {
-        writeln!(out, "{:#}", schemars::schema_for!(Report).as_value())?;
-        return Ok(ExitCode::SUCCESS);
-    }
     let checked = match config::load(&args.config) {
         Ok(checked) => checked,
         Err(problems) => {
@@ -87,7 +87,7 @@ fn look(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         format!("{}\n", serde_json::to_string_pretty(&report)?)
     } else {
         let width = if out.is_terminal() { terminal_width() } else { WITHOUT_A_TERMINAL };
-        render(&report, width, colour_wanted())
+        render(&report, width, Colours::of_stdout())
     };
     out.write_all(text.as_bytes())?;
     out.flush()?;
@@ -98,29 +98,22 @@ fn terminal_width() -> usize {
     comfy_table::Table::new().width().map_or(WITHOUT_A_TERMINAL, usize::from)
 }
 
-fn colour_wanted() -> bool {
-    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    io::stdout().is_terminal()
-        && !set("NO_COLOR")
-        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
-}
-
 /// The report for people: what is wrong with cause and remedy, then what is well, a line each.
-fn render(report: &Report, width: usize, colour: bool) -> String {
+fn render(report: &Report, width: usize, colours: Colours) -> String {
     let width = width.clamp(NARROWEST, WIDEST);
     let mut out = String::new();
     // Writing to a string does not fail.
-    let _ = write(&mut out, report, width, colour);
+    let _ = write(&mut out, report, width, colours);
     out
 }
 
-fn write(out: &mut String, report: &Report, width: usize, colour: bool) -> std::fmt::Result {
+fn write(out: &mut String, report: &Report, width: usize, colours: Colours) -> std::fmt::Result {
     let daemon = if report.daemon_runs { "the daemon runs" } else { "no daemon runs" };
     let listened = humantime::format_duration(Duration::from_millis(report.listened_ms / 100 * 100));
     writeln!(out, "{}, {}: {daemon}, listened for {listened}\n", report.node, report.config.display())?;
     let ids = report.findings.iter().map(|finding| finding.id.len()).max().unwrap_or(0);
     for finding in &report.findings {
-        write_finding(out, finding, ids, width, colour)?;
+        write_finding(out, finding, ids, width, colours)?;
     }
     let fine = report.findings.len() - report.problems - report.advice;
     writeln!(out, "\nproblems: {}, advice: {}, fine: {fine}", report.problems, report.advice)
@@ -131,17 +124,16 @@ fn write_finding(
     finding: &Finding,
     ids: usize,
     width: usize,
-    colour: bool,
+    colours: Colours,
 ) -> std::fmt::Result {
     let indent = 9 + ids + 2;
-    let (before, after) = match (colour, finding.severity) {
-        (false, _) => ("", ""),
-        (true, Severity::Problem) => ("\x1b[1;31m", "\x1b[0m"),
-        (true, Severity::Advice) => ("\x1b[33m", "\x1b[0m"),
-        (true, Severity::Fine) => ("\x1b[32m", "\x1b[0m"),
+    let tone = match finding.severity {
+        Severity::Problem => Tone::Bad,
+        Severity::Advice => Tone::Warn,
+        Severity::Fine => Tone::Good,
     };
-    let word = finding.severity.name();
-    write!(out, "{before}{word:<7}{after}  {:<ids$}  ", finding.id)?;
+    let word = format!("{:<7}", finding.severity.name());
+    write!(out, "{}  {:<ids$}  ", colours.paint(&word, tone), finding.id)?;
     let subject = finding.subject.as_ref().map(|subject| format!("{subject}: ")).unwrap_or_default();
     wrapped(out, &format!("{subject}{}", finding.seen), indent, width)?;
     if let Some(cause) = &finding.cause {
@@ -212,8 +204,8 @@ fine     kernel     Linux 6.1.0
 
 problems: 1, advice: 0, fine: 1
 ";
-        assert_eq!(render(&report(), 60, false), expected);
-        let coloured = render(&report(), 60, true);
+        assert_eq!(render(&report(), 60, Colours::Off), expected);
+        let coloured = render(&report(), 60, Colours::On);
         assert!(coloured.contains("\x1b[1;31mproblem\x1b[0m  rp-filter"), "{coloured}");
         assert!(coloured.contains("\x1b[32mfine   \x1b[0m"), "{coloured}");
     }
@@ -227,7 +219,7 @@ problems: 1, advice: 0, fine: 1
 
     #[test]
     fn the_schema_names_every_field_of_a_report() {
-        let schema = schemars::schema_for!(Report).to_value();
+        let schema: serde_json::Value = serde_json::from_str(&schema::text::<Report>()).expect("JSON");
         let json = serde_json::to_value(report()).expect("JSON");
         for (name, _) in json.as_object().expect("an object") {
             assert!(schema["properties"][name].is_object(), "{name}: {schema:#}");

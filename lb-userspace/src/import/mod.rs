@@ -9,6 +9,10 @@
 //!        +-> Ledger: what became of each line <-----------------+--> report
 //! ```
 
+pub mod corosync;
+pub mod crm;
+pub mod haproxy;
 pub mod incumbent;
+pub mod keepalived;
 pub mod ledger;
 pub mod source;
