@@ -62,7 +62,7 @@ pub use self::{
     connections::{ConnectionSource, ConnectionTables},
     flow_events::FlowEvents,
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
-    interface::keep_vlan_tags,
+    interface::{driver, keep_vlan_tags},
     local_clients::LocalClientsError,
     migrate::v4::VipEntry as VipEntryV4,
     pinned::PinnedTables,

@@ -9,6 +9,7 @@ pub mod control;
 pub mod controller;
 pub mod dataplane;
 pub mod desired;
+pub mod doctor;
 pub mod drift;
 pub mod flows;
 pub mod health;

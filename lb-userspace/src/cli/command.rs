@@ -9,8 +9,8 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use super::{
-    backend, capture, check, cleanup, explain, flows, rebalance, reload, run, schema, status, top, trace, vip,
-    who,
+    backend, capture, check, cleanup, doctor, explain, flows, rebalance, reload, run, schema, status, top,
+    trace, vip, who,
 };
 use crate::config::model::DEFAULT_SOCKET;
 
@@ -31,6 +31,8 @@ enum Command {
     Run(run::RunArgs),
     /// Validate a configuration and print what it means
     Check(check::CheckArgs),
+    /// Look for what keeps xvip from working on this node and its network, and say how to mend it
+    Doctor(doctor::DoctorArgs),
     /// Show who owns the VIP and why, each backend, and what becomes of the packets
     Status(status::StatusArgs),
     /// The same, live, with keys that drain and enable backends and move the VIP
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
     match command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Flows(args) => flows::run(&args),
@@ -129,6 +132,8 @@ mod tests {
             "xvip run",
             "xvip run --config /tmp/x.toml --socket /tmp/x.sock",
             "xvip check --config /tmp/x.toml --json",
+            "xvip doctor",
+            "xvip doctor --config /tmp/x.toml --socket /tmp/x.sock --listen 500ms --try-attach --json",
             "xvip status --json --socket /tmp/x.sock",
             "xvip status --config /tmp/x.toml",
             "xvip top",
@@ -183,6 +188,7 @@ mod tests {
             "xvip explain",
             "xvip explain m1 --since yesterday",
             "xvip vip",
+            "xvip doctor --listen soon",
             "xvip vip move",
             "xvip vip release one two",
             "xvip backend",

@@ -5,6 +5,7 @@ pub mod check;
 pub mod cleanup;
 pub mod colour;
 pub mod command;
+pub mod doctor;
 pub mod explain;
 pub mod flows;
 pub mod rebalance;

@@ -330,7 +330,8 @@ impl Drop for Router {
     }
 }
 
-fn dialect(instance: &VrrpInstance) -> Result<Dialect, SpawnError> {
+/// What an instance speaks.
+pub(crate) fn dialect(instance: &VrrpInstance) -> Result<Dialect, SpawnError> {
     let version = instance.version.into();
     let wrong_interval = || SpawnError::Interval { interval: instance.advert_interval, version };
     match (instance.version, instance.auth_pass.as_deref()) {
