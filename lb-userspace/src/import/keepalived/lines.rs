@@ -247,11 +247,16 @@ impl Splitter<'_, '_> {
         pending: &mut Vec<Vec<Spot>>,
     ) -> Option<(String, Vec<Vec<Spot>>)> {
         let mut start = 0;
-        let mut expanded = false;
+        let mut expanded = None;
         loop {
             start += line[start..].iter().take_while(|spot| words::is_space(spot.ch)).count();
             let rest = &line[start..];
-            let first = *rest.first()?;
+            let Some(&first) = rest.first() else {
+                if let Some(place) = expanded.filter(|_| line.iter().all(|spot| words::is_space(spot.ch))) {
+                    self.notes.not_needed(place, "its definitions are empty");
+                }
+                return None;
+            };
             let place = self.notes.place(number, first.column);
             if let Some(condition) = Condition::of(rest) {
                 self.notes.say(place, Fate::Exact, "", CONDITION);
@@ -275,8 +280,8 @@ impl Splitter<'_, '_> {
                 self.notes.not_possible(place, SEQUENCE);
                 return None;
             }
-            if !expanded {
-                expanded = true;
+            if expanded.is_none() {
+                expanded = Some(place);
                 if let Some(longer) = self.expand(rest, place, pending) {
                     line = longer;
                     start = 0;

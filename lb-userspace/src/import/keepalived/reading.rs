@@ -125,12 +125,14 @@ impl<'n, 'l> Reading<'n, 'l> {
             let file = directive.word(1).unwrap_or("");
             let note = format!("{file} is not read: put its text in this line's place, and import again");
             self.notes.not_possible(directive.place, note);
+            self.all(directive, Fate::Unknown, "in a block that is not known");
             return;
         }
         if name.starts_with('$') {
             let note =
                 format!("{name} is not defined in this file: put in what it stands for, and import again");
             self.notes.not_possible(directive.place, note);
+            self.all(directive, Fate::Unknown, "in a block that is not known");
             return;
         }
         let note = match keywords::elsewhere(name) {
