@@ -247,16 +247,11 @@ impl Splitter<'_, '_> {
         pending: &mut Vec<Vec<Spot>>,
     ) -> Option<(String, Vec<Vec<Spot>>)> {
         let mut start = 0;
-        let mut expanded = None;
+        let mut expanded = false;
         loop {
             start += line[start..].iter().take_while(|spot| words::is_space(spot.ch)).count();
             let rest = &line[start..];
-            let Some(&first) = rest.first() else {
-                if let Some(place) = expanded.filter(|_| line.iter().all(|spot| words::is_space(spot.ch))) {
-                    self.notes.not_needed(place, "its definitions are empty");
-                }
-                return None;
-            };
+            let first = *rest.first()?;
             let place = self.notes.place(number, first.column);
             if let Some(condition) = Condition::of(rest) {
                 self.notes.say(place, Fate::Exact, "", CONDITION);
@@ -280,9 +275,16 @@ impl Splitter<'_, '_> {
                 self.notes.not_possible(place, SEQUENCE);
                 return None;
             }
-            if expanded.is_none() {
-                expanded = Some(place);
+            if !expanded {
+                expanded = true;
                 if let Some(longer) = self.expand(rest, place, pending) {
+                    // Brackets have no entry, and here the text does not show that there is nothing else.
+                    if longer.iter().all(|spot| matches!(spot.ch, '{' | '}') || words::is_space(spot.ch)) {
+                        self.notes.not_needed(
+                            place,
+                            "with its definitions put in, there is no directive on the line",
+                        );
+                    }
                     line = longer;
                     start = 0;
                     continue;
@@ -312,6 +314,7 @@ impl Splitter<'_, '_> {
             let value = |line: &Vec<char>| line.iter().map(|ch| Spot { ch: *ch, column }).collect::<Vec<_>>();
             let first = values.first().map(value).unwrap_or_default();
             if values.len() > 1 {
+                self.notes.say(place, Fate::Exact, "", "the lines of its definition are put in");
                 self.lines += values.len();
                 if self.lines > MAX_LINES {
                     self.notes.syntax(
