@@ -9,6 +9,9 @@
 //!        +-> Ledger: what became of each line <-----------------+--> report
 //! ```
 
+pub mod election;
 pub mod incumbent;
 pub mod ledger;
+pub mod plan;
 pub mod source;
+pub mod write;
