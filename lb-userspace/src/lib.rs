@@ -15,6 +15,7 @@ pub mod heartbeat;
 pub mod import;
 pub mod maglev;
 pub mod netlink;
+pub mod password;
 pub mod pcapng;
 pub mod rebalance;
 pub mod reconcile;

@@ -4,7 +4,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use super::{backend, capture, check, cleanup, flows, rebalance, reload, run, status, trace, vip};
+use super::{
+    backend, capture, check, cleanup, flows, import, password, rebalance, reload, run, status, trace, vip,
+};
 use crate::config::model::DEFAULT_SOCKET;
 
 /// Exit code for a wrong command line or a wrong configuration. 0 is done, 1 is failed at run time.
@@ -24,6 +26,8 @@ enum Command {
     Run(run::RunArgs),
     /// Validate a configuration and print what it means
     Check(check::CheckArgs),
+    /// Write an xvip.toml from HAProxy's, keepalived's and Pacemaker's files, and say what became of each line
+    Import(import::ImportArgs),
     /// Show who owns the VIP and why, each backend, and what becomes of the packets
     Status(status::StatusArgs),
     /// List the flows, with their backends and NAT ports; also while the daemon is down
@@ -38,6 +42,8 @@ enum Command {
     Backend(backend::BackendArgs),
     /// Move connections from backends that have too many, a few at a time
     Rebalance(rebalance::RebalanceArgs),
+    /// Hash a password for [[http.user]]
+    Password(password::PasswordArgs),
     /// Let the daemon read its configuration again
     Reload(reload::ReloadArgs),
     /// Remove the program, pins and addresses that a stopped or killed daemon left
@@ -57,6 +63,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
+        Command::Import(args) => import::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Flows(args) => flows::run(&args),
         Command::Trace(args) => trace::run(&args),
@@ -64,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Vip(args) => vip::run(&args),
         Command::Backend(args) => backend::run(&args),
         Command::Rebalance(args) => rebalance::run(&args),
+        Command::Password(args) => password::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
     }
@@ -97,6 +105,11 @@ mod tests {
             "xvip run",
             "xvip run --config /tmp/x.toml --socket /tmp/x.sock",
             "xvip check --config /tmp/x.toml --json",
+            "xvip import --haproxy /tmp/h.cfg --keepalived /tmp/1.conf --keepalived /tmp/2.conf -o /tmp/out/",
+            "xvip import --crm - --corosync /tmp/c.conf --node lb1 --interface eth0 --vip 10.0.0.1/24 --report r.json --json",
+            "xvip import --haproxy h --keep-timeouts --resolve",
+            "xvip import --json-schema",
+            "xvip password",
             "xvip status --json --socket /tmp/x.sock",
             "xvip flows --config /tmp/x.toml --client 10.0.0.0/8 --backend m1 --json",
             "xvip flows --client fd00::7",
@@ -131,6 +144,8 @@ mod tests {
             "xvip walk",
             "xvip run --confg x",
             "xvip flows --client 10.0.0.0/33",
+            "xvip import --vip 10.0.0.0/24",
+            "xvip import --vip ten",
             "xvip trace",
             "xvip trace --client m1",
             "xvip capture",

@@ -5,6 +5,8 @@ pub mod check;
 pub mod cleanup;
 pub mod command;
 pub mod flows;
+pub mod import;
+pub mod password;
 pub mod rebalance;
 pub mod reload;
 pub mod run;

@@ -607,8 +607,3 @@ pub(crate) fn is_node_address(address: IpAddr) -> bool {
 pub(crate) fn is_path(text: &str) -> bool {
     (PATH.parse)(text).is_ok()
 }
-
-/// Whether `service.health.path` would be accepted.
-pub(crate) fn is_url_path(text: &str) -> bool {
-    (URL_PATH.parse)(text).is_ok()
-}

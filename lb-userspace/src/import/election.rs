@@ -52,11 +52,13 @@ pub const MOST_ROWS: usize = 1 << 12;
 
 /// Every subset of failures, the smaller ones first, and whether all are there: where they were too many, those with the
 /// most failures are left out.
-pub fn table(candidates: &[Candidate]) -> (Vec<Row>, bool) {
+///
+/// Without `has_balancer` there is none that could die: the kernel balances.
+pub fn table(candidates: &[Candidate], has_balancer: bool) -> (Vec<Row>, bool) {
     let mut rows: Vec<Row> = vec![row(candidates, Vec::new(), &BTreeSet::from([winner(candidates, &[])]))];
     let mut level = 0..1;
     // Each level adds one failure behind the last one of the level before, so that each subset is made once.
-    let all = failures(candidates);
+    let all = failures(candidates, has_balancer);
     loop {
         let before = level.clone();
         level = rows.len()..rows.len();
@@ -82,11 +84,11 @@ pub fn table(candidates: &[Candidate]) -> (Vec<Row>, bool) {
     }
 }
 
-fn failures(candidates: &[Candidate]) -> Vec<Failure> {
+fn failures(candidates: &[Candidate], has_balancer: bool) -> Vec<Failure> {
     let mut all = Vec::new();
     for (node, candidate) in candidates.iter().enumerate() {
         all.push(Failure::Node(node));
-        all.push(Failure::Balancer(node));
+        all.extend(has_balancer.then_some(Failure::Balancer(node)));
         all.extend((0..candidate.others.len()).map(|other| Failure::Other(node, other)));
     }
     all.sort();
@@ -104,9 +106,9 @@ fn owners(candidates: &[Candidate], failures: &[Failure], rows: &[Row]) -> BTree
     let mut owners = BTreeSet::new();
     for last in failures {
         let earlier: Vec<Failure> = failures.iter().filter(|failure| *failure != last).cloned().collect();
-        let Ok(before) = rows.binary_search_by(|row| {
-            (row.failures.len(), &row.failures).cmp(&(earlier.len(), &earlier))
-        }) else {
+        let Ok(before) =
+            rows.binary_search_by(|row| (row.failures.len(), &row.failures).cmp(&(earlier.len(), &earlier)))
+        else {
             continue;
         };
         owners.extend(rows[before].owners.iter().map(|owner| next(candidates, failures, *owner)));
@@ -138,6 +140,12 @@ fn winner(candidates: &[Candidate], failures: &[Failure]) -> Option<usize> {
         .map(|(_, _, node)| node)
 }
 
+/// What a node advertises while all is well.
+pub fn advertised(candidates: &[Candidate], node: usize) -> Option<u8> {
+    candidates.get(node)?;
+    priority(candidates, &[], node)
+}
+
 /// What a node advertises; nothing if it is dead or in a fault.
 fn priority(candidates: &[Candidate], failures: &[Failure], node: usize) -> Option<u8> {
     if failures.contains(&Failure::Node(node)) {
@@ -145,9 +153,11 @@ fn priority(candidates: &[Candidate], failures: &[Failure], node: usize) -> Opti
     }
     let candidate = &candidates[node];
     let balancer = failures.contains(&Failure::Balancer(node));
-    let others = candidate.others.iter().enumerate().map(|(other, (_, weight))| {
-        (*weight, failures.contains(&Failure::Other(node, other)))
-    });
+    let others = candidate
+        .others
+        .iter()
+        .enumerate()
+        .map(|(other, (_, weight))| (*weight, failures.contains(&Failure::Other(node, other))));
     let mut sum = i32::from(candidate.priority);
     for (weight, failed) in candidate.balancer.iter().map(|weight| (*weight, balancer)).chain(others) {
         match weight {

@@ -12,6 +12,10 @@
 pub mod election;
 pub mod incumbent;
 pub mod ledger;
+pub mod outcome;
 pub mod plan;
+pub mod races;
+pub mod report;
 pub mod source;
+pub mod timing;
 pub mod write;

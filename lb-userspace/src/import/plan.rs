@@ -20,6 +20,8 @@ use std::{
 
 use lb_common::layout::{MAX_ALLOWED, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES};
 
+pub use routers::asks_for_balancer;
+
 use super::{
     incumbent::{HmacAuthentication, Incumbent},
     ledger::{Fate, Ledger},
@@ -45,16 +47,22 @@ pub struct Options {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No VIP.
-    #[error("there is no virtual IP in these files; give it: --vip 172.16.0.10/24, or --keepalived FILE, or --crm FILE")]
+    #[error(
+        "there is no virtual IP in these files; give it: --vip 172.16.0.10/24, or --keepalived FILE, or --crm FILE"
+    )]
     NoVip,
     /// No interface.
-    #[error("none of these files names the interface that the virtual IP lives on; give it: --interface eth0")]
+    #[error(
+        "none of these files names the interface that the virtual IP lives on; give it: --interface eth0"
+    )]
     NoInterface,
     /// An interface that the kernel would not take.
     #[error("{0:?} cannot be the name of a network interface; give it: --interface eth0")]
     WrongInterface(String),
     /// No service.
-    #[error("nothing in these files can be forwarded: no TCP proxy with a server; the report says why. Give haproxy.cfg: --haproxy FILE")]
+    #[error(
+        "nothing in these files can be forwarded: no TCP proxy with a server; the report says why. Give haproxy.cfg: --haproxy FILE"
+    )]
     NoService,
     /// More than fits.
     #[error("these files have {count} {what}, and xvip has room for {most}")]
@@ -334,9 +342,11 @@ pub fn plan(
     }
     // The same is wrong on each of the nodes mostly.
     let mut said = Vec::new();
-    refusals.retain(|refusal| !said.contains(refusal) && {
-        said.push(refusal.clone());
-        true
+    refusals.retain(|refusal| {
+        !said.contains(refusal) && {
+            said.push(refusal.clone());
+            true
+        }
     });
     if !refusals.is_empty() {
         return Err(refusals);
@@ -444,7 +454,9 @@ impl Notes<'_> {
     fn origin(&self, key: &str, near: Place) -> Option<Place> {
         let of_key = |becomes: &str| {
             becomes.split(';').any(|part| {
-                part.trim().strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '=']))
+                part.trim()
+                    .strip_prefix(key)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '=']))
             })
         };
         let entries = self.ledger.entries().iter();

@@ -47,7 +47,8 @@ impl Writer<'_> {
     fn flush(&mut self) {
         let width = |line: &str| line.chars().count();
         let commented = self.lines.iter().filter(|(_, comment)| !comment.is_empty());
-        let column = commented.map(|(line, _)| width(line)).filter(|width| *width <= FARTHEST).max().unwrap_or(0);
+        let column =
+            commented.map(|(line, _)| width(line)).filter(|width| *width <= FARTHEST).max().unwrap_or(0);
         for (line, comment) in self.lines.drain(..) {
             self.text.push_str(&line);
             if !comment.is_empty() {
@@ -100,7 +101,11 @@ impl Writer<'_> {
 
     fn heading(&mut self, plan: &NodePlan) {
         let names: Vec<&str> = self.sources.iter().map(|source| source.name.as_str()).collect();
-        self.comment(&format!("Written by `xvip import` from {}, for {}.", names.join(", "), plan.names.join(", ")));
+        self.comment(&format!(
+            "Written by `xvip import` from {}, for {}.",
+            names.join(", "),
+            plan.names.join(", ")
+        ));
         self.line("#");
         self.comment(
             "Behind a key is the line that it came from. CHECK marks what somebody should look at. `xvip check` shows every value \
@@ -349,7 +354,9 @@ impl Writer<'_> {
         for user in &page.users {
             let (name, password) = &user.value;
             let Some(hash) = hash(password) else {
-                self.comment(&format!("CHECK: the password of {name} could not be hashed; `xvip password` does it"));
+                self.comment(&format!(
+                    "CHECK: the password of {name} could not be hashed; `xvip password` does it"
+                ));
                 continue;
             };
             self.table("[[http.user]]");
@@ -390,7 +397,9 @@ mod tests {
 
     #[test]
     fn texts_are_read_as_they_were() {
-        for text in ["plain", "a \"quoted\" \\ one", "line\nend\ttab\r\u{7f}\u{85}\u{0}", "\u{fffd}\u{1f600}", "'''"] {
+        for text in
+            ["plain", "a \"quoted\" \\ one", "line\nend\ttab\r\u{7f}\u{85}\u{0}", "\u{fffd}\u{1f600}", "'''"]
+        {
             let toml: toml::Table = format!("key = {}", quoted(text)).parse().expect("TOML");
             assert_eq!(toml["key"].as_str(), Some(text));
         }

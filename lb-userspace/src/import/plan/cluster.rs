@@ -38,12 +38,15 @@ pub(super) fn sides(cluster: &Cluster, options: &Options, nodes: &mut Vec<Side>,
     if vips.is_empty() {
         return;
     }
-    let is_own = |address: IpAddr| kinds::is_node_address(address) && vips.iter().all(|(_, vip)| vip.address != address);
+    let is_own = |address: IpAddr| {
+        kinds::is_node_address(address) && vips.iter().all(|(_, vip)| vip.address != address)
+    };
     let members: Vec<(Option<&str>, Option<(IpAddr, Place)>)> = cluster
         .nodes
         .iter()
         .map(|node| {
-            let address = node.value.address.filter(|address| is_own(*address)).map(|address| (address, node.place));
+            let address =
+                node.value.address.filter(|address| is_own(*address)).map(|address| (address, node.place));
             (node.value.name.as_deref(), address)
         })
         .collect();
@@ -56,7 +59,9 @@ pub(super) fn sides(cluster: &Cluster, options: &Options, nodes: &mut Vec<Side>,
         if side.names.is_empty() {
             side.names.extend(name.map(str::to_owned));
             side.names.extend(address.map(|(address, _)| address.to_string()));
-            side.name = name.map(|name| Key::new(names::name(name, "xvip"), cluster.nodes.get(index).map(|node| node.place)));
+            side.name = name.map(|name| {
+                Key::new(names::name(name, "xvip"), cluster.nodes.get(index).map(|node| node.place))
+            });
         }
         let peers: Vec<Key<IpAddr>> = members
             .iter()
@@ -78,7 +83,8 @@ fn add(
     options: &Options,
 ) {
     let Some((first, vip)) = vips.first() else { return };
-    let interface = vips.iter().find_map(|(at, _)| Some(Key::new(at.value.interface.clone()?, Some(at.place))));
+    let interface =
+        vips.iter().find_map(|(at, _)| Some(Key::new(at.value.interface.clone()?, Some(at.place))));
     if side.interface.is_none() {
         side.interface = options.interface.clone().map(|name| Key::new(name, None)).or(interface);
     }

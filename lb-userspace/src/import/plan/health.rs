@@ -33,14 +33,11 @@ pub(super) fn health(pool: &Pool, servers: &[&PoolServer], notes: &mut Notes<'_>
         let from = notes.origin(&format!("service.health.{key}"), place).or(Some(place));
         Key::new(in_range(value, key, place, notes), from)
     };
-    let (interval, down_interval) = (
-        time("interval", interval),
-        time("down_interval", model.down_interval.unwrap_or(interval)),
-    );
+    let (interval, down_interval) =
+        (time("interval", interval), time("down_interval", model.down_interval.unwrap_or(interval)));
     let mut fast_interval = time("fast_interval", fast);
     let mut timeout = time("timeout", timeout);
-    let slow_start =
-        (!model.slow_start.is_zero()).then(|| time("slow_start", model.slow_start.min(LONGEST)));
+    let slow_start = (!model.slow_start.is_zero()).then(|| time("slow_start", model.slow_start.min(LONGEST)));
     if let Some(at) = &pool.check_timeout {
         timeout.from = Some(at.place);
     }

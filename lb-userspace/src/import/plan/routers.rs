@@ -10,9 +10,7 @@ use crate::{
     config::{
         hmac_secret::hmac_secret,
         kinds,
-        model::{
-            Family, HmacSecret, MAX_TRACK_WEIGHT, Vip, VrrpVersion, duration_text, family_of,
-        },
+        model::{Family, HmacSecret, MAX_TRACK_WEIGHT, Vip, VrrpVersion, duration_text, family_of},
     },
     import::{
         incumbent::{
@@ -71,9 +69,14 @@ pub(super) fn side(
 
 fn host_name(name: &At<String>, from: &Incumbent) -> Key<String> {
     let key = Key::new(names::name(&name.value, "xvip"), Some(name.place));
-    let others = from.routers.iter().filter(|other| other.name.as_ref().is_some_and(|other| other.value == name.value));
+    let others = from
+        .routers
+        .iter()
+        .filter(|other| other.name.as_ref().is_some_and(|other| other.value == name.value));
     if name.value == EXAMPLE_NAME || others.count() > 1 {
-        return key.check("the same name on every node tells none of them apart; without this line it is the host's name");
+        return key.check(
+            "the same name on every node tells none of them apart; without this line it is the host's name",
+        );
     }
     key
 }
@@ -99,7 +102,11 @@ fn file_names(node: &RouterNode, from: &Incumbent, sources: &[Source]) -> Vec<St
         found.extend(stem(source));
         found.push(source.name.clone());
     }
-    found.extend(node.instances.iter().filter_map(|instance| Some(instance.unicast_source.as_ref()?.value.to_string())));
+    found.extend(
+        node.instances
+            .iter()
+            .filter_map(|instance| Some(instance.unicast_source.as_ref()?.value.to_string())),
+    );
     if let Some(name) = &node.name
         && from.routers.len() == 1
     {
@@ -110,7 +117,8 @@ fn file_names(node: &RouterNode, from: &Incumbent, sources: &[Source]) -> Vec<St
 }
 
 fn vips(instance: &RouterInstance, name: &str, known: &mut Vec<Owned>, notes: &mut Notes<'_>) {
-    let speaks = instance.vips.iter().find(|vip| vip.value.advertised).map(|vip| Family::of(vip.value.address));
+    let speaks =
+        instance.vips.iter().find(|vip| vip.value.advertised).map(|vip| Family::of(vip.value.address));
     for At { value, place } in &instance.vips {
         let vip = Vip { address: value.address, prefix_len: value.prefix_len };
         let mut no = |note: String| notes.say(*place, Fate::NotPossible, "", note);
@@ -165,20 +173,27 @@ fn plan(instance: &RouterInstance, name: String, node: &RouterNode, notes: &mut 
     };
     // keepalived takes `nopreempt` back where `state` is MASTER (vrrp.c, vrrp_complete_instance).
     let mut preempt = Key::new(instance.no_preempt.is_none(), instance.no_preempt);
-    if let Some(place) = instance.no_preempt.filter(|_| instance.begins_as_master || instance.priority.value == 255) {
+    if let Some(place) =
+        instance.no_preempt.filter(|_| instance.begins_as_master || instance.priority.value == 255)
+    {
         preempt = Key::new(true, Some(place));
-        let note = "keepalived does not do it either: nopreempt has no effect with state MASTER or priority 255";
+        let note =
+            "keepalived does not do it either: nopreempt has no effect with state MASTER or priority 255";
         notes.say(place, Fate::NotNeeded, "", note);
     }
     let delay = Duration::from_millis(u64::try_from(instance.preempt_delay.as_millis()).unwrap_or(u64::MAX));
     InstancePlan {
         name: Key::new(name, Some(place)),
         version,
-        virtual_router_id: Key::new(instance.virtual_router_id.value.max(1), Some(instance.virtual_router_id.place)),
+        virtual_router_id: Key::new(
+            instance.virtual_router_id.value.max(1),
+            Some(instance.virtual_router_id.place),
+        ),
         priority: priority(instance),
         advert_interval,
         preempt,
-        preempt_delay: delay.min(LONGEST_DELAY),
+        // Nor does `preempt_delay` work there.
+        preempt_delay: if instance.begins_as_master { Duration::ZERO } else { delay.min(LONGEST_DELAY) },
         unicast_source: instance.unicast_source.as_ref().map(Key::of),
         unicast_peers: instance.unicast_peers.iter().map(Key::of).collect(),
         auth_pass,
@@ -195,7 +210,12 @@ fn plan(instance: &RouterInstance, name: String, node: &RouterNode, notes: &mut 
 fn priority(instance: &RouterInstance) -> Key<u8> {
     let base = instance.priority.value.max(1);
     let key = Key::new(base, Some(instance.priority.place));
-    let bonus: i32 = instance.tracks.iter().filter(|track| asks_for_balancer(&track.what)).map(|track| i32::from(track.weight.max(0))).sum();
+    let bonus: i32 = instance
+        .tracks
+        .iter()
+        .filter(|track| asks_for_balancer(&track.what))
+        .map(|track| i32::from(track.weight.max(0)))
+        .sum();
     if base == 255 || bonus == 0 {
         return key;
     }
@@ -206,12 +226,13 @@ fn priority(instance: &RouterInstance) -> Key<u8> {
 }
 
 /// Whether what is tracked is only whether the balancer is there.
-pub(in crate::import) fn asks_for_balancer(what: &RouterTracked) -> bool {
+pub fn asks_for_balancer(what: &RouterTracked) -> bool {
     match what {
         RouterTracked::Script(script) => script.asks_for_balancer,
-        RouterTracked::Process(process) => {
-            process.split_whitespace().next().is_some_and(|program| program.rsplit('/').next() == Some("haproxy"))
-        }
+        RouterTracked::Process(process) => process
+            .split_whitespace()
+            .next()
+            .is_some_and(|program| program.rsplit('/').next() == Some("haproxy")),
         RouterTracked::Interface(_) | RouterTracked::Other(_) => false,
     }
 }
@@ -226,7 +247,11 @@ fn interval(wanted: Duration, version: VrrpVersion, place: Place, notes: &mut No
     let allowed = Duration::from_millis((millis / step).max(1) * step);
     if allowed != wanted {
         let number = u8::from(version);
-        let note = format!("version {number} cannot say {}: {} instead", duration_text(wanted), duration_text(allowed));
+        let note = format!(
+            "version {number} cannot say {}: {} instead",
+            duration_text(wanted),
+            duration_text(allowed)
+        );
         notes.say(place, Fate::Approximate, "vrrp.advert_interval", note);
     }
     allowed
@@ -245,7 +270,9 @@ fn auth_pass(password: &At<String>, notes: &mut Notes<'_>) -> Option<Key<String>
     }
     let key = Key::new(text[..end].to_owned(), Some(password.place));
     if end < text.len().min(8) {
-        return Some(key.check("keepalived cuts this password inside of a character: change it on all nodes"));
+        return Some(
+            key.check("keepalived cuts this password inside of a character: change it on all nodes"),
+        );
     }
     Some(key)
 }
@@ -261,7 +288,9 @@ fn auth_hmac(hmac: &HmacAuthentication, notes: &mut Notes<'_>) -> Option<HmacAut
             keys.push((*id, value.clone()));
         } else {
             let (least, most) = (HmacSecret::MIN, HmacSecret::MAX);
-            let note = format!("key {id} cannot be used: ids are 1 to 255, each once, and secrets {least} to {most} bytes");
+            let note = format!(
+                "key {id} cannot be used: ids are 1 to 255, each once, and secrets {least} to {most} bytes"
+            );
             notes.say(hmac.place, Fate::NotPossible, "", note);
         }
     }
@@ -270,7 +299,8 @@ fn auth_hmac(hmac: &HmacAuthentication, notes: &mut Notes<'_>) -> Option<HmacAut
         return None;
     };
     let active = hmac.active_key.filter(|active| keys.iter().any(|(id, _)| id == active)).unwrap_or(*first);
-    let known = |word: &Option<String>, words: &[&str]| word.clone().filter(|word| words.contains(&word.as_str()));
+    let known =
+        |word: &Option<String>, words: &[&str]| word.clone().filter(|word| words.contains(&word.as_str()));
     let anti_replay = known(&hmac.anti_replay, &["time", "monotonic"]);
     let seconds = hmac.time_window.map(|window| Duration::from_secs(window.as_secs().clamp(1, 300)));
     Some(HmacAuthentication {
@@ -311,12 +341,15 @@ fn tracks(instance: &RouterInstance, node: &RouterNode, notes: &mut Notes<'_>) -
             },
             RouterTracked::Process(process) => process_script(process, place),
             RouterTracked::Other(directive) => {
-                let note = format!("xvip has no {directive}; write a program that asks for it, as a [[vrrp.track]] of kind \"script\"");
+                let note = format!(
+                    "xvip has no {directive}; write a program that asks for it, as a [[vrrp.track]] of kind \"script\""
+                );
                 notes.say(place, Fate::NotPossible, "", note);
                 continue;
             }
         };
-        let weight = within(track.weight, -MAX_TRACK_WEIGHT, MAX_TRACK_WEIGHT, "vrrp.track.weight", place, notes);
+        let weight =
+            within(track.weight, -MAX_TRACK_WEIGHT, MAX_TRACK_WEIGHT, "vrrp.track.weight", place, notes);
         tracks.push(TrackPlan { what, weight });
     }
     let _ = node;
@@ -341,8 +374,10 @@ fn script(script: &RouterScript, notes: &mut Notes<'_>) -> Option<Key<TrackedPla
     };
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(100, 3_600_000);
     let interval = millis(script.interval);
-    let timeout = script.timeout.map(|timeout| millis(timeout).min(interval)).filter(|timeout| *timeout != interval);
-    let mut count = |value: u32, key: &str| u8::try_from(within(value, 1, 255, key, place, notes)).unwrap_or(255);
+    let timeout =
+        script.timeout.map(|timeout| millis(timeout).min(interval)).filter(|timeout| *timeout != interval);
+    let mut count =
+        |value: u32, key: &str| u8::try_from(within(value, 1, 255, key, place, notes)).unwrap_or(255);
     let (rise, fall) = (count(script.rise, "vrrp.track.rise"), count(script.fall, "vrrp.track.fall"));
     let user = script.user.as_ref().map(|user| names::name(user, "nobody"));
     let looked_up = command.first().is_some_and(|first| first == "/usr/bin/env");
@@ -376,7 +411,8 @@ fn process_script(process: &str, place: Place) -> Key<TrackedPlan> {
         rise: 1,
         fall: 1,
     };
-    Key::new(plan, Some(place)).check("keepalived is told by the kernel when the process ends, this asks once a second")
+    Key::new(plan, Some(place))
+        .check("keepalived is told by the kernel when the process ends, this asks once a second")
 }
 
 /// A group elects as one here: its members must agree about what decides.
@@ -444,7 +480,12 @@ pub(super) fn settle(
             .collect();
         if vips.is_empty() {
             if let Some(place) = instance.name.from {
-                notes.say(place, Fate::NotPossible, "", "no service uses a VIP of this instance, so it is left out");
+                notes.say(
+                    place,
+                    Fate::NotPossible,
+                    "",
+                    "no service uses a VIP of this instance, so it is left out",
+                );
             }
             return false;
         }
@@ -473,12 +514,7 @@ fn renumber(
     instance.virtual_router_id = Key::new(free, instance.virtual_router_id.from).check(said);
 }
 
-fn family_and_addresses(
-    instance: &mut InstancePlan,
-    family: Family,
-    owned: &[Owned],
-    notes: &mut Notes<'_>,
-) {
+fn family_and_addresses(instance: &mut InstancePlan, family: Family, owned: &[Owned], notes: &mut Notes<'_>) {
     if family == Family::Ipv6 && instance.version.value == VrrpVersion::V2 {
         instance.version = Key::new(VrrpVersion::V3, None);
         instance.auth_pass = None;
@@ -495,7 +531,10 @@ fn family_and_addresses(
             && kinds::is_node_address(key.value)
             && owned.iter().all(|owned| owned.vip.address != key.value);
         if let (false, Some(place)) = (is, key.from) {
-            let note = format!("{} cannot be {what} of an instance that speaks {family}, so it is left out", key.value);
+            let note = format!(
+                "{} cannot be {what} of an instance that speaks {family}, so it is left out",
+                key.value
+            );
             notes.say(place, Fate::NotPossible, "", note);
         }
         is
@@ -503,5 +542,7 @@ fn family_and_addresses(
     instance.unicast_source = instance.unicast_source.take().filter(|source| usable(source, "the address"));
     let source = instance.unicast_source.as_ref().map(|source| source.value);
     let mut known = BTreeSet::new();
-    instance.unicast_peers.retain(|peer| usable(peer, "a peer") && Some(peer.value) != source && known.insert(peer.value));
+    instance
+        .unicast_peers
+        .retain(|peer| usable(peer, "a peer") && Some(peer.value) != source && known.insert(peer.value));
 }

@@ -6,9 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    BackendPlan, Idle, Key, Notes, Owned, PagePlan, ServicePlan, health, names,
-};
+use super::{BackendPlan, Idle, Key, Notes, Owned, PagePlan, ServicePlan, health, names};
 use crate::{
     config::{
         kinds,
@@ -17,7 +15,7 @@ use crate::{
     import::{
         incumbent::{Choice, Incumbent, Pool, PoolServer, Proxy, ServerAddress},
         ledger::Fate,
-        source::{At, Place},
+        source::At,
     },
 };
 
@@ -36,8 +34,9 @@ pub(super) fn services(from: &Incumbent, vips: &[Owned], notes: &mut Notes<'_>) 
             continue;
         }
         for (owned, port) in listeners(proxy, vips, notes) {
-            if let Some(other) =
-                services.iter().find(|other| other.vip.value.address == owned.vip.address && other.port.value == port.value)
+            if let Some(other) = services
+                .iter()
+                .find(|other| other.vip.value.address == owned.vip.address && other.port.value == port.value)
             {
                 let note = format!("{}:{} is already {}'s", owned.vip.address, port.value, other.name.value);
                 notes.say(port.from.unwrap_or(proxy.name.place), Fate::NotPossible, "", note);
@@ -59,8 +58,10 @@ fn listeners<'v>(proxy: &Proxy, vips: &'v [Owned], notes: &mut Notes<'_>) -> Vec
             notes.say(*place, Fate::NotPossible, "", "port 0 is any port, and a service needs one");
             continue;
         }
-        let of_bind: Vec<&Owned> =
-            vips.iter().filter(|owned| bind.address.is_none_or(|address| address == owned.vip.address)).collect();
+        let of_bind: Vec<&Owned> = vips
+            .iter()
+            .filter(|owned| bind.address.is_none_or(|address| address == owned.vip.address))
+            .collect();
         if let (Some(address), []) = (bind.address, of_bind.as_slice()) {
             let note = format!(
                 "{address} is no VIP, and xvip serves VIPs only; with --vip {address}/{} it becomes one that stays on this node",
@@ -86,13 +87,15 @@ fn service(
 ) -> Option<ServicePlan> {
     let servers = reachable(&proxy.pool, owned.vip.address, port.value, vips, notes);
     if servers.is_empty() {
-        let note = format!("no server of {} can be reached from {}", proxy.pool.name.value, owned.vip.address);
+        let note =
+            format!("no server of {} can be reached from {}", proxy.pool.name.value, owned.vip.address);
         notes.say(proxy.name.place, Fate::NotPossible, "", note);
         return None;
     }
     let allow = allow(proxy, owned.vip.address);
     if allow.is_empty() && !proxy.allow.is_empty() {
-        let note = format!("nobody of those who may connect can reach {}, so it is no service", owned.vip.address);
+        let note =
+            format!("nobody of those who may connect can reach {}, so it is no service", owned.vip.address);
         notes.say(proxy.name.place, Fate::NotPossible, "", note);
         return None;
     }
@@ -135,7 +138,9 @@ fn reachable<'p>(
             address.set_port(port);
         }
         if address.is_ipv4() != vip.is_ipv4() {
-            no(format!("{address} cannot be a backend of {vip}: mode \"nat\" does not translate between IPv4 and IPv6"));
+            no(format!(
+                "{address} cannot be a backend of {vip}: mode \"nat\" does not translate between IPv4 and IPv6"
+            ));
         } else if vips.iter().any(|owned| owned.vip.address == address.ip()) {
             no(format!("{} is a VIP itself: packets would go round in circles", address.ip()));
         } else if !kinds::is_backend_address(address) {
@@ -170,11 +175,14 @@ fn backends(servers: &[(&PoolServer, SocketAddr)], notes: &mut Notes<'_>) -> Vec
         let from = notes.origin("service.backend.weight", place).or(Some(place));
         let weight = if !has_serving {
             (server.backup || server.disabled).then(|| {
-                Key::new(100, Some(place)).check("a backup or disabled server, but there is no other one here")
+                Key::new(100, Some(place))
+                    .check("a backup or disabled server, but there is no other one here")
             })
         } else if reserve(server) {
             let word = if server.backup { "backup" } else { "disabled" };
-            let note = format!("{word} in HAProxy: no new connections, until `xvip backend weight` or this line says so");
+            let note = format!(
+                "{word} in HAProxy: no new connections, until `xvip backend weight` or this line says so"
+            );
             notes.say(place, Fate::Approximate, "service.backend.weight = 0", note.clone());
             Some(Key::new(0, Some(place)).check(note))
         } else if alike {
@@ -198,7 +206,9 @@ fn allow(proxy: &Proxy, vip: IpAddr) -> Vec<Key<Prefix>> {
     let mut known = BTreeSet::new();
     let usable = proxy.allow.iter().filter(|at| {
         let Prefix { address, len } = at.value;
-        address.is_ipv4() == vip.is_ipv4() && len <= if address.is_ipv4() { 32 } else { 128 } && known.insert(network(at.value))
+        address.is_ipv4() == vip.is_ipv4()
+            && len <= if address.is_ipv4() { 32 } else { 128 }
+            && known.insert(network(at.value))
     });
     usable.map(|at| Key::new(network(at.value), Some(at.place))).collect()
 }
@@ -244,7 +254,8 @@ pub(super) fn flows_max(from: &Incumbent) -> Option<Key<u32>> {
 
 /// What becomes of the time-outs of idle connections.
 pub(super) fn idle(from: &Incumbent, keep: bool, notes: &mut Notes<'_>) -> Idle {
-    let longest = from.proxies.iter().filter(|proxy| !proxy.http).filter_map(idle_of).max_by_key(|at| at.value);
+    let longest =
+        from.proxies.iter().filter(|proxy| !proxy.http).filter_map(idle_of).max_by_key(|at| at.value);
     let Some(At { value, place }) = longest else { return Idle::None };
     if !keep {
         return Idle::Dropped(value, place);
@@ -253,7 +264,11 @@ pub(super) fn idle(from: &Incumbent, keep: bool, notes: &mut Notes<'_>) -> Idle 
     let allowed = whole.clamp(SHORTEST_IDLE, LONGEST_IDLE);
     let mut key = Key::new(allowed, Some(place));
     if allowed != value {
-        let note = format!("xvip's `flows.idle_timeout` is 1m to 365 days: {} instead of {}", duration_text(allowed), duration_text(value));
+        let note = format!(
+            "xvip's `flows.idle_timeout` is 1m to 365 days: {} instead of {}",
+            duration_text(allowed),
+            duration_text(value)
+        );
         notes.say(place, Fate::Approximate, "flows.idle_timeout", note.clone());
         key.check = note;
     }
@@ -277,7 +292,12 @@ pub(super) fn page(from: &Incumbent, services: &[ServicePlan], notes: &mut Notes
     });
     let (stats, bind) = pages.next()?;
     for (other, _) in pages {
-        notes.say(other.name.place, Fate::NotPossible, "", "xvip has one page: that of the first statistics section");
+        notes.say(
+            other.name.place,
+            Fate::NotPossible,
+            "",
+            "xvip has one page: that of the first statistics section",
+        );
     }
     let address = bind.value.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let mut listen = Key::new(SocketAddr::new(address, bind.value.port), Some(bind.place));
