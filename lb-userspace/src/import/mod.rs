@@ -10,6 +10,7 @@
 //! ```
 
 pub mod election;
+pub mod haproxy;
 pub mod incumbent;
 pub mod ledger;
 pub mod outcome;
