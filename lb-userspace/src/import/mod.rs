@@ -9,9 +9,12 @@
 //!        +-> Ledger: what became of each line <-----------------+--> report
 //! ```
 
+pub mod corosync;
+pub mod crm;
 pub mod election;
 pub mod haproxy;
 pub mod incumbent;
+pub mod keepalived;
 pub mod ledger;
 pub mod outcome;
 pub mod plan;
