@@ -8,7 +8,9 @@ use std::{
 };
 
 use super::{
+    corosync, crm, haproxy,
     incumbent::{Incumbent, ServerAddress},
+    keepalived,
     ledger::{Entry, Fate, Finding, Ledger},
     plan::{self, CheckPlan, NodePlan, Options},
     races::{self, Race},
@@ -89,15 +91,16 @@ pub fn read(inputs: &[Input]) -> Reading {
     let formats: Vec<Format> = inputs.iter().map(|input| input.format).collect();
     let (mut incumbent, mut ledger) = (Incumbent::default(), Ledger::default());
     for (index, (source, format)) in sources.iter().zip(&formats).enumerate() {
-        let (file, into, ledger) = (FileId(index), &mut incumbent, &mut ledger);
-        match format {
-            Format::Haproxy => {}
-            Format::Keepalived => {}
-            Format::Crm => {}
-            Format::Corosync => {}
-        }
-        let _ = (source, file, into, ledger);
+        let read = match format {
+            Format::Haproxy => haproxy::read,
+            Format::Keepalived => keepalived::read,
+            Format::Crm => crm::read,
+            Format::Corosync => corosync::read,
+        };
+        read(source, FileId(index), &mut incumbent, &mut ledger);
     }
+    haproxy::lint(&incumbent, &mut ledger);
+    keepalived::lint(&incumbent, &mut ledger);
     Reading { sources, formats, incumbent, ledger }
 }
 
@@ -148,7 +151,10 @@ impl Reading {
 
 fn is_blank(format: Format, line: &str) -> bool {
     match format {
-        Format::Haproxy | Format::Keepalived | Format::Crm | Format::Corosync => line.trim().is_empty(),
+        Format::Haproxy => haproxy::is_blank(line),
+        Format::Keepalived => keepalived::is_blank(line),
+        Format::Crm => crm::is_blank(line),
+        Format::Corosync => corosync::is_blank(line),
     }
 }
 
