@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{sync::status::SyncStatus, vrrp::lateness::Lateness};
@@ -12,7 +13,7 @@ use crate::{sync::status::SyncStatus, vrrp::lateness::Lateness};
 pub mod table;
 
 /// Everything that a running daemon tells about itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// `node.name`
     pub node: String,
@@ -49,7 +50,7 @@ pub struct Status {
 
 /// While `node.observe` is set. Which backend a new connection would have gone to is counted in
 /// [`BackendFlowsStatus::opened`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ObservingStatus {
     /// The interface that would have the VIPs.
     pub interface: String,
@@ -58,7 +59,7 @@ pub struct ObservingStatus {
 }
 
 /// A VIP that is left alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ObservedVipStatus {
     /// With its prefix length.
     pub vip: String,
@@ -74,7 +75,7 @@ pub struct ObservedVipStatus {
 }
 
 /// The configuration in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigStatus {
     /// Its file.
     pub path: PathBuf,
@@ -86,7 +87,7 @@ pub struct ConfigStatus {
 }
 
 /// An interface.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
@@ -106,7 +107,7 @@ pub struct InterfaceStatus {
 }
 
 /// A virtual router.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VrrpStatus {
     /// Its name.
     pub name: String,
@@ -181,7 +182,7 @@ pub struct VrrpStatus {
 }
 
 /// Something that a virtual router depends on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TrackStatus {
     /// `interface NAME`, or `script PROGRAM ARGUMENTS`.
     pub name: String,
@@ -196,7 +197,7 @@ pub struct TrackStatus {
 }
 
 /// The witnesses of a virtual router.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WitnessStatus {
     /// Their addresses; one answer is enough.
     pub addresses: Vec<String>,
@@ -208,7 +209,7 @@ pub struct WitnessStatus {
 }
 
 /// The router whose advertisements count.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ActiveRouterStatus {
     /// Its address.
     pub address: String,
@@ -217,7 +218,7 @@ pub struct ActiveRouterStatus {
 }
 
 /// A virtual service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceStatus {
     /// Its name.
     pub name: String,
@@ -246,7 +247,7 @@ pub struct ServiceStatus {
 }
 
 /// The rebalances of a service.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RebalanceStatus {
     /// `off`, `manual` or `auto`
     pub mode: String,
@@ -264,7 +265,7 @@ pub struct RebalanceStatus {
 }
 
 /// A rebalance that has ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LastRebalanceStatus {
     /// When it began.
     pub began: String,
@@ -281,7 +282,7 @@ pub struct LastRebalanceStatus {
 }
 
 /// Why a backend is out, by an operator's word.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AdminStatus {
     /// `drain`: no new connections; `disabled`: its connections are reset, too.
     pub state: String,
@@ -295,7 +296,7 @@ pub struct AdminStatus {
 }
 
 /// A weight by an operator's word.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WeightOverrideStatus {
     /// The weight instead of the file's.
     pub weight: u16,
@@ -307,7 +308,7 @@ pub struct WeightOverrideStatus {
 
 /// What became of connects to a service by processes of this node, since its entry was made. Those that were not redirected
 /// went on to the VIP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LocalClientsStatus {
     /// Sent straight to a backend.
     pub redirected: u64,
@@ -320,7 +321,7 @@ pub struct LocalClientsStatus {
 }
 
 /// A backend.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendStatus {
     /// Its name.
     pub name: String,
@@ -369,7 +370,7 @@ pub struct BackendStatus {
 
 /// Flows of a backend. Each number begins with zero when the backend is first configured, and goes on when the daemon is
 /// restarted. What is not said to be as of now is as of the last count, at most some seconds ago.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendFlowsStatus {
     /// SYNs that chose it, until now.
     pub opened: u64,
@@ -417,7 +418,7 @@ pub struct BackendFlowsStatus {
 }
 
 /// Packets by what became of them and why; every reason is there, also with 0.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Packets {
     /// Left to the host.
     pub passed: BTreeMap<String, u64>,
@@ -428,7 +429,7 @@ pub struct Packets {
 }
 
 /// The flow table, as of the last count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowsStatus {
     /// `flows.max`
     pub max: u32,

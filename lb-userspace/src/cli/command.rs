@@ -1,11 +1,16 @@
 //! The commands of `xvip`, and what its exit codes mean.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
 use super::{
-    backend, capture, check, cleanup, flows, import, password, rebalance, reload, run, status, trace, vip,
+    backend, capture, check, cleanup, flows, import, password, rebalance, reload, run, schema, status, trace,
+    vip,
 };
 use crate::config::model::DEFAULT_SOCKET;
 
@@ -60,7 +65,14 @@ pub struct SocketArgs {
 
 /// Parses the command line and carries it out. A wrong one ends the process with code 2.
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => match schema::Asked::of(&error) {
+            Some(schema::Asked(text)) => return print(text),
+            None => error.exit(),
+        },
+    };
+    match command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
         Command::Import(args) => import::run(&args),
@@ -74,6 +86,15 @@ pub fn main() -> ExitCode {
         Command::Password(args) => password::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // `xvip status --json-schema | head`
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => failed(&error.into()),
     }
 }
 

@@ -12,9 +12,13 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use lb_common::layout::{BackendEntry, BackendId};
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::command::{EXIT_USAGE, failed};
+use super::{
+    command::{EXIT_USAGE, failed},
+    schema,
+};
 use crate::{
     config::{
         self, LoadError,
@@ -40,6 +44,9 @@ pub struct FlowsArgs {
     /// Print one JSON array with an object for each flow, whose form is stable
     #[arg(long)]
     pub json: bool,
+    /// Print the JSON Schema of what --json prints
+    #[arg(long, value_parser = schema::asked::<Vec<Row>>)]
+    pub json_schema: bool,
 }
 
 /// A network that clients are in.
@@ -75,7 +82,8 @@ impl FromStr for Network {
 }
 
 /// A flow as it is shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "Flow")]
 struct Row {
     /// Address and port of the client.
     client: String,
@@ -89,11 +97,17 @@ struct Row {
     nat_port: Option<u16>,
     /// `half-open`, `established`, `closing` or `reset`.
     state: FlowState,
+    /// Seconds since it was opened. The clock of flows stands still while no daemon runs.
     age_seconds: u32,
+    /// Seconds since the last packet of either direction, by the same clock.
     idle_seconds: u32,
+    /// Packets from the client.
     packets_in: u64,
+    /// Their bytes, IP headers included.
     bytes_in: u64,
+    /// Packets to the client; with direct server return they do not come through.
     packets_out: u64,
+    /// Their bytes.
     bytes_out: u64,
 }
 

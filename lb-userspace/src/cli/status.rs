@@ -5,10 +5,16 @@ use std::{
     process::ExitCode,
 };
 
-use super::command::{SocketArgs, block_on, failed};
+use super::{
+    command::{SocketArgs, block_on, failed},
+    schema,
+};
 use crate::{
     control::client,
-    status::table::{Look, render},
+    status::{
+        Status,
+        table::{Look, render},
+    },
 };
 
 /// The arguments of `xvip status`.
@@ -17,6 +23,9 @@ pub struct StatusArgs {
     /// Print one JSON object, whose form is stable
     #[arg(long)]
     pub json: bool,
+    /// Print the JSON Schema of what --json prints
+    #[arg(long, value_parser = schema::asked::<Status>)]
+    pub json_schema: bool,
     /// Where the daemon listens
     #[command(flatten)]
     pub socket: SocketArgs,

@@ -12,6 +12,7 @@
 //!
 //! Any other answer has a JSON object with the one field `error`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -130,7 +131,7 @@ pub struct RebalanceOrder {
 }
 
 /// The plans of a rebalance.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RebalanceAnswer {
     /// One for each service.
     pub plans: Vec<RebalancePlan>,
@@ -140,7 +141,7 @@ pub struct RebalanceAnswer {
 }
 
 /// Who of a service's backends loses how many connections.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RebalancePlan {
     /// The service.
     pub service: String,
@@ -162,7 +163,7 @@ pub struct RebalancePlan {
 }
 
 /// What becomes of a backend in a rebalance.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlannedBackend {
     /// Its name.
     pub name: String,
