@@ -86,7 +86,10 @@ impl<'l> Original<'l> {
         let dir = dir.to_owned();
         let haproxy = fs::read_to_string(golden(&format!("{}/haproxy.cfg", files.dir)))?;
         // The machine's own /run; /var is everybody's.
-        fs::write(dir.join("original-haproxy.cfg"), haproxy.replace("/var/lib/haproxy/stats", "/run/haproxy-stats"))?;
+        fs::write(
+            dir.join("original-haproxy.cfg"),
+            haproxy.replace("/var/lib/haproxy/stats", "/run/haproxy-stats"),
+        )?;
         let mut keepalived = fs::read_to_string(golden(&format!("{}/{}", files.dir, files.keepalived)))?;
         for (from, to) in files.second {
             let changed = keepalived.replacen(from, to, 1);
@@ -239,7 +242,8 @@ impl Beside {
     fn served(&self) -> TestResult {
         let url = format!("https://{}:{}/version", self.vip, self.port);
         let ask = || {
-            let output = self.lab.curl(&["--insecure", "--max-time", "2", "--write-out", "%{http_code}", &url]);
+            let output =
+                self.lab.curl(&["--insecure", "--max-time", "2", "--write-out", "%{http_code}", &url]);
             output.is_ok_and(|output| output.stdout.ends_with(b"200"))
         };
         wait::until("an answer at the VIP", SOON, ask)?;

@@ -129,7 +129,6 @@ mod tests {
             "xvip import --haproxy /tmp/h.cfg --keepalived /tmp/1.conf --keepalived /tmp/2.conf -o /tmp/out/",
             "xvip import --crm - --corosync /tmp/c.conf --node lb1 --interface eth0 --vip 10.0.0.1/24 --report r.json --json",
             "xvip import --haproxy h --keep-timeouts --resolve",
-            "xvip import --json-schema",
             "xvip password",
             "xvip status --json --socket /tmp/x.sock",
             "xvip flows --config /tmp/x.toml --client 10.0.0.0/8 --backend m1 --json",

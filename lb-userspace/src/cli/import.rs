@@ -12,13 +12,17 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::command::{EXIT_USAGE, failed};
+use super::{
+    colour::Colours,
+    command::{EXIT_USAGE, failed},
+    schema,
+};
 use crate::{
     config::{kinds, model::Vip},
     import::{
         outcome::{self, Format, Input, NodeFile, Outcome},
         plan::Options,
-        report::{Page, Report, Tone, render},
+        report::{Page, Report, render},
     },
     password,
     status::table::Look,
@@ -70,7 +74,7 @@ pub struct ImportArgs {
     #[arg(long)]
     pub json: bool,
     /// Print the JSON Schema of what --json prints
-    #[arg(long)]
+    #[arg(long, value_parser = schema::asked::<Report>)]
     pub json_schema: bool,
 }
 
@@ -92,10 +96,6 @@ fn vip(text: &str) -> Result<Vip, String> {
 /// Imports. Exits with 0 if the configuration was written, 1 if a file could not be read or written, and 2 for a wrong
 /// command line or files that cannot be imported: what could be read is reported all the same.
 pub fn run(args: &ImportArgs) -> ExitCode {
-    if args.json_schema {
-        println!("{:#}", schemars::schema_for!(Report).as_value());
-        return ExitCode::SUCCESS;
-    }
     match import(args) {
         Ok(code) => code,
         Err(error) => failed(&error),
@@ -232,7 +232,7 @@ fn tell(args: &ImportArgs, report: &Report) -> anyhow::Result<()> {
             let text = if path.extension().is_some_and(|extension| extension == "json") {
                 json()?
             } else {
-                render(report, Page { look: Look::Plain, width: WIDTH, paint: unpainted })
+                render(report, Page { look: Look::Plain, width: WIDTH, colours: Colours::Off })
             };
             fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
         }
@@ -246,28 +246,16 @@ fn tell(args: &ImportArgs, report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The report goes to standard error: standard output may be a file.
 fn page(terminal: bool) -> Page {
     if !terminal {
-        return Page { look: Look::Plain, width: WIDTH, paint: unpainted };
+        return Page { look: Look::Plain, width: WIDTH, colours: Colours::Off };
     }
     let mut table = comfy_table::Table::new();
     table.use_stderr();
     let width = table.width().unwrap_or(WIDTH).max(NARROWEST);
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-        || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    Page { look: Look::Terminal, width, paint: if plain { unpainted } else { painted } }
-}
-
-fn unpainted(text: &str, _: Tone) -> String {
-    text.to_owned()
-}
-
-fn painted(text: &str, tone: Tone) -> String {
-    let code = match tone {
-        Tone::Good => "32",
-        Tone::Warn => "33",
-        Tone::Bad => "31",
-        Tone::Strong => "1",
-    };
-    format!("\x1b[{code}m{text}\x1b[0m")
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let colours = if set("NO_COLOR") || dumb { Colours::Off } else { Colours::On };
+    Page { look: Look::Terminal, width, colours }
 }

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::{
     model::{
-        AntiReplay, AuthHmac, Backend, Check, Config, ConnectionLog, Flows, Health, HmacKey, Hook, HookAction,
-        Log, LogTarget, Mode, Node, Rebalance, Service, Sync, TlsVerify, Track, Tracked, VrrpInstance,
-        VrrpVersion, duration_text, size_text,
+        AntiReplay, AuthHmac, Backend, Check, Config, ConnectionLog, Flows, Health, HmacKey, Hook,
+        HookAction, Log, LogTarget, Mode, Node, Rebalance, Service, Sync, TlsVerify, Track, Tracked,
+        VrrpInstance, VrrpVersion, duration_text, size_text,
     },
     schema::{HMAC_MASK, PASS_MASK},
 };

@@ -304,6 +304,21 @@ pub struct HookPlan {
     pub directive: String,
 }
 
+impl HookPlan {
+    /// What a shell looks at before it runs the command: keepalived has one for each state, and tells `notify` of all.
+    pub fn condition(&self) -> &'static str {
+        match self.directive.as_str() {
+            "notify_master" => r#"test "$XVIP_TO" = active || exit 0; exec "$@""#,
+            "notify_backup" => r#"test "$XVIP_TO" = backup || exit 0; exec "$@""#,
+            "notify_fault" => r#"test "$XVIP_TO" = fault || exit 0; exec "$@""#,
+            "notify_stop" => r#"test "$XVIP_TO" = initialize || exit 0; exec "$@""#,
+            _ => {
+                r#"case "$XVIP_TO" in active) s=MASTER;; backup) s=BACKUP;; fault) s=FAULT;; *) s=STOP;; esac; exec "$@" INSTANCE "$XVIP_NAME" "$s""#
+            }
+        }
+    }
+}
+
 /// A VIP of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Owned {

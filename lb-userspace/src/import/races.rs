@@ -104,7 +104,6 @@ fn by_keepalived(from: &Incumbent, plans: &[NodePlan], first: &RouterInstance) -
             instance.tracks.iter().filter(|track| asks_for_balancer(&track.what)).map(|track| track.place),
         );
     }
-    places.sort();
     places.dedup();
     let timing = keepalived_timing(&old, &new, &instances, plans, known_balancer);
     Some(Race {
@@ -378,7 +377,7 @@ fn stranded(race: &Race) -> Option<Finding> {
     };
     let weights: Vec<i16> = race.old.iter().flat_map(|one| one.balancer.iter().copied()).collect();
     let why = if race.old.iter().any(|one| one.balancer.is_empty()) {
-        "nothing in the instance asks whether the balancer lives".to_owned()
+        "keepalived does not ask whether the balancer lives".to_owned()
     } else {
         let least = weights.iter().map(|weight| weight.unsigned_abs()).min().unwrap_or_default();
         format!(
@@ -392,8 +391,8 @@ fn stranded(race: &Race) -> Option<Finding> {
         severity: Severity::Error,
         places: race.places.clone(),
         message: format!(
-            "{bad} of {} combinations of failures leave the VIP where no balancer is, although one lives elsewhere: {}; \
-             then {}. The reason: {why}",
+            "{bad} of {} combinations of failures leave the VIP where no balancer is, although one lives elsewhere. With \
+             {}, it is at {}. The reason: {why}",
             race.old_rows.len(),
             describe(&race.old, &row.failures),
             owners(&race.old, row),
@@ -432,24 +431,32 @@ fn slow(race: &Race) -> Option<Finding> {
     })
 }
 
-/// Failures in words: `lb2 dead, HAProxy dead on lb1`.
+/// Failures in words: `lb2 dead; no balancer on lb1`.
 pub fn describe(candidates: &[Candidate], failures: &[Failure]) -> String {
     let name = |node: usize| candidates.get(node).map_or("?", |one| one.name.as_str());
-    let words: Vec<String> = failures
-        .iter()
-        .map(|failure| match failure {
-            Failure::Node(node) => format!("{} dead", name(*node)),
-            Failure::Balancer(node) => format!("balancer dead on {}", name(*node)),
+    let (mut dead, mut without, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    for failure in failures {
+        match failure {
+            Failure::Node(node) => dead.push(name(*node)),
+            Failure::Balancer(node) => without.push(name(*node)),
             Failure::Other(node, other) => {
                 let what = candidates
                     .get(*node)
                     .and_then(|one| one.others.get(*other))
                     .map_or("?", |(what, _)| what);
-                format!("{what} failing on {}", name(*node))
+                others.push(format!("{what} failing on {}", name(*node)));
             }
-        })
-        .collect();
-    if words.is_empty() { "all is well".to_owned() } else { words.join(", ") }
+        }
+    }
+    let mut words = Vec::new();
+    if !dead.is_empty() {
+        words.push(format!("{} dead", dead.join(", ")));
+    }
+    if !without.is_empty() {
+        words.push(format!("no balancer on {}", without.join(", ")));
+    }
+    words.extend(others);
+    if words.is_empty() { "nothing".to_owned() } else { words.join("; ") }
 }
 
 /// Who may own it: `lb1`, or `lb1 or lb2`.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width};
+use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -14,7 +14,10 @@ use super::{
     source::{FileId, Place},
     timing::TimingRow,
 };
-use crate::status::table::{Look, new_table, trimmed};
+use crate::{
+    cli::colour::{Colours, Tone},
+    status::table::{Look, new_table, trimmed},
+};
 
 /// What `xvip import --json` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -161,6 +164,9 @@ pub struct NodeReport {
     pub warnings: Vec<String>,
 }
 
+/// A table of elections with more rows is not shown whole.
+const SMALL: usize = 16;
+
 /// How much of a line is bad: the larger, the more somebody should look at it.
 const fn concern(fate: Fate) -> u8 {
     match fate {
@@ -172,6 +178,16 @@ const fn concern(fate: Fate) -> u8 {
         Fate::NotPossible => 5,
         Fate::Unknown => 6,
         Fate::SyntaxError => 7,
+    }
+}
+
+/// How a fate is coloured.
+const fn fate_tone(fate: Fate) -> Tone {
+    match fate {
+        Fate::Blank | Fate::NotNeeded => Tone::Dim,
+        Fate::Exact | Fate::Improved => Tone::Good,
+        Fate::Approximate => Tone::Warn,
+        Fate::NotPossible | Fate::Unknown | Fate::SyntaxError => Tone::Bad,
     }
 }
 
@@ -343,21 +359,8 @@ pub struct Page {
     pub look: Look,
     /// Columns of the terminal.
     pub width: u16,
-    /// How a word is painted.
-    pub paint: fn(&str, Tone) -> String,
-}
-
-/// What a word says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tone {
-    /// As it should be.
-    Good,
-    /// Look at it.
-    Warn,
-    /// Wrong.
-    Bad,
-    /// A heading.
-    Strong,
+    /// Whether words have colours.
+    pub colours: Colours,
 }
 
 /// The report as text.
@@ -386,7 +389,7 @@ fn write_report(out: &mut String, report: &Report, page: Page) -> std::fmt::Resu
 
 fn heading(out: &mut String, text: &str, page: Page) -> std::fmt::Result {
     let blank = if out.is_empty() { "" } else { "\n" };
-    writeln!(out, "{blank}{}", (page.paint)(text, Tone::Strong))
+    writeln!(out, "{blank}{}", page.colours.paint(text, Tone::Strong))
 }
 
 fn write_file(out: &mut String, file: &FileReport, page: Page) -> std::fmt::Result {
@@ -411,32 +414,22 @@ fn write_file(out: &mut String, file: &FileReport, page: Page) -> std::fmt::Resu
             (Fate::SyntaxError, Some(word)) => format!("{}:{}", line.line, word.column),
             _ => line.line.to_string(),
         };
-        table.add_row([place, fate_text(line.fate).to_owned(), line.text.clone(), said.join("\n")]);
+        table.add_row([
+            Cell::new(place),
+            page.colours.cell(fate_text(line.fate), fate_tone(line.fate)),
+            Cell::new(shown(&line.text)),
+            Cell::new(said.join("\n")),
+        ]);
     }
-    writeln!(out, "{}", painted(&trimmed(&table), page))
+    writeln!(out, "{}", trimmed(&table))
 }
 
-/// Fates stand in their own column, so that a word of a directive is not painted.
-fn painted(text: &str, page: Page) -> String {
-    let tones = [
-        ("syntax error", Tone::Bad),
-        ("unknown", Tone::Bad),
-        ("not possible", Tone::Bad),
-        ("approximate", Tone::Warn),
-        ("improved", Tone::Good),
-        ("never", Tone::Bad),
-    ];
-    let paint_line = |line: &str| {
-        let limit: usize = line.char_indices().nth(26).map_or(line.len(), |(at, _)| at);
-        for (word, tone) in tones {
-            if let Some(at) = line[..limit].find(word) {
-                let end = at + word.len();
-                return format!("{}{}{}", &line[..at], (page.paint)(&line[at..end], tone), &line[end..]);
-            }
-        }
-        line.to_owned()
-    };
-    text.lines().map(paint_line).collect::<Vec<_>>().join("\n")
+/// A directive as it is shown: without its comment, and with single blanks.
+fn shown(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let end =
+        words.iter().skip(1).position(|word| word.starts_with(['#', '!'])).map_or(words.len(), |at| at + 1);
+    words.get(..end).unwrap_or_default().join(" ")
 }
 
 fn write_finding(out: &mut String, finding: &FindingReport, page: Page) -> std::fmt::Result {
@@ -448,7 +441,7 @@ fn write_finding(out: &mut String, finding: &FindingReport, page: Page) -> std::
     let lines = wrapped(&text, usize::from(page.width).saturating_sub(4));
     for (index, line) in lines.iter().enumerate() {
         if index == 0 {
-            writeln!(out, "{} {line}", (page.paint)(&format!("{:3}", finding.id), tone))?;
+            writeln!(out, "{} {line}", page.colours.paint(&format!("{:3}", finding.id), tone))?;
         } else {
             writeln!(out, "    {line}")?;
         }
@@ -479,23 +472,24 @@ fn write_election(out: &mut String, election: &ElectionReport, page: Page) -> st
     let mut table = table(page, &[0, 0, 0]);
     table.set_header(["what has failed", &format!("{} + balancer", election.before), "xvip"]);
     // All of a small table; of a large one the first failures, and whatever is bad.
-    let small = election.rows.len() <= 32;
+    let small = election.rows.len() <= SMALL;
     let mut left_out = 0;
     for row in &election.rows {
         if !small && row.count > 2 && !row.before_is_bad && !row.after_is_bad {
             left_out += 1;
             continue;
         }
-        let mark =
-            |owner: &str, bad: bool| if bad { format!("{owner}  << not served") } else { owner.to_owned() };
+        let owner = |owner: &str, bad: bool| match bad {
+            true => page.colours.cell(format!("{owner}: not served"), Tone::Bad),
+            false => Cell::new(owner),
+        };
         table.add_row([
-            row.failures.clone(),
-            mark(&row.before, row.before_is_bad),
-            mark(&row.after, row.after_is_bad),
+            Cell::new(&row.failures),
+            owner(&row.before, row.before_is_bad),
+            owner(&row.after, row.after_is_bad),
         ]);
     }
-    let marked = trimmed(&table).replace("<< not served", &(page.paint)("<< not served", Tone::Bad));
-    writeln!(out, "{marked}")?;
+    writeln!(out, "{}", trimmed(&table))?;
     if left_out > 0 {
         writeln!(
             out,
@@ -508,9 +502,14 @@ fn write_election(out: &mut String, election: &ElectionReport, page: Page) -> st
     writeln!(out)?;
     let mut table = self::table(page, &[0, 0, 0, 0]);
     let before = format!("{} now", election.before);
-    table.set_header(["nothing is served while", &before, "xvip as imported", "xvip, v3, 200ms"]);
+    table.set_header(["not served for", &before, "xvip as imported", "xvip, v3 200ms"]);
     for row in &election.take_over {
-        table.add_row([row.event.text().to_owned(), row.old.text(), row.new.text(), row.fast.text()]);
+        table.add_row([
+            format!("when {}", row.event.text()),
+            row.old.text(),
+            row.new.text(),
+            row.fast.text(),
+        ]);
     }
     writeln!(out, "{}", trimmed(&table))
 }
@@ -532,7 +531,7 @@ fn write_summary(out: &mut String, report: &Report, page: Page) -> std::fmt::Res
     }
     for refusal in &report.refused {
         for line in wrapped(&format!("nothing is written: {refusal}"), usize::from(page.width)) {
-            writeln!(out, "{}", (page.paint)(&line, Tone::Bad))?;
+            writeln!(out, "{}", page.colours.paint(&line, Tone::Bad))?;
         }
     }
     Ok(())

@@ -44,9 +44,9 @@ pub(super) fn health(pool: &Pool, servers: &[&PoolServer], notes: &mut Notes<'_>
     if model.fast_interval.is_none() && fast_interval.value > Duration::from_secs(1) {
         fast_interval.from = None;
         fast_interval.check = format!(
-            "as HAProxy without fastinter: a dead backend is noticed after up to {}. With \"200ms\" it would be {}",
-            duration_text(interval.value * model.fall.clamp(1, 1000)),
-            duration_text(interval.value + Duration::from_millis(200) * (model.fall.clamp(1, 1000) - 1)),
+            "as HAProxy without fastinter: a dead backend is noticed after up to {:.1} s; with \"200ms\" it would be {:.1} s",
+            (interval.value * model.fall.clamp(1, 1000)).as_secs_f64(),
+            (interval.value + Duration::from_millis(200) * (model.fall.clamp(1, 1000) - 1)).as_secs_f64(),
         );
     }
     let mut count = |key: &str, value: u32| {

@@ -55,7 +55,8 @@ pub(super) fn side(
         for hook in &instance.hooks {
             let Some(command) = program(&hook.command) else { continue };
             side.hooks.push(HookPlan {
-                command: Key::new(command, Some(hook.place)),
+                command: Key::new(command, Some(hook.place))
+                    .check("it runs as nobody here (`user`); xvip tells it the event, too: docs/events.md"),
                 instance: name.clone(),
                 directive: hook.directive.clone(),
             });
