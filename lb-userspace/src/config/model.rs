@@ -856,7 +856,7 @@ pub struct Flows {
 }
 
 /// `[connection_log]`: where the connections of services with `connection_log = true` are written down.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ConnectionLog {
     /// Where the files are; they are named after the instance.
     pub directory: PathBuf,
@@ -864,6 +864,7 @@ pub struct ConnectionLog {
     pub skip_empty: bool,
     /// How large a file gets before the next one is begun, in bytes; within [`CONNECTION_LOG_SIZES`].
     #[serde(serialize_with = "as_size")]
+    #[schemars(with = "String")]
     pub max_size: u64,
     /// How many files there are at most, the one that is written to included; 1 to [`MAX_CONNECTION_LOG_FILES`].
     pub files: u32,

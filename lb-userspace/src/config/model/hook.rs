@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::as_text;
@@ -14,13 +15,14 @@ pub const DEFAULT_HOOK_TIMEOUT: Duration = Duration::from_secs(10);
 pub const DEFAULT_HOOK_TOPICS: [Topic; 3] = [Topic::Vrrp, Topic::Backend, Topic::Problem];
 
 /// A `[[notify]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Hook {
     /// How it is told.
     #[serde(flatten)]
     pub action: HookAction,
     /// It is given up then: a program is killed.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub timeout: Duration,
     /// Of what, each once.
     pub on: Vec<Topic>,
@@ -29,7 +31,7 @@ pub struct Hook {
 }
 
 /// How an event is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum HookAction {
     /// A program is run.
@@ -50,7 +52,7 @@ pub enum HookAction {
 }
 
 /// What an event is about, as `notify.on` has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Topic {
     /// Who has the VIP: states of VRRP instances.

@@ -1,9 +1,10 @@
 //! `[log]`: where the daemon's log goes, and how much of it.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// `[log]`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Log {
     /// Where it goes.
     pub target: LogTarget,
@@ -14,7 +15,7 @@ pub struct Log {
 }
 
 /// Where the log goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogTarget {
     /// To the journal where stderr is the journal's (`JOURNAL_STREAM`, systemd.exec(5)), else to stderr.
@@ -27,7 +28,7 @@ pub enum LogTarget {
 }
 
 /// How a line on stderr looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
     /// For people.
@@ -38,7 +39,7 @@ pub enum LogFormat {
 }
 
 /// How important a line must be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogLevel {
     /// What does not work.
