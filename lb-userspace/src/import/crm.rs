@@ -119,11 +119,21 @@ impl Reading<'_> {
             "primitive" | "rsc_template" => self.primitive(statement, 1),
             "property" | "rsc_defaults" | "op_defaults" => self.options(statement, 1),
             "node" => self.node(statement),
-            "group" => self.whole(
-                statement,
-                Fate::NotNeeded,
-                "one process has the address and forwards: nothing has to be kept together",
-            ),
+            "group" => {
+                let note = "one process has the address and forwards: nothing has to be kept together";
+                self.whole(statement, Fate::NotNeeded, note);
+                for word in &statement.words {
+                    match word.assignment() {
+                        Some((key, value)) if key == "migration-threshold" => {
+                            self.threshold(word.place, value)
+                        }
+                        Some((key, value)) if key == "resource-stickiness" => {
+                            self.stickiness(word.place, value)
+                        }
+                        _ => {}
+                    }
+                }
+            }
             "colocation" | "collocation" => {
                 self.whole(
                     statement,

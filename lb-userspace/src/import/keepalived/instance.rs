@@ -59,7 +59,6 @@ impl Reading<'_, '_> {
             self.all(directive, Fate::NotNeeded, "in an instance that keepalived ignores");
             return;
         }
-        self.exact(directive.place, format!("[[vrrp]] name = {:?}", name.value));
         let mut draft = Draft { name, ..Draft::default() };
         for item in directive.items() {
             self.instance_item(item, &mut draft);
@@ -259,7 +258,8 @@ impl Reading<'_, '_> {
                     text => match text.parse::<IpAddr>() {
                         // keepalived looks at the first word of a line only.
                         Ok(address) if word.place == peer.place => {
-                            self.exact(word.place, format!("vrrp.unicast_peers = [..., \"{address}\"]"));
+                            let before = if draft.peers.is_empty() { "" } else { "..., " };
+                            self.exact(word.place, format!("vrrp.unicast_peers = [{before}\"{address}\"]"));
                             draft.peers.push(At::new(address, word.place));
                         }
                         Ok(address) => {
@@ -423,6 +423,7 @@ impl Reading<'_, '_> {
             );
             return None;
         };
+        self.exact(name.place, format!("[[vrrp]] name = {:?}", name.value));
         if draft.interface.is_none() {
             let note = if draft.source.is_some() && !draft.peers.is_empty() {
                 "it has no interface: name it with --interface"
@@ -431,9 +432,10 @@ impl Reading<'_, '_> {
             };
             self.notes.say(name.place, Fate::Approximate, "node.interface", note);
         }
+        self.excluded_vips(&draft.vips);
         let version = self.version(&draft);
         let authentication = self.finish_authentication(&draft, version);
-        let (begins_as_master, priority) = Self::finish_priority(&draft);
+        let (begins_as_master, priority) = self.finish_priority(&draft);
         let (no_preempt, preempt_delay) = self.preemption(&draft, begins_as_master, priority.value);
         let advert_interval = self.advert_interval(&draft, version);
         if draft.peers.is_empty()
@@ -485,13 +487,32 @@ impl Reading<'_, '_> {
         }
     }
 
-    fn finish_priority(draft: &Draft) -> (bool, At<u8>) {
+    fn finish_priority(&mut self, draft: &Draft) -> (bool, At<u8>) {
         let master = draft.state.map(|(master, _)| master);
-        let priority = draft.priority.clone().unwrap_or_else(|| {
-            // The address owner's, of all things.
-            At::new(if master == Some(true) { 255 } else { DEFAULT_PRIORITY }, draft.name.place)
+        let priority = draft.priority.clone().unwrap_or_else(|| match draft.state {
+            Some((true, place)) => {
+                let note = "without `priority`, keepalived takes 255 for `state MASTER`: the address owner's";
+                self.notes.say(place, Fate::Approximate, "vrrp.priority = 255", note);
+                At::new(255, place)
+            }
+            _ => At::new(DEFAULT_PRIORITY, draft.name.place),
         });
         (master.unwrap_or(priority.value == 255), priority)
+    }
+
+    /// xvip advertises the VIPs of the instance's family; those of the other one follow.
+    fn excluded_vips(&mut self, vips: &[At<RouterVip>]) {
+        let ipv6 = vips.iter().find(|vip| vip.value.advertised).map(|vip| vip.value.address.is_ipv6());
+        for At { value: vip, place } in vips.iter().filter(|vip| !vip.value.advertised) {
+            let becomes = format!("service.vip = \"{}/{}\"", vip.address, vip.prefix_len);
+            if ipv6.is_some_and(|ipv6| ipv6 != vip.address.is_ipv6()) {
+                self.exact(*place, becomes);
+            } else {
+                let note = "xvip advertises all VIPs of the instance's family: move it to virtual_ipaddress on the nodes that \
+                            keep keepalived for a while, which ignore advertisements with other addresses than theirs";
+                self.notes.say(*place, Fate::Approximate, becomes, note);
+            }
+        }
     }
 
     fn finish_authentication(&mut self, draft: &Draft, version: VrrpVersion) -> Authentication {
@@ -521,7 +542,7 @@ impl Reading<'_, '_> {
             return Authentication::None;
         };
         if kind.value == "AH" {
-            let note = "xvip does not speak AH, nor does any keepalived over IPv6: write [vrrp.auth_hmac]";
+            let note = "xvip does not speak AH: write [vrrp.auth_hmac] once all nodes run xvip or keepalived 2.4.2 or later";
             self.notes.not_possible(kind.place, note);
             self.notes.not_possible(pass.place, "part of AH");
             return Authentication::Header(kind.place);
