@@ -20,6 +20,7 @@ pub mod import;
 pub mod log;
 pub mod maglev;
 pub mod netlink;
+pub mod password;
 pub mod pcapng;
 pub mod program;
 pub mod rebalance;

@@ -9,8 +9,8 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use super::{
-    backend, capture, check, cleanup, doctor, explain, flows, rebalance, reload, run, schema, status, top,
-    trace, vip, who,
+    backend, capture, check, cleanup, doctor, explain, flows, import, password, rebalance, reload, run,
+    schema, status, top, trace, vip, who,
 };
 use crate::config::model::DEFAULT_SOCKET;
 
@@ -33,6 +33,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Look for what keeps xvip from working on this node and its network, and say how to mend it
     Doctor(doctor::DoctorArgs),
+    /// Write an xvip.toml from HAProxy's, keepalived's and Pacemaker's files, and say what became of each line
+    Import(import::ImportArgs),
     /// Show who owns the VIP and why, each backend, and what becomes of the packets
     Status(status::StatusArgs),
     /// The same, live, with keys that drain and enable backends and move the VIP
@@ -53,6 +55,8 @@ enum Command {
     Backend(backend::BackendArgs),
     /// Move connections from backends that have too many, a few at a time
     Rebalance(rebalance::RebalanceArgs),
+    /// Hash a password for [[http.user]]
+    Password(password::PasswordArgs),
     /// Let the daemon read its configuration again
     Reload(reload::ReloadArgs),
     /// Remove the program, pins and addresses that a stopped or killed daemon left
@@ -80,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Flows(args) => flows::run(&args),
@@ -90,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Vip(args) => vip::run(&args),
         Command::Backend(args) => backend::run(&args),
         Command::Rebalance(args) => rebalance::run(&args),
+        Command::Password(args) => password::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
     }
@@ -134,6 +140,10 @@ mod tests {
             "xvip check --config /tmp/x.toml --json",
             "xvip doctor",
             "xvip doctor --config /tmp/x.toml --socket /tmp/x.sock --listen 500ms --try-attach --json",
+            "xvip import --haproxy /tmp/h.cfg --keepalived /tmp/1.conf --keepalived /tmp/2.conf -o /tmp/out/",
+            "xvip import --crm - --corosync /tmp/c.conf --node lb1 --interface eth0 --vip 10.0.0.1/24 --report r.json --json",
+            "xvip import --haproxy h --keep-timeouts --resolve",
+            "xvip password",
             "xvip status --json --socket /tmp/x.sock",
             "xvip status --config /tmp/x.toml",
             "xvip top",
@@ -180,6 +190,8 @@ mod tests {
             "xvip who",
             "xvip who --nat-port 0",
             "xvip who --nat-port 5000 --at yesterday",
+            "xvip import --vip 10.0.0.0/24",
+            "xvip import --vip ten",
             "xvip trace",
             "xvip trace --client m1",
             "xvip capture",

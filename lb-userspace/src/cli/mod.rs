@@ -8,6 +8,8 @@ pub mod command;
 pub mod doctor;
 pub mod explain;
 pub mod flows;
+pub mod import;
+pub mod password;
 pub mod rebalance;
 pub mod reload;
 pub mod run;
