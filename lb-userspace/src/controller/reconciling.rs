@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::{Controller, RETRY, set_problem};
 use crate::{
@@ -176,10 +176,12 @@ impl Controller {
                 continue;
             }
             match &change {
-                Change::AddAddress(_) | Change::RemoveAddress(_) | Change::Announce(..) => info!("{change}"),
                 Change::SetService(key, entry) => {
                     let was = observed.tables.services.get(key).map_or(0, |old| old.usable);
-                    info!(was, usable = entry.usable, "{change}");
+                    debug!(was, usable = entry.usable, "{change}");
+                    if was != entry.usable {
+                        self.tell_usable(key, was, entry.usable);
+                    }
                 }
                 Change::SetBackend(id, entry) => {
                     debug!("{change}");
