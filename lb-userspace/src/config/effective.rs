@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::{
     model::{
-        AntiReplay, AuthHmac, Backend, Check, Config, ConnectionLog, Flows, Health, HmacKey, Mode, Node,
-        Rebalance, Service, Sync, TlsVerify, Track, Tracked, VrrpInstance, VrrpVersion, duration_text,
-        size_text,
+        AntiReplay, AuthHmac, Backend, Check, Config, ConnectionLog, Flows, Health, HmacKey, Hook,
+        HookAction, Log, LogTarget, Mode, Node, Rebalance, Service, Sync, TlsVerify, Track, Tracked,
+        VrrpInstance, VrrpVersion, duration_text, size_text,
     },
     schema::{HMAC_MASK, PASS_MASK},
 };
@@ -17,7 +17,7 @@ use super::{
 /// passwords and secrets, which are masked.
 pub fn effective(config: &Config) -> String {
     // Each struct is taken apart completely, so that a new field does not compile until it is written here.
-    let Config { node, services, vrrp, flows, connection_log, sync } = config;
+    let Config { node, services, vrrp, flows, connection_log, sync, log, hooks } = config;
     let mut out = Writer(String::new());
     out.node(node);
     services.iter().for_each(|service| out.service(service));
@@ -25,6 +25,8 @@ pub fn effective(config: &Config) -> String {
     out.flows(flows);
     out.connection_log(connection_log);
     sync.iter().for_each(|sync| out.sync(sync));
+    out.log(*log);
+    hooks.iter().for_each(|hook| out.hook(hook));
     out.0
 }
 
@@ -299,5 +301,31 @@ impl Writer {
         self.key("peers", peers);
         self.path("key_file", Some(key_file));
         self.key("bandwidth", bandwidth);
+    }
+
+    fn log(&mut self, Log { target, format, level }: Log) {
+        self.header("[log]");
+        self.key("target", target);
+        if target != LogTarget::Journal {
+            self.key("format", format);
+        }
+        self.key("level", level);
+    }
+
+    fn hook(&mut self, Hook { action, timeout, on, names }: &Hook) {
+        self.header("[[notify]]");
+        match action {
+            HookAction::Command { command, user } => {
+                self.key("command", command);
+                self.key("user", user);
+            }
+            HookAction::Url { url, ca_file } => {
+                self.key("url", url);
+                self.path("ca_file", ca_file.as_deref());
+            }
+        }
+        self.key("timeout", duration_text(*timeout));
+        self.key("on", on);
+        self.key("names", names);
     }
 }

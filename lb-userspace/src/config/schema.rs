@@ -1,8 +1,11 @@
-//! Every table of the file and every key, one function per table and one line per key; `[[vrrp]]` is in `schema/vrrp.rs`.
+//! Every table of the file and every key, one function per table and one line per key; `[[vrrp]]`, `[log]` and `[[notify]]` are in files below
+//! `schema/`.
 //!
 //! A new key is one line here, a field in the model, a line in `effective.rs` and one in `packaging/xvip.toml`; the tests
 //! notice what was forgotten. What tables say about each other is `agreement`'s.
 
+mod hook;
+mod log;
 mod vrrp;
 
 use std::{
@@ -40,7 +43,8 @@ use super::{
     sync_key::sync_keys,
 };
 
-pub(super) use vrrp::{HMAC_MASK, PASS_MASK, VrrpDraft};
+use self::hook::HookDraft;
+pub(super) use self::vrrp::{HMAC_MASK, PASS_MASK, VrrpDraft};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// A pause or time-out of a health check: shorter ones would be a busy loop.
@@ -149,6 +153,9 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
     let connection_log = connection_log(root.table_or_empty("connection_log"));
     let sync = root.table("sync").map(|table| sync(table, facts));
     root.table("http").into_iter().for_each(http);
+    let log = log::log(root.table_or_empty("log"));
+    let hooks: Vec<HookDraft> =
+        root.tables("notify").into_iter().map(|table| hook::hook(table, facts)).collect();
     if root.place_of("service").is_none() {
         let message = "there is no service, so there is nothing to do";
         root.reader.error(
@@ -158,6 +165,7 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
         );
     }
     agreement::check(root.reader, &services, &instances, sync.as_ref());
+    hook::check_names(&root, &hooks, &services, &instances);
     root.finish();
     Some(Config {
         node: node?,
@@ -169,6 +177,8 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
             Some(sync) => Some(sync.finished()?),
             None => None,
         },
+        log,
+        hooks: hooks.into_iter().map(HookDraft::finished).collect::<Option<_>>()?,
     })
 }
 

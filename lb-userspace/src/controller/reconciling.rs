@@ -65,6 +65,9 @@ impl Controller {
         if let Some(as_of) = as_of.filter(|_| disowned && self.dataplane.is_some()) {
             self.heartbeat.settled(as_of);
         }
+        if applied.is_ok() {
+            self.follow_vips();
+        }
         // Only now do those who are told to go find their way to somebody else.
         self.follow_dead();
         applied.map_err(|(_, error)| error)?;
@@ -177,6 +180,14 @@ impl Controller {
                 Change::SetService(key, entry) => {
                     let was = observed.tables.services.get(key).map_or(0, |old| old.usable);
                     info!(was, usable = entry.usable, "{change}");
+                }
+                Change::SetBackend(id, entry) => {
+                    debug!("{change}");
+                    let was = observed.tables.backends.get(id).map(|old| old.weight);
+                    let of = self.ids.all().find(|(known, _)| known == id).map(|(_, entry)| entry);
+                    if let (Some(was), Some(of)) = (was.filter(|was| *was != entry.weight), of) {
+                        self.tell_weight(&of, was, entry.weight);
+                    }
                 }
                 _ => debug!("{change}"),
             }

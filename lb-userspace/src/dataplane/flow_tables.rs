@@ -29,7 +29,7 @@ use crate::flows::{self, Flow, Phase, Timeouts};
 
 /// What this process removed, by backend. Only user space reads and writes it, so the object does not have it; it is
 /// pinned with the others to outlive the process.
-const TOTALS: &str = "TOTALS";
+pub(super) const TOTALS: &str = "TOTALS";
 /// The connection log gets what was removed in pieces.
 const TOLD_AT_ONCE: usize = 1024;
 

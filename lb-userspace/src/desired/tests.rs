@@ -10,7 +10,7 @@ use proptest::{collection, prelude::*};
 use super::*;
 use crate::{
     config::model::{
-        Check, ConnectionLog, Flows, Health, LocalClients, Node, OnDown, Rebalance, Vip, VrrpInstance,
+        Check, ConnectionLog, Flows, Health, LocalClients, Log, Node, OnDown, Rebalance, Vip, VrrpInstance,
         XdpMode,
     },
     reconcile::{Observed, diff},
@@ -132,6 +132,8 @@ pub(crate) fn config(services: Vec<Service>) -> Config {
         },
         connection_log: ConnectionLog::default(),
         sync: None,
+        log: Log::default(),
+        hooks: Vec::new(),
     }
 }
 
