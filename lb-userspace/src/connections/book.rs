@@ -668,14 +668,14 @@ const fn age(clock: u32, opened: u32) -> u32 {
 fn via_of(flow: &Snapshot, age: u32, was_found: bool, since_vip: Option<u64>) -> Via {
     let (long, few) = LONG_HANDSHAKE;
     let packets = flow.carried.packets_in.saturating_add(flow.carried.packets_out);
-    let is_older_than_vip = since_vip.is_some_and(|since| u64::from(age) * 1000 > since);
+    // To a second, or two. Whose handshake was seen here is told at once; what a walk finds came along.
+    let is_older_than_vip = since_vip.is_some_and(|since| u64::from(age) * 1000 > since + 2000);
+    let vip_has_just_come = since_vip.is_some_and(|since| since < CAME_WITH_VIP);
     if flow.is_rebuilt() {
         Via::Rebuilt
-    } else if !was_found && age <= 2 {
-        Via::Handshake
-    } else if since_vip.is_some_and(|since| since < CAME_WITH_VIP) && is_older_than_vip {
+    } else if vip_has_just_come && (was_found || is_older_than_vip) {
         Via::TakenOver
-    } else if !was_found && age <= long && packets <= few {
+    } else if !was_found && (age <= 2 || (age <= long && packets <= few)) {
         Via::Handshake
     } else {
         Via::Found
