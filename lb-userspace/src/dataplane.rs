@@ -6,6 +6,7 @@
 //! included.
 
 mod attach;
+mod connections;
 mod flow_events;
 mod flow_tables;
 mod hash_walk;
@@ -58,9 +59,10 @@ use self::migrate::Migration;
 use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
+    connections::{ConnectionSource, ConnectionTables},
     flow_events::FlowEvents,
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
-    interface::keep_vlan_tags,
+    interface::{driver, keep_vlan_tags},
     local_clients::LocalClientsError,
     migrate::v4::VipEntry as VipEntryV4,
     pinned::PinnedTables,

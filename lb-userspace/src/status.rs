@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{sync::status::SyncStatus, vrrp::lateness::Lateness};
+use crate::{
+    connections::status::ConnectionLogStatus, hooks::HookStatus, sync::status::SyncStatus,
+    vrrp::lateness::Lateness,
+};
 
 pub mod gather;
 pub mod table;
@@ -53,6 +56,12 @@ pub struct Status {
     /// The exchange of flows with the other nodes; absent without `[sync]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<SyncStatus>,
+    /// `[[notify]]`, in the file's order: who is told of events.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookStatus>,
+    /// The connection log; absent where no service has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_log: Option<ConnectionLogStatus>,
     /// What this node would do; absent where it does it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observing: Option<ObservingStatus>,

@@ -57,6 +57,8 @@ impl Controller {
                 closing: self.census.closing,
             },
             sync: self.replication.status(),
+            hooks: self.teller.hooks().status(),
+            connection_log: self.connections.status(),
             observing: self.observing(),
         }
     }
@@ -106,6 +108,7 @@ impl Controller {
         let own = own.chain(self.rivals.problems().cloned()).chain(routers);
         own.chain(self.alerts.problems(std::time::Instant::now()))
             .chain(self.replication.problems())
+            .chain(self.connections.problem())
             .collect()
     }
 

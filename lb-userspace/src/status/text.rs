@@ -37,6 +37,14 @@ fn write(out: &mut String, status: &Status, screen: &Screen) -> std::fmt::Result
         "flows: {} established, {} half-open, {} closing, at most {}",
         flows.established, flows.half_open, flows.closing, flows.max
     )?;
+    if let Some(log) = &status.connection_log {
+        let (open, starts, ends, lost) = (log.open, log.starts, log.ends, log.lost);
+        writeln!(
+            tail,
+            "connection log: {open} open, {starts} starts and {ends} ends written, {lost} lost, in {}",
+            log.file.display()
+        )?;
+    }
     if let Some(sync) = &status.sync {
         write_sync(&mut tail, sync)?;
     }
