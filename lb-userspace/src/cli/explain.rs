@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context as _, bail};
 use comfy_table::Table;
 
-use super::command::{EXIT_USAGE, SocketArgs, block_on, failed};
+use super::{
+    command::{EXIT_USAGE, SocketArgs, block_on, failed},
+    schema,
+};
 use crate::{
     config::{
         self,
@@ -48,6 +51,9 @@ pub struct ExplainArgs {
     /// Print one JSON object, whose form is stable
     #[arg(long)]
     pub json: bool,
+    /// Print the JSON Schema of what --json prints
+    #[arg(long, value_parser = schema::asked::<Explanation>)]
+    pub json_schema: bool,
 }
 
 fn since(text: &str) -> Result<Duration, String> {

@@ -319,7 +319,8 @@ impl Controller {
     pub(super) fn tell_weight(&self, of: &BackendIdentity, from: u16, to: u16) {
         let entry = of.service.map(|service| PoolEntry { service, address: of.address });
         // What an operator has taken out or in again is told as his order.
-        if from == 0 || entry.is_some_and(|entry| self.steers().get(&entry).is_some_and(|steer| steer.is_out)) {
+        if from == 0 || entry.is_some_and(|entry| self.steers().get(&entry).is_some_and(|steer| steer.is_out))
+        {
             return;
         }
         let start = entry.and_then(|entry| self.slow_starts.get(&entry));

@@ -111,7 +111,10 @@ fn the_first_state_has_not_followed_any() {
 fn another_owner_is_told_where_this_node_only_listens() {
     let one = router(VrrpState::Backup, "x", Some((LB2, 101)));
     let other = router(VrrpState::Backup, "x", Some(([172, 16, 0, 4].into(), 90)));
-    assert_eq!(told(&one, &other), ["vrrp main: owner: 172.16.0.3 (priority 101) -> 172.16.0.4 (priority 90)"]);
+    assert_eq!(
+        told(&one, &other),
+        ["vrrp main: owner: 172.16.0.3 (priority 101) -> 172.16.0.4 (priority 90)"]
+    );
     let same = router(VrrpState::Backup, "x", Some((LB2, 80)));
     assert_eq!(told(&one, &same), [] as [&str; 0], "a priority that changes is the other node's to tell");
 }
@@ -189,7 +192,10 @@ fn a_track_is_told_once_it_is_known() {
         track_event("main", &track(state), known.as_ref(), at(100)).map(|event| event.to_string())
     };
     assert_eq!(told("unknown", None), None);
-    assert_eq!(told("up", Some(("unknown", 0))).as_deref(), Some("vrrp main: track up: script /bin/check: exit 1"));
+    assert_eq!(
+        told("up", Some(("unknown", 0))).as_deref(),
+        Some("vrrp main: track up: script /bin/check: exit 1")
+    );
     assert_eq!(
         told("down", Some(("up", 40))).as_deref(),
         Some("vrrp main: track up -> down: script /bin/check: exit 1 (up for 1 min 0 s)")

@@ -87,6 +87,8 @@ pub(crate) fn status() -> Status {
         },
         flows: FlowsStatus { max: 1024, established: 3, half_open: 0, closing: 2 },
         sync: None,
+        hooks: Vec::new(),
+        connection_log: None,
         observing: None,
     }
 }

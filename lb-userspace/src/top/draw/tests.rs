@@ -6,6 +6,7 @@ use ratatui::{Terminal, backend::TestBackend};
 
 use super::*;
 use crate::{
+    history::Kind,
     status::{DaemonState, WithoutDaemon, text::tests as known},
     top::state::Key,
 };
@@ -72,10 +73,18 @@ fn problems_and_events_are_below_the_newest_first() {
     let mut status = known::status();
     status.problems.push("XDP is not attached".into());
     state.seen(Duration::from_secs(7), Ok(status));
-    state.tell_events((0..30).map(|number| format!("event {number}")).collect());
+    let event = |number: u64| {
+        let at = look().now + Duration::from_secs(number);
+        Event::new(Kind::Daemon, "lb1", at).became(format!("event {number}"))
+    };
+    state.tell_events((0..30).map(event).collect());
     let rows = screen(&state, &look(), 80, 24);
     let at = rows.iter().position(|row| row.contains("what is wrong")).expect("its title");
-    assert_eq!(rows[at + 1..at + 4], ["problem: XDP is not attached", "event 29", "event 28"], "{rows:#?}");
+    assert_eq!(
+        rows[at + 1..at + 4],
+        ["problem: XDP is not attached", "03:09:34 xvip: event 29", "03:09:33 xvip: event 28"],
+        "{rows:#?}"
+    );
     assert!(at >= 24 - 1 - 8 - 1, "no more than a third of the screen: {rows:#?}");
     assert!(rows.iter().any(|row| row.starts_with("m2")), "the backends stay: {rows:#?}");
 }
