@@ -8,7 +8,7 @@ use crate::status::{
 };
 use crate::sync::status::Refused;
 
-fn status() -> Status {
+pub(crate) fn status() -> Status {
     let since = "2026-01-02T03:04:05.678Z".to_owned();
     let backend = |name: &str, down: Option<&str>| BackendStatus {
         name: name.into(),
