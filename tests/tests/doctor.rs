@@ -226,21 +226,6 @@ fn an_interface_that_is_missing_or_down() -> TestResult {
 }
 
 #[test]
-fn one_queue_for_all_processors() -> TestResult {
-    let lab = alone()?;
-    let lb = lab.lb(0);
-    if fs::read_to_string("/sys/devices/system/cpu/online")?.trim() == "0" {
-        println!("one processor: nothing to find");
-        return Ok(look(lb)?.assert_wrong(&[]));
-    }
-    lb.machine().ethtool("-L eth0 rx 1")?;
-    let told = look(lb)?;
-    told.assert_wrong(&["queues"]);
-    assert!(told.one("queues").1.contains("ethtool -L eth0"));
-    Ok(())
-}
-
-#[test]
 fn a_packet_filter_that_drops_protocol_112() -> TestResult {
     let lab = alone()?;
     let lb = lab.lb(0);

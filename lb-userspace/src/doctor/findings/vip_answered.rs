@@ -14,6 +14,8 @@ const ID: &str = "vip-answered";
 /// For each VIP of a VRRP instance.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
+    // Where nobody could be asked, `vrid-in-use` says so.
+    let Some(Ok(listened)) = &facts.wire.listened else { return found };
     let services = facts.config.services.iter();
     let owned: BTreeSet<_> =
         services.filter_map(|service| Some((service.vip.address, service.vrrp.as_deref()?))).collect();
@@ -37,12 +39,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         };
         let answers: Vec<Mac> =
             facts.wire.answers.iter().filter(|answer| answer.vip == vip).map(|answer| answer.mac).collect();
-        let is_slow = facts
-            .wire
-            .listened
-            .as_ref()
-            .and_then(|listened| listened.as_ref().ok())
-            .is_some_and(|listened| *listened <= instance.advert_interval);
+        let is_slow = *listened <= instance.advert_interval;
         let text = vip.to_string();
         let finding = match &answers[..] {
             [] if facts.holds(vip) => Finding::fine(ID, "is this node's, and nobody else answers for it"),
