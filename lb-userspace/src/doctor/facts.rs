@@ -111,8 +111,8 @@ pub struct Host {
     pub capabilities: u64,
     /// Where pins are made.
     pub bpf_fs: BpfFs,
-    /// Where cgroup2 is mounted.
-    pub cgroup2: Option<PathBuf>,
+    /// Where cgroup2 is mounted; an error where it is not.
+    pub cgroup2: Looked<PathBuf>,
     /// Memory that can be had without swapping, in bytes.
     pub memory_available: Looked<u64>,
     /// The limit of locked memory in bytes; `None` is no limit.

@@ -107,7 +107,7 @@ pub fn facts() -> Facts {
             processors: 4,
             capabilities: u64::MAX,
             bpf_fs: BpfFs::Mounted,
-            cgroup2: Some(PathBuf::from("/sys/fs/cgroup")),
+            cgroup2: Ok(PathBuf::from("/sys/fs/cgroup")),
             memory_available: Ok(8 << 30),
             memlock: Some(8 << 20),
             clock: Ok(Clock { synchronised: true, error_us: 1000 }),
