@@ -10,7 +10,10 @@ use std::{
 use lb_common::wire::Mac;
 
 use super::{adverts::Heard, firewall::Rules};
-use crate::{config::model::Config, status::Status};
+use crate::{
+    config::model::{Config, VrrpInstance},
+    status::Status,
+};
 
 /// Something that was looked at, or why it could not be.
 pub type Looked<T> = Result<T, String>;
@@ -74,6 +77,13 @@ impl Facts {
     pub fn attach_points(&self) -> impl Iterator<Item = &Link> {
         let mut seen = BTreeSet::new();
         self.links().map(|(_, link)| link).filter(move |link| seen.insert(link.parent.clone()))
+    }
+
+    /// The virtual routers that have a VIP. One that no service names owns nothing, and speaks for nothing.
+    pub fn routers(&self) -> impl Iterator<Item = &VrrpInstance> {
+        let is_named =
+            |name: &str| self.config.services.iter().any(|service| service.vrrp.as_deref() == Some(name));
+        self.config.vrrp.iter().filter(move |instance| is_named(&instance.name))
     }
 
     /// The VIPs of all services, each once.

@@ -98,7 +98,7 @@ mod tests {
     use crate::doctor::{
         Severity,
         facts::VipAnswer,
-        findings::healthy::{PEER_MAC, address, fine, one},
+        findings::healthy::{PEER_MAC, address, fine, one, running},
     };
 
     const OTHER: Mac = [2, 0, 0, 0, 0, 9];
@@ -113,6 +113,18 @@ mod tests {
         fine(judge, |_| ());
         fine(judge, |facts| answered(facts, &[PEER_MAC]));
         fine(judge, |facts| answered(facts, &[[0, 0, 0x5e, 0, 1, 60]]));
+    }
+
+    #[test]
+    fn nobody_else_may_answer_for_what_is_ours() {
+        fine(judge, |facts| facts.daemon = Ok(Some(running(true, &[]))));
+        let answered_by_the_peer = |facts: &mut Facts, holds| {
+            facts.daemon = Ok(Some(running(holds, &[])));
+            answered(facts, &[PEER_MAC]);
+        };
+        let found = one(judge, |facts| answered_by_the_peer(facts, true));
+        assert_eq!(found.severity, Severity::Problem);
+        fine(judge, |facts| answered_by_the_peer(facts, false));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         Some(Err(why)) => return vec![Finding::unseen(ID, "the network", why)],
         None => return vec![Finding::unseen(ID, "the network", "there is no interface to listen on")],
     }
-    for instance in &facts.config.vrrp {
+    for instance in facts.routers() {
         let heard: Vec<&Heard> = facts
             .wire
             .adverts
@@ -136,6 +136,7 @@ mod tests {
         fine(judge, |facts| facts.wire.adverts.clear());
         assert_eq!(one(judge, |facts| facts.wire.listened = None).severity, Severity::Advice);
         fine(judge, |facts| facts.wire.adverts[0].outgoing = true);
+        fine(judge, |facts| facts.config.services[0].vrrp = None);
         fine(judge, |facts| {
             let other = crate::vrrp::advert::Vrid(std::num::NonZeroU8::new(61).expect("a VRID"));
             facts.wire.adverts[0].advertisement.vrid = other;
