@@ -379,7 +379,8 @@ fn node_entry(inputs: &Inputs, own: &OwnAddresses) -> NodeEntry {
 }
 
 fn node_flags(config: &Config) -> u32 {
-    let flags = [(NODE_OBSERVES, config.node.observe), (NODE_TELLS_FLOWS, config.sync.is_some())];
+    let is_told = config.sync.is_some() || config.services.iter().any(|service| service.connection_log);
+    let flags = [(NODE_OBSERVES, config.node.observe), (NODE_TELLS_FLOWS, is_told)];
     flags.into_iter().filter(|(_, is_set)| *is_set).fold(0, |flags, (flag, _)| flags | flag)
 }
 

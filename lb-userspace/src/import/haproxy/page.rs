@@ -1,0 +1,104 @@
+//! `stats` in proxies: the statistics page (HAProxy 2.6's manual, §4.2).
+
+use std::{rc::Rc, time::Duration};
+
+use super::{file::Line, roles::Scribe, units};
+use crate::{
+    config::model::duration_text,
+    import::{
+        incumbent::StatsPage,
+        ledger::Fate,
+        source::{At, Place},
+    },
+};
+
+/// As many users are imported.
+const MOST_USERS: usize = 64;
+
+/// What is said of a page. A section with `stats` lines of its own has nothing of those of its `defaults`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Whether there is one.
+    pub enabled: bool,
+    own: bool,
+    path: Option<At<String>>,
+    users: Rc<Vec<At<(String, String)>>>,
+    admin: Option<Place>,
+    refresh: Option<At<Duration>>,
+}
+
+impl Page {
+    /// What a section takes from its `defaults`.
+    pub fn inherited(&self) -> Self {
+        Self { own: false, ..self.clone() }
+    }
+
+    /// Reads a `stats` line; `http` is whether its section speaks HTTP.
+    pub fn read(&mut self, line: &Line, http: bool, scribe: &mut Scribe<'_>) {
+        let place = line.place;
+        if !http {
+            let note = "without effect: a page needs mode http, and this is mode tcp";
+            scribe.always(place, Fate::NotNeeded, "", note);
+            return;
+        }
+        if !self.own {
+            *self = Self { own: true, ..Self::default() };
+        }
+        self.enabled = true;
+        match line.word(1) {
+            "enable" => scribe.always(place, Fate::Exact, "[http]", ""),
+            "uri" => {
+                self.path = Some(At::new(line.word(2).to_owned(), place));
+                let note = "xvip's page has a path of its own";
+                scribe.always(place, Fate::Approximate, "[http]", note);
+            }
+            "auth" => match line.word(2).split_once(':') {
+                Some((name, password)) if !name.is_empty() => {
+                    let user = At::new((name.to_owned(), password.to_owned()), place);
+                    Rc::make_mut(&mut self.users).push(user);
+                    let becomes = format!("http.user.name = {name:?}; http.user.password_hash");
+                    scribe.always(place, Fate::Improved, becomes, "the password is kept as a hash");
+                }
+                _ => scribe.wrong(place, "`stats auth` takes NAME:PASSWORD"),
+            },
+            "admin" => {
+                self.admin = Some(place);
+                let note =
+                    "whoever has logged in may change things; a condition besides that is not imported";
+                scribe.always(place, Fate::Approximate, "http.user.role = \"admin\"", note);
+            }
+            "refresh" => match units::duration(line.word(2)) {
+                Some(refresh) => {
+                    self.refresh = Some(At::new(refresh, place));
+                    let note = format!(
+                        "xvip's page follows what happens by itself, not each {}",
+                        duration_text(refresh)
+                    );
+                    scribe.always(place, Fate::Improved, "", note);
+                }
+                None => scribe.wrong(place, "`stats refresh` takes a time"),
+            },
+            "realm" | "hide-version" | "show-version" | "scope" | "show-desc" | "show-legends"
+            | "show-node" | "show-modules" => {
+                scribe.always(place, Fate::NotNeeded, "", "is about how HAProxy's page looks");
+            }
+            "http-request" => {
+                let note = "xvip's page lets in by user and password alone: see [[http.user]]";
+                scribe.always(place, Fate::NotPossible, "", note);
+            }
+            other => scribe.always(place, Fate::Unknown, "", format!("nothing is known of `stats {other}`")),
+        }
+    }
+
+    /// The page of a section without its listeners.
+    pub fn of(&self, name: At<String>) -> StatsPage {
+        StatsPage {
+            name,
+            binds: Vec::new(),
+            path: self.path.clone(),
+            users: self.users.iter().take(MOST_USERS).cloned().collect(),
+            admin: self.admin,
+            refresh: self.refresh.clone(),
+        }
+    }
+}
