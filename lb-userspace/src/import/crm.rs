@@ -136,10 +136,10 @@ impl Reading<'_> {
                 for word in &statement.words {
                     match word.assignment() {
                         Some((key, value)) if key == "migration-threshold" => {
-                            self.threshold(word.place, value)
+                            self.threshold(word.place, value);
                         }
                         Some((key, value)) if key == "resource-stickiness" => {
-                            self.stickiness(word.place, value)
+                            self.stickiness(word.place, value);
                         }
                         _ => {}
                     }
@@ -292,7 +292,7 @@ impl Reading<'_> {
             }
             match (section, word.assignment()) {
                 (Section::Parameters, Some((key, value))) => {
-                    self.parameter(word, &key, value, resource, fate)
+                    self.parameter(word, &key, value, resource, fate);
                 }
                 (Section::Meta, Some((key, value))) => self.meta(word, &key, value, resource.kind),
                 (Section::Monitor, Some((key, value))) => self.monitor_word(word, &key, value, &mut monitor),
@@ -494,7 +494,7 @@ impl Reading<'_> {
             seen = place.line;
             match (kind, key.as_str()) {
                 (_, "$id" | "id" | "score") => {
-                    self.note(place, Fate::NotNeeded, "", "the name of these options")
+                    self.note(place, Fate::NotNeeded, "", "the name of these options");
                 }
                 ("op_defaults", "timeout") => match primitive::time(value) {
                     Some(time) => {
@@ -534,7 +534,7 @@ impl Reading<'_> {
                     );
                 }
                 ("rsc_defaults", _) => {
-                    self.note(place, Fate::NotNeeded, "", "it only concerns Pacemaker's resources")
+                    self.note(place, Fate::NotNeeded, "", "it only concerns Pacemaker's resources");
                 }
                 _ => self.note(place, Fate::NotNeeded, "", "it only concerns Pacemaker itself"),
             }

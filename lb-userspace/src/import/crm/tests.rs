@@ -117,7 +117,7 @@ fn the_same_cluster_typed_shown_or_commanded() {
     };
     let expected = meaning(typed);
     assert_eq!(expected.0[0].prefix_len, Some(24));
-    assert_eq!(expected.1, true);
+    assert!(expected.1);
     assert_eq!(expected.2, Some((Duration::from_secs(20), Duration::from_secs(60))));
     for text in [shown, commanded, pcs] {
         assert_eq!(meaning(text), expected, "{text}");
