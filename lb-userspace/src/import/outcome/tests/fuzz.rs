@@ -140,7 +140,7 @@ fn copy_line(text: &mut Vec<u8>, dice: &mut Dice) {
     }
     let (line, place) = (dice.below(lines.len()), dice.below(lines.len()));
     let copied = lines[line].to_vec();
-    let index = lines[..place].iter().map(|line| line.len()).sum();
+    let index: usize = lines[..place].iter().map(|line| line.len()).sum();
     text.splice(index..index, copied);
 }
 
