@@ -166,6 +166,14 @@ impl Access {
         }
     }
 
+    /// What becomes of the rules of `defaults`: there is no place for what several frontends have in common.
+    pub fn unsettled(&mut self, scribe: &mut Scribe<'_>) {
+        for rule in std::mem::take(&mut self.rules) {
+            let note = "a rule in `defaults` is not imported: write service.allow where it holds";
+            scribe.note(rule.place, Fate::NotPossible, "", note);
+        }
+    }
+
     /// Who may connect by the rules in their order, the first that holds counting; empty: everybody. Says of each rule what
     /// became of it.
     pub fn settle(&mut self, scribe: &mut Scribe<'_>) -> Vec<At<Prefix>> {
@@ -213,13 +221,16 @@ impl Access {
                     scribe.note(place, Fate::NotPossible, "", "this lets nobody in: leave the service out");
                     impossible = true;
                 }
-                (accepts, _) => {
-                    let verb = if accepts { "lets in" } else { "keeps out" };
-                    let note =
-                        format!("{verb} by something else than a list of networks to let in: {IN_WORDS}");
+                (false, _) => {
+                    let note = "whom this keeps out can connect to xvip: it has lists of networks to let in \
+                                (`service.allow`), no others";
                     scribe.note(place, Fate::NotPossible, "", note);
-                    // What is let in by a rule that is not imported must not be kept out by the next.
-                    impossible |= accepts;
+                }
+                (true, _) => {
+                    let note = format!("lets in by something else than networks: {IN_WORDS}");
+                    scribe.note(place, Fate::NotPossible, "", note);
+                    // Whom this lets in must not be kept out by a later rule.
+                    impossible = true;
                 }
             }
         }
