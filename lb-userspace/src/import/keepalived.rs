@@ -8,7 +8,7 @@
 //! for several hosts (`@main priority 101`), each of these hosts becomes a node.
 
 use super::{
-    incumbent::{Incumbent, RouterNode},
+    incumbent::Incumbent,
     ledger::Ledger,
     source::{FileId, Source},
 };
@@ -54,9 +54,8 @@ pub fn read(source: &Source, file: FileId, into: &mut Incumbent, ledger: &mut Le
         let directives = tree::build(pieces, &mut notes);
         let mut reading = Reading::new(&mut notes);
         reading.file(&directives);
-        let name = host.place(file).or_else(|| reading.global.router_id.clone());
-        let (instances, sync_groups, proxies) = reading.finish();
-        into.routers.push(RouterNode { file, name, instances, sync_groups });
+        let (node, proxies) = reading.finish(file, host.place(file));
+        into.routers.push(node);
         // The virtual servers of a cluster are the same on each of its nodes.
         if index == 0 {
             into.proxies.extend(proxies);

@@ -1,5 +1,7 @@
 //! From text to statements: lines that go on behind `\`, prompts, `crm configure` in front, quotation marks.
 
+use std::collections::BTreeSet;
+
 use crate::import::{
     ledger::{Fate, Ledger},
     source::{FileId, Place, Source},
@@ -96,7 +98,7 @@ fn split_words(line: &str, file: FileId, number: usize, ledger: &mut Ledger) -> 
 }
 
 fn statement(mut words: Vec<Word>, ledger: &mut Ledger) -> Option<Statement> {
-    let begin = words.first()?.place;
+    words.first()?;
     let mut front = prompt(&words);
     let pcs = words.get(front).is_some_and(|word| word.text == "pcs");
     let crm = words.get(front).is_some_and(|word| word.text == "crm");
@@ -110,18 +112,21 @@ fn statement(mut words: Vec<Word>, ledger: &mut Ledger) -> Option<Statement> {
         front += options(front);
     }
     let mut rest = words.split_off(front);
+    let mut shell = Vec::new();
     if pcs || crm {
         // What the shell does with it: `|| true`, `>/dev/null 2>&1`.
-        let shell = |word: &Word| {
+        let begins = |word: &Word| {
             matches!(word.text.as_str(), "||" | "&&" | ";" | "|" | "2>&1") || word.text.starts_with('>')
         };
-        rest.truncate(rest.iter().position(shell).unwrap_or(rest.len()));
+        shell = rest.split_off(rest.iter().position(begins).unwrap_or(rest.len()));
     }
-    if rest.is_empty() {
-        ledger.note(begin, Fate::NotNeeded, "", "it only opens the shell of Pacemaker");
-        return None;
+    let mut said: BTreeSet<usize> = rest.iter().map(|word| word.place.line).collect();
+    for word in words.iter().chain(&shell) {
+        if said.insert(word.place.line) {
+            ledger.note(word.place, Fate::NotNeeded, "", "a command of the shell");
+        }
     }
-    Some(Statement { words: rest, pcs })
+    (!rest.is_empty()).then_some(Statement { words: rest, pcs })
 }
 
 /// How many words are a prompt or what runs the command: `crm(live)configure#`, `crm(live/lb1)#`, `[root@lb1 ~]#`, `$`, `sudo`.

@@ -110,6 +110,7 @@ impl Reading<'_, '_> {
                 }
                 "weight" => (weight, reverse) = self.weight(item, 253),
                 "user" => {
+                    self.takes_no_block(item);
                     if let Some(user) = item.word(1) {
                         script.user = Some(user.to_owned());
                         self.script_line(item, built_in, format!("vrrp.track.user = {user:?}"));
@@ -129,8 +130,15 @@ impl Reading<'_, '_> {
             self.notes.not_needed(directive.place, "keepalived ignores a vrrp_script without a command");
             return;
         }
-        let script = Script { script, weight, reverse, used: false };
-        self.scripts.insert(name.value, script);
+        if let Some(above) = self.scripts.get(&name.value) {
+            let note = format!(
+                "keepalived takes the vrrp_script {:?} of line {}",
+                name.value, above.script.name.place.line
+            );
+            self.notes.not_needed(directive.place, note);
+            return;
+        }
+        self.scripts.insert(name.value, Script { script, weight, reverse, used: false });
     }
 
     fn script_line(&mut self, item: &Directive, built_in: bool, becomes: String) {

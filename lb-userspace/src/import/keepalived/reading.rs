@@ -16,9 +16,9 @@ use super::{
 use crate::{
     config::model::duration_text,
     import::{
-        incumbent::{Proxy, RouterInstance},
+        incumbent::{Proxy, RouterNode},
         ledger::Fate,
-        source::{At, Place},
+        source::{At, FileId, Place},
     },
 };
 
@@ -93,15 +93,16 @@ impl<'n, 'l> Reading<'n, 'l> {
                 "garp_group" => self.known_block(directive, Context::GarpGroup),
                 "SSL" => self.known_block(directive, Context::Ssl),
                 "track_group" | "linkbeat_interfaces" | "interface_up_down_delays" => {
-                    self.value_block(directive)
+                    self.value_block(directive);
                 }
                 _ => self.known(directive, Context::Root),
             }
         }
     }
 
-    /// What was read, with everything that only the whole file tells.
-    pub fn finish(mut self) -> (Vec<RouterInstance>, Vec<(At<String>, Vec<String>)>, Vec<Proxy>) {
+    /// What was read, with everything that only the whole file tells: a node, and what it balances.
+    pub fn finish(mut self, file: FileId, host: Option<At<String>>) -> (RouterNode, Vec<Proxy>) {
+        let name = host.or(self.global.router_id.take());
         let groups = std::mem::take(&mut self.sync_groups);
         let sync_groups = self.join_groups(groups);
         let drafts = std::mem::take(&mut self.instances);
@@ -110,7 +111,7 @@ impl<'n, 'l> Reading<'n, 'l> {
         for (place, note) in std::mem::take(&mut self.trailing) {
             self.notes.say(place, Fate::Approximate, "", note);
         }
-        (instances, sync_groups, self.proxies)
+        (RouterNode { file, name, instances, sync_groups }, self.proxies)
     }
 
     /// A directive that has no effect on the model: says what the table of key words knows of it.
@@ -125,12 +126,14 @@ impl<'n, 'l> Reading<'n, 'l> {
             let file = directive.word(1).unwrap_or("");
             let note = format!("{file} is not read: put its text in this line's place, and import again");
             self.notes.not_possible(directive.place, note);
+            self.all(directive, Fate::Unknown, "in a block that is not known");
             return;
         }
         if name.starts_with('$') {
             let note =
                 format!("{name} is not defined in this file: put in what it stands for, and import again");
             self.notes.not_possible(directive.place, note);
+            self.all(directive, Fate::Unknown, "in a block that is not known");
             return;
         }
         let note = match keywords::elsewhere(name) {
