@@ -39,6 +39,7 @@ pub mod probe;
 pub mod run_dir;
 pub mod sampler;
 pub mod screen;
+pub mod shared_flows;
 pub mod streams;
 pub mod syn;
 pub mod topology;

@@ -9,6 +9,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use lb_tests::bench::stack::{Incident, XvipPair, XvipSettings};
+use lb_tests::bench::survive::repeats;
 use lb_tests::bench::survive::trial::{Sample, Trial};
 use lb_tests::streams::Plan;
 use lb_tests::topology::Mode;
@@ -33,13 +34,6 @@ const UNREADY_LIMIT: Duration = Duration::from_secs(5);
 /// by chance, and those that one second resets before anybody has counted again.
 fn needed(sample: &Sample) -> usize {
     sample.streams / 3 * 11 / 10 + 10
-}
-
-fn repeats() -> Result<u32, Box<dyn Error>> {
-    match std::env::var("XVIP_SURVIVE_REPEATS") {
-        Ok(text) => Ok(text.parse().map_err(|_| format!("XVIP_SURVIVE_REPEATS={text} is no number"))?),
-        Err(_) => Ok(1),
-    }
 }
 
 /// What this incident must not have done.
