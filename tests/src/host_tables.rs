@@ -13,7 +13,7 @@ use lb_common::{
     frame::{Frame, Header, HostSocket},
     layout::{
         ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
-        ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES, Members,
+        ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES, MacWord, Members,
         NodeEntry, PulseEntry, Removed, SEEN_SEVERED, Scratch, Search, Seen, ServiceEntry, ServiceKey,
         SourceEntry, SourceKey, VipEntry,
     },
@@ -280,6 +280,7 @@ impl HostTables {
                 search: Search::default(),
                 errors: scratch.errors,
                 errors_since_ns: scratch.errors_since_ns,
+                other_node: MacWord::new([0xa5; 6]),
             };
         });
     }
