@@ -19,9 +19,9 @@ use crate::{
     wire::{Ethernet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Tcp},
 };
 
-/// For so long after somebody else's claim to a VIP it counts as moving: that is when those on the link learn of it, one
-/// after the other, and for how long what was on its way then may come again.
-const MOVING_NS: u64 = 5_000_000_000;
+/// For so long after somebody else's claim to a VIP it counts as moving: those on the link learn of it one after the other, and
+/// who has missed the claim asks anew within 45 s (RFC 4861 §10; Linux does the same for ARP).
+const MOVING_NS: u64 = 60_000_000_000;
 
 /// Goes on with a segment for a VIP.
 #[inline(always)]
@@ -140,7 +140,9 @@ fn without_service<A: Family, F: Frame, T: Tables>(
     let mut other = vip.former;
     if let Some(claim) = tables.claim(&address) {
         let claim = claim.read();
-        if tables.monotonic_ns().saturating_sub(claim.at_ns) < MOVING_NS {
+        let is_recent = tables.monotonic_ns().saturating_sub(claim.at_ns) < MOVING_NS;
+        // The virtual router's Ethernet address is ours by now.
+        if is_recent && claim.mac != vip.virtual_mac {
             other = claim.mac;
         }
     }
@@ -152,7 +154,6 @@ fn without_service<A: Family, F: Frame, T: Tables>(
     // Not back to where it comes from: that node knows no more than we do.
     let is_elsewhere = other != MacWord::ZERO
         && other != MacWord::new(ethernet.src)
-        && other != vip.virtual_mac
         && !node.is_own_mac(other);
     if is_elsewhere && A::hops(ip) > 1 {
         scratch.update(|scratch| scratch.other_node = other);

@@ -517,6 +517,11 @@ pub(super) const CASES: &[Case] = &[
                 world.tables.vips.values_mut().for_each(|vip| vip.virtual_mac = MacWord::new(mac));
             });
             script.passes(&reply.bytes(), PassReason::NoService);
+            script.change(|world| {
+                world.tables.vips.values_mut().for_each(|vip| vip.inherited = 1);
+                former_is(world, FORMER_MAC);
+            });
+            sends_on(script, &reply, FORMER_MAC);
         },
     ),
     Case::new(
