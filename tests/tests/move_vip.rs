@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lb_tests::client_host::plain;
-use lb_tests::measure::ClientProcess;
 use lb_tests::master::Master;
+use lb_tests::measure::ClientProcess;
 use lb_tests::netns::Netns;
 use lb_tests::node::{LbNode, ServiceConfig};
 use lb_tests::plain::Direction;

@@ -278,7 +278,8 @@ fn who_has_not_the_key_changes_nothing_and_is_counted() -> TestResult {
     let lab = pair(&[Family::V4])?;
     let other = key_file(&lab, "other.key", "a5")?;
     lab.lb(1).stop()?;
-    lab.lb(1).configure(|config| config.exchange_flows(listens_at(lab.lb(1)), &[listens_at(lab.lb(0))], &other))?;
+    lab.lb(1)
+        .configure(|config| config.exchange_flows(listens_at(lab.lb(1)), &[listens_at(lab.lb(0))], &other))?;
     lab.lb(1).start_within(SOON)?;
     let streams = open(&lab, Family::V4, 10)?;
     let mark = streams.mark();
@@ -314,7 +315,8 @@ fn who_has_not_the_key_changes_nothing_and_is_counted() -> TestResult {
 
     // With the right one again all is well.
     let key = key_file(&lab, "sync.key", "5a")?;
-    lab.lb(1).configure(|config| config.exchange_flows(listens_at(lab.lb(1)), &[listens_at(lab.lb(0))], &key))?;
+    lab.lb(1)
+        .configure(|config| config.exchange_flows(listens_at(lab.lb(1)), &[listens_at(lab.lb(0))], &key))?;
     assert!(lab.lb(1).xvip(&["reload"])?.status.success());
     for lb in lab.lbs() {
         wait_up(lb)?;

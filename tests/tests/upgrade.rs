@@ -188,7 +188,8 @@ fn upgrade(test: &str, end: impl Fn(&LbNode) -> TestResult) -> TestResult {
         lb.use_program(&old);
         lab.start_lbs()?;
         assert!(pins(lb).iter().any(|pin| pin == "maps-v4"), "{:?}", pins(lb));
-        upgrade_once(&lab, &new, &end).map_err(|why| format!("repeat {repeat}: {why}\n{}", lb.last_lines()))?;
+        upgrade_once(&lab, &new, &end)
+            .map_err(|why| format!("repeat {repeat}: {why}\n{}", lb.last_lines()))?;
         lb.stop()?;
         let cleaned = lb.xvip_with_config(&["cleanup"])?;
         assert!(cleaned.status.success(), "{cleaned:?}");
@@ -204,8 +205,7 @@ fn upgrade_once(lab: &Lab, new: &Path, end: impl Fn(&LbNode) -> TestResult) -> T
     let begun = Instant::now();
     thread::scope(|scope| -> TestResult {
         // As fast as it can.
-        let moved =
-            scope.spawn(|| both_ways(lab, Family::V4, 20_000_000).map_err(|error| error.to_string()));
+        let moved = scope.spawn(|| both_ways(lab, Family::V4, 20_000_000).map_err(|error| error.to_string()));
         thread::sleep(Duration::from_millis(200));
         end(lb)?;
         lb.use_program(new);

@@ -7,17 +7,17 @@ use crate::{
     family::{Address, header_delta},
     frame::{Frame, Header},
     layout::{
-        ANSWER_BY_OTHER_NODE, ANSWER_RESET_ALL_FULL, ANSWER_RESET_NO_BACKEND, ANSWER_RESET_SEVERED, ANSWER_TIME_EXCEEDED,
-        ANSWER_TOO_BIG, NodeEntry, Scratch,
+        ANSWER_BY_OTHER_NODE, ANSWER_RESET_ALL_FULL, ANSWER_RESET_NO_BACKEND, ANSWER_RESET_SEVERED,
+        ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG, NodeEntry, Scratch,
     },
     link::{self, Tags},
     reason::{DropReason, TransmitReason, Verdict},
     segment::{Segment, next_seq},
     tables::{Slot, Tables},
     wire::{
-        Be16, Be32, Be128, Ethernet, ICMP_FRAGMENTATION_NEEDED, ICMP_LEN, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
-        ICMPV6_TIME_EXCEEDED, ICMPV6_TOO_BIG, IPV4_MIN_LEN, IPV6_LEN, Icmp, PROTOCOL_TCP, TCP_ACK,
-        TCP_MIN_LEN, TCP_RST, Tcp,
+        Be16, Be32, Be128, Ethernet, ICMP_FRAGMENTATION_NEEDED, ICMP_LEN, ICMP_TIME_EXCEEDED,
+        ICMP_UNREACHABLE, ICMPV6_TIME_EXCEEDED, ICMPV6_TOO_BIG, IPV4_MIN_LEN, IPV6_LEN, Icmp, PROTOCOL_TCP,
+        TCP_ACK, TCP_MIN_LEN, TCP_RST, Tcp,
     },
 };
 

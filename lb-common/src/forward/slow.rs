@@ -10,8 +10,8 @@ use crate::{
     frame::{Frame, HostSocket},
     layout::{
         ANSWER_BY_OTHER_NODE, ANSWER_RESET_SEVERED, ANSWER_RESET_UNKNOWN_FLOW, FlowEntry, MODE_LOCAL,
-        MacWord, NODE_HAS_FORMER, NODE_OBSERVES, NodeEntry, SEEN_REBUILT, SEEN_SEVERED, SEEN_SYN, SERVICE_REBUILDS, Scratch,
-        ServiceEntry, ServiceKey, TO_BACKEND, TO_CLIENT,
+        MacWord, NODE_HAS_FORMER, NODE_OBSERVES, NodeEntry, SEEN_REBUILT, SEEN_SEVERED, SEEN_SYN,
+        SERVICE_REBUILDS, Scratch, ServiceEntry, ServiceKey, TO_BACKEND, TO_CLIENT,
     },
     reason::{DropReason, PassReason, Verdict},
     segment::Segment,
@@ -152,9 +152,8 @@ fn without_service<A: Family, F: Frame, T: Tables>(
     let Some(ethernet) = frame.header::<Ethernet>(0) else { return INTERNAL };
     let Some(ip) = frame.header::<A::Header>(segment.l3) else { return INTERNAL };
     // Not back to where it comes from: that node knows no more than we do.
-    let is_elsewhere = other != MacWord::ZERO
-        && other != MacWord::new(ethernet.src)
-        && !node.is_own_mac(other);
+    let is_elsewhere =
+        other != MacWord::ZERO && other != MacWord::new(ethernet.src) && !node.is_own_mac(other);
     if is_elsewhere && A::hops(ip) > 1 {
         scratch.update(|scratch| scratch.other_node = other);
         return ask(tables, segment, ANSWER_BY_OTHER_NODE, 0);

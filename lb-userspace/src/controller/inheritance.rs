@@ -138,8 +138,12 @@ mod tests {
         let [first, second, v6]: [IpAddr; 3] =
             ["172.16.0.2", "172.16.0.3", "fe80::2"].map(|text| text.parse().expect("an address"));
         let seen = |at_ns, last| AdvertSeen { at_ns, mac: [2, 0, 0, 0, 0, last], priority: 100, version: 3 };
-        let adverts =
-            [(first, 60, seen(5, 2)), (second, 60, seen(7, 3)), (second, 61, seen(9, 4)), (v6, 60, seen(8, 5))];
+        let adverts = [
+            (first, 60, seen(5, 2)),
+            (second, 60, seen(7, 3)),
+            (second, 61, seen(9, 4)),
+            (v6, 60, seen(8, 5)),
+        ];
         let nobody = |_| None;
         assert_eq!(former_router(60, false, &adverts, nobody), Some([2, 0, 0, 0, 0, 3]));
         assert_eq!(former_router(60, true, &adverts, nobody), Some([2, 0, 0, 0, 0, 5]));

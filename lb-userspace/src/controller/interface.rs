@@ -158,8 +158,7 @@ impl Controller {
     /// is to reach them then needs their own.
     fn routers_behind_virtual_macs(&self) -> Vec<IpAddr> {
         let with_virtual_mac = self.config.vrrp.iter().filter(|instance| instance.virtual_mac);
-        let vrids: BTreeSet<u8> =
-            with_virtual_mac.map(|instance| instance.virtual_router_id.get()).collect();
+        let vrids: BTreeSet<u8> = with_virtual_mac.map(|instance| instance.virtual_router_id.get()).collect();
         let adverts = self.sightings.as_ref().filter(|_| !vrids.is_empty()).map(Sightings::adverts);
         let seen = adverts.unwrap_or_default().into_iter();
         seen.filter(|(_, vrid, _)| vrids.contains(vrid)).map(|(source, ..)| source).collect()

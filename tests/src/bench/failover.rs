@@ -218,8 +218,7 @@ impl Bench<'_> {
 
 /// The table and what belongs to it.
 fn text(samples: &[Sample], origin: &Origin, took: Duration) -> String {
-    let header =
-        ["incident", "pair", "n", "median", "p90", "max", "min", "slowest", "keepalived / this"];
+    let header = ["incident", "pair", "n", "median", "p90", "max", "min", "slowest", "keepalived / this"];
     let mut table = table::with_header(&header, 2..header.len());
     for incident in INCIDENTS {
         for kind in Kind::ALL {

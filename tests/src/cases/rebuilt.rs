@@ -3,8 +3,8 @@
 
 use lb_common::{
     layout::{
-        BALANCE_LEAST_CONNECTIONS, BALANCE_ROUND_ROBIN, MODE_NAT, MacWord, SEEN_REBUILT,
-        SERVICE_REBUILDS, SERVICE_SNAT_NODE, virtual_mac,
+        BALANCE_LEAST_CONNECTIONS, BALANCE_ROUND_ROBIN, MODE_NAT, MacWord, SEEN_REBUILT, SERVICE_REBUILDS,
+        SERVICE_SNAT_NODE, virtual_mac,
     },
     reason::{DropReason, PassReason, TransmitReason, Verdict},
     tables::Level,
