@@ -41,6 +41,7 @@ pub mod pty;
 pub mod run_dir;
 pub mod sampler;
 pub mod screen;
+pub mod shared_flows;
 pub mod streams;
 pub mod syn;
 pub mod topology;
