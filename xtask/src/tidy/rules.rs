@@ -40,6 +40,8 @@ const PURE: &[&str] = &[
     "lb-userspace/src/drift.rs",
     "lb-userspace/src/flows.rs",
     "lb-userspace/src/health/rise_fall.rs",
+    "lb-userspace/src/import/haproxy.rs",
+    "lb-userspace/src/import/haproxy/",
     "lb-userspace/src/maglev.rs",
     "lb-userspace/src/pcapng.rs",
     "lb-userspace/src/rebalance/",
