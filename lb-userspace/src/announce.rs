@@ -126,7 +126,7 @@ pub fn unsolicited_advertisement(mac: [u8; 6], vip: Ipv6Addr) -> [u8; ADVERTISEM
 
 /// The checksum of an ICMPv6 message whose own checksum field is zero, with the pseudo-header (RFC 4443 §2.3, RFC 8200
 /// §8.1). `addresses`: source and destination.
-fn icmpv6_checksum(addresses: &[u8], message: &[u8]) -> u16 {
+pub(crate) fn icmpv6_checksum(addresses: &[u8], message: &[u8]) -> u16 {
     let words = addresses.chunks(2).chain(message.chunks(2));
     let words = words.map(|word| u32::from(word[0]) << 8 | word.get(1).copied().map_or(0, u32::from));
     let mut sum = words.sum::<u32>() + message.len() as u32 + u32::from(ICMPV6);

@@ -14,6 +14,7 @@ use lb_common::{
         BackendId, FlowEntry, FlowKey, MODE_NAT, Removed, SEEN_FIN, SEEN_RST, SEEN_SEVERED, TO_BACKEND,
     },
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// After how much silence a flow is forgotten, in seconds of the flow clock.
@@ -164,7 +165,7 @@ pub fn at_least(one: &Removed, other: &Removed) -> Removed {
 }
 
 /// The state of a flow, in the words of `xvip flows`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FlowState {
     /// Before its handshake has completed.

@@ -6,14 +6,17 @@
 
 mod address;
 mod carrier;
+pub mod ethtool;
 mod link;
 mod next_hop;
+pub mod question;
 mod watch;
+pub mod xdp;
 
 pub use self::{
     carrier::Carrier,
     link::{Link, VlanTag},
-    next_hop::NextHops,
+    next_hop::{NextHops, Way},
 };
 
 use std::{collections::BTreeMap, io, net::IpAddr};

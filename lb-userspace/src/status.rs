@@ -5,22 +5,36 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{sync::status::SyncStatus, vrrp::lateness::Lateness};
+use crate::{
+    connections::status::ConnectionLogStatus, hooks::HookStatus, sync::status::SyncStatus,
+    vrrp::lateness::Lateness,
+};
 
+pub mod gather;
 pub mod table;
+pub mod text;
+pub mod without_daemon;
 
-/// Everything that a running daemon tells about itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Everything that is known of this node: what its daemon tells or, while that is down, what its configuration, its pinned
+/// maps and its interfaces tell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
+    /// Who tells this.
+    #[serde(default)]
+    pub daemon: DaemonState,
+    /// What is so because the daemon is down; absent while it is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_daemon: Option<WithoutDaemon>,
     /// `node.name`
     pub node: String,
-    /// Version of the running daemon.
+    /// Version of the running daemon; while it is down, of the program that asked.
     pub version: String,
-    /// Process id of the daemon.
+    /// Process id of the daemon; 0 while it is down.
     pub pid: u32,
-    /// How long it has been running.
+    /// How long it has been running; 0 while it is down.
     pub uptime_seconds: u64,
     /// What is wrong right now, in words; empty when all is well.
     pub problems: Vec<String>,
@@ -42,14 +56,60 @@ pub struct Status {
     /// The exchange of flows with the other nodes; absent without `[sync]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<SyncStatus>,
+    /// `[[notify]]`, in the file's order: who is told of events.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookStatus>,
+    /// The connection log; absent where no service has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_log: Option<ConnectionLogStatus>,
     /// What this node would do; absent where it does it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observing: Option<ObservingStatus>,
 }
 
+/// Who tells a status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DaemonState {
+    /// The daemon.
+    #[default]
+    Up,
+    /// Nobody: no daemon answers. Its configuration, its pinned maps and the interfaces were read. What only a daemon knows
+    /// is `unknown` then: the states of virtual routers and backends.
+    Down,
+}
+
+/// What is so because the daemon is down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WithoutDaemon {
+    /// Why it is thought to be down.
+    pub why: String,
+    /// When it last gave a sign of life; null where it has not since the maps were made.
+    pub since: Option<String>,
+    /// Whether XDP is attached to every interface that the configuration names: packets are forwarded then, by what the maps
+    /// said when the daemon was last there.
+    pub forwarding: bool,
+    /// The VIPs in the maps.
+    pub vips: Vec<VipWithoutDaemon>,
+}
+
+/// A VIP while the daemon is down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VipWithoutDaemon {
+    /// Without its prefix length.
+    pub vip: String,
+    /// The VRRP instance that owns it; null where none does, or the configuration cannot be read.
+    pub vrrp: Option<String>,
+    /// Whether an interface of this node has it.
+    pub present: bool,
+    /// Whether ARP requests and neighbour solicitations for it get no answer from this node: always where it has been
+    /// without a daemon for longer than another node waits before it takes over.
+    pub silenced: bool,
+}
+
 /// While `node.observe` is set. Which backend a new connection would have gone to is counted in
 /// [`BackendFlowsStatus::opened`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ObservingStatus {
     /// The interface that would have the VIPs.
     pub interface: String,
@@ -58,7 +118,7 @@ pub struct ObservingStatus {
 }
 
 /// A VIP that is left alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ObservedVipStatus {
     /// With its prefix length.
     pub vip: String,
@@ -74,7 +134,7 @@ pub struct ObservedVipStatus {
 }
 
 /// The configuration in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigStatus {
     /// Its file.
     pub path: PathBuf,
@@ -86,7 +146,7 @@ pub struct ConfigStatus {
 }
 
 /// An interface.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
@@ -106,11 +166,11 @@ pub struct InterfaceStatus {
 }
 
 /// A virtual router.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VrrpStatus {
     /// Its name.
     pub name: String,
-    /// `initialize`, `backup`, `active` or `fault`.
+    /// `initialize`, `backup`, `active` or `fault`; `unknown` while the daemon is down.
     pub state: String,
     /// When it was entered.
     pub since: String,
@@ -181,7 +241,7 @@ pub struct VrrpStatus {
 }
 
 /// Something that a virtual router depends on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TrackStatus {
     /// `interface NAME`, or `script PROGRAM ARGUMENTS`.
     pub name: String,
@@ -196,7 +256,7 @@ pub struct TrackStatus {
 }
 
 /// The witnesses of a virtual router.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WitnessStatus {
     /// Their addresses; one answer is enough.
     pub addresses: Vec<String>,
@@ -208,7 +268,7 @@ pub struct WitnessStatus {
 }
 
 /// The router whose advertisements count.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ActiveRouterStatus {
     /// Its address.
     pub address: String,
@@ -217,7 +277,7 @@ pub struct ActiveRouterStatus {
 }
 
 /// A virtual service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceStatus {
     /// Its name.
     pub name: String,
@@ -246,7 +306,7 @@ pub struct ServiceStatus {
 }
 
 /// The rebalances of a service.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RebalanceStatus {
     /// `off`, `manual` or `auto`
     pub mode: String,
@@ -264,7 +324,7 @@ pub struct RebalanceStatus {
 }
 
 /// A rebalance that has ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LastRebalanceStatus {
     /// When it began.
     pub began: String,
@@ -281,7 +341,7 @@ pub struct LastRebalanceStatus {
 }
 
 /// Why a backend is out, by an operator's word.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AdminStatus {
     /// `drain`: no new connections; `disabled`: its connections are reset, too.
     pub state: String,
@@ -295,7 +355,7 @@ pub struct AdminStatus {
 }
 
 /// A weight by an operator's word.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WeightOverrideStatus {
     /// The weight instead of the file's.
     pub weight: u16,
@@ -307,7 +367,7 @@ pub struct WeightOverrideStatus {
 
 /// What became of connects to a service by processes of this node, since its entry was made. Those that were not redirected
 /// went on to the VIP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LocalClientsStatus {
     /// Sent straight to a backend.
     pub redirected: u64,
@@ -320,7 +380,7 @@ pub struct LocalClientsStatus {
 }
 
 /// A backend.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendStatus {
     /// Its name.
     pub name: String,
@@ -369,7 +429,7 @@ pub struct BackendStatus {
 
 /// Flows of a backend. Each number begins with zero when the backend is first configured, and goes on when the daemon is
 /// restarted. What is not said to be as of now is as of the last count, at most some seconds ago.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendFlowsStatus {
     /// SYNs that chose it, until now.
     pub opened: u64,
@@ -417,7 +477,7 @@ pub struct BackendFlowsStatus {
 }
 
 /// Packets by what became of them and why; every reason is there, also with 0.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Packets {
     /// Left to the host.
     pub passed: BTreeMap<String, u64>,
@@ -428,7 +488,7 @@ pub struct Packets {
 }
 
 /// The flow table, as of the last count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowsStatus {
     /// `flows.max`
     pub max: u32,
@@ -450,5 +510,13 @@ impl Status {
             vrrp.state == "active"
                 && vrrp.vips.iter().any(|owned| owned.split('/').next() == Some(address.as_str()))
         })
+    }
+}
+
+/// The word that a value without fields has in JSON.
+pub(crate) fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
     }
 }

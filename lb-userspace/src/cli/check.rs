@@ -6,9 +6,15 @@ use std::{
     process::ExitCode,
 };
 
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use crate::config::{self, Checked, LoadError, effective::effective, model::DEFAULT_CONFIG};
+use super::schema;
+use crate::config::{
+    self, Checked, Diagnostic, LoadError, Severity,
+    effective::effective,
+    model::{Config, DEFAULT_CONFIG},
+};
 
 /// The arguments of `xvip check`.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,6 +25,57 @@ pub struct CheckArgs {
     /// Print one JSON object: {"config", "warnings"}, or {"errors", "warnings"} if the file is refused
     #[arg(long)]
     pub json: bool,
+    /// Print the JSON Schema of what --json prints
+    #[arg(long, value_parser = schema::asked::<Answer>)]
+    pub json_schema: bool,
+}
+
+/// What `xvip check --json` prints.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+enum Answer {
+    /// The file is accepted.
+    Accepted {
+        /// What it means, every default filled in. Secrets are left out.
+        config: Box<Config>,
+        /// What someone should know.
+        warnings: Vec<Diagnostic>,
+    },
+    /// The file is refused.
+    Refused {
+        /// What is wrong; at least one.
+        errors: Vec<Diagnostic>,
+        /// What else someone should know.
+        warnings: Vec<Diagnostic>,
+    },
+    /// The file cannot be read.
+    Unreadable {
+        /// One, about the whole file.
+        errors: [WholeFile; 1],
+        /// None.
+        warnings: [WholeFile; 0],
+    },
+}
+
+/// A finding that has no line.
+#[derive(Serialize, JsonSchema)]
+struct WholeFile {
+    /// `error`
+    severity: Severity,
+    /// The file.
+    file: PathBuf,
+    /// None.
+    line: (),
+    /// None.
+    column: (),
+    /// Empty.
+    key: &'static str,
+    /// Empty.
+    table: &'static str,
+    /// What is wrong.
+    message: String,
+    /// What to do about it.
+    remedy: &'static str,
 }
 
 /// Prints the effective configuration to standard output, and warnings or errors to standard error. Exits with 0 if the
@@ -44,21 +101,28 @@ fn print(
 ) -> io::Result<()> {
     if as_json {
         let answer = match outcome {
-            Ok(Checked { config, warnings }) => json!({ "config": config, "warnings": warnings }),
-            Err(LoadError::Refused(problems)) => json!({
-                "errors": problems.errors().collect::<Vec<_>>(),
-                "warnings": problems.warnings().collect::<Vec<_>>(),
-            }),
-            Err(LoadError::Unreadable { file, error }) => json!({
-                "errors": [{
-                    "severity": "error", "file": file, "line": null, "column": null, "key": "", "table": "",
-                    "message": format!("cannot be read: {error}"),
-                    "remedy": "write: --config FILE with the path of a file that can be read",
+            Ok(Checked { config, warnings }) => {
+                Answer::Accepted { config: Box::new(config.clone()), warnings: warnings.clone() }
+            }
+            Err(LoadError::Refused(problems)) => Answer::Refused {
+                errors: problems.errors().cloned().collect(),
+                warnings: problems.warnings().cloned().collect(),
+            },
+            Err(LoadError::Unreadable { file, error }) => Answer::Unreadable {
+                errors: [WholeFile {
+                    severity: Severity::Error,
+                    file: file.clone(),
+                    line: (),
+                    column: (),
+                    key: "",
+                    table: "",
+                    message: format!("cannot be read: {error}"),
+                    remedy: "write: --config FILE with the path of a file that can be read",
                 }],
-                "warnings": [],
-            }),
+                warnings: [],
+            },
         };
-        return writeln!(out, "{answer:#}");
+        return writeln!(out, "{}", serde_json::to_string_pretty(&answer)?);
     }
     match outcome {
         Ok(Checked { config, warnings }) => {

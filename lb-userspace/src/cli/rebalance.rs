@@ -9,7 +9,10 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::command::{SocketArgs, block_on, failed};
+use super::{
+    command::{SocketArgs, block_on, failed},
+    schema,
+};
 use crate::{
     control::{
         client,
@@ -39,6 +42,9 @@ pub struct RebalanceArgs {
     /// Print the plans as one JSON object, and do not wait
     #[arg(long)]
     pub json: bool,
+    /// Print the JSON Schema of what --json prints
+    #[arg(long, value_parser = schema::asked::<RebalanceAnswer>)]
+    pub json_schema: bool,
     /// Where the daemon listens
     #[command(flatten)]
     pub socket: SocketArgs,

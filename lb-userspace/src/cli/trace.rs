@@ -15,9 +15,13 @@ use lb_common::{
     wire::Mac,
 };
 use nix::net::if_::if_nameindex;
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::command::{EXIT_USAGE, block_on, failed};
+use super::{
+    command::{EXIT_USAGE, block_on, failed},
+    schema,
+};
 use crate::{
     config::{
         self, LoadError,
@@ -41,6 +45,9 @@ pub struct TraceArgs {
     /// Print one JSON object a line, whose form is stable
     #[arg(long)]
     pub json: bool,
+    /// Print the JSON Schema of a line that --json prints
+    #[arg(long, value_parser = schema::asked::<Row>)]
+    pub json_schema: bool,
     /// Explain each verdict in a second line
     #[arg(long, short)]
     pub verbose: bool,
@@ -85,11 +92,12 @@ impl UntilArgs {
     }
 }
 
-/// A decision as it is shown.
-#[derive(Clone, Debug, Serialize)]
+/// A decision of the data plane: a line of `xvip trace --json`.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 struct Row {
     /// RFC 3339, UTC, nanoseconds.
     time: String,
+    /// The CPU that took it.
     cpu: u32,
     /// The interface that the frame came in by.
     interface: String,
@@ -103,8 +111,9 @@ struct Row {
     description: &'static str,
     /// The backend's name, its address where the configuration has no name for it; null where none has to do with it.
     backend: Option<String>,
+    /// The packet as it came.
     received: Packet,
-    /// Null where nothing is sent.
+    /// The packet as it leaves; null where nothing is sent.
     sent: Option<Packet>,
 }
 

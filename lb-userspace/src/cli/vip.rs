@@ -6,9 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::time::sleep;
 
-use super::command::{EXIT_USAGE, SocketArgs, block_on, failed};
+use super::{
+    command::{EXIT_USAGE, SocketArgs, block_on, failed},
+    schema,
+};
 use crate::{
     control::{
         client,
@@ -39,6 +44,12 @@ enum VipCommand {
 struct WhichArgs {
     /// A VRRP instance, a service or a VIP; not needed where there is only one instance or sync group
     name: Option<String>,
+    /// Print one JSON object, whose form is stable
+    #[arg(long)]
+    json: bool,
+    /// Print the JSON Schema of what --json prints
+    #[arg(long, value_parser = schema::asked::<Answer>)]
+    json_schema: bool,
     /// Where the daemon listens
     #[command(flatten)]
     socket: SocketArgs,
@@ -53,20 +64,35 @@ pub fn run(args: &VipArgs) -> ExitCode {
     };
     match block_on(carry_out(action, which.name.as_deref(), &which.socket.socket)) {
         Ok(Ok(outcomes)) => {
-            let mut all_well = true;
+            let all_well = outcomes.iter().all(|(_, outcome)| outcome.well);
+            if which.json {
+                let told = outcomes.into_iter().map(|(instance, Outcome { well, text })| Told {
+                    instance,
+                    well,
+                    text,
+                });
+                print_json(&Answer { instances: told.collect(), error: None });
+                return if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            }
             for (name, outcome) in &outcomes {
-                all_well &= outcome.well;
                 let prefix = if outcomes.len() > 1 { format!("{name}: ") } else { String::new() };
                 println!("{prefix}{}", outcome.text);
             }
             if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Ok(Err(wrong_name)) => {
+            if which.json {
+                print_json(&Answer { instances: Vec::new(), error: Some(wrong_name.clone()) });
+            }
             eprintln!("error: {wrong_name}");
             ExitCode::from(EXIT_USAGE)
         }
         Err(error) => failed(&error),
     }
+}
+
+fn print_json(answer: &Answer) {
+    println!("{}", serde_json::to_string_pretty(answer).unwrap_or_default());
 }
 
 /// What became of each instance, or what is wrong with the name.
@@ -99,6 +125,27 @@ async fn carry_out(
         }
         sleep(ASK).await;
     }
+}
+
+/// What `xvip vip release --json` and `xvip vip acquire --json` print.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct Answer {
+    /// The VRRP instances that were told: several where they are a sync group.
+    instances: Vec<Told>,
+    /// What is wrong with the name; absent where nothing is. Nobody was told then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// What became of a VRRP instance.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct Told {
+    /// Its name.
+    instance: String,
+    /// Whether the VIP is where it should be now.
+    well: bool,
+    /// What became of it, in a sentence.
+    text: String,
 }
 
 /// What became of an instance.

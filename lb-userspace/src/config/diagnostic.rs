@@ -5,10 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// The file is refused.
@@ -27,7 +28,7 @@ impl fmt::Display for Severity {
 }
 
 /// One finding in a file. Its JSON form is part of `xvip check --json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Diagnostic {
     /// Error or warning.
     pub severity: Severity,
@@ -119,7 +120,7 @@ pub(super) struct Source<'s> {
 /// is misspelt or stands in the wrong table.
 pub(super) fn may_hold_secret(text: &str) -> bool {
     let key = text.split('=').next().unwrap_or_default().trim();
-    matches!(key, "key" | "value")
+    matches!(key, "key" | "value" | "url")
         || ["auth", "pass", "secret", "hex:", "value =", "value="].iter().any(|word| text.contains(word))
 }
 

@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use super::{
     model::{
-        AntiReplay, AuthHmac, Backend, Check, Config, Flows, Health, HmacKey, Mode, Node, Rebalance, Service,
-        Sync, TlsVerify, Track, Tracked, VrrpInstance, VrrpVersion, duration_text,
+        AntiReplay, AuthHmac, Backend, Check, Config, ConnectionLog, Flows, Health, HmacKey, Hook,
+        HookAction, Log, LogTarget, Mode, Node, Rebalance, Service, Sync, TlsVerify, Track, Tracked,
+        VrrpInstance, VrrpVersion, duration_text, size_text,
     },
     schema::{HMAC_MASK, PASS_MASK},
 };
@@ -16,13 +17,16 @@ use super::{
 /// passwords and secrets, which are masked.
 pub fn effective(config: &Config) -> String {
     // Each struct is taken apart completely, so that a new field does not compile until it is written here.
-    let Config { node, services, vrrp, flows, sync } = config;
+    let Config { node, services, vrrp, flows, connection_log, sync, log, hooks } = config;
     let mut out = Writer(String::new());
     out.node(node);
     services.iter().for_each(|service| out.service(service));
     vrrp.iter().for_each(|instance| out.vrrp(instance));
     out.flows(flows);
+    out.connection_log(connection_log);
     sync.iter().for_each(|sync| out.sync(sync));
+    out.log(*log);
+    hooks.iter().for_each(|hook| out.hook(hook));
     out.0
 }
 
@@ -86,6 +90,7 @@ impl Writer {
             new_connections_burst,
             on_down,
             reset_rate,
+            connection_log,
             rebalance,
             health,
             backends,
@@ -113,6 +118,7 @@ impl Writer {
         }
         self.key("on_down", on_down);
         self.key("reset_rate", reset_rate);
+        self.key("connection_log", connection_log);
         self.health(health);
         self.rebalance(*rebalance);
         for Backend { name, address, weight, max_connections } in backends {
@@ -279,11 +285,47 @@ impl Writer {
         self.key("rebuild", duration_text(*rebuild));
     }
 
+    fn connection_log(&mut self, log: &ConnectionLog) {
+        let ConnectionLog { directory, skip_empty, max_size, files, journal } = log;
+        self.header("[connection_log]");
+        self.path("directory", Some(directory));
+        self.key("skip_empty", skip_empty);
+        self.key("max_size", size_text(*max_size));
+        self.key("files", files);
+        self.key("journal", journal);
+    }
+
     fn sync(&mut self, Sync { listen, peers, key_file, keys: _, bandwidth }: &Sync) {
         self.header("[sync]");
         self.key("listen", listen);
         self.key("peers", peers);
         self.path("key_file", Some(key_file));
         self.key("bandwidth", bandwidth);
+    }
+
+    fn log(&mut self, Log { target, format, level }: Log) {
+        self.header("[log]");
+        self.key("target", target);
+        if target != LogTarget::Journal {
+            self.key("format", format);
+        }
+        self.key("level", level);
+    }
+
+    fn hook(&mut self, Hook { action, timeout, on, names }: &Hook) {
+        self.header("[[notify]]");
+        match action {
+            HookAction::Command { command, user } => {
+                self.key("command", command);
+                self.key("user", user);
+            }
+            HookAction::Url { url, ca_file } => {
+                self.key("url", url);
+                self.path("ca_file", ca_file.as_deref());
+            }
+        }
+        self.key("timeout", duration_text(*timeout));
+        self.key("on", on);
+        self.key("names", names);
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    model::{Prefix, Vip, duration_text},
+    model::{Prefix, SIZE_UNITS, Vip, duration_text, size_text},
     nearest::nearest,
     reader::{Kind, Wrong, a, quoted},
 };
@@ -153,6 +153,43 @@ fn duration(text: &str) -> Option<Duration> {
     }
     // A bare "0" is a duration to humantime; here every duration has its unit.
     text.chars().any(char::is_alphabetic).then(|| humantime::parse_duration(text.trim()).ok()).flatten()
+}
+
+/// A number of bytes with a unit, like `"100MB"`, in a range.
+pub(super) struct Size(pub(super) RangeInclusive<u64>);
+
+impl Kind for Size {
+    type Value = u64;
+
+    fn read(&self, value: &Spanned<DeValue<'_>>) -> Result<u64, Vec<Wrong>> {
+        let range = || format!("{} to {}", size_text(*self.0.start()), size_text(*self.0.end()));
+        let wrong = match value.get_ref() {
+            DeValue::String(text) => match bytes(text) {
+                Some(bytes) if self.0.contains(&bytes) => return Ok(bytes),
+                Some(bytes) => Wrong::new(format!("must be {}, not {}", range(), quoted(text)))
+                    .suggest(self.show(&bytes.clamp(*self.0.start(), *self.0.end()))),
+                None => {
+                    Wrong::new(format!("must be a number with a unit (KB, MB, GB), not {}", quoted(text)))
+                }
+            },
+            other => Wrong::new(format!("must be a size in quotes, with its unit, not {}", a(other))),
+        };
+        Err(vec![wrong])
+    }
+
+    fn show(&self, value: &u64) -> String {
+        format!("\"{}\"", size_text(*value))
+    }
+}
+
+/// The bytes that a text means: digits, a unit, perhaps a blank between.
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_start();
+    let (_, size) = SIZE_UNITS.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?;
+    number.parse::<u64>().ok()?.checked_mul(size)
 }
 
 /// One of a few words.
@@ -581,4 +618,29 @@ fn not_a_host_v6(address: Ipv6Addr) -> Option<&'static str> {
         [0xff00..=0xffff, ..] => Some("a multicast address"),
         _ => None,
     }
+}
+
+/// Whether `node.interface` would be accepted.
+pub(crate) fn is_interface(text: &str) -> bool {
+    (INTERFACE.parse)(text).is_ok()
+}
+
+/// Whether `service.vip` would be accepted.
+pub(crate) fn is_vip(vip: Vip) -> bool {
+    (VIP.parse)(&vip.to_string()).is_ok()
+}
+
+/// Whether `service.backend.address` would be accepted.
+pub(crate) fn is_backend_address(address: SocketAddr) -> bool {
+    (BACKEND_ADDRESS.parse)(&address.to_string()).is_ok()
+}
+
+/// Whether `vrrp.unicast_source` and `vrrp.unicast_peers` would be accepted.
+pub(crate) fn is_node_address(address: IpAddr) -> bool {
+    (NODE_ADDRESS.parse)(&address.to_string()).is_ok()
+}
+
+/// Whether a path of a file would be accepted.
+pub(crate) fn is_path(text: &str) -> bool {
+    (PATH.parse)(text).is_ok()
 }

@@ -3,6 +3,9 @@
 //! The types here cannot hold a wrong value: a port is not 0, a VRID is 1 to 255, a reference to a VRRP instance
 //! exists. Every default of the file is a constant of this module and is written nowhere else.
 
+mod hook;
+mod log;
+
 use std::{
     net::{IpAddr, SocketAddr},
     num::{NonZeroU8, NonZeroU16},
@@ -10,7 +13,13 @@ use std::{
     time::Duration,
 };
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
+
+pub use self::{
+    hook::{DEFAULT_HOOK_TIMEOUT, DEFAULT_HOOK_TOPICS, DEFAULT_HOOK_USER, Hook, HookAction, Topic},
+    log::{Log, LogFormat, LogLevel, LogTarget},
+};
 
 /// Where `xvip` looks for its configuration without `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/xvip/xvip.toml";
@@ -58,6 +67,22 @@ pub const DEFAULT_SLOW_START_RATE: u32 = 100;
 pub const DEFAULT_OBSERVE: bool = false;
 /// Default of `flows.rebuild`: longer than the pings of those who hold connections open.
 pub const DEFAULT_REBUILD: Duration = Duration::from_secs(5 * 60);
+/// Default of `service.connection_log`.
+pub const DEFAULT_CONNECTION_LOG: bool = false;
+/// Default of `connection_log.directory`.
+pub const DEFAULT_CONNECTION_LOG_DIRECTORY: &str = "/var/log/xvip";
+/// Default of `connection_log.skip_empty`.
+pub const DEFAULT_SKIP_EMPTY: bool = false;
+/// Default of `connection_log.max_size`, in bytes.
+pub const DEFAULT_CONNECTION_LOG_SIZE: u64 = 100_000_000;
+/// The smallest and the largest `connection_log.max_size`, in bytes.
+pub const CONNECTION_LOG_SIZES: (u64, u64) = (100_000, 10_000_000_000);
+/// Default of `connection_log.files`.
+pub const DEFAULT_CONNECTION_LOG_FILES: u32 = 10;
+/// The largest.
+pub const MAX_CONNECTION_LOG_FILES: u32 = 1000;
+/// Default of `connection_log.journal`.
+pub const DEFAULT_CONNECTION_LOG_JOURNAL: bool = false;
 /// Default of `sync.bandwidth`, in Mbit/s.
 pub const DEFAULT_SYNC_BANDWIDTH: u32 = 200;
 /// The largest.
@@ -132,7 +157,7 @@ pub const fn default_half_open_max(max: u32) -> u32 {
 }
 
 /// A whole, checked configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Config {
     /// `[node]`
     pub node: Node,
@@ -143,13 +168,20 @@ pub struct Config {
     pub vrrp: Vec<VrrpInstance>,
     /// `[flows]`
     pub flows: Flows,
+    /// `[connection_log]`
+    pub connection_log: ConnectionLog,
     /// `[sync]`; without it every node keeps its flows to itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sync: Option<Sync>,
+    /// `[log]`
+    pub log: Log,
+    /// `[[notify]]`, in the file's order.
+    #[serde(rename = "notify")]
+    pub hooks: Vec<Hook>,
 }
 
 /// `[node]`: this machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Node {
     /// Name in logs and in `status`; the host name by default.
     pub name: String,
@@ -173,7 +205,7 @@ impl Node {
 }
 
 /// Which processes of this node have their connections to a VIP sent straight to a backend, by hooks on their cgroup.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LocalClients {
     /// Those in the daemon's own network namespace.
@@ -186,7 +218,7 @@ pub enum LocalClients {
 }
 
 /// How XDP attaches to the interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum XdpMode {
     /// Native where the driver can do it, else generic.
@@ -272,11 +304,12 @@ impl Serialize for Vip {
 }
 
 /// `[[service]]`: a virtual service and its backends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Service {
     /// Unique name.
     pub name: String,
     /// The address that clients connect to.
+    #[schemars(with = "String")]
     pub vip: Vip,
     /// The port that clients connect to.
     pub port: NonZeroU16,
@@ -296,6 +329,7 @@ pub struct Service {
     /// What a new connection gets while each backend that is up has its `max_connections`.
     pub on_all_full: OnAllFull,
     /// Who may connect: sources in any of these, all of the VIP's family and each once. Empty: everybody.
+    #[schemars(with = "Vec<String>")]
     pub allow: Vec<Prefix>,
     /// New connections per second that one source (an IPv4 address, an IPv6 /64) may open in the long run, at most
     /// [`MAX_NEW_CONNECTIONS`]; 0 is no limit.
@@ -306,6 +340,8 @@ pub struct Service {
     pub on_down: OnDown,
     /// How many of them are reset in a second, at most [`MAX_RESET_RATE`]; 0 is no limit.
     pub reset_rate: u32,
+    /// Whether the connection log has its connections.
+    pub connection_log: bool,
     /// Whether skew among the backends is healed.
     pub rebalance: Rebalance,
     /// How backends are checked.
@@ -316,7 +352,7 @@ pub struct Service {
 }
 
 /// How packets reach the backends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Both ends are rewritten; the backends need nothing. They are of the VIP's family, on any port.
@@ -342,7 +378,7 @@ impl Mode {
 }
 
 /// Whom the backends see as the client, with [`Mode::Nat`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Snat {
     /// The VIP: an answer finds its way to whichever node owns it.
@@ -353,7 +389,7 @@ pub enum Snat {
 }
 
 /// How a new flow's backend is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Balance {
     /// Consistent hashing of the 5-tuple (Eisenbud et al., NSDI 2016): the same backend on every node.
@@ -366,7 +402,7 @@ pub enum Balance {
 }
 
 /// What a new connection gets while no backend is up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnAllDown {
     /// A RST, so that the client retries at once.
@@ -377,7 +413,7 @@ pub enum OnAllDown {
 }
 
 /// What a new connection gets while each backend that is up has its `max_connections`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnAllFull {
     /// A RST, so that the client knows at once.
@@ -389,7 +425,7 @@ pub enum OnAllFull {
 
 /// What becomes of the flows of a backend that is dead: no TCP, or TLS that breaks. Those of one that only says that it is
 /// not ready always stay.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnDown {
     /// They are reset at once, idle ones too, so that the clients connect elsewhere now and not after minutes.
@@ -401,7 +437,7 @@ pub enum OnDown {
 
 /// `[service.rebalance]`: connections above a backend's fair share are reset, a few at a time, so that they open anew
 /// where there is room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Rebalance {
     /// Who asks for it.
     pub mode: RebalanceMode,
@@ -425,7 +461,7 @@ impl Default for Rebalance {
 }
 
 /// Who asks for a rebalance.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RebalanceMode {
     /// Nobody: `xvip rebalance` is refused.
@@ -438,22 +474,26 @@ pub enum RebalanceMode {
 }
 
 /// `[service.health]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Health {
     /// What a check does.
     #[serde(flatten)]
     pub check: Check,
     /// Pause between checks while the backend is up.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub interval: Duration,
     /// Pause between checks while it is down.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub down_interval: Duration,
     /// Pause between checks while the last result disagrees with the state.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub fast_interval: Duration,
     /// A check that has no answer by then has failed.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub timeout: Duration,
     /// Successes in a row that bring a backend up.
     pub rise: u32,
@@ -461,6 +501,7 @@ pub struct Health {
     pub fall: u32,
     /// How long a backend that is back takes to get its whole share; at most an hour, and 0 is at once.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub slow_start: Duration,
     /// New flows in a second that a backend gets while it is slowly started, or while a rebalance leads them there, as long
     /// as another one can take them; 0 is no limit.
@@ -482,7 +523,7 @@ pub enum CheckKind {
 }
 
 /// What a check does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "check", rename_all = "kebab-case")]
 pub enum Check {
     /// A TCP handshake.
@@ -516,7 +557,7 @@ pub enum Check {
 }
 
 /// How a backend's certificate is verified, and ours if it asks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TlsVerify {
     /// `none` or `ca`.
     pub verify: Verify,
@@ -532,7 +573,7 @@ pub struct TlsVerify {
 }
 
 /// Whether a backend's certificate is verified.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verify {
     /// Any certificate will do. Said loudly at start.
@@ -543,7 +584,7 @@ pub enum Verify {
 }
 
 /// `[[service.backend]]`: what LVS calls a real server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Backend {
     /// Unique within the service.
     pub name: String,
@@ -556,7 +597,7 @@ pub struct Backend {
 }
 
 /// `[[vrrp]]`: a virtual router.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct VrrpInstance {
     /// Unique name.
     pub name: String,
@@ -569,11 +610,13 @@ pub struct VrrpInstance {
     pub priority: NonZeroU8,
     /// Time between advertisements: whole seconds for version 2, 10 ms to 40.95 s in steps of 10 ms for version 3.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub advert_interval: Duration,
     /// Whether a higher priority takes over from a working lower one.
     pub preempt: bool,
     /// How long to wait before pre-empting.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub preempt_delay: Duration,
     /// Source of our advertisements, of the instance's family ([`family_of`]); by default the interface's first address of that family,
     /// with multicast over IPv6 its link-local one (RFC 9568 §5.1.2.1).
@@ -628,7 +671,7 @@ impl VrrpInstance {
 }
 
 /// `[vrrp.auth_hmac]`: draft-cassen-vrrp-auth-hmac, with keepalived's key words.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct AuthHmac {
     /// At least one, with ids of their own.
     #[serde(rename = "key")]
@@ -641,16 +684,18 @@ pub struct AuthHmac {
     pub anti_replay: AntiReplay,
     /// How far the sender's wall clock may be from ours, 1 to 300 s; only for [`AntiReplay::Time`].
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub time_window: Duration,
 }
 
 /// `[[vrrp.auth_hmac.key]]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct HmacKey {
     /// Its number on the wire.
     pub id: NonZeroU8,
     /// What the members share.
     #[serde(skip_serializing)]
+    #[schemars(skip)]
     pub secret: HmacSecret,
 }
 
@@ -696,7 +741,7 @@ impl std::fmt::Debug for HmacSecret {
 }
 
 /// `vrrp.auth_hmac.mode`: the steps in which a running group begins to sign without a gap.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AuthMode {
     /// We do not sign; who does is verified.
@@ -709,7 +754,7 @@ pub enum AuthMode {
 }
 
 /// `vrrp.auth_hmac.anti_replay`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AntiReplay {
     /// The sender's time must be near ours, and its sequence must grow.
@@ -720,7 +765,7 @@ pub enum AntiReplay {
 }
 
 /// `[[vrrp.track]]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Track {
     /// What is looked at.
     #[serde(flatten)]
@@ -731,7 +776,7 @@ pub struct Track {
 }
 
 /// What is looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Tracked {
     /// An interface: whether it is up and has a carrier.
@@ -747,9 +792,11 @@ pub enum Tracked {
         user: String,
         /// From start to start.
         #[serde(serialize_with = "as_text")]
+        #[schemars(with = "String")]
         interval: Duration,
         /// It is killed then, and has failed.
         #[serde(serialize_with = "as_text")]
+        #[schemars(with = "String")]
         timeout: Duration,
         /// Successes in a row after which all is well.
         rise: u32,
@@ -759,7 +806,7 @@ pub enum Tracked {
 }
 
 /// VRRP protocol version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(into = "u8")]
 pub enum VrrpVersion {
     /// RFC 3768, with the simple password of RFC 2338 as keepalived speaks it.
@@ -778,7 +825,7 @@ impl From<VrrpVersion> for u8 {
 }
 
 /// What the checksum of a version 3 advertisement over IPv4 covers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum VrrpChecksum {
     /// A pseudo-header and the message: what keepalived sends unless told `v3_checksum_as_v2`.
@@ -789,7 +836,7 @@ pub enum VrrpChecksum {
 }
 
 /// `[flows]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Flows {
     /// How many established flows the table holds.
     pub max: u32,
@@ -799,15 +846,46 @@ pub struct Flows {
     pub sources_max: u32,
     /// An established flow without a packet for that long is forgotten.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub idle_timeout: Duration,
     /// For that long after this node has taken a VIP over, a packet of a flow that it does not know may be one of the former
     /// owner's: the flow is made anew by what the tables say, and stays if its backend knows it. 0 never.
     #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
     pub rebuild: Duration,
 }
 
+/// `[connection_log]`: where the connections of services with `connection_log = true` are written down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ConnectionLog {
+    /// Where the files are; they are named after the instance.
+    pub directory: PathBuf,
+    /// Whether a connection that never carries a byte of payload is left out, as HAProxy's `dontlognull` does.
+    pub skip_empty: bool,
+    /// How large a file gets before the next one is begun, in bytes; within [`CONNECTION_LOG_SIZES`].
+    #[serde(serialize_with = "as_size")]
+    #[schemars(with = "String")]
+    pub max_size: u64,
+    /// How many files there are at most, the one that is written to included; 1 to [`MAX_CONNECTION_LOG_FILES`].
+    pub files: u32,
+    /// Whether each record is a line of the daemon's own log, too.
+    pub journal: bool,
+}
+
+impl Default for ConnectionLog {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from(DEFAULT_CONNECTION_LOG_DIRECTORY),
+            skip_empty: DEFAULT_SKIP_EMPTY,
+            max_size: DEFAULT_CONNECTION_LOG_SIZE,
+            files: DEFAULT_CONNECTION_LOG_FILES,
+            journal: DEFAULT_CONNECTION_LOG_JOURNAL,
+        }
+    }
+}
+
 /// `[sync]`: the nodes tell each other their flows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Sync {
     /// Where this node listens for its peers.
     pub listen: SocketAddr,
@@ -817,6 +895,7 @@ pub struct Sync {
     pub key_file: PathBuf,
     /// What it holds.
     #[serde(skip_serializing)]
+    #[schemars(skip)]
     pub keys: SyncKeys,
     /// What this node sends at most, in Mbit/s.
     pub bandwidth: u32,
@@ -867,4 +946,28 @@ pub fn duration_text(duration: Duration) -> String {
 
 fn as_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&duration_text(*duration))
+}
+
+/// The units of sizes, the largest first, those of a thousand before those of 1024.
+pub(super) const SIZE_UNITS: [(&str, u64); 7] = [
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1_000),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+];
+
+/// A number of bytes as the file writes it: a whole number of the largest unit that fits, `100MB` and `64MiB`.
+pub fn size_text(bytes: u64) -> String {
+    let unit = SIZE_UNITS.into_iter().find(|(_, size)| bytes != 0 && bytes.is_multiple_of(*size));
+    match unit {
+        Some((unit, size)) => format!("{}{unit}", bytes / size),
+        None => "0B".to_owned(),
+    }
+}
+
+fn as_size<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&size_text(*bytes))
 }

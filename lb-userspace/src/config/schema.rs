@@ -1,8 +1,11 @@
-//! Every table of the file and every key, one function per table and one line per key; `[[vrrp]]` is in `schema/vrrp.rs`.
+//! Every table of the file and every key, one function per table and one line per key; `[[vrrp]]`, `[log]` and `[[notify]]` are in files below
+//! `schema/`.
 //!
 //! A new key is one line here, a field in the model, a line in `effective.rs` and one in `packaging/xvip.toml`; the tests
 //! notice what was forgotten. What tables say about each other is `agreement`'s.
 
+mod hook;
+mod log;
 mod vrrp;
 
 use std::{
@@ -19,19 +22,20 @@ use super::{
     agreement,
     kinds::{
         ANY, BACKEND_ADDRESS, Flag, INTERFACE, LISTEN, List, NAME, OneOf, PATH, PERCENT, PIN_PATH, PREFIX,
-        Time, URL_PATH, VIP, Whole,
+        Size, Time, URL_PATH, VIP, Whole,
     },
     model::{
-        Backend, Balance, Check, CheckKind, Config, DEFAULT_DOWN_INTERVAL, DEFAULT_EXPECT_STATUS,
-        DEFAULT_FALL, DEFAULT_FAST_INTERVAL, DEFAULT_FLOWS_MAX, DEFAULT_HEALTH_PATH, DEFAULT_IDLE_TIMEOUT,
+        Backend, Balance, CONNECTION_LOG_SIZES, Check, CheckKind, Config, ConnectionLog,
+        DEFAULT_CONNECTION_LOG, DEFAULT_DOWN_INTERVAL, DEFAULT_EXPECT_STATUS, DEFAULT_FALL,
+        DEFAULT_FAST_INTERVAL, DEFAULT_FLOWS_MAX, DEFAULT_HEALTH_PATH, DEFAULT_IDLE_TIMEOUT,
         DEFAULT_INTERVAL, DEFAULT_MAX_CONNECTIONS, DEFAULT_NEW_CONNECTIONS_PER_SOURCE, DEFAULT_OBSERVE,
         DEFAULT_PIN_PATH, DEFAULT_REBALANCE_FLOOR, DEFAULT_REBALANCE_MARGIN, DEFAULT_REBALANCE_RATE,
         DEFAULT_REBUILD, DEFAULT_RESET_RATE, DEFAULT_RISE, DEFAULT_SLOW_START, DEFAULT_SLOW_START_RATE,
         DEFAULT_SOURCES_MAX, DEFAULT_SYNC_BANDWIDTH, DEFAULT_TIMEOUT, DEFAULT_WEIGHT, Flows, Health,
-        LocalClients, MAX_ENTRIES, MAX_NEW_CONNECTIONS, MAX_RESET_RATE, MAX_SYNC_BANDWIDTH, MAX_WEIGHT,
-        MIN_ENTRIES, Mode, Node, OnAllDown, OnAllFull, OnDown, Prefix, Rebalance, RebalanceMode, Service,
-        Snat, Sync, SyncKeys, TlsVerify, Verify, Vip, XdpMode, default_half_open_max,
-        default_new_connections_burst,
+        LocalClients, MAX_CONNECTION_LOG_FILES, MAX_ENTRIES, MAX_NEW_CONNECTIONS, MAX_RESET_RATE,
+        MAX_SYNC_BANDWIDTH, MAX_WEIGHT, MIN_ENTRIES, Mode, Node, OnAllDown, OnAllFull, OnDown, Prefix,
+        Rebalance, RebalanceMode, Service, Snat, Sync, SyncKeys, TlsVerify, Verify, Vip, XdpMode,
+        default_half_open_max, default_new_connections_burst,
     },
     parse::Facts,
     pem,
@@ -39,7 +43,8 @@ use super::{
     sync_key::sync_keys,
 };
 
-pub(super) use vrrp::{HMAC_MASK, PASS_MASK, VrrpDraft};
+use self::hook::HookDraft;
+pub(super) use self::vrrp::{HMAC_MASK, PASS_MASK, VrrpDraft};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// A pause or time-out of a health check: shorter ones would be a busy loop.
@@ -100,6 +105,7 @@ pub(super) struct ServiceDraft {
     new_connections_burst: u32,
     on_down: OnDown,
     reset_rate: u32,
+    connection_log: bool,
     rebalance: Rebalance,
     health: Health,
     pub(super) backends: Vec<BackendDraft>,
@@ -144,8 +150,12 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
     let instances: Vec<VrrpDraft> =
         root.tables("vrrp").into_iter().map(|table| vrrp::instance(table, facts)).collect();
     let flows = flows(root.table_or_empty("flows"));
+    let connection_log = connection_log(root.table_or_empty("connection_log"));
     let sync = root.table("sync").map(|table| sync(table, facts));
     root.table("http").into_iter().for_each(http);
+    let log = log::log(root.table_or_empty("log"));
+    let hooks: Vec<HookDraft> =
+        root.tables("notify").into_iter().map(|table| hook::hook(table, facts)).collect();
     if root.place_of("service").is_none() {
         let message = "there is no service, so there is nothing to do";
         root.reader.error(
@@ -155,16 +165,20 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
         );
     }
     agreement::check(root.reader, &services, &instances, sync.as_ref());
+    hook::check_names(&root, &hooks, &services, &instances);
     root.finish();
     Some(Config {
         node: node?,
         services: services.into_iter().map(ServiceDraft::finished).collect::<Option<_>>()?,
         vrrp: instances.into_iter().map(VrrpDraft::finished).collect::<Option<_>>()?,
         flows,
+        connection_log,
         sync: match sync {
             Some(sync) => Some(sync.finished()?),
             None => None,
         },
+        log,
+        hooks: hooks.into_iter().map(HookDraft::finished).collect::<Option<_>>()?,
     })
 }
 
@@ -227,6 +241,18 @@ fn flows(t: Table<'_>) -> Flows {
     Flows { max, half_open_max, sources_max, idle_timeout, rebuild }
 }
 
+fn connection_log(t: Table<'_>) -> ConnectionLog {
+    let default = ConnectionLog::default();
+    let (smallest, largest) = CONNECTION_LOG_SIZES;
+    let directory = t.read("directory", PATH).or(default.directory).value;
+    let skip_empty = t.read("skip_empty", Flag).or(default.skip_empty).value;
+    let max_size = t.read("max_size", Size(smallest..=largest)).or(default.max_size).value;
+    let files = t.read("files", Whole(1..=MAX_CONNECTION_LOG_FILES)).or(default.files).value;
+    let journal = t.read("journal", Flag).or(default.journal).value;
+    t.finish();
+    ConnectionLog { directory, skip_empty, max_size, files, journal }
+}
+
 fn service(t: Table<'_>, facts: &Facts<'_>) -> ServiceDraft {
     let name = t.read("name", NAME).required("\"kube-apiserver\"");
     let vip = t.read("vip", VIP).required("\"172.16.0.10/24\"");
@@ -251,6 +277,7 @@ fn service(t: Table<'_>, facts: &Facts<'_>) -> ServiceDraft {
         new_connections_burst,
         on_down: t.read("on_down", ON_DOWN).or(OnDown::default()).value,
         reset_rate: t.read("reset_rate", Whole(0..=MAX_RESET_RATE)).or(DEFAULT_RESET_RATE).value,
+        connection_log: t.read("connection_log", Flag).or(DEFAULT_CONNECTION_LOG).value,
         rebalance: t.table("rebalance").map(rebalance).unwrap_or_default(),
         health: health(t.table_or_empty("health"), facts),
         backends: t.tables("backend").into_iter().map(backend).collect(),
@@ -281,6 +308,7 @@ impl ServiceDraft {
             new_connections_burst: self.new_connections_burst,
             on_down: self.on_down,
             reset_rate: self.reset_rate,
+            connection_log: self.connection_log,
             rebalance: self.rebalance,
             health: self.health,
             backends: self.backends.into_iter().map(BackendDraft::finished).collect::<Option<_>>()?,

@@ -2,6 +2,8 @@
 
 mod accepted;
 mod drift;
+mod hooks;
+mod log;
 mod properties;
 mod refused;
 mod sync;

@@ -6,14 +6,15 @@ use std::{
     time::Duration,
 };
 
+use lb_common::wire::Mac;
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::debug;
 
-use super::{Controller, RETRY, set_problem};
+use super::{Controller, RETRY, inheritance::former_router, set_problem};
 use crate::{
-    config::model::Config,
+    config::model::{Config, Family, family_of},
     dataplane::{Dataplane, DataplaneError, Tables},
-    desired::{Desired, Inputs, InterfaceAddress, PoolEntry, desired, pool, vips_of},
+    desired::{Desired, Inputs, InterfaceAddress, NextHop, PoolEntry, desired, pool, vips_of},
     health::rise_fall::HealthState,
     reconcile::{Change, Observed, Stage, diff},
 };
@@ -59,10 +60,14 @@ impl Controller {
         let changes = diff(&desired, &observed);
         let applied = self.apply(changes, &observed).await;
         self.replication.know(&desired, &self.ids, &self.links, Instant::now().into_std());
+        self.connections.know(desired.addresses.iter().map(|(vip, _)| *vip).collect());
         // As long as addresses that are not ours any more are still here, answering for them would be a lie.
         let disowned = !matches!(applied, Err((Stage::Disown, _)));
         if let Some(as_of) = as_of.filter(|_| disowned && self.dataplane.is_some()) {
             self.heartbeat.settled(as_of);
+        }
+        if applied.is_ok() {
+            self.follow_vips();
         }
         // Only now do those who are told to go find their way to somebody else.
         self.follow_dead();
@@ -127,13 +132,29 @@ impl Controller {
         &mut self,
         active: &BTreeMap<String, u64>,
         now: std::time::Instant,
-    ) -> BTreeSet<String> {
+    ) -> BTreeMap<String, Option<Mac>> {
         let rebuild = self.config.flows.rebuild;
-        self.inheritance.follow(active.keys(), now);
+        let mut inheritance = std::mem::take(&mut self.inheritance);
+        inheritance.follow(active.keys(), |name| self.former_router(name), now);
+        self.inheritance = inheritance;
         if let Some(end) = self.inheritance.next_end(rebuild, now) {
             self.schedule(end.saturating_duration_since(now));
         }
         self.inheritance.heirs(rebuild, now)
+    }
+
+    /// Where the router is that was active before an instance became so here.
+    fn former_router(&self, instance: &str) -> Option<Mac> {
+        let instance = self.config.vrrp.iter().find(|other| other.name == instance)?;
+        let vips: Vec<IpAddr> =
+            vips_of(&self.config, &instance.name).into_iter().map(|(vip, _)| vip).collect();
+        let is_ipv6 = family_of(&vips) == Family::Ipv6;
+        let adverts = self.sightings.as_ref()?.adverts();
+        let own_mac = |router| match self.next_hops.by_backend.get(&router) {
+            Some(&NextHop::Mac { mac, routed: false, .. }) => Some(mac),
+            _ => None,
+        };
+        former_router(instance.virtual_router_id.get(), is_ipv6, &adverts, own_mac)
     }
 
     async fn observe(&self) -> anyhow::Result<Observed> {
@@ -172,10 +193,20 @@ impl Controller {
                 continue;
             }
             match &change {
-                Change::AddAddress(_) | Change::RemoveAddress(_) | Change::Announce(..) => info!("{change}"),
                 Change::SetService(key, entry) => {
                     let was = observed.tables.services.get(key).map_or(0, |old| old.usable);
-                    info!(was, usable = entry.usable, "{change}");
+                    debug!(was, usable = entry.usable, "{change}");
+                    if was != entry.usable {
+                        self.tell_usable(key, was, entry.usable);
+                    }
+                }
+                Change::SetBackend(id, entry) => {
+                    debug!("{change}");
+                    let was = observed.tables.backends.get(id).map(|old| old.weight);
+                    let of = self.ids.all().find(|(known, _)| known == id).map(|(_, entry)| entry);
+                    if let (Some(was), Some(of)) = (was.filter(|was| *was != entry.weight), of) {
+                        self.tell_weight(&of, was, entry.weight);
+                    }
                 }
                 _ => debug!("{change}"),
             }

@@ -84,8 +84,25 @@ const ETH_GSTRING_LEN: usize = 32;
 /// `sizeof(struct ethtool_drvinfo)`, and where its `n_stats` is.
 const DRVINFO_LEN: usize = 196;
 const DRVINFO_N_STATS: usize = 180;
+/// And where the driver's name is.
+const DRVINFO_DRIVER: std::ops::Range<usize> = 4..36;
 /// More counters than any driver has.
 const COUNTERS_AT_MOST: usize = 1 << 16;
+
+/// The name of the interface's driver (`ethtool -i`).
+///
+/// # Errors
+///
+/// Where it does not tell, or there is no such interface.
+pub fn driver(interface: &str) -> io::Result<String> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let mut info = request(&[ETHTOOL_GDRVINFO], DRVINFO_LEN);
+    ethtool(&socket, interface, &mut info)?;
+    let info = bytes(&info);
+    let name = &info[DRVINFO_DRIVER];
+    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+}
 
 /// The driver's own counters (`ethtool -S`).
 fn driver_counters(interface: &str) -> io::Result<Vec<(String, u64)>> {
@@ -183,5 +200,6 @@ mod tests {
         assert_eq!(transmit_failures(["lo", "no-such-if"]), None);
         assert!(mac("no-such-if").is_err());
         assert!(keep_vlan_tags("no-such-if").is_err());
+        assert!(driver("no-such-if").is_err());
     }
 }

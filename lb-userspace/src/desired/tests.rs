@@ -10,7 +10,8 @@ use proptest::{collection, prelude::*};
 use super::*;
 use crate::{
     config::model::{
-        Check, Flows, Health, LocalClients, Node, OnDown, Rebalance, Vip, VrrpInstance, XdpMode,
+        Check, ConnectionLog, Flows, Health, LocalClients, Log, Node, OnDown, Rebalance, Vip, VrrpInstance,
+        XdpMode,
     },
     reconcile::{Observed, diff},
 };
@@ -85,6 +86,7 @@ pub(crate) fn service(name: &str, vip: Ipv4Addr, hosts: &[u8]) -> Service {
         new_connections_burst: 1,
         on_down: OnDown::Reset,
         reset_rate: 0,
+        connection_log: false,
         rebalance: Rebalance::default(),
         health: Health {
             check: Check::Tcp,
@@ -128,7 +130,10 @@ pub(crate) fn config(services: Vec<Service>) -> Config {
             idle_timeout: Duration::from_secs(3600),
             rebuild: Duration::ZERO,
         },
+        connection_log: ConnectionLog::default(),
         sync: None,
+        log: Log::default(),
+        hooks: Vec::new(),
     }
 }
 
@@ -141,7 +146,7 @@ struct World {
     steers: BTreeMap<PoolEntry, Steer>,
     now: Instant,
     active: BTreeMap<String, u64>,
-    heirs: BTreeSet<String>,
+    heirs: BTreeMap<String, Option<Mac>>,
     next_hops: BTreeMap<IpAddr, NextHop>,
     ids: BackendIds,
     rings: RingMemo,
@@ -161,7 +166,7 @@ impl World {
             steers: BTreeMap::new(),
             now: Instant::now(),
             active: BTreeMap::new(),
-            heirs: BTreeSet::new(),
+            heirs: BTreeMap::new(),
             next_hops,
             ids: BackendIds::default(),
             rings: RingMemo::default(),

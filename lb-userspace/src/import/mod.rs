@@ -9,7 +9,17 @@
 //!        +-> Ledger: what became of each line <-----------------+--> report
 //! ```
 
+pub mod corosync;
+pub mod crm;
+pub mod election;
 pub mod haproxy;
 pub mod incumbent;
+pub mod keepalived;
 pub mod ledger;
+pub mod outcome;
+pub mod plan;
+pub mod races;
+pub mod report;
 pub mod source;
+pub mod timing;
+pub mod write;

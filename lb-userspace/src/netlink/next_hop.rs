@@ -29,6 +29,22 @@ pub struct NextHops {
     pub neighbours: BTreeSet<IpAddr>,
 }
 
+/// How the kernel's routes lead to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// They do not.
+    None,
+    /// It is this node's own.
+    Local,
+    /// Out of the interface with this index, any interface of the node.
+    Out {
+        /// Its index.
+        interface: u32,
+        /// Whom frames go to there: the address itself, or a router.
+        neighbour: IpAddr,
+    },
+}
+
 /// An address on the link with this index: a link-local one may be there on several.
 type NeighbourKey = (u32, IpAddr);
 
@@ -75,6 +91,18 @@ impl Netlink {
         drop(routes);
         stream::iter(wanted).for_each_concurrent(IN_FLIGHT, |key| self.resolve(key)).await;
         Ok(found)
+    }
+
+    /// The way to an address: by which interface, and to which neighbour there.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub async fn way(&self, destination: IpAddr) -> Result<Way, NetlinkError> {
+        Ok(match self.route(destination).await? {
+            Route::None => Way::None,
+            Route::Local => Way::Local,
+            Route::Neighbour((interface, neighbour)) => Way::Out { interface, neighbour },
+        })
     }
 
     /// The neighbours on these links that are known or being resolved.

@@ -9,10 +9,11 @@ use etherparse::{
     LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket, TcpSlice, TransportSlice,
     icmpv4::{TYPE_DEST_UNREACH, TYPE_PARAMETER_PROBLEM, TYPE_TIME_EXCEEDED},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// What a frame holds, as far as it could be read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Packet {
     /// Length of the frame in bytes, whether all of them were kept or not.
     pub length: u32,
@@ -31,7 +32,7 @@ pub struct Packet {
 }
 
 /// What a TCP header says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Tcp {
     /// As tcpdump writes them: `S`, `S.`, `.`, `P.`, `F.`, `R`.
     pub flags: String,

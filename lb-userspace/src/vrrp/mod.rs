@@ -15,7 +15,7 @@
 
 pub mod advert;
 pub mod auth;
-mod frame;
+pub(crate) mod frame;
 pub mod fsm;
 pub mod group;
 pub mod lateness;

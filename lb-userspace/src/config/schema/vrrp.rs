@@ -446,7 +446,7 @@ fn script(t: &Table<'_>, facts: &Facts<'_>) -> Option<At<Tracked>> {
 }
 
 /// Whether a command names a program that can be run.
-fn program(t: &Table<'_>, command: &At<Vec<Spanned<String>>>, facts: &Facts<'_>) -> Option<()> {
+pub(super) fn program(t: &Table<'_>, command: &At<Vec<Spanned<String>>>, facts: &Facts<'_>) -> Option<()> {
     let Some(first) = command.value.first() else {
         let message = "`command` must have a program, or there is nothing to run";
         t.reader.error(&command.place, message, "write: command = [\"/usr/local/bin/check\"]");

@@ -6,8 +6,8 @@ use super::{BASE, edited, parse};
 use crate::config::{
     effective::effective,
     model::{
-        Balance, Check, DEFAULT_RISE, LocalClients, Mode, OnAllDown, OnAllFull, Service, Snat, Verify,
-        VrrpVersion,
+        Balance, Check, ConnectionLog, DEFAULT_RISE, LocalClients, Mode, OnAllDown, OnAllFull, Service, Snat,
+        Verify, VrrpVersion,
     },
 };
 
@@ -253,6 +253,32 @@ fn limits() {
         assert_eq!(health.slow_start, expected);
     }
     assert_eq!(plain.health.slow_start, Duration::ZERO);
+}
+
+#[test]
+fn the_connection_log() {
+    let plain = parse(BASE).expect("accepted").config;
+    assert_eq!((plain.connection_log, plain.services[0].connection_log), (ConnectionLog::default(), false));
+    assert!(with_keys("connection_log = true").connection_log);
+    let log = "[connection_log]\ndirectory = \"/srv/log\"\nskip_empty = true\nmax_size = \"64 MiB\"\nfiles = 1\njournal = true\n[flows]";
+    let config = parse(&edited("[flows]", log)).expect("accepted").config;
+    let expected = ConnectionLog {
+        directory: "/srv/log".into(),
+        skip_empty: true,
+        max_size: 64 << 20,
+        files: 1,
+        journal: true,
+    };
+    assert_eq!(config.connection_log, expected);
+    assert!(effective(&config).contains("max_size = \"64MiB\"\n"));
+    for (text, bytes) in
+        [("100KB", 100_000), ("100000B", 100_000), ("1kib", 1024), ("10GB", 10_000_000_000_u64)]
+    {
+        let log = format!("[connection_log]\nmax_size = {text:?}\n[flows]");
+        let read = parse(&edited("[flows]", &log)).map(|checked| checked.config.connection_log.max_size).ok();
+        // The one that is too small is a size all the same.
+        assert_eq!(read, Some(bytes).filter(|bytes| *bytes > 1024), "{text}");
+    }
 }
 
 #[test]

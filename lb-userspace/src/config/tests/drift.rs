@@ -5,11 +5,13 @@ use std::{collections::BTreeSet, path::Path};
 use super::{facts, parse};
 use crate::config::{
     model::{
-        DEFAULT_ADVERT_INTERVAL_V3, DEFAULT_EXPECT_STATUS, DEFAULT_FLOWS_MAX, DEFAULT_HEALTH_PATH,
-        DEFAULT_IDLE_TIMEOUT, DEFAULT_INTERVAL, DEFAULT_MAX_CONNECTIONS, DEFAULT_NEW_CONNECTIONS_PER_SOURCE,
-        DEFAULT_PIN_PATH, DEFAULT_PRIORITY, DEFAULT_SLOW_START, DEFAULT_SOURCES_MAX, DEFAULT_TRACK_COUNT,
-        DEFAULT_TRACK_INTERVAL, DEFAULT_TRACK_USER, DEFAULT_VIRTUAL_MAC, DEFAULT_WEIGHT,
-        default_half_open_max, default_new_connections_burst, default_time_window, duration_text,
+        DEFAULT_ADVERT_INTERVAL_V3, DEFAULT_CONNECTION_LOG, DEFAULT_CONNECTION_LOG_DIRECTORY,
+        DEFAULT_CONNECTION_LOG_FILES, DEFAULT_CONNECTION_LOG_SIZE, DEFAULT_EXPECT_STATUS, DEFAULT_FLOWS_MAX,
+        DEFAULT_HEALTH_PATH, DEFAULT_IDLE_TIMEOUT, DEFAULT_INTERVAL, DEFAULT_MAX_CONNECTIONS,
+        DEFAULT_NEW_CONNECTIONS_PER_SOURCE, DEFAULT_PIN_PATH, DEFAULT_PRIORITY, DEFAULT_SLOW_START,
+        DEFAULT_SOURCES_MAX, DEFAULT_TRACK_COUNT, DEFAULT_TRACK_INTERVAL, DEFAULT_TRACK_USER,
+        DEFAULT_VIRTUAL_MAC, DEFAULT_WEIGHT, default_half_open_max, default_new_connections_burst,
+        default_time_window, duration_text, size_text,
     },
     parse::parse_with_schema,
 };
@@ -66,6 +68,10 @@ fn its_commented_defaults_are_the_model_s() {
         format!("#time_window = {:?}", duration_text(default_time_window(DEFAULT_ADVERT_INTERVAL_V3))),
         format!("#advert_interval = {:?}", duration_text(DEFAULT_ADVERT_INTERVAL_V3)),
         format!("#max = {DEFAULT_FLOWS_MAX}"),
+        format!("#connection_log = {DEFAULT_CONNECTION_LOG}"),
+        format!("#directory = {DEFAULT_CONNECTION_LOG_DIRECTORY:?}"),
+        format!("#max_size = {:?}", size_text(DEFAULT_CONNECTION_LOG_SIZE)),
+        format!("#files = {DEFAULT_CONNECTION_LOG_FILES}"),
         format!("#half_open_max = {}", default_half_open_max(DEFAULT_FLOWS_MAX)),
         format!("#sources_max = {DEFAULT_SOURCES_MAX}"),
         format!("#new_connections_per_source = {DEFAULT_NEW_CONNECTIONS_PER_SOURCE}"),

@@ -21,7 +21,7 @@ fn schedules() -> std::ops::Range<u64> {
     let number = |variable| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect("a number"));
     match number("XVIP_SCHEDULE") {
         Some(one) => one..one + 1,
-        None => 0..number("XVIP_SCHEDULES").unwrap_or(400),
+        None => 0..number("XVIP_SCHEDULES").unwrap_or(150),
     }
 }
 
@@ -370,10 +370,10 @@ fn a_slow_peer_costs_bounded_memory() {
     world.there_holds.clear();
     world.comes_to_rest();
     world.wild = true;
-    for number in 0..200_000 {
+    for number in 0..100_000 {
         world.flows.put(flow(number));
         world.peer.events(world.now, &[flow(number).id]);
-        if number % 20_000 == 0 {
+        if number % 10_000 == 0 {
             // Heartbeats, but no acknowledgement: nothing is taken from the wire.
             let beat = crate::sync::codec::encode(&crate::sync::codec::Answer::Alive);
             world.peer.received(world.now, &beat).expect("sound");
