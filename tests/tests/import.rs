@@ -283,9 +283,11 @@ fn turns(beside: &mut Beside, original: &mut Original) -> TestResult {
     beside.stays_at(0)?;
 
     let Some(imported) = beside.imported.take() else { return Err("xvip does not run".into()) };
+    let begin = Instant::now();
     let (status, _) = imported.terminate(END_LIMIT)?;
     assert!(status.success(), "{status}");
-    println!("xvip stopped: keepalived had the VIP after {:?}", beside.owned_by(1)?);
+    beside.owned_by(1)?;
+    println!("xvip stopped: keepalived had the VIP after {:?}", begin.elapsed());
     beside.served()?;
 
     beside.start()?;

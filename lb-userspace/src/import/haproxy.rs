@@ -65,8 +65,10 @@ pub fn read(source: &Source, file: FileId, into: &mut Incumbent, ledger: &mut Le
             }
             Kind::Proxy(sides) => {
                 let inherited = defaults.of(section, false, ledger);
-                let scribe = Scribe { ledger, role };
-                proxies.push(Reader::new(&globals, scribe, Some(sides), &inherited).proxy(section));
+                let mut notes = Ledger::default();
+                let scribe = Scribe { ledger: &mut notes, role };
+                let proxy = Reader::new(&globals, scribe, Some(sides), &inherited).proxy(section);
+                proxies.push((proxy, notes));
             }
             Kind::Other(kind) => other(section, kind, ledger),
         }

@@ -27,6 +27,7 @@ pub fn read(section: &Section, globals: &mut Globals, into: &mut Incumbent, ledg
 fn directive(line: &Line, keyword: &str, globals: &mut Globals, into: &mut Incumbent, ledger: &mut Ledger) {
     let place = line.place;
     match keyword {
+        "log" if line.words.len() < 2 => ledger.note(place, Fate::SyntaxError, "", "`log` takes a target"),
         "log" => {
             let takes = proxy::takes_connections(line);
             if takes {
@@ -64,7 +65,7 @@ fn directive(line: &Line, keyword: &str, globals: &mut Globals, into: &mut Incum
         "setenv" | "presetenv" => {
             ledger.note(place, Fate::Exact, "", "its value is put in where the variable is used")
         }
-        _ => match keywords::find(&global::KEYWORDS, keyword) {
+        _ => match keywords::find(global::KEYWORDS, keyword) {
             Some(group) => ledger.note(place, group.fate, group.becomes, group.note),
             None => {
                 let words = global::KEYWORDS.iter().flat_map(|group| group.words).copied().chain(READ);

@@ -89,20 +89,15 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_the_rest() {
-        assert!(find(&global::KEYWORDS, "tune.ssl.default-dh-param").is_some());
-        assert!(find(&global::KEYWORDS, "tunes").is_none());
+        assert!(find(global::KEYWORDS, "tune.ssl.default-dh-param").is_some());
+        assert!(find(global::KEYWORDS, "tunes").is_none());
     }
 
     #[test]
     fn no_keyword_is_in_two_groups() {
-        for groups in [
-            &global::KEYWORDS[..],
-            &proxy::KEYWORDS[..],
-            &proxy::OPTIONS[..],
-            &proxy::TIMEOUTS[..],
-            &lines::BIND[..],
-            &lines::SERVER[..],
-        ] {
+        for groups in
+            [global::KEYWORDS, proxy::KEYWORDS, proxy::OPTIONS, proxy::TIMEOUTS, lines::BIND, lines::SERVER]
+        {
             let mut seen = std::collections::BTreeSet::new();
             for word in groups.iter().flat_map(|group| group.words) {
                 assert!(seen.insert(word), "{word}");

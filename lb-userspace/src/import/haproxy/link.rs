@@ -1,6 +1,6 @@
 //! Frontends with the backends that they lead to: each such pair is a proxy of the model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{access::Condition, proxy::Proxy, roles::Role};
 use crate::{
@@ -22,81 +22,150 @@ struct Target<'p> {
     allow: Vec<At<Prefix>>,
 }
 
-/// Puts all that listens into the model, and says of each section's first line what became of it.
-pub fn link(proxies: &[Proxy], into: &mut Incumbent, ledger: &mut Ledger) {
+/// What became of a section as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Its lines are as they were noted.
+    Taken,
+    /// It is not imported, although it forwards.
+    Refused,
+    /// Nothing is lost without it.
+    Idle,
+}
+
+/// Puts all that listens into the model, says of each section's first line what became of it, and hands on what its reader
+/// has noted of the others.
+pub fn link(proxies: &[(Proxy, Ledger)], into: &mut Incumbent, ledger: &mut Ledger) {
     let (mut fronts, mut backs) = (BTreeMap::new(), BTreeMap::new());
-    for proxy in proxies {
-        let (name, place) = (proxy.name.value.as_str(), proxy.name.place);
-        if name.is_empty() {
-            ledger.note(place, Fate::SyntaxError, "", "the section has no name");
-            continue;
-        }
-        let earlier = [(&mut fronts, proxy.sides.front), (&mut backs, proxy.sides.back)]
-            .into_iter()
-            .filter(|(_, has)| *has)
-            .filter_map(|(named, _)| match named.get(name) {
-                Some(earlier) => Some(*earlier),
-                None => named.insert(name, proxy).and(None),
-            })
-            .map(|earlier: &Proxy| earlier.name.place.line)
-            .next();
-        if let Some(line) = earlier {
-            ledger.note(
-                place,
-                Fate::SyntaxError,
-                "",
-                format!("HAProxy refuses two of this name: see line {line}"),
-            );
+    let mut outcomes = vec![None; proxies.len()];
+    for ((proxy, _), outcome) in proxies.iter().zip(&mut outcomes) {
+        if let Some(why) = misnamed(proxy, &mut fronts, &mut backs) {
+            ledger.note(proxy.name.place, Fate::SyntaxError, "", why);
+            *outcome = Some(Outcome::Refused);
+        } else if proxy.settings.disabled.is_some() {
+            ledger.note(proxy.name.place, Fate::NotNeeded, "", "it is switched off");
+            *outcome = Some(Outcome::Idle);
         }
     }
     let mut room = MOST_SERVERS;
-    for proxy in proxies {
-        let first = |named: &BTreeMap<&str, &Proxy>| {
-            named.get(proxy.name.value.as_str()).is_some_and(|first| std::ptr::eq(*first, proxy))
-        };
-        if proxy.sides.front && first(&fronts) {
-            front(proxy, &backs, into, &mut room, ledger);
-        } else if !proxy.sides.front && first(&backs) {
-            back(proxy, ledger);
+    let mut used = BTreeSet::new();
+    for ((proxy, _), outcome) in proxies.iter().zip(&mut outcomes) {
+        if proxy.sides.front && outcome.is_none() {
+            let pool = front(proxy, &backs, into, &mut room, ledger);
+            let taken = pool.is_some() || proxy.role != Role::Forwards;
+            *outcome = Some(if taken { Outcome::Taken } else { Outcome::Refused });
+            used.extend(pool.map(|pool| pool.name.place));
         }
+    }
+    for ((proxy, notes), outcome) in proxies.iter().zip(outcomes) {
+        let outcome = outcome.unwrap_or_else(|| back(proxy, used.contains(&proxy.name.place), ledger));
+        if proxy.sides.front && !linked(proxy, &fronts) || proxy.settings.disabled.is_some() {
+            skip(proxy, ledger);
+        }
+        hand_on(notes, outcome, proxy.name.place.line, ledger);
     }
 }
 
-fn back(proxy: &Proxy, ledger: &mut Ledger) {
-    let (fate, becomes, note) = match proxy.role {
-        _ if proxy.settings.disabled.is_some() => (Fate::NotNeeded, "", "it is switched off"),
-        Role::Forwards => (Fate::Exact, "service.backend", ""),
-        Role::Unused => (Fate::NotNeeded, "", "no frontend uses this backend"),
-        Role::Http | Role::Page => {
-            (Fate::NotPossible, "", "a backend of HTTP: xvip forwards TCP and does not look into it")
-        }
+/// Why HAProxy would refuse a section for its name.
+fn misnamed<'p>(
+    proxy: &'p Proxy,
+    fronts: &mut BTreeMap<&'p str, &'p Proxy>,
+    backs: &mut BTreeMap<&'p str, &'p Proxy>,
+) -> Option<String> {
+    let name = proxy.name.value.as_str();
+    if name.is_empty() {
+        return Some("the section has no name".to_owned());
+    }
+    let earlier = |named: &BTreeMap<&str, &Proxy>, has: bool| {
+        named.get(name).filter(|_| has).map(|earlier| earlier.name.place.line)
     };
-    ledger.note(proxy.name.place, fate, becomes, note);
+    if let Some(line) = earlier(fronts, proxy.sides.front).or_else(|| earlier(backs, proxy.sides.back)) {
+        return Some(format!("HAProxy refuses two of this name: see line {line}"));
+    }
+    if proxy.sides.front {
+        fronts.insert(name, proxy);
+    }
+    if proxy.sides.back {
+        backs.insert(name, proxy);
+    }
+    None
 }
 
-fn front(
-    proxy: &Proxy,
-    backs: &BTreeMap<&str, &Proxy>,
+fn linked(proxy: &Proxy, fronts: &BTreeMap<&str, &Proxy>) -> bool {
+    fronts.get(proxy.name.value.as_str()).is_some_and(|linked| std::ptr::eq(*linked, proxy))
+}
+
+/// What is said of the lines of a frontend whose target was never looked for.
+fn skip(proxy: &Proxy, ledger: &mut Ledger) {
+    let section = proxy.name.place.line;
+    let names = proxy.uses.iter().map(|(name, _)| name).chain(&proxy.settings.default_backend);
+    for name in names.filter(|name| name.place.line > section) {
+        ledger.note(
+            name.place,
+            Fate::NotNeeded,
+            "",
+            format!("its section is not imported: see line {section}"),
+        );
+    }
+}
+
+/// What was noted of a section's lines, in the light of what became of it as a whole.
+fn hand_on(notes: &Ledger, outcome: Outcome, line: usize, ledger: &mut Ledger) {
+    for entry in notes.entries() {
+        let imported = matches!(entry.fate, Fate::Exact | Fate::Approximate | Fate::Improved);
+        let fate = match outcome {
+            Outcome::Refused if imported => Fate::NotPossible,
+            Outcome::Idle if imported || entry.fate == Fate::NotPossible => Fate::NotNeeded,
+            _ => {
+                ledger.note(entry.place, entry.fate, entry.becomes.clone(), entry.note.clone());
+                continue;
+            }
+        };
+        ledger.note(entry.place, fate, "", format!("its section is not imported: see line {line}"));
+    }
+    if outcome == Outcome::Taken {
+        notes.findings().iter().for_each(|finding| ledger.find(finding.clone()));
+    }
+}
+
+fn back(proxy: &Proxy, used: bool, ledger: &mut Ledger) -> Outcome {
+    let (outcome, fate, becomes, note) = match proxy.role {
+        Role::Forwards if used => (Outcome::Taken, Fate::Exact, "service.backend", ""),
+        Role::Forwards => {
+            (Outcome::Idle, Fate::NotNeeded, "", "no frontend that is imported uses this backend")
+        }
+        Role::Unused => (Outcome::Idle, Fate::NotNeeded, "", "no frontend uses this backend"),
+        Role::Http | Role::Page => (
+            Outcome::Taken,
+            Fate::NotPossible,
+            "",
+            "a backend of HTTP: xvip forwards TCP and does not look into it",
+        ),
+    };
+    ledger.note(proxy.name.place, fate, becomes, note);
+    outcome
+}
+
+/// Puts a frontend into the model; where its connections go, if it forwards any.
+fn front<'p>(
+    proxy: &'p Proxy,
+    backs: &BTreeMap<&str, &'p Proxy>,
     into: &mut Incumbent,
     room: &mut usize,
     ledger: &mut Ledger,
-) {
+) -> Option<&'p Proxy> {
     let place = proxy.name.place;
-    if proxy.settings.disabled.is_some() {
-        ledger.note(place, Fate::NotNeeded, "", "it is switched off");
-        return;
-    }
     if proxy.settings.http && proxy.settings.page.enabled {
         into.stats.push(incumbent::StatsPage {
             binds: proxy.binds.clone(),
             ..proxy.settings.page.of(proxy.name.clone())
         });
     }
+    let target = target(proxy, backs, ledger);
     if proxy.role == Role::Page {
         ledger.note(place, Fate::Exact, "[http]", "");
-        return;
+        return None;
     }
-    let target = target(proxy, backs, ledger);
     if proxy.role == Role::Http {
         let note = "a proxy of HTTP: xvip forwards TCP and does not look into it";
         ledger.note(place, Fate::NotPossible, "", note);
@@ -117,7 +186,7 @@ fn front(
         if proxy.role != Role::Http {
             ledger.note(place, Fate::NotPossible, "", why_not.unwrap_or_default());
         }
-        return;
+        return None;
     };
     *room -= target.pool.servers.len();
     if proxy.role != Role::Http {
@@ -139,6 +208,7 @@ fn front(
         skips_empty: settings.skips_empty,
         pool: pool(target.pool, proxy, ledger),
     });
+    Some(target.pool)
 }
 
 /// Where the connections of a frontend go. A `use_backend` without a condition counts before `default_backend`, and a section
@@ -149,7 +219,12 @@ fn target<'p>(
     ledger: &mut Ledger,
 ) -> Option<Target<'p>> {
     let forwards = proxy.role != Role::Http;
+    let section = proxy.name.place.line;
     let mut say = |place: Place, fate: Fate, note: &str| {
+        // What stands in `defaults` was noted there.
+        if place.line < section && fate != Fate::SyntaxError {
+            return;
+        }
         let (fate, note) = match fate {
             Fate::Exact | Fate::Approximate if !forwards => {
                 (Fate::NotPossible, "part of an HTTP proxy: xvip forwards TCP")
@@ -169,11 +244,18 @@ fn target<'p>(
     let mut found = None;
     if let Some(name) = otherwise {
         match backs.get(name.value.as_str()) {
-            Some(pool) => found = Some(Target { pool, allow: Vec::new() }),
+            Some(pool) => {
+                found = Some(Target { pool, allow: Vec::new() });
+                say(name.place, Fate::Exact, "");
+            }
             None if name.value.contains('%') => {
                 say(name.place, Fate::NotPossible, "its name depends on what the client sends");
             }
             None => say(name.place, Fate::SyntaxError, "there is no backend of this name"),
+        }
+        if let (Some(index), Some(other)) = (always, &proxy.settings.default_backend) {
+            let note = format!("the `use_backend` in line {} decides", proxy.uses[index].0.place.line);
+            say(other.place, Fate::NotNeeded, &note);
         }
     } else if own {
         found = Some(Target { pool: proxy, allow: Vec::new() });
@@ -186,7 +268,8 @@ fn target<'p>(
             _ if always.is_some_and(|always| index > always) => {
                 say(name.place, Fate::NotNeeded, "a line before it has decided");
             }
-            Condition::Always => say(name.place, Fate::Exact, ""),
+            // What decides is noted above.
+            Condition::Always => {}
             _ if has_other => {
                 let note = "xvip does not look at what a connection asks for: all go where those go that meet no condition";
                 say(name.place, Fate::NotPossible, note);

@@ -105,34 +105,42 @@ fn late(pool: &Pool) -> Option<Finding> {
     if takes <= SLOW {
         return None;
     }
-    let interval = duration_text(slowest.interval);
-    let faster = Duration::from_millis(200);
-    let then = detection(slowest.interval, Some(faster), slowest.fall);
-    let advice = if slowest.interval > Duration::from_secs(2) {
-        ", and interval = \"2s\" shortens it further"
-    } else {
-        ""
-    };
+    let fast = slowest.fast_interval.map_or_else(
+        || ", without fastinter".to_owned(),
+        |fast| format!(", fastinter {}", duration_text(fast)),
+    );
+    let interval = slowest.interval.min(Duration::from_secs(2));
+    let faster = slowest.fast_interval.unwrap_or(slowest.interval).min(Duration::from_millis(200));
+    let then = detection(interval, Some(faster), slowest.fall);
     Some(Finding {
         id: "W4",
         severity: Severity::Warning,
         places: vec![slowest.name.place],
         message: format!(
-            "backend {}: a server that dies gets connections for up to {} (inter {interval}, fall {}{}), besides the time-out of \
-             each check",
+            "backend {}: a server that dies gets connections for up to {} (inter {}, fall {}{fast}), and for the time-out of a \
+             check",
             pool.name.value,
-            duration_text(takes),
+            seconds(takes),
+            duration_text(slowest.interval),
             slowest.fall,
-            slowest.fast_interval.map_or_else(
-                || ", without fastinter".to_owned(),
-                |fast| format!(", fastinter {}", duration_text(fast))
-            ),
         ),
         remedy: format!(
-            "fast_interval = \"200ms\" in [service.health] makes that {}{advice}",
-            duration_text(then)
+            "interval = \"{}\" and fast_interval = \"{}\" in [service.health] make that {}",
+            duration_text(interval),
+            duration_text(faster),
+            seconds(then)
         ),
     })
+}
+
+/// To a tenth of a second.
+fn seconds(time: Duration) -> String {
+    let tenths = time.as_millis() / 100;
+    if tenths.is_multiple_of(10) {
+        format!("{} s", tenths / 10)
+    } else {
+        format!("{}.{} s", tenths / 10, tenths % 10)
+    }
 }
 
 /// From the last check that was well to the one that brings the server down.
@@ -237,4 +245,108 @@ fn taken_port(proxy: &Proxy, own: &BTreeSet<IpAddr>) -> Option<Finding> {
         ),
         remedy: "xvip needs no port of its own: packets to the VIP are taken before any socket".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import::{
+        haproxy,
+        incumbent::{Authentication, RouterInstance, RouterNode},
+        source::{FileId, Source},
+    };
+
+    const FILE: &str = "defaults\n timeout client 50s\n timeout server 50s\n\
+        listen api\n bind *:6443\n server m1 10.0.0.11:6443 check inter 10s\n server m2 10.0.0.12:6443 check\n";
+
+    fn model(text: &str) -> Incumbent {
+        let mut incumbent = Incumbent::default();
+        haproxy::read(&Source::new("f", text.as_bytes()), FileId(0), &mut incumbent, &mut Ledger::default());
+        incumbent
+    }
+
+    fn found(incumbent: &Incumbent) -> Vec<(&'static str, usize)> {
+        let mut ledger = Ledger::default();
+        lint(incumbent, &mut ledger);
+        ledger.findings().iter().map(|finding| (finding.id, finding.places[0].line)).collect()
+    }
+
+    fn with_router(mut incumbent: Incumbent, source: &str) -> Incumbent {
+        let at = |text: &str| At::new(text.to_owned(), Place::default());
+        incumbent.routers.push(RouterNode {
+            file: FileId(1),
+            name: None,
+            instances: vec![RouterInstance {
+                name: at("main"),
+                begins_as_master: false,
+                interface: at("eth0"),
+                virtual_router_id: At::new(60, Place::default()),
+                priority: At::new(100, Place::default()),
+                version: crate::config::model::VrrpVersion::V2,
+                advert_interval: Duration::from_secs(1),
+                authentication: Authentication::None,
+                unicast_source: Some(At::new(source.parse().unwrap(), Place::default())),
+                unicast_peers: Vec::new(),
+                vips: Vec::new(),
+                no_preempt: None,
+                preempt_delay: Duration::ZERO,
+                virtual_mac: None,
+                checksum_as_v2: false,
+                tracks: Vec::new(),
+                hooks: Vec::new(),
+            }],
+            sync_groups: Vec::new(),
+        });
+        incumbent
+    }
+
+    #[test]
+    fn a_port_that_the_api_server_has_is_found_on_its_own_machine_alone() {
+        let (w3, w4, w10) = (("W3", 6), ("W4", 6), ("W10", 2));
+        assert_eq!(found(&model(FILE)), [w3, w4, w10]);
+        assert_eq!(found(&with_router(model(FILE), "10.0.0.2")), [w3, w4, w10]);
+        assert_eq!(found(&with_router(model(FILE), "10.0.0.12")), [("W12", 5), w3, w4, w10]);
+        let other_port = FILE.replace("*:6443", "*:9443");
+        assert_eq!(found(&with_router(model(&other_port), "10.0.0.12")), [w3, w4, w10]);
+        let other_address = FILE.replace("*:6443", "10.0.0.100:6443");
+        assert_eq!(found(&with_router(model(&other_address), "10.0.0.12")), [w3, w4, w10]);
+    }
+
+    #[test]
+    fn what_is_well_is_not_found() {
+        let well = FILE
+            .replace("inter 10s", "")
+            .replace("50s", "4h")
+            .replace("bind", "option httpchk GET /readyz\n bind");
+        assert_eq!(found(&model(&well)), []);
+        // A tunnel's time-out takes the place of the others, once a server has answered.
+        let tunnel = FILE.replace("timeout client 50s", "timeout tunnel 24h");
+        assert_eq!(found(&model(&tunnel)), [("W3", 6), ("W4", 6)]);
+    }
+
+    #[test]
+    fn detection_is_counted_as_haproxy_does() {
+        let s = Duration::from_secs;
+        // features of S0: inter 10s, fall 2.
+        assert_eq!(detection(s(10), None, 2), s(20));
+        assert_eq!(detection(s(10), Some(s(1)), 3), s(12));
+        assert_eq!(detection(s(2), None, 0), s(2));
+        assert_eq!(seconds(Duration::from_millis(20_200)), "20.2 s");
+        assert_eq!(seconds(s(20)), "20 s");
+    }
+
+    #[test]
+    fn passwords_that_everybody_tries_are_found() {
+        for (auth, expected) in [
+            ("admin:admin123", true),
+            ("admin:short", true),
+            ("haproxy4711:haproxy4711", true),
+            ("admin:kAh7-quoo-Pheen", false),
+        ] {
+            let text = format!("listen s\n mode http\n bind :1\n stats auth {auth}\n");
+            assert_eq!(found(&model(&text)), if expected { vec![("W5", 4)] } else { vec![] }, "{auth}");
+        }
+        let open = "listen s\n mode http\n bind :1\n stats admin if TRUE\n";
+        assert_eq!(found(&model(open)), [("W5", 4)]);
+    }
 }

@@ -114,6 +114,8 @@ pub struct Reader<'r, 'l> {
     /// A line that only turns a setting off has `no` in front.
     negated: bool,
     is_defaults: bool,
+    /// Whether `default_backend` is the section's own.
+    own_default: bool,
 }
 
 impl<'r, 'l> Reader<'r, 'l> {
@@ -130,6 +132,7 @@ impl<'r, 'l> Reader<'r, 'l> {
             servers: Vec::new(),
             negated: false,
             is_defaults: sides.is_none(),
+            own_default: false,
         }
     }
 
@@ -137,6 +140,7 @@ impl<'r, 'l> Reader<'r, 'l> {
     pub fn defaults(mut self, section: &Section) -> Settings {
         self.lines(section);
         self.settings.checks.settle(None, &mut self.scribe);
+        self.access.unsettled(&mut self.scribe);
         self.settings.inherited()
     }
 
@@ -232,7 +236,7 @@ impl<'r, 'l> Reader<'r, 'l> {
     }
 
     fn known(&mut self, line: &Line, keyword: &str) {
-        match keywords::find(&proxy::KEYWORDS, keyword) {
+        match keywords::find(proxy::KEYWORDS, keyword) {
             Some(group) => self.scribe.note(line.place, group.fate, group.becomes, group.note),
             None => {
                 let words = proxy::KEYWORDS.iter().flat_map(|group| group.words).copied().chain(READ);
@@ -380,7 +384,7 @@ impl<'r, 'l> Reader<'r, 'l> {
         let mut at = first;
         while at < line.words.len() {
             let (place, word) = (line.place_of(at), line.word(at));
-            match (keywords::find(&lines::BIND, word), word) {
+            match (keywords::find(lines::BIND, word), word) {
                 (_, "ssl" | "accept-proxy" | "accept-netscaler-cip") => {
                     let note = if refused == Some(at) {
                         "for this the address is not imported"
@@ -399,7 +403,7 @@ impl<'r, 'l> Reader<'r, 'l> {
                     );
                 }
             }
-            at += 1 + lines::arguments(word, &lines::BIND_WITH_VALUE);
+            at += 1 + lines::arguments(word, lines::BIND_WITH_VALUE);
         }
     }
 
@@ -419,8 +423,16 @@ impl<'r, 'l> Reader<'r, 'l> {
             self.scribe.wrong(line.place, "`default_backend` takes a name");
             return;
         }
-        self.settings.default_backend = Some(At::new(line.word(1).to_owned(), line.place));
-        self.scribe.note(line.place, Fate::Exact, "service.backend", "");
+        let earlier = self.settings.default_backend.replace(At::new(line.word(1).to_owned(), line.place));
+        if let Some(earlier) = earlier.filter(|_| self.own_default && !self.is_defaults) {
+            let note = format!("without effect: line {} replaces it", line.place.line);
+            self.scribe.note(earlier.place, Fate::NotNeeded, "", note);
+        }
+        self.own_default = true;
+        // Else it is said when the frontend is known as a whole.
+        if self.is_defaults {
+            self.scribe.note(line.place, Fate::Exact, "service.backend", "");
+        }
     }
 
     /// What becomes of it is said when the frontend is known as a whole.
@@ -436,7 +448,8 @@ impl<'r, 'l> Reader<'r, 'l> {
     fn balance(&mut self, line: &Line) {
         let algorithm = line.word(1);
         let (choice, fate, becomes, note) = match algorithm {
-            "roundrobin" => (
+            // Nothing stands for round robin, too.
+            "roundrobin" | "" => (
                 Choice::RoundRobin,
                 Fate::Exact,
                 "round-robin",
@@ -493,7 +506,7 @@ impl<'r, 'l> Reader<'r, 'l> {
             "clitimeout" | "srvtimeout" | "contimeout" | "" => {
                 self.scribe.wrong(line.place, format!("HAProxy has no `timeout {which}`"));
             }
-            _ => match keywords::find(&proxy::TIMEOUTS, which) {
+            _ => match keywords::find(proxy::TIMEOUTS, which) {
                 Some(group) if units::duration(line.word(2)).is_some() => {
                     self.scribe.note(line.place, group.fate, group.becomes, group.note);
                 }
@@ -531,7 +544,7 @@ impl<'r, 'l> Reader<'r, 'l> {
             }
             "connect" => {
                 settings.connect_timeout = read;
-                if let Some(group) = keywords::find(&proxy::TIMEOUTS, which) {
+                if let Some(group) = keywords::find(proxy::TIMEOUTS, which) {
                     self.scribe.note(place, group.fate, group.becomes, group.note);
                 }
                 return;
@@ -583,7 +596,7 @@ impl<'r, 'l> Reader<'r, 'l> {
                 let becomes = format!("connection_log.skip_empty = {}", !self.negated);
                 self.scribe.note(place, Fate::Exact, becomes, "");
             }
-            _ => match keywords::find(&proxy::OPTIONS, option) {
+            _ => match keywords::find(proxy::OPTIONS, option) {
                 Some(_) if self.negated => {
                     self.scribe.note(place, Fate::NotNeeded, "", "xvip does not do that in the first place");
                 }

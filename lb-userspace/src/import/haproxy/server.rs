@@ -116,11 +116,11 @@ impl Settings {
     }
 
     fn wants(word: &str) -> usize {
-        lines::arguments(word, &lines::SERVER_WITH_VALUE)
+        lines::arguments(word, lines::SERVER_WITH_VALUE)
     }
 
     fn is_read(word: &str) -> bool {
-        keywords::find(&lines::SERVER, word).is_none()
+        keywords::find(lines::SERVER, word).is_none()
     }
 
     fn valued(
@@ -233,9 +233,8 @@ impl Settings {
             }
             "backup" => {
                 self.backup = true;
-                let note =
-                    "xvip has no tier of spare backends: all that are up get connections by their weight";
-                scribe.note(place, Fate::NotPossible, "", note);
+                let note = "xvip has no tier of spare backends: it gets no new connections before somebody gives it a weight";
+                scribe.note(place, Fate::Approximate, "", note);
             }
             "no-backup" => {
                 self.backup = false;
@@ -243,7 +242,7 @@ impl Settings {
             }
             "disabled" => {
                 self.disabled = true;
-                let note = "xvip.toml has no such state; `xvip backend disable` does that at run time";
+                let note = "xvip.toml has no such state: it gets no new connections before somebody gives it a weight";
                 scribe.note(place, Fate::Approximate, "", note);
             }
             "enabled" => {
@@ -298,7 +297,7 @@ fn timed(key: &str, time: Duration) -> String {
 }
 
 fn known(word: &str, place: Place, scribe: &mut Scribe<'_>) {
-    match keywords::find(&lines::SERVER, word) {
+    match keywords::find(lines::SERVER, word) {
         Some(group) => scribe.note(place, group.fate, group.becomes, group.note),
         None => {
             scribe.always(place, Fate::Unknown, "", format!("nothing is known of `{word}` on a server line"))
@@ -322,10 +321,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Its address behind a listener's port; `None` where it takes a port that no listener has.
+    /// Its address behind a listener's port, which is 0 where it is the one that the client connected to; `None` where there
+    /// is no such port.
     pub fn behind(&self, listens: Option<u16>) -> Option<PoolServer> {
         let port = match self.ports {
-            Ports::None => listens?,
+            Ports::None => 0,
             Ports::Range(port, _) => port,
             Ports::Offset(offset) => {
                 u16::try_from(i32::from(listens?) + offset).ok().filter(|port| *port != 0)?
@@ -429,7 +429,7 @@ impl Server {
                     format!("service.backend.name = {:?}; service.backend.address = {text:?}", name.value);
                 let note = match ports {
                     Ports::Range(..) => "",
-                    _ => "its port follows from the one that clients connect to",
+                    Ports::None | Ports::Offset(_) => "its port follows from the one that clients connect to",
                 };
                 scribe.note(line.place, Fate::Exact, becomes, note);
                 Some((Ok(ip), ports))

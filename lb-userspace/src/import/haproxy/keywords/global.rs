@@ -6,7 +6,7 @@ const TUNING: &str = "tunes HAProxy's process; xvip's data plane runs in the ker
 const TLS: &str = "xvip does not end TLS: the API servers do";
 
 /// Keywords of `global`, without those that are read (`log`, `maxconn`, `ca-base`, `setenv` and its like, `stats`).
-pub static KEYWORDS: [Group; 14] = [
+pub static KEYWORDS: &[Group] = &[
     Group::not_needed(
         &["chroot"],
         "systemd's sandbox does that: xvip.service has ProtectSystem=strict and few capabilities",

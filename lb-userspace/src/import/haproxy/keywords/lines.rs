@@ -4,11 +4,11 @@ use super::Group;
 
 /// How many words follow a keyword; what is not in these lists has none.
 pub fn arguments(keyword: &str, with_one: &[&str]) -> usize {
-    if keyword == "source" { 1 } else { usize::from(with_one.contains(&keyword)) }
+    usize::from(with_one.contains(&keyword) || keyword.starts_with("set-proxy-v2-tlv-fmt("))
 }
 
 /// Words of `bind` lines that take a value.
-pub static BIND_WITH_VALUE: [&str; 57] = [
+pub static BIND_WITH_VALUE: &[&str] = &[
     "accept-netscaler-cip",
     "alpn",
     "backlog",
@@ -69,7 +69,7 @@ pub static BIND_WITH_VALUE: [&str; 57] = [
 ];
 
 /// Words of `bind` lines.
-pub static BIND: [Group; 5] = [
+pub static BIND: &[Group] = &[
     Group::not_needed(
         &[
             "backlog",
@@ -77,6 +77,7 @@ pub static BIND: [Group; 5] = [
             "tfo",
             "mss",
             "tcp-ut",
+            "tcp-md5sig",
             "nice",
             "process",
             "thread",
@@ -153,7 +154,9 @@ pub static BIND: [Group; 5] = [
 ];
 
 /// Words of `server` lines that take a value.
-pub static SERVER_WITH_VALUE: [&str; 81] = [
+pub static SERVER_WITH_VALUE: &[&str] = &[
+    "from",
+    "name",
     "addr",
     "agent-addr",
     "agent-inter",
@@ -238,7 +241,11 @@ pub static SERVER_WITH_VALUE: [&str; 81] = [
 ];
 
 /// Words of `server` and `default-server` lines, without those that are read.
-pub static SERVER: [Group; 13] = [
+pub static SERVER: &[Group] = &[
+    Group::not_possible(
+        &["from", "name"],
+        "which `default-server` is meant by name is not followed: write the words on each line",
+    ),
     Group::not_needed(
         &["maxqueue"],
         "there is no queue: a connection that one backend has no room for goes to another one",
@@ -311,7 +318,7 @@ pub static SERVER: [Group; 13] = [
         "the servers see the VIP; with service.snat = \"node\" they see this node's own address",
     ),
     Group::not_needed(
-        &["no-*", "set-proxy-v2-tlv-fmt", "proxy-v2-options"],
+        &["no-*", "set-proxy-v2-tlv-fmt*", "proxy-v2-options"],
         "switches off what xvip does not do",
     ),
     Group::not_needed(

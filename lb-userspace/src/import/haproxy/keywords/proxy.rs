@@ -9,7 +9,7 @@ const LOG_FORM: &str =
 const SPLICE: &str = "nothing is copied: packets are forwarded in the kernel";
 
 /// Keywords without those that are read.
-pub static KEYWORDS: [Group; 21] = [
+pub static KEYWORDS: &[Group] = &[
     Group::not_needed(
         &[
             "capture",
@@ -132,7 +132,7 @@ pub static KEYWORDS: [Group; 21] = [
 ];
 
 /// `option` without those that are read.
-pub static OPTIONS: [Group; 12] = [
+pub static OPTIONS: &[Group] = &[
     Group::not_needed(
         &[
             "abortonclose",
@@ -208,7 +208,7 @@ pub static OPTIONS: [Group; 12] = [
 ];
 
 /// `timeout` without those that are read.
-pub static TIMEOUTS: [Group; 5] = [
+pub static TIMEOUTS: &[Group] = &[
     Group::not_needed(&["http-keep-alive", "http-request", "tarpit"], HTTP),
     Group::not_needed(
         &["client-fin", "server-fin", "client-hs"],

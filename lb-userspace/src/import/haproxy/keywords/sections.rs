@@ -15,7 +15,7 @@ pub struct Kind {
 }
 
 /// All of them.
-pub static KINDS: [Kind; 18] = [
+pub static KINDS: &[Kind] = &[
     Kind {
         keyword: "resolvers",
         fate: Fate::NotNeeded,
@@ -69,7 +69,14 @@ pub static KINDS: [Kind; 18] = [
         keyword: "cache",
         fate: Fate::NotNeeded,
         note: "is about HTTP, which xvip does not look into",
-        keywords: &["total-max-size", "max-object-size", "max-age", "max-secondary-entries", "process-vary"],
+        keywords: &[
+            "total-max-size",
+            "max-object-size",
+            "max-age",
+            "max-secondary-entries",
+            "process-vary",
+            "early-hints",
+        ],
     },
     Kind {
         keyword: "http-errors",
