@@ -42,7 +42,9 @@ impl Reading<'_, '_> {
                     let note = "keepalived 2.2.7 ignores it, since the vrrp_script stands below; xvip does what is meant";
                     self.notes.say(item.place, Fate::Improved, "", note);
                 }
-                (RouterTracked::Script(script.script.clone()), script.weight, script.reverse)
+                let mut tracked = script.script.clone();
+                tracked.user = tracked.user.or_else(|| self.global.script_user.clone());
+                (RouterTracked::Script(tracked), script.weight, script.reverse)
             }
             "track_process" => {
                 let Some(process) = self.processes.get(name) else {
