@@ -181,12 +181,22 @@ pub struct VipEntry {
     pub inherited: u32,
     /// Zero.
     pub _pad: u32,
+    /// The Ethernet address of the node that it has it from; zero: not known, or long ago. That one still knows the
+    /// handshakes that were under way.
+    pub former: MacWord,
 }
 
 impl VipEntry {
     /// One that the host answers for.
     pub const fn new(fenced: bool) -> Self {
-        Self { fenced: fenced as u32, if_index: 0, virtual_mac: MacWord::ZERO, inherited: 0, _pad: 0 }
+        Self {
+            fenced: fenced as u32,
+            if_index: 0,
+            virtual_mac: MacWord::ZERO,
+            inherited: 0,
+            _pad: 0,
+            former: MacWord::ZERO,
+        }
     }
 }
 
@@ -684,6 +694,8 @@ pub struct Scratch {
     pub errors: u32,
     /// See `errors`.
     pub errors_since_ns: u64,
+    /// With [`ANSWER_BY_OTHER_NODE`]: that node's Ethernet address.
+    pub other_node: MacWord,
     /// Room for the search for a new flow's backend.
     pub search: Search,
 }
@@ -726,6 +738,8 @@ pub const ANSWER_TIME_EXCEEDED: u32 = 4;
 pub const ANSWER_TOO_BIG: u32 = 5;
 /// [`Scratch::answer`]: a RST, since the controller has ended the flow.
 pub const ANSWER_RESET_SEVERED: u32 = 6;
+/// [`Scratch::answer`]: nothing; another node knows what to do with it.
+pub const ANSWER_BY_OTHER_NODE: u32 = 7;
 
 /// Value of `LOCAL`, one entry: what the hooks for clients on this node go by.
 #[repr(C)]
@@ -780,7 +794,7 @@ const _: () = {
     assert!(size_of::<Hop>() == 32 && align_of::<Hop>() == 8);
     assert!(size_of::<NodeEntry>() == 8 * VIP_FILTER_WORDS + 8 * VLAN_WORDS + 8 + 32 + 16 + 64 + 16 + 24);
     assert!(size_of::<PulseEntry>() == 16);
-    assert!(size_of::<VipEntry>() == 24);
+    assert!(size_of::<VipEntry>() == 32);
     assert!(size_of::<AdvertKey>() == 24);
     assert!(size_of::<AdvertEntry>() == 24);
     assert!(size_of::<ClaimEntry>() == 24);
@@ -802,7 +816,7 @@ const _: () = {
     assert!(size_of::<SourceEntry>() == 16);
     assert!(size_of::<AllowedKey>() == 20);
     assert!(size_of::<Search>() == 48);
-    assert!(size_of::<Scratch>() == 104);
+    assert!(size_of::<Scratch>() == 112);
     assert!(size_of::<LocalEntry>() == 16);
     assert!(size_of::<LocalPeer>() == 40);
     assert!(size_of::<LocalCounters>() == 32);

@@ -115,7 +115,7 @@ reasons! {
         SourceRateLimited = "source-rate-limited",
         /// A RST of a flow that is not known.
         UnknownFlow = "unknown-flow",
-        /// From a backend, of a flow that is not known yet: this node has just got the VIP, and a RST by the host would end it.
+        /// From a backend, of a flow that is not known yet, nor to the node that had the VIP: a RST by the host would end it.
         UnknownReply = "unknown-reply",
         /// The backend's next hop is not resolved; the controller is at it.
         NextHopUnknown = "next-hop-unknown",
@@ -160,6 +160,8 @@ reasons! {
         NeighbourReply = "neighbour-reply",
         /// Answered with a RST: xvip has ended the flow (its backend is dead, or `xvip backend`, or a rebalance).
         ResetSevered = "reset-severed",
+        /// From a backend, of a flow that is not known, while the VIP moves: sent on to the node that had it, or has it now.
+        ToOtherNode = "to-other-node",
     }
 }
 

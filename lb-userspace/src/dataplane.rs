@@ -63,7 +63,7 @@ pub use self::{
     flow_events::FlowEvents,
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
     interface::{driver, keep_vlan_tags},
-    local_clients::LocalClientsError,
+    local_clients::{LocalClientsError, cgroup2_mount},
     migrate::v4::VipEntry as VipEntryV4,
     pinned::PinnedTables,
     pins::cleanup,

@@ -127,8 +127,9 @@ pub struct Inputs<'a> {
     pub steers: &'a BTreeMap<PoolEntry, Steer>,
     /// The VRRP instances that are active, with the number of their last announcement.
     pub active: &'a BTreeMap<String, u64>,
-    /// Those of them that have become so of late: what happened to their VIPs before is not known.
-    pub heirs: &'a BTreeSet<String>,
+    /// Those of them that have become so of late, and where the former owner of their VIPs is, if that is known: what
+    /// happened to them before is not.
+    pub heirs: &'a BTreeMap<String, Option<Mac>>,
     /// By backend address; one that is missing is `Unresolved`.
     pub next_hops: &'a BTreeMap<IpAddr, NextHop>,
     /// The ids, already assigned for this configuration.
@@ -232,6 +233,9 @@ pub fn desired(inputs: &Inputs, rings: &mut RingMemo) -> Desired {
         if let Some((name, &generation)) =
             service.vrrp.as_ref().and_then(|name| inputs.active.get_key_value(name))
         {
+            if inherits && let Some(&Some(former)) = inputs.heirs.get(name) {
+                entry.former = MacWord::new(former);
+            }
             addresses.insert((vip, service.vip.prefix_len));
             announce.insert(vip, generation);
             if let Some((mac, if_index)) = virtual_mac_of(inputs, name, vip) {
@@ -444,7 +448,7 @@ fn waits_for_checks(inputs: &Inputs, service: &Service) -> bool {
 /// Whether packets of flows that are not known may be of flows that another node had. Without VRRP that is so at any time:
 /// whoever moves the VIP does not tell.
 fn inherits(inputs: &Inputs, service: &Service) -> bool {
-    let lately = || service.vrrp.as_ref().is_none_or(|instance| inputs.heirs.contains(instance));
+    let lately = || service.vrrp.as_ref().is_none_or(|instance| inputs.heirs.contains_key(instance));
     !inputs.config.flows.rebuild.is_zero() && lately()
 }
 

@@ -7,6 +7,7 @@ mod origin;
 mod samples;
 pub mod stack;
 pub mod survive;
+mod table;
 
 use clap::Subcommand;
 

@@ -13,9 +13,9 @@ use lb_common::{
     frame::{Frame, Header, HostSocket},
     layout::{
         ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
-        ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES, Members,
-        NodeEntry, PulseEntry, Removed, SEEN_SEVERED, Scratch, Search, Seen, ServiceEntry, ServiceKey,
-        SourceEntry, SourceKey, VipEntry,
+        ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES, MacWord,
+        Members, NodeEntry, PulseEntry, Removed, SEEN_SEVERED, Scratch, Search, Seen, ServiceEntry,
+        ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
     tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
     wire::{Be16, Be32, Be128},
@@ -280,6 +280,7 @@ impl HostTables {
                 search: Search::default(),
                 errors: scratch.errors,
                 errors_since_ns: scratch.errors_since_ns,
+                other_node: MacWord::new([0xa5; 6]),
             };
         });
     }

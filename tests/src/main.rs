@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lb_tests::interrupt::Interrupt;
 use lb_tests::topology::{Family, Lab};
-use lb_tests::{apiserver, bench, client, guest, live, plain, probe, streams, tour};
+use lb_tests::{apiserver, bench, client, guest, live, plain, probe, shared_flows, streams, tour};
 
 #[derive(Parser)]
 #[command(
@@ -119,6 +119,7 @@ fn run(force_tour: bool) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("installing signal handlers")?;
     let terminal = stdin().is_terminal() && stdout().is_terminal() && !force_tour;
     let lab = Lab::builder().build()?;
+    shared_flows::share(&lab).context("configuring [sync]")?;
     let result = if terminal {
         eprintln!("starting two LB nodes ...");
         lab.start_lbs().map_err(Into::into).and_then(|()| live::run(&lab, &interrupt))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use crate::interrupt::Interrupt;
-use crate::measure::ClientProcess;
+use crate::measure::{ClientProcess, StreamState};
 use crate::node::LbNode;
 use crate::topology::{API_PORT, Lab, Load, VIP};
 use crate::wait;
@@ -18,6 +18,12 @@ const FAIL_OVER_LIMIT: Duration = Duration::from_secs(2);
 const HAND_OVER_LIMIT: Duration = Duration::from_millis(200);
 /// For each thing that should happen soon; nothing waits for it unless something is wrong.
 const SOON: Duration = Duration::from_secs(15);
+
+/// Watch streams that are open all the time.
+const WATCHES: u32 = 3;
+/// A stream that hears nothing for so long has broken. The servers send a line each 200 ms; after two seconds without an owner
+/// of the VIP TCP waits for up to two more.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Runs the tour on a lab whose LB daemons do not run yet.
 ///
@@ -35,14 +41,14 @@ pub fn run(lab: &Lab, interrupt: &Interrupt) -> anyhow::Result<()> {
     );
     tour.start()?;
     let load = lab.load(&Load::default())?;
-    let watch = lab.watch(None, 3, Duration::from_secs(5))?;
+    let watch = lab.watch(None, WATCHES, SILENCE)?;
     tour.distribution(&load, &watch)?;
     let moves = watch.mark();
     tour.kill(&load)?;
     tour.fail_back(&load)?;
     tour.hand_over(&load)?;
     tour.readyz(&load)?;
-    tour.streams(&watch, moves);
+    tour.streams(&watch, moves)?;
     tour.stop()
 }
 
@@ -89,11 +95,11 @@ impl Tour<'_> {
         );
         self.until("lines on every watch stream", || {
             let streams = watch.streams();
-            streams.len() == 3 && streams.values().all(|stream| stream.lines > 0)
+            streams.len() == WATCHES as usize && streams.values().all(|stream| stream.lines > 0)
         })?;
         let sent = self.owner()?.status()?.transmitted();
         ensure!(sent > 0, "the status tells of no packet that XDP has forwarded");
-        self.say("forwarded", &format!("{sent} packets in XDP so far; 3 watch streams are open"));
+        self.say("forwarded", &format!("{sent} packets in XDP so far; {WATCHES} watch streams are open"));
         Ok(())
     }
 
@@ -183,14 +189,26 @@ impl Tour<'_> {
         Ok(())
     }
 
-    /// What the moves of the VIP did to connections that were open. A stream that hears nothing counts as broken after
-    /// some seconds only, so this is asked late.
-    fn streams(&self, watch: &ClientProcess, moves: u64) {
+    /// What the moves of the VIP did to connections that were open: nothing, since each node keeps the other's flows. A
+    /// stream that hears nothing counts as broken after some seconds only, so this is asked late, and each has to go on.
+    fn streams(&self, watch: &ClientProcess, moves: u64) -> anyhow::Result<()> {
+        let before = watch.streams();
+        self.until("lines on every watch stream", || {
+            let now = watch.streams();
+            let goes_on = |(number, stream): (&u32, &StreamState)| {
+                before.get(number).is_some_and(|before| stream.lines > before.lines)
+            };
+            now.len() == before.len() && now.iter().all(goes_on)
+        })?;
         let breaks = watch.breaks(moves);
         self.say(
             "streams",
-            &format!("3 watch streams had to reconnect {breaks} times, for a VIP that moved between nodes"),
+            &format!(
+                "{WATCHES} watch streams have been open all the time: the VIP moved four times, {breaks} broke"
+            ),
         );
+        ensure!(breaks == 0, "a watch stream broke");
+        Ok(())
     }
 
     fn stop(&self) -> anyhow::Result<()> {

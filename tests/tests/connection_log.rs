@@ -81,7 +81,7 @@ fn directory(lab: &Lab, node: &str) -> PathBuf {
 
 /// A lab with one node that logs.
 fn one(families: &[Family], mode: Mode, keys: &str) -> Result<Lab, Box<dyn Error>> {
-    start_with(Lab::builder().lbs(1).mode(mode), families, |lab, config| {
+    start_with(Lab::builder().lbs(1).patience(4).mode(mode), families, |lab, config| {
         let directory = directory(lab, &config.name);
         logged(config, &directory.to_string_lossy(), keys);
     })
@@ -332,7 +332,7 @@ fn a_connection_that_moves_with_the_vip_is_in_both_logs() -> TestResult {
 
 #[test]
 fn a_service_without_the_log_is_in_nobody_s() -> TestResult {
-    let lab = start(Lab::builder().lbs(1), &[Family::V4], |_| {})?;
+    let lab = start(Lab::builder().lbs(1).patience(4), &[Family::V4], |_| {})?;
     let held = open(&lab, Family::V4)?;
     let status = lab.lb(0).status()?;
     assert!(status.raw["connection_log"].is_null());

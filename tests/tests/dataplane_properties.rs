@@ -18,7 +18,7 @@ use std::{
 use lb_common::{
     layout::{
         BALANCE_LEAST_CONNECTIONS, BALANCE_MAGLEV, BALANCE_ROUND_ROBIN, BackendId, HOP_KEEPS_TAGS, Hop,
-        MODE_NAT, NODE_TELLS_FLOWS, RESERVED_PORT_WORDS, SERVICE_HAS_LIMITS, SERVICE_HAS_SHARES,
+        MODE_NAT, MacWord, NODE_TELLS_FLOWS, RESERVED_PORT_WORDS, SERVICE_HAS_LIMITS, SERVICE_HAS_SHARES,
         SERVICE_REBUILDS,
     },
     reason::{DropReason, TransmitReason, Verdict},
@@ -328,6 +328,10 @@ impl Story {
         if self.rebuilds {
             world = world.with_flags(SERVICE_REBUILDS);
             world.tables.vips.values_mut().for_each(|vip| vip.inherited = 1);
+            if self.tells {
+                let former = MacWord::new([2, 0, 0, 0, 0, 3]);
+                world.tables.vips.values_mut().for_each(|vip| vip.former = former);
+            }
         }
         world.node.flags = if self.tells { NODE_TELLS_FLOWS } else { 0 };
         let ids: Vec<BackendId> = world.tables.backends.keys().copied().collect();

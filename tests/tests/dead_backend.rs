@@ -27,7 +27,8 @@ const DECISION: Duration = Duration::from_millis(2 * (200 + 1000));
 const INTERVAL: Duration = Duration::from_secs(2);
 /// What this machine may be late by, with all that runs on it beside the test.
 const SLACK: Duration = Duration::from_millis(1500);
-/// From a decision until the last client knows; 50 ms on a machine that has nothing else to do.
+/// From a decision until the last client knows: 50 ms, which a debug build keeps where nothing else runs, and a release build
+/// beside a dozen other processes. What it took is printed; a machine that is busier than that is no fault of ours.
 const TOLD: Duration = Duration::from_millis(1000);
 
 /// A lab with one node, both services and streams through it.
@@ -85,6 +86,13 @@ impl Scene {
             }
         }
         Ok(decided)
+    }
+
+    /// How long it took from each order to reset flows until the last of them had been told, as the log has it.
+    fn orders(&self) -> Result<Vec<String>, Box<dyn Error>> {
+        let log = fs::read_to_string(self.lab.lb(0).log())?;
+        let of_dead = log.lines().filter(|line| line.contains("reset the flows of a dead backend"));
+        Ok(of_dead.filter_map(|line| line.split("backend=").nth(1)).map(str::to_owned).collect())
     }
 
     fn state(&self, server: &str) -> Option<(String, String)> {
@@ -153,7 +161,7 @@ fn black_holed(mode: Mode, family: Family) -> TestResult {
         println!(
             "{mode:?} {family:?}: port {port}: dead after {took:.2?}; kind {kind}: the last is told {told:.1?} later"
         );
-        assert!(told < TOLD, "{told:?}");
+        assert!(told < TOLD, "{told:?}: {:?}", scene.orders()?);
         let bound = if port == lb_tests::topology::API_PORT && mode == Mode::Nat {
             DECISION
         } else {
@@ -161,6 +169,8 @@ fn black_holed(mode: Mode, family: Family) -> TestResult {
         };
         assert!(took < bound + SLACK, "decided after {took:?}");
     }
+
+    println!("{mode:?} {family:?}: of that, from the order on: {}", scene.orders()?.join("; "));
 
     // What was asked in vain goes elsewhere with the SYN that comes after.
     let now = requests.mark();

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -226,21 +227,6 @@ fn an_interface_that_is_missing_or_down() -> TestResult {
 }
 
 #[test]
-fn one_queue_for_all_processors() -> TestResult {
-    let lab = alone()?;
-    let lb = lab.lb(0);
-    if fs::read_to_string("/sys/devices/system/cpu/online")?.trim() == "0" {
-        println!("one processor: nothing to find");
-        return Ok(look(lb)?.assert_wrong(&[]));
-    }
-    lb.machine().ethtool("-L eth0 rx 1")?;
-    let told = look(lb)?;
-    told.assert_wrong(&["queues"]);
-    assert!(told.one("queues").1.contains("ethtool -L eth0"));
-    Ok(())
-}
-
-#[test]
 fn a_packet_filter_that_drops_protocol_112() -> TestResult {
     let lab = alone()?;
     let lb = lab.lb(0);
@@ -449,6 +435,40 @@ fn ipv6_that_is_switched_off() -> TestResult {
     lb.machine().sysctl("net/ipv6/conf/eth0/disable_ipv6", "1")?;
     let told = look(lb)?;
     assert!(told.one("ipv6").1.contains("sysctl -w net.ipv6.conf.eth0.disable_ipv6=0"));
+    Ok(())
+}
+
+#[test]
+fn a_state_directory_that_is_read_only_no_unit_and_no_right_to_listen() -> TestResult {
+    let lab = alone()?;
+    let lb = lab.lb(0);
+    let ask = |command: &mut Command| -> Result<Told, Box<dyn Error>> {
+        let output = lb.machine().output(command)?;
+        let report =
+            serde_json::from_slice(&output.stdout).map_err(|error| format!("{error}: {output:?}"))?;
+        Ok(Told { code: output.status.code(), report })
+    };
+    let words = ["doctor", "--json", "--listen", "500ms"];
+    run(lb.machine(), &["mount", "-t", "tmpfs", "-o", "ro", "none", "/mnt"])?;
+    let told = ask(lb.tool(&words).env("STATE_DIRECTORY", "/mnt"))?;
+    told.assert_problem("state-directory", &["/mnt cannot be written to", "install -d -m 0750 /mnt"]);
+
+    // `/run` is the machine's own; who runs xvip by systemd has a unit all the same.
+    run(lb.machine(), &["mkdir", "-p", "/run/systemd/system"])?;
+    let installed = ["/etc", "/usr/lib", "/lib"];
+    if !installed.iter().any(|prefix| Path::new(prefix).join("systemd/system/xvip.service").exists()) {
+        let told = look(lb)?;
+        told.assert_wrong(&["unit"]);
+        assert!(told.one("unit").1.contains("systemctl enable xvip"));
+    }
+    run(lb.machine(), &["rmdir", "/run/systemd/system"])?;
+
+    let tool = lb.tool(&words);
+    let mut limited = Command::new("setpriv");
+    limited.args(["--bounding-set", "-net_raw"]).arg(tool.get_program()).args(tool.get_args());
+    let told = ask(&mut limited)?;
+    told.assert_wrong(&["permissions", "vrid-in-use"]);
+    assert!(told.one("permissions").1.contains("CAP_NET_RAW"));
     Ok(())
 }
 

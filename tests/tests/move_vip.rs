@@ -7,8 +7,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lb_tests::client_host::plain;
+use lb_tests::master::Master;
 use lb_tests::measure::ClientProcess;
-use lb_tests::node::ServiceConfig;
+use lb_tests::netns::Netns;
+use lb_tests::node::{LbNode, ServiceConfig};
 use lb_tests::plain::Direction;
 use lb_tests::topology::{API_PORT, Bulk, Connections, Family, Lab, Mode, PLAIN_PORT};
 use lb_tests::traffic::{ask, start, transmitted};
@@ -99,6 +101,93 @@ fn streams_of_dsr_l2_survive() -> TestResult {
 #[test]
 fn streams_of_dsr_ipip_survive() -> TestResult {
     survives(Mode::DsrIpip)
+}
+
+/// Makes machines send what is for the VIPs to that node, whatever it or another one says from now on.
+fn send_to(machines: &[&Netns], lb: &LbNode) -> TestResult {
+    let IpAddr::V4(address) = lb.address() else { return Err("an IPv4 address".into()) };
+    let [a, b, c, d] = address.octets();
+    let mac = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+    for machine in machines {
+        for family in Family::BOTH {
+            machine.ip(&format!("neighbour replace {} lladdr {mac} nud permanent dev eth0", family.vip()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Connections to both VIPs, from beginning to end.
+fn connect(lab: &Lab, what: &str) -> TestResult {
+    for family in Family::BOTH {
+        let address = plain(family);
+        let asked = ask(lab, &Connections { address, count: 30, parallel: 30, ..Connections::default() });
+        asked.map_err(|why| format!("{what}, {family:?}: {why}\n{}", lab.last_lines()))?;
+    }
+    Ok(())
+}
+
+/// How many packets a node has sent on to the other one.
+fn sent_on(lab: &Lab, lb: usize) -> Result<u64, Box<dyn Error>> {
+    Ok(transmitted(&lab.lb(lb).status()?, "to-other-node")?)
+}
+
+/// When the VIP moves, those on the link learn of it one after the other, and a handshake may be under way. Here they stay
+/// where they are in between: the clients send to one node, the API servers to the other.
+fn half_moved(virtual_mac: bool) -> TestResult {
+    let lab = start(Lab::builder().patience(2), &Family::BOTH, |config| {
+        if virtual_mac {
+            config.vrrp[0].extra.push("virtual_mac = true".to_owned());
+        }
+    })?;
+    lab.wait_owner(Some("lb1"), SOON)?;
+    let clients = [lab.client()];
+    let servers: Vec<&Netns> = lab.masters().iter().map(Master::machine).collect();
+
+    lab.lb(0).xvip(&["vip", "release"])?;
+    lab.wait_owner(Some("lb2"), SOON)?;
+    send_to(&clients, lab.lb(0))?;
+    send_to(&servers, lab.lb(1))?;
+    connect(&lab, "the API servers know of lb2")?;
+    let by_lb2 = sent_on(&lab, 1)?;
+    println!("lb2 has sent {by_lb2} packets on to lb1, which had the VIPs");
+    assert!(by_lb2 >= 60, "{by_lb2}");
+
+    send_to(&servers, lab.lb(0))?;
+    send_to(&clients, lab.lb(1))?;
+    lab.lb(0).xvip(&["vip", "acquire"])?;
+    lab.wait_owner(Some("lb1"), SOON)?;
+    connect(&lab, "the API servers know of lb1")?;
+    let by_lb1 = sent_on(&lab, 0)?;
+    println!("lb1 has sent {by_lb1} packets on to lb2, which had the VIPs");
+    assert!(by_lb1 >= 60, "{by_lb1}");
+
+    // The new owner has begun, and its backends do not know of it.
+    let before = sent_on(&lab, 1)?;
+    send_to(&clients, lab.lb(0))?;
+    send_to(&servers, lab.lb(1))?;
+    connect(&lab, "the clients know of lb1")?;
+    let by_lb2 = sent_on(&lab, 1)? - before;
+    println!("lb2 has sent {by_lb2} packets on to lb1, which has them now");
+    assert!(by_lb2 >= 60, "{by_lb2}");
+
+    // Nobody is there any more who could write the maps.
+    send_to(&servers, lab.lb(0))?;
+    lab.lb(0).kill();
+    lab.wait_owner(Some("lb2"), SOON)?;
+    send_to(&servers, lab.lb(1))?;
+    connect(&lab, "lb1 is dead, the API servers know of lb2")?;
+    send_to(&clients, lab.lb(1))?;
+    connect(&lab, "everybody knows of lb2")
+}
+
+#[test]
+fn handshakes_survive() -> TestResult {
+    half_moved(false)
+}
+
+#[test]
+fn handshakes_survive_with_a_virtual_mac() -> TestResult {
+    half_moved(true)
 }
 
 #[test]

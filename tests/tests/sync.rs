@@ -7,10 +7,7 @@
 use std::{
     error::Error,
     fs,
-    io::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::unix::fs::OpenOptionsExt as _,
-    path::PathBuf,
     process::Command,
     thread::sleep,
     time::{Duration, Instant},
@@ -21,6 +18,7 @@ use lb_tests::{
     freezer::Freezer,
     mass::{Runner, client, programs_of},
     node::LbNode,
+    shared_flows::{SYNC_PORT, key_file, listens_at},
     streams::{Plan, Streams},
     topology::{API_PORT, Family, Lab, VIP},
     traffic::start_with,
@@ -35,7 +33,6 @@ type TestResult = Result<(), Box<dyn Error>>;
 
 /// Generous, because the machine may be busy; nothing waits for it unless something is wrong.
 const SOON: Duration = Duration::from_secs(60);
-const PORT: u16 = 7946;
 const STREAMS: u32 = 40;
 const MANY: u32 = 100_000;
 /// What the issue asks for.
@@ -46,24 +43,13 @@ const RATE: u32 = 5_000;
 const SECONDS: u32 = 5;
 const CLIENTS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0));
 
-fn key_file(lab: &Lab, name: &str, digits: &str) -> std::io::Result<PathBuf> {
-    let path = lab.dir().join(name);
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-    writeln!(file, "hex:{}", digits.repeat(32))?;
-    Ok(path)
-}
-
-fn at(node: &LbNode) -> SocketAddr {
-    SocketAddr::new(node.address(), PORT)
-}
-
 /// Two nodes with the plain service beside the API's, which keep each other's flows.
 fn pair(families: &[Family]) -> Result<Lab, Box<dyn Error>> {
     // Two daemons that load their programs at once, on a machine that may be busy.
     let lab = start_with(Lab::builder().patience(4), families, |lab, config| {
         let Ok(key) = key_file(lab, "sync.key", "5a") else { return };
         let own = usize::from(config.name != "lb1");
-        config.exchange_flows(at(lab.lb(own)), &[at(lab.lb(1 - own))], &key);
+        config.exchange_flows(listens_at(lab.lb(own)), &[listens_at(lab.lb(1 - own))], &key);
         config.flows = vec![format!("max = {}", 4 * MANY)];
     })?;
     lab.wait_owner(Some("lb1"), SOON)?;
@@ -292,7 +278,8 @@ fn who_has_not_the_key_changes_nothing_and_is_counted() -> TestResult {
     let lab = pair(&[Family::V4])?;
     let other = key_file(&lab, "other.key", "a5")?;
     lab.lb(1).stop()?;
-    lab.lb(1).configure(|config| config.exchange_flows(at(lab.lb(1)), &[at(lab.lb(0))], &other))?;
+    lab.lb(1)
+        .configure(|config| config.exchange_flows(listens_at(lab.lb(1)), &[listens_at(lab.lb(0))], &other))?;
     lab.lb(1).start_within(SOON)?;
     let streams = open(&lab, Family::V4, 10)?;
     let mark = streams.mark();
@@ -315,7 +302,7 @@ fn who_has_not_the_key_changes_nothing_and_is_counted() -> TestResult {
     }
     let before: u64 = refused(lab.lb(0)).iter().map(|(_, count)| count).sum();
     // Neither a handshake nor anything else.
-    let garbage = format!("head -c 5000 /dev/urandom > /dev/tcp/{}/{PORT}", lab.lb(0).address());
+    let garbage = format!("head -c 5000 /dev/urandom > /dev/tcp/{}/{SYNC_PORT}", lab.lb(0).address());
     for _ in 0..5 {
         let _reset = lab.client().output(Command::new("bash").args(["-c", &garbage]))?;
     }
@@ -328,7 +315,8 @@ fn who_has_not_the_key_changes_nothing_and_is_counted() -> TestResult {
 
     // With the right one again all is well.
     let key = key_file(&lab, "sync.key", "5a")?;
-    lab.lb(1).configure(|config| config.exchange_flows(at(lab.lb(1)), &[at(lab.lb(0))], &key))?;
+    lab.lb(1)
+        .configure(|config| config.exchange_flows(listens_at(lab.lb(1)), &[listens_at(lab.lb(0))], &key))?;
     assert!(lab.lb(1).xvip(&["reload"])?.status.success());
     for lb in lab.lbs() {
         wait_up(lb)?;

@@ -3,21 +3,21 @@
 
 use super::{Family, INTERNAL, Step};
 use crate::{
-    checksum,
-    family::Address,
+    checksum::{self, Sum},
+    family::{Address, header_delta},
     frame::{Frame, Header},
     layout::{
-        ANSWER_RESET_ALL_FULL, ANSWER_RESET_NO_BACKEND, ANSWER_RESET_SEVERED, ANSWER_TIME_EXCEEDED,
-        ANSWER_TOO_BIG, NodeEntry, Scratch,
+        ANSWER_BY_OTHER_NODE, ANSWER_RESET_ALL_FULL, ANSWER_RESET_NO_BACKEND, ANSWER_RESET_SEVERED,
+        ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG, NodeEntry, Scratch,
     },
     link::{self, Tags},
     reason::{DropReason, TransmitReason, Verdict},
     segment::{Segment, next_seq},
     tables::{Slot, Tables},
     wire::{
-        Be16, Be32, Be128, ICMP_FRAGMENTATION_NEEDED, ICMP_LEN, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
-        ICMPV6_TIME_EXCEEDED, ICMPV6_TOO_BIG, IPV4_MIN_LEN, IPV6_LEN, Icmp, PROTOCOL_TCP, TCP_ACK,
-        TCP_MIN_LEN, TCP_RST, Tcp,
+        Be16, Be32, Be128, Ethernet, ICMP_FRAGMENTATION_NEEDED, ICMP_LEN, ICMP_TIME_EXCEEDED,
+        ICMP_UNREACHABLE, ICMPV6_TIME_EXCEEDED, ICMPV6_TOO_BIG, IPV4_MIN_LEN, IPV6_LEN, Icmp, PROTOCOL_TCP,
+        TCP_ACK, TCP_MIN_LEN, TCP_RST, Tcp,
     },
 };
 
@@ -53,12 +53,35 @@ pub fn answer<A: Quote, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step 
                 None => INTERNAL,
             };
         }
+        ANSWER_BY_OTHER_NODE => {
+            return match send_on::<A, F>(frame, node, scratch, &wish) {
+                Some(()) => Step::Done(Verdict::Transmit(TransmitReason::ToOtherNode)),
+                None => INTERNAL,
+            };
+        }
         ANSWER_RESET_NO_BACKEND => TransmitReason::ResetNoBackend,
         ANSWER_RESET_ALL_FULL => TransmitReason::ResetAllFull,
         ANSWER_RESET_SEVERED => TransmitReason::ResetSevered,
         _ => TransmitReason::ResetUnknownFlow,
     };
     if reset(frame, scratch, &segment) { Step::Done(Verdict::Transmit(reason)) } else { INTERNAL }
+}
+
+/// Sends a frame on to another node on the same link, by the way that it came in, one hop less left.
+#[inline(always)]
+fn send_on<A: Quote, F: Frame>(
+    frame: &mut F,
+    node: &NodeEntry,
+    scratch: Slot<Scratch>,
+    wish: &Scratch,
+) -> Option<()> {
+    let own = node.mac_of(frame.if_index())?;
+    let ip = frame.header_mut::<A::Header>(Segment::<A>::l3_anew(scratch))?;
+    A::rewrite(ip, A::source(ip), A::destination(ip), header_delta::<A>(Sum::ZERO));
+    let ethernet = frame.header_mut::<Ethernet>(0)?;
+    ethernet.dst = wish.other_node.octets();
+    ethernet.src = own.octets();
+    Some(())
 }
 
 /// Turns a frame into the RST that answers it. False where the frame could not be resized; it is garbage then. The
@@ -120,7 +143,7 @@ pub trait Quote: Family {
     /// How many.
     const QUOTED_LEN: usize;
     /// Their sum.
-    fn sum(quoted: &Self::Quoted) -> checksum::Sum;
+    fn sum(quoted: &Self::Quoted) -> Sum;
     /// The node's own address.
     fn own(node: &NodeEntry) -> Self;
     /// "Fragmentation needed" (RFC 1191 §4) or "packet too big".
@@ -128,7 +151,7 @@ pub trait Quote: Family {
     /// "TTL exceeded in transit" or "hop limit exceeded".
     fn time_exceeded() -> Icmp;
     /// What a pseudo-header adds to the sum of the message.
-    fn pseudo(source: Self, destination: Self, length: u16) -> checksum::Sum;
+    fn pseudo(source: Self, destination: Self, length: u16) -> Sum;
 }
 
 const QUOTED4: usize = IPV4_MIN_LEN + TCP_MIN_LEN;
@@ -139,8 +162,8 @@ impl Quote for Be32 {
     const QUOTED_LEN: usize = QUOTED4;
 
     #[inline(always)]
-    fn sum(quoted: &Self::Quoted) -> checksum::Sum {
-        quoted.iter().fold(checksum::Sum::ZERO, |sum, &word| sum.be32(word))
+    fn sum(quoted: &Self::Quoted) -> Sum {
+        quoted.iter().fold(Sum::ZERO, |sum, &word| sum.be32(word))
     }
 
     #[inline(always)]
@@ -164,8 +187,8 @@ impl Quote for Be32 {
     }
 
     #[inline(always)]
-    fn pseudo(_source: Self, _destination: Self, _length: u16) -> checksum::Sum {
-        checksum::Sum::ZERO
+    fn pseudo(_source: Self, _destination: Self, _length: u16) -> Sum {
+        Sum::ZERO
     }
 }
 
@@ -174,8 +197,8 @@ impl Quote for Be128 {
     const QUOTED_LEN: usize = QUOTED6;
 
     #[inline(always)]
-    fn sum(quoted: &Self::Quoted) -> checksum::Sum {
-        quoted.iter().fold(checksum::Sum::ZERO, |sum, &word| sum.be32(word))
+    fn sum(quoted: &Self::Quoted) -> Sum {
+        quoted.iter().fold(Sum::ZERO, |sum, &word| sum.be32(word))
     }
 
     #[inline(always)]
@@ -194,7 +217,7 @@ impl Quote for Be128 {
     }
 
     #[inline(always)]
-    fn pseudo(source: Self, destination: Self, length: u16) -> checksum::Sum {
+    fn pseudo(source: Self, destination: Self, length: u16) -> Sum {
         checksum::pseudo_header(source, destination, <Self as Address>::ICMP, length)
     }
 }

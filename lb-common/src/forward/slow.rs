@@ -9,15 +9,19 @@ use super::{
 use crate::{
     frame::{Frame, HostSocket},
     layout::{
-        ANSWER_RESET_SEVERED, ANSWER_RESET_UNKNOWN_FLOW, FlowEntry, MODE_LOCAL, NODE_HAS_FORMER,
-        NODE_OBSERVES, NodeEntry, SEEN_REBUILT, SEEN_SEVERED, SEEN_SYN, SERVICE_REBUILDS, Scratch,
-        ServiceEntry, ServiceKey, TO_BACKEND, TO_CLIENT,
+        ANSWER_BY_OTHER_NODE, ANSWER_RESET_SEVERED, ANSWER_RESET_UNKNOWN_FLOW, FlowEntry, MODE_LOCAL,
+        MacWord, NODE_HAS_FORMER, NODE_OBSERVES, NodeEntry, SEEN_REBUILT, SEEN_SEVERED, SEEN_SYN,
+        SERVICE_REBUILDS, Scratch, ServiceEntry, ServiceKey, TO_BACKEND, TO_CLIENT,
     },
     reason::{DropReason, PassReason, Verdict},
     segment::Segment,
     tables::{BackendCounter, FlowTables, Inserted, Level, Slot, Tables},
-    wire::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Tcp},
+    wire::{Ethernet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Tcp},
 };
+
+/// For so long after somebody else's claim to a VIP it counts as moving: those on the link learn of it one after the other, and
+/// who has missed the claim asks anew within 45 s (RFC 4861 §10; Linux does the same for ARP).
+const MOVING_NS: u64 = 60_000_000_000;
 
 /// Goes on with a segment for a VIP.
 #[inline(always)]
@@ -73,7 +77,7 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
     }
     let key = ServiceKey::new(segment.key.dst.wide(), segment.key.dst_port);
     let Some(service) = tables.service(&key) else {
-        return without_service(frame, tables, &segment);
+        return without_service(frame, tables, node, scratch, &segment);
     };
     if is_the_hosts(frame, &segment, &service) {
         return Step::Done(Verdict::Pass(PassReason::HostSocket));
@@ -115,17 +119,49 @@ fn end<A: Family, T: Tables>(tables: &T, segment: &Segment<A>, answer: u32) -> S
     ask(tables, segment, answer, 0)
 }
 
-/// A segment for a port of a VIP that is no service's, of no known flow. Where another node may have had the VIP until now,
-/// it may be a backend's, of a flow whose client's next packet rebuilds it: the host would end it.
+/// A segment for a port of a VIP that is no service's, of no known flow. While the VIP moves it may be a backend's, of a flow
+/// that the other node knows: one that had it until now, or one that has it already. That one gets it, if we know where it
+/// is. Where it does not know the flow either, or is no more, the client's next packet rebuilds the flow: the host would
+/// end it.
 #[inline(always)]
-fn without_service<A: Family, F: Frame, T: Tables>(frame: &F, tables: &T, segment: &Segment<A>) -> Step {
-    let may_be_reply = !segment.has(TCP_SYN)
-        && tables.vip(segment.key.dst.wide()).is_some_and(|vip| vip.inherited != 0)
-        && frame.host_socket(&segment.key) == HostSocket::None;
-    if may_be_reply {
+fn without_service<A: Family, F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    node: &NodeEntry,
+    scratch: Slot<Scratch>,
+    segment: &Segment<A>,
+) -> Step {
+    const TO_HOST: Step = Step::Done(Verdict::Pass(PassReason::NoService));
+    let address = segment.key.dst.wide();
+    if segment.opens() {
+        return TO_HOST;
+    }
+    let Some(vip) = tables.vip(address) else { return TO_HOST };
+    let mut other = vip.former;
+    if let Some(claim) = tables.claim(&address) {
+        let claim = claim.read();
+        let is_recent = tables.monotonic_ns().saturating_sub(claim.at_ns) < MOVING_NS;
+        // The virtual router's Ethernet address is ours by now.
+        if is_recent && claim.mac != vip.virtual_mac {
+            other = claim.mac;
+        }
+    }
+    if (vip.inherited == 0 && other == MacWord::ZERO) || frame.host_socket(&segment.key) != HostSocket::None {
+        return TO_HOST;
+    }
+    let Some(ethernet) = frame.header::<Ethernet>(0) else { return INTERNAL };
+    let Some(ip) = frame.header::<A::Header>(segment.l3) else { return INTERNAL };
+    // Not back to where it comes from: that node knows no more than we do.
+    let is_elsewhere =
+        other != MacWord::ZERO && other != MacWord::new(ethernet.src) && !node.is_own_mac(other);
+    if is_elsewhere && A::hops(ip) > 1 {
+        scratch.update(|scratch| scratch.other_node = other);
+        return ask(tables, segment, ANSWER_BY_OTHER_NODE, 0);
+    }
+    if vip.inherited != 0 {
         return super::drop(DropReason::UnknownReply);
     }
-    Step::Done(Verdict::Pass(PassReason::NoService))
+    TO_HOST
 }
 
 /// The backend's answer to a flow that was rebuilt: where it fits, the guess was right. `None` where there is no such flow.

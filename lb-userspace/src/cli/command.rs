@@ -153,7 +153,6 @@ mod tests {
             "xvip flows --client fd00::7",
             "xvip who --nat-port 50000",
             "xvip who --nat-port 50000 --at 2026-01-02T03:04:05Z --backend m1 --slack 2s --json --config /tmp/x.toml",
-            "xvip who --json-schema",
             "xvip trace --client 10.0.0.7:4000",
             "xvip trace --client [fd00::7]:4000 --json --count 3 --seconds 9 --config /tmp/x.toml",
             "xvip trace --client 10.0.0.0/8 --verbose",

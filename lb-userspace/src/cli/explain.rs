@@ -2,7 +2,7 @@
 //! is down.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, SystemTime},
@@ -11,7 +11,11 @@ use std::{
 use anyhow::{Context as _, bail};
 use comfy_table::Table;
 
-use super::command::{EXIT_USAGE, SocketArgs, block_on, failed};
+use super::{
+    colour::{Colours, Tone},
+    command::{EXIT_USAGE, SocketArgs, block_on, failed},
+    schema,
+};
 use crate::{
     config::{
         self,
@@ -48,6 +52,9 @@ pub struct ExplainArgs {
     /// Print one JSON object, whose form is stable
     #[arg(long)]
     pub json: bool,
+    /// Print the JSON Schema of what --json prints
+    #[arg(long, value_parser = schema::asked::<Explanation>)]
+    pub json_schema: bool,
 }
 
 fn since(text: &str) -> Result<Duration, String> {
@@ -116,25 +123,16 @@ fn print(found: &Explanation, json: bool) -> anyhow::Result<()> {
         format!("{}\n", serde_json::to_string_pretty(found)?)
     } else {
         let width = Table::new().width().map_or(PLAIN_WIDTH, usize::from);
-        let colour = colour_wanted();
-        render(found, width, &|line, severity| if colour { painted(line, severity) } else { line.to_owned() })
+        let colours = Colours::of_stdout();
+        render(found, width, &|line, severity| match severity {
+            Severity::Info => line.to_owned(),
+            Severity::Warn => colours.paint(line, Tone::Warn),
+            Severity::Error => colours.paint(line, Tone::Bad),
+        })
     };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // `xvip explain m1 | head`
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
-    }
-}
-
-fn colour_wanted() -> bool {
-    let dumb = std::env::var("TERM").is_ok_and(|term| term == "dumb");
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() && !dumb
-}
-
-fn painted(line: &str, severity: Severity) -> String {
-    match severity {
-        Severity::Info => line.to_owned(),
-        Severity::Warn => format!("\u{1b}[33m{line}\u{1b}[0m"),
-        Severity::Error => format!("\u{1b}[31m{line}\u{1b}[0m"),
     }
 }

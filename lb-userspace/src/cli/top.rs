@@ -94,7 +94,12 @@ async fn watch(args: &TopArgs) -> anyhow::Result<()> {
                     None => {}
                 }
             }
-            Some(feed::News { at, status }) = news.recv() => state.seen(at, status),
+            Some(feed::News { at, status, events }) = news.recv() => {
+                state.seen(at, status);
+                if let Some(events) = events {
+                    state.tell_events(events);
+                }
+            }
             Some(message) = outcomes.recv() => state.told(message),
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -11,9 +11,11 @@ use std::{
 
 use anyhow::Context as _;
 use jiff::{Timestamp, tz::TimeZone};
-use schemars::schema_for;
 
-use super::command::{EXIT_USAGE, failed};
+use super::{
+    command::{EXIT_USAGE, failed},
+    schema,
+};
 use crate::{
     config::{
         self, LoadError,
@@ -28,15 +30,15 @@ use crate::{
     },
     dataplane::PinnedFlows,
     flows::FlowState,
-    status::table::{Look, new_table, trimmed},
+    status::table::{Column, Screen, draw, fitting},
 };
 
 /// The arguments of `xvip who`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct WhoArgs {
     /// The port that the backend saw the connection come from
-    #[arg(long, value_name = "PORT", required_unless_present = "json_schema", value_parser = clap::value_parser!(u16).range(1..))]
-    pub nat_port: Option<u16>,
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub nat_port: u16,
     /// When: 2026-01-02T03:04:05Z (without Z: local time), 03:04:05, seconds since 1970, "2m ago" or "now"
     #[arg(long, value_name = "TIME", value_parser = at, default_value = "now", allow_hyphen_values = true)]
     pub at: Moment,
@@ -53,7 +55,7 @@ pub struct WhoArgs {
     #[arg(long)]
     pub json: bool,
     /// Print the JSON Schema of that object
-    #[arg(long)]
+    #[arg(long, value_parser = schema::asked::<Answer>)]
     pub json_schema: bool,
 }
 
@@ -72,10 +74,6 @@ fn slack(text: &str) -> Result<Duration, String> {
 /// Prints who had the port. Exits with 1 where nobody is found or the log cannot be read, with 2 for a configuration that is
 /// refused.
 pub fn run(args: &WhoArgs) -> ExitCode {
-    if args.json_schema {
-        let schema = serde_json::to_string_pretty(&schema_for!(Answer)).unwrap_or_default();
-        return say(&format!("{schema}\n"), true);
-    }
     let config = match config::load(&args.config) {
         Ok(checked) => Some(checked.config),
         Err(LoadError::Unreadable { .. }) if args.config == Path::new(DEFAULT_CONFIG) => None,
@@ -84,9 +82,8 @@ pub fn run(args: &WhoArgs) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let Some(nat_port) = args.nat_port else { return ExitCode::from(EXIT_USAGE) };
     let slack = u64::try_from(args.slack.as_millis()).unwrap_or(u64::MAX);
-    let question = Question { nat_port, at: args.at, slack, backend: args.backend.clone() };
+    let question = Question { nat_port: args.nat_port, at: args.at, slack, backend: args.backend.clone() };
     let answer = match answer(question, config.as_ref()) {
         Ok(answer) => answer,
         Err(error) => return failed(&error),
@@ -97,7 +94,7 @@ pub fn run(args: &WhoArgs) -> ExitCode {
             Err(error) => return failed(&error.into()),
         }
     } else {
-        render(&answer, if io::stdout().is_terminal() { Look::Terminal } else { Look::Plain })
+        render(&answer, &Screen::of_stdout())
     };
     say(&text, !answer.connections.is_empty())
 }
@@ -176,42 +173,54 @@ fn live(
     Ok(flows.collect())
 }
 
-fn render(answer: &Answer, look: Look) -> String {
-    let mut text = String::new();
-    if answer.connections.is_empty() {
-        text += &format!(
-            "nobody is known to have had NAT port {} at {}\n",
-            answer.nat_port,
-            span(&answer.from, &answer.to)
-        );
+fn render(answer: &Answer, screen: &Screen) -> String {
+    let mut text = if answer.connections.is_empty() {
+        let span = span(&answer.from, &answer.to);
+        screen.wrap(&format!("nobody is known to have had NAT port {} at {span}", answer.nat_port), 2)
     } else {
-        let mut table = new_table(look);
-        table.set_header(["client", "service", "backend", "opened", "closed", "how", "from"]);
-        for found in &answer.connections {
-            table.add_row([
-                found.client.to_string(),
-                format!("{} ({})", found.service, found.vip),
-                match found.backend_address {
-                    Some(address) if found.backend != address.to_string() => {
-                        format!("{} ({address})", found.backend)
-                    }
-                    _ => found.backend.clone(),
-                },
-                found.opened.clone(),
-                closed(found),
-                how(found),
-                match found.source {
-                    Origin::Log => "log".to_owned(),
-                    Origin::FlowTable => "flow table".to_owned(),
-                },
-            ]);
-        }
-        text += &format!("{}\n", trimmed(&table));
+        draw(&fitting(columns(&answer.connections), screen), screen)
+    };
+    if !text.ends_with('\n') {
+        text.push('\n');
     }
     for note in &answer.notes {
-        text += &format!("note: {note}\n");
+        text += screen.wrap(&format!("note: {note}"), 6).trim_end();
+        text.push('\n');
     }
     text
+}
+
+fn columns(connections: &[Found]) -> Vec<Column> {
+    let mut columns = [
+        Column::new("client", 0),
+        Column::new("backend", 0),
+        Column::new("service", 3),
+        Column::new("opened", 1),
+        Column::new("closed", 0),
+        Column::new("how", 0),
+        Column::new("backend's address", 5),
+        Column::new("from", 4),
+    ];
+    for found in connections {
+        let source = match found.source {
+            Origin::Log => "log",
+            Origin::FlowTable => "flow table",
+        };
+        let cells = [
+            found.client.to_string(),
+            found.backend.clone(),
+            found.service.clone(),
+            found.opened.clone(),
+            closed(found),
+            how(found),
+            found.backend_address.map(|address| address.to_string()).unwrap_or_default(),
+            source.to_owned(),
+        ];
+        for (column, cell) in columns.iter_mut().zip(cells) {
+            column.push(cell, None);
+        }
+    }
+    columns.into_iter().filter(Column::says_something).collect()
 }
 
 fn span(from: &str, to: &str) -> String {
@@ -238,7 +247,7 @@ fn how(found: &Found) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connections::record::Ended;
+    use crate::{connections::record::Ended, status::table::Look};
 
     #[test]
     fn the_text_has_a_line_for_each_and_the_notes() {
@@ -274,20 +283,11 @@ mod tests {
             unreadable_lines: 0,
             notes: vec!["a note".to_owned()],
         };
-        let text = render(&answer, Look::Plain);
+        let text = render(&answer, &Screen::PIPE);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4, "{text}");
         for (line, parts) in [
-            (
-                lines[1],
-                [
-                    "10.0.0.7:50000",
-                    "api (172.16.0.10:6443)",
-                    "m4 (172.16.0.4:6443)",
-                    "still open",
-                    "flow table",
-                ],
-            ),
+            (lines[1], ["10.0.0.7:50000", "api", "172.16.0.4:6443", "still open", "flow table"]),
             (
                 lines[2],
                 [
@@ -306,9 +306,35 @@ mod tests {
         assert_eq!(lines[3], "note: a note");
         answer.connections.clear();
         assert!(
-            render(&answer, Look::Plain)
+            render(&answer, &Screen::PIPE)
                 .starts_with("nobody is known to have had NAT port 50000 at 2026-01-02")
         );
+    }
+
+    #[test]
+    fn eighty_columns_are_enough() {
+        let found = Found {
+            client: "[2001:db8::7]:50000".parse().expect("an address"),
+            service: "kube-apiserver".to_owned(),
+            vip: "[2001:db8::10]:6443".parse().expect("an address"),
+            backend: "master1".to_owned(),
+            backend_address: "[2001:db8::4]:6443".parse().ok(),
+            nat_port: 50_000,
+            nat_address: None,
+            opened: "2026-01-02T03:04:05.678Z".to_owned(),
+            closed: Some("2026-01-02T03:04:06.000Z".to_owned()),
+            ended: Some(Ended::ResetByBackend),
+            open: false,
+            source: Origin::Log,
+            off_by_ms: 0,
+        };
+        for width in [80, 200] {
+            let screen = Screen { width: Some(width), look: Look::Terminal, ..Screen::PIPE };
+            let shown = draw(&fitting(columns(std::slice::from_ref(&found)), &screen), &screen);
+            assert!(shown.lines().all(|line| line.chars().count() <= width.into()), "{shown}");
+            assert_eq!(shown.lines().count(), 3, "a heading, a line, and one between: {shown}");
+            assert_eq!(shown.contains("[2001:db8::4]:6443"), width == 200, "{shown}");
+        }
     }
 
     #[test]

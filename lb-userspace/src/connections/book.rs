@@ -58,6 +58,8 @@ pub struct LoggedService {
     name: String,
     /// Whether VRRP decides which node has its VIP.
     moves: bool,
+    /// Whether the flow table has flows that other nodes forward, and nothing that says which.
+    is_shared: bool,
     backends: HashMap<SocketAddr, String>,
 }
 
@@ -72,6 +74,7 @@ pub fn logged_services(config: &Config) -> LoggedServices {
         let logged = LoggedService {
             name: service.name.clone(),
             moves: service.vrrp.is_some(),
+            is_shared: service.vrrp.is_none() && config.sync.is_some(),
             backends: backends.collect(),
         };
         (SocketAddr::new(service.vip.address, service.port.get()), logged)
@@ -303,7 +306,7 @@ impl Book {
         }
         if !self.entries.get(&flow.id).is_some_and(|entry| self.is_same(entry, flow)) {
             // A later one has its client's port, or it was never seen.
-            if self.entries.contains_key(&flow.id) {
+            if self.entries.contains_key(&flow.id) || self.may_be_anothers(&flow.id) {
                 return;
             }
             self.begin(now, flow, true);
@@ -332,7 +335,9 @@ impl Book {
     pub fn walked(&mut self, now: Now, flows: impl IntoIterator<Item = Snapshot>, look: Look<'_>) {
         self.walk = self.walk.wrapping_add(1);
         for flow in flows {
-            if self.is_logged(&flow.id) {
+            if self.is_logged(&flow.id)
+                && (self.entries.contains_key(&flow.id) || !self.may_be_anothers(&flow.id))
+            {
                 self.seen(now, &flow, true);
                 if let Some(entry) = self.entries.get_mut(&flow.id) {
                     entry.walk = self.walk;
@@ -398,6 +403,11 @@ impl Book {
     /// Whether this node forwards the flow's packets: what a peer tells of its own is not ours to log.
     fn is_ours(&self, id: &FlowId) -> bool {
         self.services.get(&id.service).is_none_or(|service| !service.moves) || self.held.contains(&id.vip())
+    }
+
+    /// Whether a flow that is only found may be one that another node forwards.
+    fn may_be_anothers(&self, id: &FlowId) -> bool {
+        self.services.get(&id.service).is_some_and(|service| service.is_shared)
     }
 
     /// A flow as it is now.
@@ -658,14 +668,14 @@ const fn age(clock: u32, opened: u32) -> u32 {
 fn via_of(flow: &Snapshot, age: u32, was_found: bool, since_vip: Option<u64>) -> Via {
     let (long, few) = LONG_HANDSHAKE;
     let packets = flow.carried.packets_in.saturating_add(flow.carried.packets_out);
-    let is_older_than_vip = since_vip.is_some_and(|since| u64::from(age) * 1000 > since);
+    // To a second, or two. Whose handshake was seen here is told at once; what a walk finds came along.
+    let is_older_than_vip = since_vip.is_some_and(|since| u64::from(age) * 1000 > since + 2000);
+    let vip_has_just_come = since_vip.is_some_and(|since| since < CAME_WITH_VIP);
     if flow.is_rebuilt() {
         Via::Rebuilt
-    } else if !was_found && age <= 2 {
-        Via::Handshake
-    } else if since_vip.is_some_and(|since| since < CAME_WITH_VIP) && is_older_than_vip {
+    } else if vip_has_just_come && (was_found || is_older_than_vip) {
         Via::TakenOver
-    } else if !was_found && age <= long && packets <= few {
+    } else if !was_found && (age <= 2 || (age <= long && packets <= few)) {
         Via::Handshake
     } else {
         Via::Found

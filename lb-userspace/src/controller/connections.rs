@@ -83,7 +83,12 @@ impl Connections {
         self.tap.open(is_on && self.thread.is_some());
         if self.thread.is_some() && self.settings.as_ref() != Some(&settings) {
             self.tap.tell(News::Configure(Box::new(settings.clone())));
-            self.settings = Some(settings);
+            // To a thread that has just begun, this is news, too.
+            if self.settings.replace(settings).is_none()
+                && let Some(held) = self.held.clone()
+            {
+                self.tap.tell(News::Held(held));
+            }
         }
         if self.tap.is_open() && config.sync.is_none() && self.reader.is_none() {
             let source = ReplicaSource::at(&config.node.pin_path);
@@ -98,7 +103,9 @@ impl Connections {
     pub(super) fn know(&mut self, vips: BTreeSet<IpAddr>) {
         if self.held.as_ref() != Some(&vips) {
             self.held = Some(vips.clone());
-            self.tap.tell(News::Held(vips));
+            if self.thread.is_some() {
+                self.tap.tell(News::Held(vips));
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use lb_common::layout::ServiceKey;
 use tracing::warn;
 
 use super::{Controller, problems};
@@ -315,11 +316,23 @@ impl Controller {
         self.tell(event.because(reason));
     }
 
+    /// Tells how many backends of a service get new connections.
+    pub(super) fn tell_usable(&self, key: &ServiceKey, was: u32, now: u32) {
+        let Some(service) = self.config.services.iter().find(|service| service_key(service) == *key) else {
+            return;
+        };
+        let event = Event::new(Kind::Service, &service.name, SystemTime::now()).of_service(&service.name);
+        let event =
+            event.changed(was.to_string(), now.to_string()).with("configured", service.backends.len() as u64);
+        self.tell(event.grave(if now == 0 { Severity::Error } else { Severity::Info }));
+    }
+
     /// Tells of the service's backend that its weight that counts is another one.
     pub(super) fn tell_weight(&self, of: &BackendIdentity, from: u16, to: u16) {
         let entry = of.service.map(|service| PoolEntry { service, address: of.address });
         // What an operator has taken out or in again is told as his order.
-        if from == 0 || entry.is_some_and(|entry| self.steers().get(&entry).is_some_and(|steer| steer.is_out)) {
+        if from == 0 || entry.is_some_and(|entry| self.steers().get(&entry).is_some_and(|steer| steer.is_out))
+        {
             return;
         }
         let start = entry.and_then(|entry| self.slow_starts.get(&entry));

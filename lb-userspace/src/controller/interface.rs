@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::{Controller, DEBOUNCE, FIRST_ROUND_AT_MOST, set_problem};
 use crate::{
     config::model::{Config, Health},
-    dataplane::{self, AttachPoint},
+    dataplane::{self, AttachPoint, Sightings},
     desired::{pool, unreachable_because},
     netlink::{Link, Netlink, NetlinkEvent, NextHops},
 };
@@ -154,10 +154,21 @@ impl Controller {
         }
     }
 
+    /// The other routers that advertise from the virtual router's Ethernet address, which is ours once we are active: what
+    /// is to reach them then needs their own.
+    fn routers_behind_virtual_macs(&self) -> Vec<IpAddr> {
+        let with_virtual_mac = self.config.vrrp.iter().filter(|instance| instance.virtual_mac);
+        let vrids: BTreeSet<u8> = with_virtual_mac.map(|instance| instance.virtual_router_id.get()).collect();
+        let adverts = self.sightings.as_ref().filter(|_| !vrids.is_empty()).map(Sightings::adverts);
+        let seen = adverts.unwrap_or_default().into_iter();
+        seen.filter(|(_, vrid, _)| vrids.contains(vrid)).map(|(source, ..)| source).collect()
+    }
+
     /// Looks up where frames for each backend go.
     pub(super) async fn refresh_next_hops(&mut self) {
-        let backends: BTreeSet<IpAddr> = self.ids.all().map(|(_, identity)| identity.address.ip()).collect();
-        match self.netlink.next_hops(&backends).await {
+        let backends = self.ids.all().map(|(_, identity)| identity.address.ip());
+        let wanted: BTreeSet<IpAddr> = backends.chain(self.routers_behind_virtual_macs()).collect();
+        match self.netlink.next_hops(&wanted).await {
             Ok(next_hops) => {
                 for (service, entry) in self
                     .config

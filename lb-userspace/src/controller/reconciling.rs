@@ -6,14 +6,15 @@ use std::{
     time::Duration,
 };
 
+use lb_common::wire::Mac;
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::debug;
 
-use super::{Controller, RETRY, set_problem};
+use super::{Controller, RETRY, inheritance::former_router, set_problem};
 use crate::{
-    config::model::Config,
+    config::model::{Config, Family, family_of},
     dataplane::{Dataplane, DataplaneError, Tables},
-    desired::{Desired, Inputs, InterfaceAddress, PoolEntry, desired, pool, vips_of},
+    desired::{Desired, Inputs, InterfaceAddress, NextHop, PoolEntry, desired, pool, vips_of},
     health::rise_fall::HealthState,
     reconcile::{Change, Observed, Stage, diff},
 };
@@ -131,13 +132,29 @@ impl Controller {
         &mut self,
         active: &BTreeMap<String, u64>,
         now: std::time::Instant,
-    ) -> BTreeSet<String> {
+    ) -> BTreeMap<String, Option<Mac>> {
         let rebuild = self.config.flows.rebuild;
-        self.inheritance.follow(active.keys(), now);
+        let mut inheritance = std::mem::take(&mut self.inheritance);
+        inheritance.follow(active.keys(), |name| self.former_router(name), now);
+        self.inheritance = inheritance;
         if let Some(end) = self.inheritance.next_end(rebuild, now) {
             self.schedule(end.saturating_duration_since(now));
         }
         self.inheritance.heirs(rebuild, now)
+    }
+
+    /// Where the router is that was active before an instance became so here.
+    fn former_router(&self, instance: &str) -> Option<Mac> {
+        let instance = self.config.vrrp.iter().find(|other| other.name == instance)?;
+        let vips: Vec<IpAddr> =
+            vips_of(&self.config, &instance.name).into_iter().map(|(vip, _)| vip).collect();
+        let is_ipv6 = family_of(&vips) == Family::Ipv6;
+        let adverts = self.sightings.as_ref()?.adverts();
+        let own_mac = |router| match self.next_hops.by_backend.get(&router) {
+            Some(&NextHop::Mac { mac, routed: false, .. }) => Some(mac),
+            _ => None,
+        };
+        former_router(instance.virtual_router_id.get(), is_ipv6, &adverts, own_mac)
     }
 
     async fn observe(&self) -> anyhow::Result<Observed> {
@@ -176,10 +193,12 @@ impl Controller {
                 continue;
             }
             match &change {
-                Change::AddAddress(_) | Change::RemoveAddress(_) | Change::Announce(..) => info!("{change}"),
                 Change::SetService(key, entry) => {
                     let was = observed.tables.services.get(key).map_or(0, |old| old.usable);
-                    info!(was, usable = entry.usable, "{change}");
+                    debug!(was, usable = entry.usable, "{change}");
+                    if was != entry.usable {
+                        self.tell_usable(key, was, entry.usable);
+                    }
                 }
                 Change::SetBackend(id, entry) => {
                     debug!("{change}");

@@ -107,7 +107,7 @@ impl Dataplane {
             Err(_) if scope == LOCAL_ALL => 0,
             Err(error) => return Err(LocalClientsError::Namespace(error)),
         };
-        let cgroup = cgroup2_root()?;
+        let (_, cgroup) = cgroup2_root()?;
         self.set_local(LocalEntry { namespace, scope, flags: self.local_entry()?.flags })?;
         for (program, pin) in HOOKS {
             self.attach_hook(program, &cgroup, &self.pins.join(pin))?;
@@ -185,14 +185,23 @@ pub(super) fn remove_hooks(pins: &Path) -> Result<Vec<PathBuf>, DataplaneError> 
     Ok(hooks)
 }
 
-/// The root of the cgroup2 hierarchy, as this process sees it.
-fn cgroup2_root() -> Result<File, LocalClientsError> {
+/// Where the cgroup2 hierarchy is, as this process sees it.
+///
+/// # Errors
+///
+/// Where there is none, or it cannot be opened.
+pub fn cgroup2_mount() -> Result<PathBuf, LocalClientsError> {
+    Ok(cgroup2_root()?.0)
+}
+
+/// The same, with its root.
+fn cgroup2_root() -> Result<(PathBuf, File), LocalClientsError> {
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut problem = LocalClientsError::NoCgroup2;
     for path in cgroup2_mounts(&mountinfo) {
         // Another mount may hide it.
         match File::open(&path).and_then(|root| Ok((fstatfs(&root)?.filesystem_type(), root))) {
-            Ok((CGROUP2_SUPER_MAGIC, root)) => return Ok(root),
+            Ok((CGROUP2_SUPER_MAGIC, root)) => return Ok((path, root)),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => problem = LocalClientsError::Cgroup { path, source },

@@ -10,7 +10,10 @@ use std::{
 use lb_common::wire::Mac;
 
 use super::{adverts::Heard, firewall::Rules};
-use crate::{config::model::Config, status::Status};
+use crate::{
+    config::model::{Config, VrrpInstance},
+    status::Status,
+};
 
 /// Something that was looked at, or why it could not be.
 pub type Looked<T> = Result<T, String>;
@@ -76,6 +79,13 @@ impl Facts {
         self.links().map(|(_, link)| link).filter(move |link| seen.insert(link.parent.clone()))
     }
 
+    /// The virtual routers that have a VIP. One that no service names owns nothing, and speaks for nothing.
+    pub fn routers(&self) -> impl Iterator<Item = &VrrpInstance> {
+        let is_named =
+            |name: &str| self.config.services.iter().any(|service| service.vrrp.as_deref() == Some(name));
+        self.config.vrrp.iter().filter(move |instance| is_named(&instance.name))
+    }
+
     /// The VIPs of all services, each once.
     pub fn vips(&self) -> BTreeSet<IpAddr> {
         self.config.services.iter().map(|service| service.vip.address).collect()
@@ -111,8 +121,8 @@ pub struct Host {
     pub capabilities: u64,
     /// Where pins are made.
     pub bpf_fs: BpfFs,
-    /// Where cgroup2 is mounted.
-    pub cgroup2: Option<PathBuf>,
+    /// Where cgroup2 is mounted; an error where it is not.
+    pub cgroup2: Looked<PathBuf>,
     /// Memory that can be had without swapping, in bytes.
     pub memory_available: Looked<u64>,
     /// The limit of locked memory in bytes; `None` is no limit.

@@ -277,4 +277,20 @@ mod tests {
         rules.add_iptables("-A\n-A \n:\n*\n-A X -p\n", false, &[]);
         assert_eq!((rules.drops, rules.accepts), (vec![], vec![]));
     }
+
+    /// What other programs print is not ours to trust.
+    #[test]
+    fn no_ruleset_makes_it_panic() {
+        use proptest::prelude::*;
+
+        let words =
+            ["*", ":", "-A", "-p", "vrrp", "-j", "DROP", "KUBE-X", "172.16.0.10", "\"", "{", "\n", " ", "é"];
+        let texts = prop::collection::vec(prop::sample::select(words.to_vec()), 0..30);
+        proptest!(ProptestConfig::with_cases(2000), |(text in texts)| {
+            let (text, mut rules) = (text.concat(), Rules::default());
+            rules.add_iptables(&text, true, &[address("172.16.0.10")]);
+            let _ = rules.add_nft(&text, &[]);
+            let _ = rules.add_nft(&NFT.replace("drop", &text.replace(['"', '\n', '{'], "")), &[address("172.16.0.10")]);
+        });
+    }
 }

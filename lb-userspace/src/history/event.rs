@@ -37,6 +37,8 @@ pub enum Kind {
     Backend,
     /// A check that failed after one that passed. Those that follow are not told, unless they change the state.
     Check,
+    /// How many backends of a service get new connections.
+    Service,
     /// The weight that counts of a backend: it grows step by step after a recovery with `slow_start`.
     Weight,
     /// Connections of a backend were reset: why, and how many.
@@ -69,6 +71,7 @@ impl Kind {
             Self::Track => "track",
             Self::Backend => "backend",
             Self::Check => "check",
+            Self::Service => "service",
             Self::Weight => "weight",
             Self::Reset => "reset",
             Self::Order => "order",
@@ -258,7 +261,7 @@ impl Event {
     pub fn topic(&self) -> Option<Topic> {
         match self.kind {
             Kind::Vrrp => Some(Topic::Vrrp),
-            Kind::Backend => Some(Topic::Backend),
+            Kind::Backend | Kind::Service => Some(Topic::Backend),
             // Of a VIP or instance it is told as the state that follows.
             Kind::Order => self.service.as_ref().map(|_| Topic::Backend),
             Kind::Problem | Kind::Rival | Kind::Drift => Some(Topic::Problem),
@@ -282,6 +285,7 @@ impl Event {
         match (self.kind, &self.service) {
             (Kind::Vip, _) => format!("VIP {name}"),
             (Kind::Vrrp | Kind::Priority | Kind::Owner | Kind::Track, _) => format!("vrrp {name}"),
+            (Kind::Service, _) => format!("service {name}"),
             (Kind::Rebalance, _) => format!("rebalance of {name}"),
             (Kind::Reload, _) => "configuration".to_owned(),
             (Kind::Problem, _) => "problem".to_owned(),
@@ -308,6 +312,7 @@ impl Event {
             Kind::Order => "order: ",
             Kind::Owner => "owner: ",
             Kind::Priority => "priority ",
+            Kind::Service => "backends in use ",
             Kind::Track => "track ",
             _ => "",
         }
@@ -341,7 +346,12 @@ impl Event {
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.about(), self.what())
+        // What begins or is done is a verb.
+        let between = match self.kind {
+            Kind::Daemon | Kind::Rebalance | Kind::Reload | Kind::Problem | Kind::Rival | Kind::Peer => " ",
+            _ => ": ",
+        };
+        write!(f, "{}{between}{}", self.about(), self.what())
     }
 }
 

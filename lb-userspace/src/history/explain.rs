@@ -168,7 +168,11 @@ impl Knowledge<'_> {
     /// `2026-11-22 14:03:11 UTC, 2 min 5 s ago`
     fn when(&self, at: SystemTime) -> String {
         let ago = self.now.duration_since(at).unwrap_or_default();
-        format!("{}, {} ago", date_and_time(at), duration(milliseconds(ago)))
+        let ago = match ago.as_secs() {
+            seconds @ 0..10 => format!("{seconds} s"),
+            _ => duration(milliseconds(ago)),
+        };
+        format!("{}, {ago} ago", date_and_time(at))
     }
 
     fn when_text(&self, text: &str) -> String {
@@ -450,6 +454,7 @@ fn row(kind: &str, event: &Event) -> String {
     let is_its_own = match event.kind {
         Kind::Backend | Kind::Reset | Kind::Weight | Kind::Check => kind == "backend",
         Kind::Vrrp | Kind::Priority | Kind::Owner | Kind::Track => kind == "vrrp",
+        Kind::Service => kind == "service",
         Kind::Order => kind != "service",
         _ => false,
     };

@@ -101,14 +101,18 @@ fn an_event_reads_as_a_sentence() {
             "vrrp main: backup -> active: active router silent for 640 ms (backup for 2 h 1 min)",
         ),
         (Event::new(Kind::Vip, "172.16.0.10", at(1)).became("here"), "VIP 172.16.0.10: here"),
-        (Event::new(Kind::Daemon, "lb1", at(1)).became("started"), "xvip: started"),
+        (
+            Event::new(Kind::Service, "api", at(1)).of_service("api").changed("2", "1").with("configured", 3),
+            "service api: backends in use 2 -> 1 (configured 3)",
+        ),
+        (Event::new(Kind::Daemon, "lb1", at(1)).became("started"), "xvip started"),
         (
             Event::new(Kind::Problem, "lb1", at(1)).became("begins").because("no carrier"),
-            "problem: begins: no carrier",
+            "problem begins: no carrier",
         ),
         (
             Event::new(Kind::Peer, "lb2", at(1)).at_address("10.0.0.3:7946").became("gets our flows"),
-            "peer lb2 (10.0.0.3:7946): gets our flows",
+            "peer lb2 (10.0.0.3:7946) gets our flows",
         ),
     ] {
         assert_eq!(event.to_string(), expected);
@@ -148,6 +152,7 @@ fn every_kind_is_written_as_it_is_called() {
         Kind::Track,
         Kind::Backend,
         Kind::Check,
+        Kind::Service,
         Kind::Weight,
         Kind::Reset,
         Kind::Order,

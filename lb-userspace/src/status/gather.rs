@@ -25,7 +25,7 @@ use crate::{
         model::{Config, DEFAULT_PIN_PATH},
     },
     control::client::{self, ClientError},
-    dataplane::{DataplaneError, PinnedFlows, PinnedTables},
+    dataplane::{DataplaneError, PinnedFlows, PinnedTables, maps_path},
     state_file,
     steering::Overrides,
 };
@@ -113,8 +113,8 @@ fn without_daemon(places: &Places, why: String) -> Result<Status, GatherError> {
     let (config, config_problem) = configuration(&places.config);
     let pin_path =
         config.as_ref().map_or(Path::new(DEFAULT_PIN_PATH), |config| &config.node.pin_path).to_owned();
-    // The directory of the BPF file system says whether there is nothing, or nothing for us.
-    match fs::metadata(&pin_path).and_then(|_| fs::read_dir(&pin_path)) {
+    // The directory on the BPF file system says whether there is nothing, or nothing for us.
+    match fs::read_dir(maps_path(&pin_path)) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             return Err(GatherError::MapsForbidden { why, pin_path });
         }

@@ -516,4 +516,4 @@ fn row(backend: &BackendStatus, screen: &Screen) -> [String; 16] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -139,6 +139,8 @@ pub fn status(facts: &Facts) -> Status {
             closing: facts.flows.values().map(|flows| flows.closing).sum(),
         },
         sync: None,
+        connection_log: None,
+        hooks: Vec::new(),
         observing: None,
     }
 }

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     cli::colour::{Colours, Tone},
+    history::{Event, Severity},
     status::{
         BackendStatus, ServiceStatus, Status, VrrpStatus,
         table::{amount, short},
@@ -379,8 +380,20 @@ fn news<'a>(state: &'a State, status: &'a Status, look: &Look) -> Vec<Line<'a>> 
             format!("the last reload changed nothing: {text}").into(),
         ])
     }));
-    lines.extend(state.events().iter().rev().map(|event| Line::from(event.as_str())));
+    lines.extend(state.events().iter().rev().map(|event| event_line(event, look)));
     lines
+}
+
+/// The time of day, in UTC as everywhere, and what happened.
+fn event_line<'a>(event: &Event, look: &Look) -> Line<'a> {
+    let time = humantime::format_rfc3339_seconds(event.at).to_string();
+    let time = time.get(11..19).unwrap_or_default().to_owned();
+    let style = match event.severity {
+        Severity::Info => Style::new(),
+        Severity::Warn => look.style(Tone::Warn),
+        Severity::Error => look.style(Tone::Bad),
+    };
+    Line::from(vec![Span::styled(time, look.style(Tone::Dim)), Span::styled(format!(" {event}"), style)])
 }
 
 fn foot_line<'a>(state: &'a State, look: &Look) -> Line<'a> {

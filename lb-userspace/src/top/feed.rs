@@ -13,6 +13,7 @@ use crate::{
         client,
         protocol::{BackendAnswer, BackendOrder, VipAction, VipAnswer},
     },
+    history::Event,
     status::{
         Status,
         gather::{self, Places},
@@ -21,6 +22,8 @@ use crate::{
 
 /// Who is root by sudo(8).
 const SUDO_USER: &str = "SUDO_USER";
+/// More events are never to be seen.
+const EVENTS: u32 = 100;
 
 /// What is new.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub struct News {
     pub at: Duration,
     /// The status, or why there is none.
     pub status: Result<Status, String>,
+    /// What has happened of late, the newest last; `None` where nobody tells.
+    pub events: Option<Vec<Event>>,
 }
 
 /// Asks every `interval`, on a thread of its own: without a daemon the maps are read, and a million flows take seconds.
@@ -46,7 +51,9 @@ pub fn begin(places: Places, interval: Duration) -> io::Result<mpsc::Receiver<Ne
                 let status = gather::status(&places)
                     .await
                     .map_err(|error| format!("{:#}", anyhow::Error::from(error)));
-                let news = News { at: began.elapsed(), status };
+                let history = client::history(&places.socket, None, Some(EVENTS)).await;
+                let news =
+                    News { at: began.elapsed(), status, events: history.ok().map(|history| history.events) };
                 // Whoever has gone wants no news.
                 if sender.send(news).await.is_err() {
                     return;

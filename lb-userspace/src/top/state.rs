@@ -6,6 +6,7 @@ use super::rates::Rate;
 use crate::{
     config::model::MAX_WEIGHT,
     control::protocol::{BackendAction, VipAction},
+    history::Event,
     status::{BackendStatus, DaemonState, ServiceStatus, Status, VrrpStatus},
 };
 
@@ -133,7 +134,7 @@ pub struct State {
     failure: Option<String>,
     rates: BTreeMap<(String, String), BackendRates>,
     total: BackendRates,
-    events: Vec<String>,
+    events: Vec<Event>,
     selected: Option<Item>,
     filter: String,
     mode: Mode,
@@ -192,7 +193,7 @@ impl State {
     }
 
     /// What has happened of late, the newest last.
-    pub fn tell_events(&mut self, events: Vec<String>) {
+    pub fn tell_events(&mut self, events: Vec<Event>) {
         self.events = events;
     }
 
@@ -417,7 +418,7 @@ impl State {
     }
 
     /// What has happened of late, the newest last.
-    pub fn events(&self) -> &[String] {
+    pub fn events(&self) -> &[Event] {
         &self.events
     }
 

@@ -7,18 +7,18 @@
 //! happens while it does is not measured. The client's neighbour table is the kernel's business, as on a real client.
 
 use std::fs;
-use std::io::{Write, stderr, stdout};
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::origin::Origin;
 use super::samples::{Summary, ratio};
 use super::stack::{Incident, Kind, Stack};
+use super::table::{self, Progress, chosen, ms};
 use crate::interrupt::Interrupt;
 use crate::measure::ClientProcess;
 use crate::topology::find_program;
@@ -90,7 +90,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(other.is_none(), "{other:?} moves no VIP; `bench survive` knows it");
     let interrupt = Interrupt::install().context("installing signal handlers")?;
     let origin = Origin::find(&find_program("xvip", "XVIP_BIN")?)?;
-    let mut bench = Bench { options, interrupt: &interrupt, begin: Instant::now(), samples: vec![] };
+    let mut bench = Bench { options, interrupt: &interrupt, progress: Progress::new(), samples: vec![] };
     let mut not_measured = vec![];
     for kind in chosen(&options.stack, &Kind::ALL) {
         if let Err(error) = bench.stack(kind) {
@@ -98,12 +98,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                 return Err(error);
             }
             let error = format!("{}: {error:#}", kind.title());
-            bench.say(&error);
+            bench.progress.say(&error);
             not_measured.push(error);
         }
     }
     let samples = &bench.samples;
-    let took = bench.begin.elapsed();
+    let took = bench.progress.elapsed();
     if let Some(file) = &options.json {
         let report = Report {
             origin: &origin,
@@ -122,25 +122,20 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was asked for; all where nothing was.
-pub(super) fn chosen<T: Copy + PartialEq>(asked: &[T], all: &[T]) -> Vec<T> {
-    all.iter().copied().filter(|one| asked.is_empty() || asked.contains(one)).collect()
-}
-
 struct Bench<'a> {
     options: &'a Options,
     interrupt: &'a Interrupt,
-    begin: Instant,
+    progress: Progress,
     samples: Vec<Sample>,
 }
 
 impl Bench<'_> {
     fn stack(&mut self, kind: Kind) -> anyhow::Result<()> {
-        self.say(&format!("{}: building the lab", kind.title()));
+        self.progress.say(&format!("{}: building the lab", kind.title()));
         let mut stack = kind.start(false)?;
         let measured = self.incidents(kind, stack.as_mut());
         if measured.is_err() && !self.interrupt.asked() {
-            self.say(&format!("the ends of the logs:\n{}", stack.last_lines()));
+            self.progress.say(&format!("the ends of the logs:\n{}", stack.last_lines()));
         }
         measured
     }
@@ -154,7 +149,7 @@ impl Bench<'_> {
             for repeat in 0..self.options.repeats {
                 let what = || format!("{}, repeat {repeat}", incident.title());
                 let sample = self.once(kind, stack, &probe, incident, repeat).with_context(what)?;
-                self.say(&format!(
+                self.progress.say(&format!(
                     "{}, {}: {} without service; {} of {} requests failed",
                     kind.title(),
                     incident.title(),
@@ -219,31 +214,12 @@ impl Bench<'_> {
         }
         Ok(())
     }
-
-    /// Progress goes where the table does not.
-    fn say(&self, what: &str) {
-        let _ = writeln!(stderr(), "{:6.1} s  {what}", self.begin.elapsed().as_secs_f64());
-    }
 }
 
 /// The table and what belongs to it.
 fn text(samples: &[Sample], origin: &Origin, took: Duration) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header([
-        "incident",
-        "pair",
-        "n",
-        "median",
-        "p90",
-        "max",
-        "min",
-        "slowest",
-        "keepalived / this",
-    ]);
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let header = ["incident", "pair", "n", "median", "p90", "max", "min", "slowest", "keepalived / this"];
+    let mut table = table::with_header(&header, 2..header.len());
     for incident in INCIDENTS {
         for kind in Kind::ALL {
             let Some(sum) = summary(samples, kind, incident) else { continue };
@@ -266,8 +242,7 @@ fn text(samples: &[Sample], origin: &Origin, took: Duration) -> String {
          {table}\n\
          node death: cable cut at the switch, then all processes killed. graceful stop: SIGTERM to keepalived or xvip.\n\
          balancer killed: kill -9 of haproxy or xvip. The last column compares medians{}.\n\
-         kernel {}, {} processors, load average {} before; {}; {}; {}\n\
-         {} (took {} s)\n",
+         {}",
         ms(INTERVAL),
         ms(TIMEOUT),
         if summary(samples, Kind::Xvip, Incident::Release).is_some() {
@@ -275,14 +250,7 @@ fn text(samples: &[Sample], origin: &Origin, took: Duration) -> String {
         } else {
             ""
         },
-        origin.kernel,
-        origin.processors,
-        origin.load,
-        origin.haproxy,
-        origin.keepalived,
-        origin.xvip,
-        origin.command,
-        took.as_secs()
+        table::footer(origin, took)
     )
 }
 
@@ -296,12 +264,9 @@ fn of(samples: &[Sample], kind: Kind, incident: Incident) -> impl Iterator<Item 
     samples.iter().filter(move |sample| sample.stack == kind && sample.incident == incident)
 }
 
-fn ms(time: Duration) -> String {
-    format!("{:.0} ms", time.as_secs_f64() * 1e3)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::table::tests::{origin, row, tells};
     use super::*;
 
     fn sample(stack: Kind, incident: Incident, outage_ms: u64) -> Sample {
@@ -319,15 +284,7 @@ mod tests {
 
     #[test]
     fn the_table_has_a_row_for_what_was_measured_and_compares_with_the_incumbent() {
-        let origin = Origin {
-            command: "cargo xtask bench failover".to_owned(),
-            kernel: "6.1.0".to_owned(),
-            processors: 2,
-            load: 0.5,
-            haproxy: "HAProxy version 2".to_owned(),
-            keepalived: "Keepalived v2".to_owned(),
-            xvip: "xvip 0 (abc)".to_owned(),
-        };
+        let origin = origin("cargo xtask bench failover");
         let samples = [
             sample(Kind::Incumbent, Incident::NodeDeath, 3000),
             sample(Kind::Incumbent, Incident::NodeDeath, 3200),
@@ -336,21 +293,12 @@ mod tests {
             sample(Kind::Xvip, Incident::Release, 20),
         ];
         let text = text(&samples, &origin, Duration::from_secs(9));
-        let row = |one: &str, other: &str| {
-            let found = text.lines().find(|line| line.contains(one) && line.contains(other));
-            let cells = found.unwrap_or_else(|| panic!("no {one} of {other}:\n{text}")).split(['│', '┆']);
-            cells.map(|cell| cell.trim().to_owned()).filter(|cell| !cell.is_empty()).collect::<Vec<_>>()
-        };
         let theirs =
             ["node death", "HAProxy + keepalived", "2", "3100 ms", "3200 ms", "3200 ms", "3000 ms", "0 ms"];
-        assert_eq!(row("node death", "HAProxy + keepalived"), theirs);
-        assert_eq!(row("node death", "xvip, defaults").last().unwrap(), "5.0x");
-        assert_eq!(row("vip release", "xvip, defaults").last().unwrap(), "32x");
+        assert_eq!(row(&text, "node death", "HAProxy + keepalived"), theirs);
+        assert_eq!(row(&text, "node death", "xvip, defaults").last().unwrap(), "5.0x");
+        assert_eq!(row(&text, "vip release", "xvip, defaults").last().unwrap(), "32x");
         assert!(!text.contains("xvip, 50 ms"), "{text}");
-        for told in
-            ["kernel 6.1.0", "HAProxy version 2", "Keepalived v2", "(abc)", "cargo xtask bench failover"]
-        {
-            assert!(text.contains(told), "{told}");
-        }
+        assert!(tells(&text, &origin), "{text}");
     }
 }

@@ -1,5 +1,6 @@
 //! A pair of load balancer nodes, whoever's, to which something happens.
 
+mod absence;
 mod incumbents;
 mod xvips;
 

@@ -10,18 +10,17 @@ pub mod trial;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
-use std::io::{Write, stderr, stdout};
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::failover::chosen;
 use super::origin::Origin;
 use super::samples::Summary;
 use super::stack::{Incident, Kind};
+use super::table::{self, Progress, chosen, ms};
 use crate::interrupt::Interrupt;
 use crate::streams::Plan;
 use crate::topology::find_program;
@@ -79,7 +78,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut bench = Bench {
         options,
         interrupt: &interrupt,
-        begin: Instant::now(),
+        progress: Progress::new(),
         samples: vec![],
         not_measured: vec![],
     };
@@ -90,7 +89,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             bench.give_up(kind, "", &error)?;
         }
     }
-    let Bench { samples, not_measured, begin, .. } = bench;
+    let Bench { samples, not_measured, progress, .. } = bench;
     if let Some(file) = &options.json {
         let report = Report {
             origin: &origin,
@@ -105,15 +104,26 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
     }
     // A reader that has gone away is no failure to measure.
-    let _ = stdout().write_all(text(&samples, &origin, begin.elapsed()).as_bytes());
+    let _ = stdout().write_all(text(&samples, &origin, progress.elapsed()).as_bytes());
     ensure!(not_measured.is_empty(), "not everything could be measured: {}", not_measured.join("; "));
     Ok(())
+}
+
+/// How often tests let each incident happen: `XVIP_SURVIVE_REPEATS` times, or once.
+///
+/// # Errors
+/// When that is no number.
+pub fn repeats() -> anyhow::Result<u32> {
+    match std::env::var("XVIP_SURVIVE_REPEATS") {
+        Ok(text) => text.parse().with_context(|| format!("XVIP_SURVIVE_REPEATS={text} is no number")),
+        Err(_) => Ok(1),
+    }
 }
 
 struct Bench<'a> {
     options: &'a Options,
     interrupt: &'a Interrupt,
-    begin: Instant,
+    progress: Progress,
     samples: Vec<Measured>,
     not_measured: Vec<String>,
 }
@@ -126,7 +136,7 @@ impl Bench<'_> {
         let each = |incident| (0..self.options.repeats).map(move |repeat| (incident, repeat));
         let mut left: VecDeque<_> = incidents.into_iter().flat_map(each).collect();
         while !left.is_empty() {
-            self.say(&format!("{}: building the lab", kind.title()));
+            self.progress.say(&format!("{}: building the lab", kind.title()));
             let mut stack = kind.start(true)?;
             let mut trial = Trial::new(stack.as_mut(), self.plan(), false, Some(self.interrupt))?;
             while let Some((incident, repeat)) = left.pop_front() {
@@ -135,7 +145,7 @@ impl Bench<'_> {
                     Ok(_) => {}
                     Err(error) => {
                         if !self.interrupt.asked() {
-                            self.say(&format!("the ends of the logs:\n{}", trial.last_lines()));
+                            self.progress.say(&format!("the ends of the logs:\n{}", trial.last_lines()));
                         }
                         self.give_up(kind, incident.title(), &error)?;
                         left.retain(|(next, _)| *next != incident);
@@ -163,7 +173,7 @@ impl Bench<'_> {
         }
         let begin = Instant::now();
         let sample = trial.once(incident, kind.phase(repeat)).with_context(|| format!("repeat {repeat}"))?;
-        self.say(&format!(
+        self.progress.say(&format!(
             "{}, {}: {} of {} streams broken, {} hung, {} of {} requests failed ({:.1} s)",
             kind.title(),
             incident.title(),
@@ -187,22 +197,15 @@ impl Bench<'_> {
     fn give_up(&mut self, kind: Kind, what: &str, error: &anyhow::Error) -> anyhow::Result<()> {
         ensure!(!self.interrupt.asked(), "interrupted");
         let words = format!("{}, {what}: {error:#}", kind.title());
-        self.say(&words);
+        self.progress.say(&words);
         self.not_measured.push(words);
         Ok(())
-    }
-
-    /// Progress goes where the table does not.
-    fn say(&self, what: &str) {
-        let _ = writeln!(stderr(), "{:6.1} s  {what}", self.begin.elapsed().as_secs_f64());
     }
 }
 
 /// The table and what belongs to it.
 fn text(samples: &[Measured], origin: &Origin, took: Duration) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header([
+    let header = [
         "incident",
         "pair",
         "n",
@@ -214,10 +217,8 @@ fn text(samples: &[Measured], origin: &Origin, took: Duration) -> String {
         "within",
         "no service",
         "",
-    ]);
-    for column in table.column_iter_mut().skip(2).take(8) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    ];
+    let mut table = table::with_header(&header, 2..header.len() - 1);
     for incident in Incident::ALL {
         for kind in Kind::ALL {
             let of = |one: &&Measured| one.stack == kind && one.sample.incident == incident;
@@ -236,19 +237,11 @@ fn text(samples: &[Measured], origin: &Origin, took: Duration) -> String {
          requests failed: refused, reset, or not answered within {}; of so many; (slow): answered after more than {}. \
          within: from the first that\nfailed to the last. no service: the longest time in which none succeeded. \
          Times are medians of the repeats, with the longest in brackets where it differs.\n\
-         kernel {}, {} processors, load average {} before; {}; {}; {}\n\
-         {}  ({:.0} s)\n",
+         {}",
         ms(INTERVAL),
         ms(TIMEOUT),
         ms(SLOW),
-        origin.kernel,
-        origin.processors,
-        origin.load,
-        origin.haproxy,
-        origin.keepalived,
-        origin.xvip,
-        origin.command,
-        took.as_secs_f64()
+        table::footer(origin, took)
     )
 }
 
@@ -324,16 +317,13 @@ fn spread_of(times: &[Duration]) -> String {
     }
 }
 
-fn ms(time: Duration) -> String {
-    format!("{:.0} ms", time.as_secs_f64() * 1e3)
-}
-
 fn seconds(time: Duration) -> String {
     if time < Duration::from_secs(1) { ms(time) } else { format!("{:.1} s", time.as_secs_f64()) }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::table::tests::{origin, row, tells};
     use super::*;
 
     fn sample(incident: Incident, broken: usize, noticed_s: u64) -> Sample {
@@ -366,15 +356,7 @@ mod tests {
 
     #[test]
     fn the_table_has_both_pairs_and_where_the_figures_come_from() {
-        let origin = Origin {
-            command: "cargo xtask bench survive".to_owned(),
-            kernel: "6.1.0".to_owned(),
-            processors: 2,
-            load: 0.5,
-            haproxy: "HAProxy version 2".to_owned(),
-            keepalived: "Keepalived v2".to_owned(),
-            xvip: "xvip 0 (abc)".to_owned(),
-        };
+        let origin = origin("cargo xtask bench survive");
         let measured = |stack, sample| Measured { stack, repeat: 0, sample };
         let samples = [
             measured(Kind::Incumbent, sample(Incident::Stop, 200, 29)),
@@ -385,11 +367,7 @@ mod tests {
             measured(Kind::Incumbent, sample(Incident::ServerUnready, 0, 0)),
         ];
         let text = text(&samples, &origin, Duration::from_secs(9));
-        let row = |one: &str, other: &str| {
-            let found = text.lines().find(|line| line.contains(one) && line.contains(other));
-            let cells = found.unwrap_or_else(|| panic!("no {one} of {other}:\n{text}")).split(['│', '┆']);
-            cells.map(|cell| cell.trim().to_owned()).filter(|cell| !cell.is_empty()).collect::<Vec<_>>()
-        };
+        let row = |one, other| row(&text, one, other);
         let theirs = row("graceful stop", "HAProxy + keepalived");
         assert_eq!(theirs[2..6], ["2", "400 of 400", "30.0 s, 31.0 s", "400"]);
         assert_eq!(theirs[6..10], ["31.0 s", "200 of 1000 (2 slow)", "3.0 s (3.1 s)", "3.0 s (3.1 s)"]);
@@ -400,10 +378,6 @@ mod tests {
         assert_eq!(row("API server killed", "xvip")[3], "0 elsewhere, 67 of 200");
         assert_eq!(row("API server returns", "HAProxy").last().unwrap(), "0/150/150 -> 0/0/0, never even");
         assert_eq!(row("API server not ready", "HAProxy").last().unwrap(), "asked for 2.5 s more");
-        for told in
-            ["kernel 6.1.0", "HAProxy version 2", "Keepalived v2", "(abc)", "cargo xtask bench survive"]
-        {
-            assert!(text.contains(told), "{told}");
-        }
+        assert!(tells(&text, &origin), "{text}");
     }
 }

@@ -53,6 +53,14 @@ pub fn check_outcome(world: &World, input: &[u8], outcome: &Outcome) {
     assert!([NODE_MAC, SECOND_MAC].contains(&link.source), "what is sent comes from us");
     match reason {
         TransmitReason::ToBackend | TransmitReason::ToClient => check_forwarded(input, &outcome.frame),
+        TransmitReason::ToOtherNode => {
+            check_forwarded(input, &outcome.frame);
+            let (from, ..) = Link::read(input).expect("what came has a link-layer header");
+            assert!(![from.source, NODE_MAC, SECOND_MAC].contains(&link.destination), "to somebody else");
+            assert_eq!(link.tags, from.tags, "in the same VLAN");
+            let ends = |frame| Datagram::read(frame).map(|packet| (packet.ip.src(), packet.ip.dst()));
+            assert_eq!(ends(&outcome.frame), ends(input), "the other node gets the packet as it is");
+        }
         TransmitReason::IcmpToBackend | TransmitReason::IcmpToClient => {
             check_icmp(input, &outcome.frame);
         }

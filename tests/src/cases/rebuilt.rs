@@ -3,8 +3,8 @@
 
 use lb_common::{
     layout::{
-        BALANCE_LEAST_CONNECTIONS, BALANCE_ROUND_ROBIN, MODE_NAT, SEEN_REBUILT, SERVICE_REBUILDS,
-        SERVICE_SNAT_NODE,
+        BALANCE_LEAST_CONNECTIONS, BALANCE_ROUND_ROBIN, MODE_NAT, MacWord, SEEN_REBUILT, SERVICE_REBUILDS,
+        SERVICE_SNAT_NODE, virtual_mac,
     },
     reason::{DropReason, PassReason, TransmitReason, Verdict},
     tables::Level,
@@ -15,9 +15,14 @@ use super::{
     settings::{EVERY_NAT, NAT, one, three},
 };
 use crate::{
-    frames::{ACK, FIN, PSH, RST, SYN, Segment},
-    plane::{BACKENDS, HALF_OPEN_TIMEOUT, START, World},
+    frames::{ACK, Arp, FIN, Mac, PSH, RST, SYN, Segment, vlan},
+    plane::{BACKENDS, HALF_OPEN_TIMEOUT, NODE_MAC, SECOND_MAC, START, VIP, World},
 };
+
+/// Where the node is that had the VIPs.
+const FORMER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x03];
+/// And the one that has them now.
+const OWNER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x04];
 
 fn rebuilding(world: World) -> World {
     let mut world = world.with_flags(SERVICE_REBUILDS);
@@ -415,15 +420,13 @@ pub(super) const CASES: &[Case] = &[
         |script| {
             let mut connection = inherited(script, 40_000);
             if script.world.service(connection.service).expect("the service").flags & SERVICE_SNAT_NODE == 0 {
-                for flags in [ACK, ACK | PSH, FIN | ACK, RST, RST | ACK] {
+                for flags in [SYN | ACK, ACK, ACK | PSH, FIN | ACK, RST, RST | ACK] {
                     let frame = connection.from_backend(flags, b"").bytes();
                     script.drops(&frame, DropReason::UnknownReply);
                 }
             }
-            for flags in [SYN, SYN | ACK] {
-                let frame = connection.from_backend(flags, b"").bytes();
-                script.passes(&frame, PassReason::NoService);
-            }
+            let frame = connection.from_backend(SYN, b"").bytes();
+            script.passes(&frame, PassReason::NoService);
             rebuild(script, &mut connection);
             script.server(&mut connection, ACK | PSH, b"the client has spoken");
             script.change(|world| world.tables.vips.values_mut().for_each(|vip| vip.inherited = 0));
@@ -432,6 +435,95 @@ pub(super) const CASES: &[Case] = &[
         },
     )
     .on(EVERY_NAT),
+    Case::new(
+        "the former owner",
+        "Where it is known who had the VIP, that one gets what a backend sends of a flow that is not known here: it may be a \
+         handshake that was under way. Not what comes from there, has no hop left, or opens a connection",
+        one_rebuilding,
+        |script| {
+            let connection = inherited(script, 40_000);
+            let reply = |flags| connection.from_backend(flags, b"");
+            script.change(|world| former_is(world, FORMER_MAC));
+            for flags in [SYN | ACK, ACK, ACK | PSH, FIN | ACK, RST, RST | ACK] {
+                sends_on(script, &reply(flags), FORMER_MAC);
+            }
+            for tags in [&[vlan(7)][..], &[vlan(7), vlan(100)]] {
+                script.change(|world| *world = world.clone().on_vlans(&[7], true));
+                sends_on(script, &Segment { tags: tags.to_vec(), ..reply(SYN | ACK) }, FORMER_MAC);
+            }
+            script.drops(&Segment { ttl: 1, ..reply(SYN | ACK) }.bytes(), DropReason::UnknownReply);
+            script.drops(&Segment { src_mac: FORMER_MAC, ..reply(ACK) }.bytes(), DropReason::UnknownReply);
+            script.passes(&reply(SYN).bytes(), PassReason::NoService);
+            for ours in [NODE_MAC, SECOND_MAC] {
+                script.change(|world| former_is(world, ours));
+                script.drops(&reply(ACK).bytes(), DropReason::UnknownReply);
+            }
+            script.expect_flows(0, 0);
+        },
+    )
+    .on(NAT),
+    Case::new(
+        "a handshake that moves",
+        "The client's ACK reaches the new owner, whose backend answers what it knows: the flow is rebuilt as ever, and its \
+         packets are not sent on any more",
+        one_rebuilding,
+        |script| {
+            script.change(|world| former_is(world, FORMER_MAC));
+            let mut connection = inherited(script, 40_000);
+            sends_on(script, &connection.from_backend(SYN | ACK, b""), FORMER_MAC);
+            rebuild(script, &mut connection);
+            script.server(&mut connection, ACK, b"answer");
+            script.expect_level(&connection, Level::Established);
+        },
+    )
+    .on(NAT),
+    Case::v4(
+        "the next owner",
+        "While somebody else says that the VIP is its own, it gets what a backend sends of a flow that is not known here, \
+         whether we had the VIP or have it; and nothing that comes from there",
+        one,
+        |script| {
+            let connection = inherited(script, 40_000);
+            let reply = |flags| connection.from_backend(flags, b"");
+            script.passes(&reply(SYN | ACK).bytes(), PassReason::NoService);
+            script.passes(&Arp::request(OWNER_MAC, VIP, VIP).bytes(), PassReason::ForeignClaim);
+            for flags in [SYN | ACK, ACK | PSH, RST] {
+                sends_on(script, &reply(flags), OWNER_MAC);
+            }
+            script.passes(&reply(SYN).bytes(), PassReason::NoService);
+            script.passes(&Segment { src_mac: OWNER_MAC, ..reply(ACK) }.bytes(), PassReason::NoService);
+            script.change(|world| {
+                world.tables.vips.values_mut().for_each(|vip| vip.inherited = 1);
+                former_is(world, FORMER_MAC);
+            });
+            sends_on(script, &reply(SYN | ACK), OWNER_MAC);
+            script.drops(&Segment { src_mac: OWNER_MAC, ..reply(ACK) }.bytes(), DropReason::UnknownReply);
+            // Of a service's port it may be a client's.
+            let client = connection.from_client(ACK, b"data").bytes();
+            script.resets(&client, TransmitReason::ResetUnknownFlow);
+        },
+    ),
+    Case::v4(
+        "the next owner's virtual address",
+        "A virtual router's Ethernet address is ours as long as we answer with it",
+        one,
+        |script| {
+            let reply = inherited(script, 40_000).from_backend(SYN | ACK, b"");
+            let mac = virtual_mac(false, 60);
+            let claim = Arp::request(mac, VIP, VIP).bytes();
+            script.passes(&claim, PassReason::ForeignClaim);
+            sends_on(script, &reply, mac);
+            script.change(|world| {
+                world.tables.vips.values_mut().for_each(|vip| vip.virtual_mac = MacWord::new(mac));
+            });
+            script.passes(&reply.bytes(), PassReason::NoService);
+            script.change(|world| {
+                world.tables.vips.values_mut().for_each(|vip| vip.inherited = 1);
+                former_is(world, FORMER_MAC);
+            });
+            sends_on(script, &reply, FORMER_MAC);
+        },
+    ),
     Case::new(
         "this very node",
         "A flow of another node to this one as its backend cannot go on here: our host knows it by the VIP's port",
@@ -494,6 +586,19 @@ pub(super) const CASES: &[Case] = &[
     )
     .on(EVERY_NAT),
 ];
+
+/// Where the node is that had the VIPs.
+fn former_is(world: &mut World, mac: Mac) {
+    world.tables.vips.values_mut().for_each(|vip| vip.former = MacWord::new(mac));
+}
+
+/// It goes to that node, with one hop less.
+fn sends_on(script: &mut Script<'_>, segment: &Segment, to: Mac) {
+    let outcome = script.frame(&segment.bytes());
+    assert_eq!(outcome.verdict, Verdict::Transmit(TransmitReason::ToOtherNode));
+    let expected = Segment { src_mac: NODE_MAC, dst_mac: to, ttl: segment.ttl - 1, ..segment.clone() };
+    assert_eq!(outcome.frame, expected.bytes());
+}
 
 /// A frame that nobody gets, though flows may change.
 fn script_drops(script: &mut Script<'_>, frame: &[u8], reason: DropReason) {

@@ -43,6 +43,13 @@ const PURE: &[&str] = &[
     "lb-userspace/src/controller/inheritance.rs",
     "lb-userspace/src/controller/reserved_ports.rs",
     "lb-userspace/src/desired.rs",
+    "lb-userspace/src/doctor.rs",
+    "lb-userspace/src/doctor/adverts.rs",
+    "lb-userspace/src/doctor/drivers.rs",
+    "lb-userspace/src/doctor/facts.rs",
+    "lb-userspace/src/doctor/findings.rs",
+    "lb-userspace/src/doctor/findings/",
+    "lb-userspace/src/doctor/firewall.rs",
     "lb-userspace/src/drift.rs",
     "lb-userspace/src/flows.rs",
     "lb-userspace/src/health/rise_fall.rs",
@@ -59,6 +66,8 @@ const PURE: &[&str] = &[
     "lb-userspace/src/resets/segments.rs",
     "lb-userspace/src/round_robin.rs",
     "lb-userspace/src/slow_start.rs",
+    "lb-userspace/src/status/text.rs",
+    "lb-userspace/src/status/without_daemon.rs",
     "lb-userspace/src/steering.rs",
     "lb-userspace/src/succession.rs",
     "lb-userspace/src/sync/agreement.rs",
@@ -73,6 +82,9 @@ const PURE: &[&str] = &[
     "lb-userspace/src/sync/record.rs",
     "lb-userspace/src/sync/sender.rs",
     "lb-userspace/src/sync/status.rs",
+    "lb-userspace/src/top/draw.rs",
+    "lb-userspace/src/top/rates.rs",
+    "lb-userspace/src/top/state.rs",
     "lb-userspace/src/trace/",
     "lb-userspace/src/track/answers.rs",
     "lb-userspace/src/track/echo.rs",
@@ -119,11 +131,12 @@ const IMPURE: [&str; 20] = [
 ];
 
 /// Where `lb-userspace` may be unsafe: map access and sockets that the standard library has no words for.
-const UNSAFE: [&str; 5] = [
+const UNSAFE: [&str; 6] = [
     "lb-userspace/src/announce.rs",
     "lb-userspace/src/announce/",
     "lb-userspace/src/dataplane.rs",
     "lb-userspace/src/dataplane/",
+    "lb-userspace/src/doctor/gather/system_calls.rs",
     "lb-userspace/src/vrrp/socket.rs",
 ];
 

@@ -353,6 +353,27 @@ fn what_happened_while_nobody_looked_is_found_by_the_walk() {
     assert_eq!(world.words(), NOTHING, "once is enough");
 }
 
+#[test]
+fn what_every_node_forwards_is_logged_by_whose_packets_it_is() {
+    let mut world = World::new(false);
+    let mut config = config(vec![service("api", VIP, &[4, 5])]);
+    (config.services[0].connection_log, config.services[0].vrrp) = (true, None);
+    let mut services = logged_services(&config);
+    services.values_mut().for_each(|service| service.is_shared = true);
+    world.book.configure(services, false, world.now, &|_| None);
+    let (ours, a_peer_s) = (flow(1, 160), flow(2, 160));
+    world.change(ours);
+    world.flows.insert(a_peer_s.id, a_peer_s);
+    world.walk();
+    world.sweep(&a_peer_s);
+    assert_eq!(world.words(), ["start handshake"]);
+    // The packets come this way now.
+    world.change(flow(3, 160));
+    world.flows.clear();
+    world.walk();
+    assert_eq!(world.words(), ["start handshake", "end unknown late", "end unknown late"]);
+}
+
 /// What the files of a daemon say that has crashed now.
 fn memory(world: &World, written: &[Record]) -> Memory {
     let mut memory = Memory::default();

@@ -111,7 +111,10 @@ fn the_first_state_has_not_followed_any() {
 fn another_owner_is_told_where_this_node_only_listens() {
     let one = router(VrrpState::Backup, "x", Some((LB2, 101)));
     let other = router(VrrpState::Backup, "x", Some(([172, 16, 0, 4].into(), 90)));
-    assert_eq!(told(&one, &other), ["vrrp main: owner: 172.16.0.3 (priority 101) -> 172.16.0.4 (priority 90)"]);
+    assert_eq!(
+        told(&one, &other),
+        ["vrrp main: owner: 172.16.0.3 (priority 101) -> 172.16.0.4 (priority 90)"]
+    );
     let same = router(VrrpState::Backup, "x", Some((LB2, 80)));
     assert_eq!(told(&one, &same), [] as [&str; 0], "a priority that changes is the other node's to tell");
 }
@@ -127,7 +130,7 @@ fn problems_of_a_router_begin_and_end_once() {
     let texts = told(&well, &ill);
     assert_eq!(texts.len(), 4, "{texts:?}");
     assert_eq!(texts[0], "vrrp main: priority 100 -> 50");
-    assert!(texts[1..].iter().all(|text| text.starts_with("problem: begins: vrrp main: ")), "{texts:?}");
+    assert!(texts[1..].iter().all(|text| text.starts_with("problem begins: vrrp main: ")), "{texts:?}");
     let mut still = ill.clone();
     still.blocked = Some("no witness answers for 900 ms".to_owned());
     still.deaf = Some(Duration::from_secs(9));
@@ -135,7 +138,7 @@ fn problems_of_a_router_begin_and_end_once() {
     assert!(told(&still, &ill).is_empty());
     let ended = told(&ill, &well);
     assert!(
-        ended.len() == 4 && ended[1..].iter().all(|text| text.starts_with("problem: ends: ")),
+        ended.len() == 4 && ended[1..].iter().all(|text| text.starts_with("problem ends: ")),
         "{ended:?}"
     );
 }
@@ -189,7 +192,10 @@ fn a_track_is_told_once_it_is_known() {
         track_event("main", &track(state), known.as_ref(), at(100)).map(|event| event.to_string())
     };
     assert_eq!(told("unknown", None), None);
-    assert_eq!(told("up", Some(("unknown", 0))).as_deref(), Some("vrrp main: track up: script /bin/check: exit 1"));
+    assert_eq!(
+        told("up", Some(("unknown", 0))).as_deref(),
+        Some("vrrp main: track up: script /bin/check: exit 1")
+    );
     assert_eq!(
         told("down", Some(("up", 40))).as_deref(),
         Some("vrrp main: track up -> down: script /bin/check: exit 1 (up for 1 min 0 s)")
@@ -218,7 +224,7 @@ fn a_peer_comes_goes_and_differs() {
     };
     assert_eq!(
         texts(&new, &up),
-        ["peer lb2 (172.16.0.3:7946): gets our flows", "peer lb2 (172.16.0.3:7946): sends its flows"]
+        ["peer lb2 (172.16.0.3:7946) gets our flows", "peer lb2 (172.16.0.3:7946) sends its flows"]
     );
     assert_eq!(peer_events(&new, &up, at(100))[1].at, at(98), "when it happened");
     let mut further = up.clone();
@@ -231,6 +237,6 @@ fn a_peer_comes_goes_and_differs() {
     let mut gone = new.clone();
     gone.sending.last_error = Some("connection refused".to_owned());
     let texts = texts(&further, &gone);
-    assert_eq!(texts[0], "peer lb2 (172.16.0.3:7946): does not get our flows any more: connection refused");
+    assert_eq!(texts[0], "peer lb2 (172.16.0.3:7946) does not get our flows any more: connection refused");
     assert_eq!(texts.len(), 2);
 }

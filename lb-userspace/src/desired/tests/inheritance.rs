@@ -34,9 +34,9 @@ fn heirs_rebuild_flows_and_whoever_no_instance_owns_always_does() {
     let mut world = three();
     let (yes, no) = ((true, true), (false, false));
     assert_eq!(inherits(&mut world), [no, no, yes]);
-    world.heirs.insert("main".into());
+    world.heirs.insert("main".into(), None);
     assert_eq!(inherits(&mut world), [yes, no, yes]);
-    world.heirs = BTreeSet::from(["other".into()]);
+    world.heirs = BTreeMap::from([("other".into(), None)]);
     assert_eq!(inherits(&mut world), [no, yes, yes]);
     world.config.flows.rebuild = Duration::ZERO;
     assert_eq!(inherits(&mut world), [no, no, no], "switched off");
@@ -47,9 +47,25 @@ fn a_vip_is_inherited_where_one_of_its_services_is() {
     let mut world = three();
     world.config.services[1].vip = world.config.services[0].vip;
     world.config.services[1].port = NonZeroU16::new(2379).expect("not 0");
-    world.heirs.insert("other".into());
+    world.heirs.insert("other".into(), None);
     let marks: Vec<_> = inherits(&mut world);
     assert_eq!(marks, [(false, true), (true, true), (true, true)]);
+}
+
+#[test]
+fn the_former_owner_is_told_to_the_data_plane_while_the_vip_is_inherited_and_active() {
+    let mut world = three();
+    let former = [2, 0, 0, 0, 0, 3];
+    let told = |world: &mut World| {
+        let vips = world.desired().tables.vips;
+        vips.values().map(|vip| vip.former.octets() == former).collect::<Vec<_>>()
+    };
+    world.active.insert("main".into(), 1);
+    assert_eq!(told(&mut world), [false; 3]);
+    world.heirs.insert("main".into(), Some(former));
+    assert_eq!(told(&mut world), [true, false, false]);
+    world.config.flows.rebuild = Duration::ZERO;
+    assert_eq!(told(&mut world), [false; 3], "switched off");
 }
 
 #[test]

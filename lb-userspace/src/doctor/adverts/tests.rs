@@ -76,3 +76,27 @@ fn a_solicitation_goes_to_the_target_s_group_and_an_advertisement_is_understood(
     let answer = crate::announce::unsolicited_advertisement([2, 0, 0, 0, 0, 9], target);
     assert_eq!(owner_of(&answer), Some((target.into(), [2, 0, 0, 0, 0, 9])));
 }
+
+/// Anybody may send anything.
+#[test]
+fn no_frame_makes_it_panic() {
+    use proptest::prelude::*;
+
+    let heads = [
+        advert(address("172.16.0.3"), address("224.0.0.18"), address("172.16.0.10")),
+        advert(address("fe80::3"), address("ff02::12"), address("fe80::10")),
+        arp_probe(MAC, Ipv4Addr::new(172, 16, 0, 10)),
+        crate::announce::unsolicited_advertisement(MAC, Ipv6Addr::LOCALHOST).to_vec(),
+    ];
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
+    let frames = (prop::sample::select(heads.to_vec()), changes, any::<prop::sample::Index>());
+    proptest!(ProptestConfig::with_cases(2000), |((mut frame, changes, end) in frames)| {
+        for (at, byte) in changes {
+            let at = at.index(frame.len());
+            frame[at] = byte;
+        }
+        frame.truncate(end.index(frame.len()) + 1);
+        let _ = Heard::read(&frame, false, SystemTime::UNIX_EPOCH);
+        let _ = owner_of(&frame);
+    });
+}

@@ -20,7 +20,10 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     });
     let mut found: Vec<Finding> = failed.collect();
     if found.is_empty() {
-        found.push(Finding::fine(ID, format!("all {} answer as they should", facts.backends.len())));
+        found.push(Finding::fine(
+            ID,
+            format!("all backends ({}) answer as they should", facts.backends.len()),
+        ));
     }
     found
 }

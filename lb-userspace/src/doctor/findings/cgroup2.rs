@@ -11,11 +11,11 @@ const ID: &str = "cgroup2";
 pub fn judge(facts: &Facts) -> Vec<Finding> {
     let off = facts.config.node.local_clients == LocalClients::Off;
     vec![match &facts.host.cgroup2 {
-        Some(path) => Finding::fine(ID, format!("mounted at {}", path.display())),
-        None if off => Finding::fine(ID, "not mounted, and not needed: local_clients is \"off\""),
-        None => Finding::problem(
+        Ok(path) => Finding::fine(ID, format!("mounted at {}", path.display())),
+        Err(_) if off => Finding::fine(ID, "not mounted, and not needed: local_clients is \"off\""),
+        Err(why) => Finding::problem(
             ID,
-            "not mounted",
+            why.clone(),
             "connections of this node's own processes to the VIP cannot be sent to a backend; they meet the node itself \
              while it owns the VIP",
         )
@@ -34,9 +34,12 @@ mod tests {
 
     #[test]
     fn it_is_missed_where_it_is_needed() {
-        assert_eq!(one(judge, |facts| facts.host.cgroup2 = None).severity, Severity::Problem);
+        assert_eq!(
+            one(judge, |facts| facts.host.cgroup2 = Err("no cgroup2".to_owned())).severity,
+            Severity::Problem
+        );
         fine(judge, |facts| {
-            facts.host.cgroup2 = None;
+            facts.host.cgroup2 = Err("no cgroup2".to_owned());
             facts.config.node.local_clients = LocalClients::Off;
         });
     }

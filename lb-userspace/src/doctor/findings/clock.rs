@@ -14,7 +14,7 @@ fn by_time(instance: &VrrpInstance) -> bool {
 
 /// Signed advertisements are refused when the clocks differ by more than `auth_hmac.time_window`.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
-    let needed = facts.config.vrrp.iter().any(by_time);
+    let needed = facts.routers().any(by_time);
     let cause = if needed {
         "auth_hmac refuses advertisements whose time is not near this node's: both nodes would become active"
     } else {
@@ -30,7 +30,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         }
         Err(why) => Finding::unseen(ID, "the clock", why),
     }];
-    for instance in facts.config.vrrp.iter().filter(|instance| by_time(instance)) {
+    for instance in facts.routers().filter(|instance| by_time(instance)) {
         let Some(auth) = &instance.auth_hmac else { continue };
         let window = i64::try_from(auth.time_window.as_secs()).unwrap_or(i64::MAX);
         for heard in &facts.wire.adverts {

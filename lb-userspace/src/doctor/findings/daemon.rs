@@ -35,7 +35,7 @@ mod tests {
     use super::*;
     use crate::doctor::{
         Severity,
-        findings::healthy::{fine, one},
+        findings::healthy::{fine, one, running},
     };
 
     #[test]
@@ -43,5 +43,12 @@ mod tests {
         let found = one(judge, |facts| facts.daemon = Err("permission denied".to_owned()));
         assert_eq!((found.severity, found.cause.as_deref()), (Severity::Advice, Some("permission denied")));
         fine(judge, |_| ());
+    }
+
+    #[test]
+    fn its_problems_are_problems() {
+        fine(judge, |facts| facts.daemon = Ok(Some(running(true, &[]))));
+        let found = one(judge, |facts| facts.daemon = Ok(Some(running(true, &["VRID 60 is also used"]))));
+        assert_eq!((found.severity, found.seen.as_str()), (Severity::Problem, "VRID 60 is also used"));
     }
 }

@@ -20,7 +20,7 @@ const CAUSE: &str = "the daemon does not hear its peers and takes the VIP, too; 
 
 /// Proved by listening where anybody is heard; else judged by the rules.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
-    facts.config.vrrp.iter().map(|instance| of(facts, instance).about(instance.name.clone())).collect()
+    facts.routers().map(|instance| of(facts, instance).about(instance.name.clone())).collect()
 }
 
 fn of(facts: &Facts, instance: &VrrpInstance) -> Finding {

@@ -20,6 +20,7 @@ use crate::{
         findings::Judge,
         firewall::Rules,
     },
+    status::Status,
     vrrp::{
         advert::{Advertisement, Envelope, Priority},
         router::dialect,
@@ -107,7 +108,7 @@ pub fn facts() -> Facts {
             processors: 4,
             capabilities: u64::MAX,
             bpf_fs: BpfFs::Mounted,
-            cgroup2: Some(PathBuf::from("/sys/fs/cgroup")),
+            cgroup2: Ok(PathBuf::from("/sys/fs/cgroup")),
             memory_available: Ok(8 << 30),
             memlock: Some(8 << 20),
             clock: Ok(Clock { synchronised: true, error_us: 1000 }),
@@ -159,6 +160,24 @@ pub fn facts() -> Facts {
     };
     facts.wire.adverts = vec![heard(&facts)];
     facts
+}
+
+/// What a running daemon says; whether the VIP is its node's, and what is wrong.
+pub fn running(holds_addresses: bool, problems: &[&str]) -> Status {
+    let vrrp = serde_json::json!({
+        "name": "main", "state": "active", "since": "", "reason": "", "priority": 100, "virtual_router_id": 60, "version": 3,
+        "vips": ["172.16.0.10/24"], "adverts_sent": 0, "adverts_received": 0, "discarded": {},
+        "holds_addresses": holds_addresses,
+    });
+    let status = serde_json::json!({
+        "node": "lb1", "version": "0.1.0", "pid": 1, "uptime_seconds": 9, "problems": problems,
+        "config": { "path": "/etc/xvip/xvip.toml", "loaded_at": "" },
+        "interface": { "name": "eth0", "xdp_mode": "native", "mac": "" },
+        "vrrp": [vrrp], "services": [],
+        "packets": { "passed": {}, "dropped": {}, "transmitted": {} },
+        "flows": { "established": 0, "half_open": 0, "closing": 0, "max": 1024 },
+    });
+    serde_json::from_value(status).expect("a status")
 }
 
 /// The facts of the one interface.

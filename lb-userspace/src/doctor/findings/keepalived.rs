@@ -18,7 +18,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
                 continue;
             }
         };
-        let shared = facts.config.vrrp.iter().find(|vrrp| ids.contains(&vrrp.virtual_router_id.get()));
+        let shared = facts.routers().find(|vrrp| ids.contains(&vrrp.virtual_router_id.get()));
         found.push(match shared {
             Some(instance) if !observes => Finding::problem(
                 ID,
@@ -41,7 +41,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         });
     }
     // Also one that is in a container, or no keepalived at all.
-    for instance in facts.config.vrrp.iter().filter(|_| facts.running().is_none() && !observes) {
+    for instance in facts.routers().filter(|_| facts.running().is_none() && !observes) {
         let told = found.iter().any(|finding| finding.subject.as_ref() == Some(&instance.name));
         let sent =
             facts.wire.adverts.iter().any(|heard| heard.outgoing && heard.is_of(instance, &facts.config));
@@ -99,6 +99,11 @@ mod tests {
         fine(judge, |facts| {
             running(facts, Ok(BTreeSet::from([60])));
             facts.config.node.observe = true;
+        });
+        // While keepalived keeps the VIP (README, Moving over).
+        fine(judge, |facts| {
+            running(facts, Ok(BTreeSet::from([60])));
+            facts.config.services[0].vrrp = None;
         });
     }
 }

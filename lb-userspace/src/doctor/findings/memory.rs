@@ -38,7 +38,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     // A running daemon has its tables already.
     let needed_now = if facts.running().is_some() { 0 } else { at_once };
     let words = format!(
-        "the tables take about {} MB at once and {} MB more when full; {} MB are available",
+        "the tables take {} MB at once, {} MB more when full; {} MB are available",
         at_once.div_ceil(MEGABYTE),
         full.div_ceil(MEGABYTE),
         available / MEGABYTE,

@@ -12,7 +12,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut found: Vec<Finding> = facts.backends.iter().filter_map(|backend| of(facts, backend)).collect();
     let well = facts.backends.len() - found.len();
     if found.is_empty() {
-        found.push(Finding::fine(ID, format!("all {well} backends' next hops are known")));
+        found.push(Finding::fine(ID, format!("the next hops of all backends ({well}) are known")));
     }
     found
 }

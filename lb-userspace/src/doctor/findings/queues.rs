@@ -2,6 +2,7 @@
 
 use crate::doctor::{
     Finding,
+    drivers::HARMLESS,
     facts::{Channels, Facts, Link},
 };
 
@@ -26,6 +27,10 @@ fn of(facts: &Facts, link: &Link) -> Finding {
             "ena needs as many queues again for what XDP sends, and refuses native mode otherwise",
         )
         .remedy(set(receive_max / 2));
+    }
+    // A virtual interface has no interrupts to share out: packets come in where they are sent.
+    if HARMLESS.contains(&driver) {
+        return Finding::fine(ID, format!("driver {driver} needs no more than it has"));
     }
     if receive == 1 && receive_max > 1 && processors > 1 {
         return Finding::advice(
@@ -55,6 +60,10 @@ mod tests {
             (Severity::Advice, vec!["ethtool -L eth0 combined 4".to_owned()])
         );
         fine(judge, |facts| link(facts).channels = Some(Channels { receive: 1, receive_max: 1 }));
+        fine(judge, |facts| {
+            link(facts).driver = Some("veth".to_owned());
+            link(facts).channels = Some(Channels { receive: 1, receive_max: 8 });
+        });
         let found = one(judge, |facts| {
             link(facts).driver = Some("ena".to_owned());
             link(facts).channels = Some(Channels { receive: 8, receive_max: 8 });

@@ -14,6 +14,8 @@ const ID: &str = "vip-answered";
 /// For each VIP of a VRRP instance.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
+    // Where nobody could be asked, `vrid-in-use` says so.
+    let Some(Ok(listened)) = &facts.wire.listened else { return found };
     let services = facts.config.services.iter();
     let owned: BTreeSet<_> =
         services.filter_map(|service| Some((service.vip.address, service.vrrp.as_deref()?))).collect();
@@ -37,12 +39,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         };
         let answers: Vec<Mac> =
             facts.wire.answers.iter().filter(|answer| answer.vip == vip).map(|answer| answer.mac).collect();
-        let is_slow = facts
-            .wire
-            .listened
-            .as_ref()
-            .and_then(|listened| listened.as_ref().ok())
-            .is_some_and(|listened| *listened <= instance.advert_interval);
+        let is_slow = *listened <= instance.advert_interval;
         let text = vip.to_string();
         let finding = match &answers[..] {
             [] if facts.holds(vip) => Finding::fine(ID, "is this node's, and nobody else answers for it"),
@@ -101,7 +98,7 @@ mod tests {
     use crate::doctor::{
         Severity,
         facts::VipAnswer,
-        findings::healthy::{PEER_MAC, address, fine, one},
+        findings::healthy::{PEER_MAC, address, fine, one, running},
     };
 
     const OTHER: Mac = [2, 0, 0, 0, 0, 9];
@@ -116,6 +113,18 @@ mod tests {
         fine(judge, |_| ());
         fine(judge, |facts| answered(facts, &[PEER_MAC]));
         fine(judge, |facts| answered(facts, &[[0, 0, 0x5e, 0, 1, 60]]));
+    }
+
+    #[test]
+    fn nobody_else_may_answer_for_what_is_ours() {
+        fine(judge, |facts| facts.daemon = Ok(Some(running(true, &[]))));
+        let answered_by_the_peer = |facts: &mut Facts, holds| {
+            facts.daemon = Ok(Some(running(holds, &[])));
+            answered(facts, &[PEER_MAC]);
+        };
+        let found = one(judge, |facts| answered_by_the_peer(facts, true));
+        assert_eq!(found.severity, Severity::Problem);
+        fine(judge, |facts| answered_by_the_peer(facts, false));
     }
 
     #[test]

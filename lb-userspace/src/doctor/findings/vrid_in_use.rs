@@ -13,10 +13,12 @@ const ID: &str = "vrid-in-use";
 /// Whoever is heard with an instance's VRID and family is either one of its members or in the way.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
-    if let Some(Err(why)) = &facts.wire.listened {
-        return vec![Finding::unseen(ID, "the network", why)];
+    match &facts.wire.listened {
+        Some(Ok(_)) => {}
+        Some(Err(why)) => return vec![Finding::unseen(ID, "the network", why)],
+        None => return vec![Finding::unseen(ID, "the network", "there is no interface to listen on")],
     }
-    for instance in &facts.config.vrrp {
+    for instance in facts.routers() {
         let heard: Vec<&Heard> = facts
             .wire
             .adverts
@@ -132,7 +134,9 @@ mod tests {
     fn peers_and_other_numbers_are_no_finding() {
         fine(judge, |_| ());
         fine(judge, |facts| facts.wire.adverts.clear());
+        assert_eq!(one(judge, |facts| facts.wire.listened = None).severity, Severity::Advice);
         fine(judge, |facts| facts.wire.adverts[0].outgoing = true);
+        fine(judge, |facts| facts.config.services[0].vrrp = None);
         fine(judge, |facts| {
             let other = crate::vrrp::advert::Vrid(std::num::NonZeroU8::new(61).expect("a VRID"));
             facts.wire.adverts[0].advertisement.vrid = other;

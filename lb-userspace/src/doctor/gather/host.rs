@@ -15,6 +15,7 @@ use nix::{
 use super::system_calls;
 use crate::{
     config::model::Config,
+    dataplane::cgroup2_mount,
     doctor::facts::{BpfFs, Directory, FileMode, Host, Looked, OwnAddress},
     state_file,
 };
@@ -34,7 +35,7 @@ pub fn look(config: &Config) -> Host {
         processors: processors(),
         capabilities: capabilities(&read("/proc/self/status")).unwrap_or(0),
         bpf_fs: bpf_fs(&config.node.pin_path),
-        cgroup2: cgroup2(&read("/proc/self/mountinfo")),
+        cgroup2: cgroup2_mount().map_err(|error| error.to_string()),
         memory_available: memory_available(&read("/proc/meminfo"))
             .ok_or_else(|| "/proc/meminfo has no MemAvailable".to_owned()),
         memlock: memlock(&read("/proc/self/limits")),
@@ -70,14 +71,6 @@ fn memory_available(meminfo: &str) -> Option<u64> {
 fn memlock(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"))?;
     line.split_whitespace().next()?.parse().ok()
-}
-
-fn cgroup2(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        let point = mount.split_whitespace().nth(4)?;
-        kind.starts_with("cgroup2 ").then(|| PathBuf::from(point))
-    })
 }
 
 fn bpf_fs(pin_path: &Path) -> BpfFs {
@@ -139,9 +132,6 @@ mod tests {
             "Limit   Soft Limit  Hard Limit Units\nMax locked memory         8388608     8388608   bytes\n";
         assert_eq!(memlock(limits), Some(8 << 20));
         assert_eq!(memlock(&limits.replace("8388608", "unlimited")), None);
-        let mounts = "25 1 0:22 / /sys rw - sysfs sysfs rw\n31 25 0:27 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup2(mounts), Some(PathBuf::from("/sys/fs/cgroup")));
-        assert_eq!(cgroup2("25 1 0:22 / /sys rw - cgroup cgroup rw\n"), None);
     }
 
     #[test]

@@ -166,7 +166,8 @@ fn virtual_router_ids(text: &str) -> BTreeSet<u8> {
     ids.collect()
 }
 
-/// Adds to each program where it is pinned and who holds it.
+/// Adds to each program where it is pinned and, where one is not, who holds it: that means to look at everything that every
+/// process has open.
 pub fn find_holders(programs: &mut [Program]) {
     if programs.is_empty() {
         return;
@@ -180,6 +181,9 @@ pub fn find_holders(programs: &mut [Program]) {
         for program in programs.iter_mut().filter(|program| program.id == id) {
             program.pins.push(path.clone());
         }
+    }
+    if programs.iter().all(|program| !program.pins.is_empty()) {
+        return;
     }
     for process in processes() {
         let infos = fs::read_dir(format!("/proc/{}/fdinfo", process.id)).into_iter().flatten().flatten();

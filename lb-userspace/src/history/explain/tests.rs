@@ -140,7 +140,7 @@ fn a_dead_backend_s_story_is_told() {
          it is down. It has 3 connections at 172.16.0.10:6443. Reset since the daemon was started: 12 (backend dead).\n\
          \n\
          1970-01-01 (UTC)\n\
-         \x20 00:01:40.000  xvip: started: version 0.1.0\n\
+         \x20 00:01:40.000  xvip started: version 0.1.0\n\
          \x20 00:01:41.000  unknown -> up: status 200\n\
          \x20 02:30:00.000  check failed: connection refused\n\
          \x20 02:30:01.000  up -> down (dead): connection refused (up for 2 h 28 min)\n\
@@ -215,7 +215,7 @@ fn without_a_daemon_its_last_words_are_told() {
     scene.events.push(Event::new(Kind::Daemon, "lb1", at(9_999)).became("stopped"));
     let explained = scene.ask("main").expect("known");
     assert_eq!(explained.daemon, "down");
-    assert!(explained.note.expect("said").ends_with("It was stopped 1970-01-01 02:46:39 UTC, 1000 ms ago."));
+    assert!(explained.note.expect("said").ends_with("It was stopped 1970-01-01 02:46:39 UTC, 1 s ago."));
     assert!(explained.subjects[0].now[0].starts_with("VRRP instance main was active since"));
     scene.events.clear();
     let empty = scene.text("m5", 80);

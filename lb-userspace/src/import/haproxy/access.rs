@@ -22,6 +22,8 @@ pub struct Access {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Rule {
     place: Place,
+    /// When it is looked at: `connection`, `session`, `content`.
+    stage: u8,
     accepts: bool,
     condition: Condition,
 }
@@ -78,13 +80,21 @@ impl Access {
             ("inspect-delay", _) => {
                 scribe.note(place, Fate::NotNeeded, "", "xvip does not wait for what a client sends");
             }
-            ("connection" | "session" | "content", verb @ ("accept" | "reject" | "silent-drop")) => {
+            (
+                stage @ ("connection" | "session" | "content"),
+                verb @ ("accept" | "reject" | "silent-drop"),
+            ) => {
+                let stage = match stage {
+                    "connection" => 0,
+                    "session" => 1,
+                    _ => 2,
+                };
                 let condition = self.condition(line.from(3));
                 if verb == "accept" && condition == Condition::Other && line.word(1) == "content" {
                     let note = "waits for what the client sends; xvip does not look into it";
                     scribe.note(place, Fate::NotNeeded, "", note);
                 } else {
-                    self.rules.push(Rule { place, accepts: verb == "accept", condition });
+                    self.rules.push(Rule { place, stage, accepts: verb == "accept", condition });
                 }
             }
             ("connection" | "session" | "content", verb) => {
@@ -174,13 +184,15 @@ impl Access {
         }
     }
 
-    /// Who may connect by the rules in their order, the first that holds counting; empty: everybody. Says of each rule what
+    /// Who may connect by the rules of each stage in their order, the first that holds counting; empty: everybody. Says of each rule what
     /// became of it.
     pub fn settle(&mut self, scribe: &mut Scribe<'_>) -> Vec<At<Prefix>> {
+        let mut rules = std::mem::take(&mut self.rules);
+        rules.sort_by_key(|rule| rule.stage);
         let mut accepted: Vec<At<Prefix>> = Vec::new();
         let mut result = None;
         let mut impossible = false;
-        for rule in std::mem::take(&mut self.rules) {
+        for rule in rules {
             let place = rule.place;
             if result.is_some() {
                 scribe.note(place, Fate::NotNeeded, "", "a rule before it has decided");

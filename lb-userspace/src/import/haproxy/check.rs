@@ -33,16 +33,33 @@ impl Asked {
 }
 
 /// A request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    method: String,
-    path: String,
+    /// HAProxy's default is OPTIONS.
+    method: Option<String>,
+    /// HAProxy's default is `/`.
+    path: Option<String>,
+    /// Whether there are headers or a body.
+    more: bool,
 }
 
-impl Default for Request {
-    /// What HAProxy sends if nothing is said.
-    fn default() -> Self {
-        Self { method: "OPTIONS".to_owned(), path: "/".to_owned() }
+impl Request {
+    /// What is sent: `http-check send` counts before the option, part by part.
+    fn with(&self, send: Option<&Self>) -> Self {
+        let Some(send) = send else { return self.clone() };
+        Self {
+            method: send.method.clone().or_else(|| self.method.clone()),
+            path: send.path.clone().or_else(|| self.path.clone()),
+            more: self.more || send.more,
+        }
+    }
+
+    fn method(&self) -> &str {
+        self.method.as_deref().unwrap_or("OPTIONS")
+    }
+
+    fn path(&self) -> &str {
+        self.path.as_deref().unwrap_or("/")
     }
 }
 
@@ -115,8 +132,16 @@ impl Checks {
             "ssl-hello-chk" => Asked::SslHello,
             "httpchk" => Asked::Http(match (line.word(at + 1), line.word(at + 2)) {
                 ("", _) => Request::default(),
-                (uri, "") => Request { path: path_of(uri), ..Request::default() },
-                (method, uri) => Request { method: method.to_owned(), path: path_of(uri) },
+                (uri, "") => Request { path: Some(path_of(uri)), ..Request::default() },
+                (method, uri) => Request {
+                    method: Some(method.to_owned()),
+                    path: Some(path_of(uri)),
+                    // Behind the version, as it was written before HAProxy 2.2.
+                    more: line
+                        .from(at + 3)
+                        .iter()
+                        .any(|word| word.text.contains('\r') || !word.text.starts_with("HTTP/")),
+                },
             }),
             other => Asked::Other(other.to_owned()),
         };
@@ -253,13 +278,15 @@ impl Checks {
             Asked::Tcp if self.tcp.tls || tls => (Fate::Exact, "service.health.check = \"tls\"".to_owned(), String::new()),
             Asked::Tcp => (Fate::Exact, "service.health.check = \"tcp\"".to_owned(), String::new()),
             Asked::Http(own) => {
-                let request = self.http.send.as_ref().unwrap_or(own);
+                let request = own.with(self.http.send.as_ref());
                 let kind = if self.http.tls.unwrap_or(tls) { "https" } else { "http" };
-                let becomes = format!("service.health.check = \"{kind}\"; service.health.path = {:?}", request.path);
-                if request.method == "GET" {
-                    (Fate::Exact, becomes, String::new())
+                let becomes = format!("service.health.check = \"{kind}\"; service.health.path = {:?}", request.path());
+                if request.method() != "GET" {
+                    (Fate::Approximate, becomes, format!("xvip sends GET, HAProxy {}", request.method()))
+                } else if own.more {
+                    (Fate::Approximate, becomes, "xvip sends no other headers".to_owned())
                 } else {
-                    (Fate::Approximate, becomes, format!("xvip sends GET, HAProxy {}", request.method))
+                    (Fate::Exact, becomes, String::new())
                 }
             }
             Asked::SslHello => (
@@ -299,7 +326,7 @@ impl Checks {
             last.place.line,
         );
         let remedy = match overridden.iter().find_map(|option| match &option.value {
-            Asked::Http(request) => Some(self.http.send.as_ref().unwrap_or(request)),
+            Asked::Http(request) => Some(request.with(self.http.send.as_ref())),
             _ => None,
         }) {
             Some(request) => {
@@ -311,7 +338,7 @@ impl Checks {
                 };
                 format!(
                     "the check in effect is imported; what was meant is check = \"https\", path = {:?}{expect} in [service.health]",
-                    request.path
+                    request.path()
                 )
             }
             None => "the check in effect is imported; see `service.health.check` for others".to_owned(),
@@ -333,7 +360,7 @@ impl Checks {
                 let tls = self.http.tls.unwrap_or(tls);
                 ServerCheck::Http {
                     tls,
-                    path: self.http.send.as_ref().unwrap_or(own).path.clone(),
+                    path: own.with(self.http.send.as_ref()).path().to_owned(),
                     expect: self.http.expect.clone(),
                     ca_file: ca_file.filter(|_| tls),
                 }
@@ -351,18 +378,17 @@ type Said = (Fate, String, &'static str);
 
 impl HttpRules {
     fn send(&mut self, line: &Line) -> Result<Said, String> {
-        let mut request = Request { method: "GET".to_owned(), path: "/".to_owned() };
-        let mut extra = false;
+        let mut request = Request::default();
         let mut words = line.from(2).iter();
         while let Some(word) = words.next() {
             let mut value =
                 || words.next().map(|word| word.text.clone()).ok_or(format!("`{}` has no value", word.text));
             match word.text.as_str() {
-                "meth" => request.method = value()?,
-                "uri" => request.path = path_of(&value()?),
+                "meth" => request.method = Some(value()?),
+                "uri" => request.path = Some(path_of(&value()?)),
                 "uri-lf" => {
                     value()?;
-                    extra = true;
+                    request.more = true;
                 }
                 "ver" => {
                     value()?;
@@ -370,11 +396,11 @@ impl HttpRules {
                 "hdr" => {
                     value()?;
                     value()?;
-                    extra = true;
+                    request.more = true;
                 }
                 "body" | "body-lf" => {
                     value()?;
-                    extra = true;
+                    request.more = true;
                 }
                 "comment" => {
                     value()?;
@@ -382,10 +408,11 @@ impl HttpRules {
                 other => return Err(format!("`http-check send` has no {other:?}")),
             }
         }
-        let becomes = format!("service.health.path = {:?}", request.path);
-        let said = if extra {
+        let becomes =
+            request.path.as_ref().map_or_else(String::new, |path| format!("service.health.path = {path:?}"));
+        let said = if request.more {
             (Fate::Approximate, becomes, "xvip sends no other headers and no body")
-        } else if request.method == "GET" {
+        } else if request.method.as_ref().is_none_or(|method| method == "GET") {
             (Fate::Exact, becomes, "")
         } else {
             (Fate::Approximate, becomes, "xvip sends GET")

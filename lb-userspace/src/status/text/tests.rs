@@ -8,7 +8,7 @@ use crate::status::{
 };
 use crate::sync::status::Refused;
 
-fn status() -> Status {
+pub(crate) fn status() -> Status {
     let since = "2026-01-02T03:04:05.678Z".to_owned();
     let backend = |name: &str, down: Option<&str>| BackendStatus {
         name: name.into(),
@@ -87,6 +87,8 @@ fn status() -> Status {
         },
         flows: FlowsStatus { max: 1024, established: 3, half_open: 0, closing: 2 },
         sync: None,
+        hooks: Vec::new(),
+        connection_log: None,
         observing: None,
     }
 }

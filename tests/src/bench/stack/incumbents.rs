@@ -6,19 +6,17 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::absence::Absence;
 use super::{Incident, NAMES, SERVERS, Stack, befall_server, undo_server};
-use crate::freezer::Freezer;
 use crate::incumbent::{IncumbentNode, Server};
 use crate::topology::Lab;
 
 /// Two nodes.
 pub struct IncumbentPair {
     // Before the nodes, whose processes it thaws, and these before the switch that they are plugged into.
-    frozen: Option<Freezer>,
+    absence: Absence,
     nodes: [IncumbentNode; 2],
     lab: Lab,
-    /// Nothing is to be expected of the first node.
-    away: bool,
 }
 
 impl IncumbentPair {
@@ -29,7 +27,7 @@ impl IncumbentPair {
     pub fn start(spare: bool) -> anyhow::Result<Self> {
         let lab = Lab::builder().lbs(0).masters(SERVERS as u8 + u8::from(spare)).build()?;
         let nodes = [IncumbentNode::create(&lab, 0)?, IncumbentNode::create(&lab, 1)?];
-        let mut pair = Self { frozen: None, nodes, lab, away: false };
+        let mut pair = Self { absence: Absence::of(NAMES[0]), nodes, lab };
         pair.configure(None)?;
         for node in &mut pair.nodes {
             node.start()?;
@@ -65,7 +63,7 @@ impl Stack for IncumbentPair {
     }
 
     fn owner(&self) -> Option<&str> {
-        let has = [!self.away && self.nodes[0].holds_vip(), self.nodes[1].holds_vip()];
+        let has = [!self.absence.is_away() && self.nodes[0].holds_vip(), self.nodes[1].holds_vip()];
         match has {
             [true, false] => Some(NAMES[0]),
             [false, true] => Some(NAMES[1]),
@@ -74,7 +72,7 @@ impl Stack for IncumbentPair {
     }
 
     fn is_whole(&self) -> bool {
-        !self.away
+        !self.absence.is_away()
             && self.nodes.iter().all(|node| {
                 server_states(node).is_ok_and(|states| {
                     states.len() >= 2 * SERVERS && states.iter().all(|(_, state)| state == "UP")
@@ -105,20 +103,11 @@ impl Stack for IncumbentPair {
         let node = &mut self.nodes[0];
         match incident {
             Incident::NodeDeath => {
-                self.lab.cut(NAMES[0])?;
-                self.away = true;
+                self.absence.cut(&self.lab)?;
                 node.kill().context("killing keepalived and HAProxy")?;
             }
-            Incident::Cut => {
-                self.lab.cut(NAMES[0])?;
-                self.away = true;
-            }
-            Incident::Freeze => {
-                let freezer = Freezer::of_all(&node.processes()?)?;
-                freezer.freeze()?;
-                self.frozen = Some(freezer);
-                self.away = true;
-            }
+            Incident::Cut => self.absence.cut(&self.lab)?,
+            Incident::Freeze => self.absence.freeze(&node.processes()?)?,
             Incident::Stop => node.stop_keepalived()?,
             Incident::ProcessDeath => node.kill_haproxy(),
             Incident::Restart => node.restart_haproxy()?,
@@ -142,17 +131,11 @@ impl Stack for IncumbentPair {
     fn undo(&mut self, incident: Incident) -> anyhow::Result<()> {
         undo_server(&self.lab, incident)?;
         match incident {
-            Incident::NodeDeath => {
-                self.nodes[0].forget()?;
-                self.lab.heal(NAMES[0])?;
-            }
-            Incident::Cut => self.lab.heal(NAMES[0])?,
-            // Thaws.
-            Incident::Freeze => drop(self.frozen.take()),
+            Incident::NodeDeath => self.nodes[0].forget()?,
             Incident::BackendAdded | Incident::BackendWeighted => self.reload(None)?,
             _ => {}
         }
-        self.away = false;
+        self.absence.end(&self.lab)?;
         Ok(self.nodes[0].start()?)
     }
 

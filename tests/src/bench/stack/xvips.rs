@@ -1,19 +1,16 @@
 //! Two nodes of xvip's.
 
-use std::fs;
-use std::io::Write as _;
-use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
 
+use super::absence::Absence;
 use super::{Incident, NAMES, SERVERS, Stack, befall_server, undo_server};
 use crate::addresses::Family;
-use crate::freezer::Freezer;
 use crate::node::{LbNode, NodeConfig};
+use crate::shared_flows;
 use crate::topology::{API_PORT, Lab, Mode, PLAIN_PORT, find_program};
 use crate::wait;
 
@@ -22,7 +19,6 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Loading the programs and making the tables takes a busy machine long.
 const START_LIMIT: Duration = Duration::from_secs(200);
-const SYNC_PORT: u16 = 7946;
 
 /// What a pair is like.
 #[derive(Debug, Clone)]
@@ -40,10 +36,8 @@ pub struct XvipSettings {
 /// Two nodes, nothing configured that has a default but what the settings say. In nat mode they keep each other's flows.
 pub struct XvipPair {
     // Before the lab, whose processes it thaws.
-    frozen: Option<Freezer>,
+    absence: Absence,
     lab: Lab,
-    /// Nothing is to be expected of the first node.
-    away: bool,
 }
 
 impl XvipPair {
@@ -55,9 +49,10 @@ impl XvipPair {
         let masters = SERVERS as u8 + u8::from(settings.spare);
         let lab = Lab::builder().mode(settings.mode).masters(masters).patience(10).build()?;
         let plain = lab.plain_service(Family::V4);
-        let pair = Self { frozen: None, lab, away: false };
+        let pair = Self { absence: Absence::of(NAMES[0]), lab };
         if settings.mode == Mode::Nat {
-            pair.share_flows()?;
+            // With direct server return the Maglev table does without.
+            shared_flows::share(&pair.lab)?;
         }
         for lb in pair.lab.lbs() {
             lb.configure(|config| {
@@ -73,21 +68,6 @@ impl XvipPair {
         pair.configure(None)?;
         pair.lab.start_lbs()?;
         Ok(pair)
-    }
-
-    /// Writes `[sync]` and its key. With direct server return the Maglev table does without.
-    fn share_flows(&self) -> anyhow::Result<()> {
-        let key = self.lab.dir().join("sync.key");
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key)?;
-        writeln!(file, "hex:{}", "5a".repeat(32))?;
-        for (lb, peer) in self.lab.lbs().iter().zip(self.lab.lbs().iter().rev()) {
-            let [own, other] = [lb, peer].map(|node| SocketAddr::new(node.address(), SYNC_PORT));
-            lb.configure(|config| {
-                config.extra =
-                    format!("[sync]\nlisten = \"{own}\"\npeers = [\"{other}\"]\nkey_file = {key:?}");
-            })?;
-        }
-        Ok(())
     }
 
     fn first(&self) -> &LbNode {
@@ -161,7 +141,7 @@ impl Stack for XvipPair {
     }
 
     fn owner(&self) -> Option<&str> {
-        let present = self.lab.lbs().iter().skip(usize::from(self.away));
+        let present = self.lab.lbs().iter().skip(usize::from(self.absence.is_away()));
         let mut owners = present.filter(|lb| {
             lb.is_running()
                 && lb.holds_vip()
@@ -172,7 +152,7 @@ impl Stack for XvipPair {
     }
 
     fn is_whole(&self) -> bool {
-        !self.away
+        !self.absence.is_away()
             && self.lab.lbs().iter().all(|lb| {
                 lb.status().is_ok_and(|status| {
                     !status.services.is_empty()
@@ -214,20 +194,11 @@ impl Stack for XvipPair {
         let node = self.lab.lb(0);
         match incident {
             Incident::NodeDeath => {
-                self.lab.cut(NAMES[0])?;
-                self.away = true;
+                self.absence.cut(&self.lab)?;
                 node.kill();
             }
-            Incident::Cut => {
-                self.lab.cut(NAMES[0])?;
-                self.away = true;
-            }
-            Incident::Freeze => {
-                let freezer = Freezer::of(node.daemon_id().context("no daemon runs")?)?;
-                freezer.freeze()?;
-                self.frozen = Some(freezer);
-                self.away = true;
-            }
+            Incident::Cut => self.absence.cut(&self.lab)?,
+            Incident::Freeze => self.absence.freeze(&[node.daemon_id().context("no daemon runs")?])?,
             Incident::Stop => stop(node)?,
             Incident::Release => run(node, &["vip", "release"])?,
             Incident::ProcessDeath => node.kill(),
@@ -257,17 +228,13 @@ impl Stack for XvipPair {
                 let output = node.machine().output(&mut node.tool(&["cleanup"]))?;
                 let said = String::from_utf8_lossy(&output.stderr);
                 ensure!(output.status.success(), "xvip cleanup: {}", said.trim());
-                self.lab.heal(NAMES[0])?;
             }
-            Incident::Cut => self.lab.heal(NAMES[0])?,
-            // Thaws.
-            Incident::Freeze => drop(self.frozen.take()),
             Incident::Release => run(self.first(), &["vip", "acquire"])?,
             Incident::BackendAdded | Incident::BackendWeighted => self.reload(None)?,
             Incident::ServerBack => self.rebalance(false)?,
             _ => {}
         }
-        self.away = false;
+        self.absence.end(&self.lab)?;
         Ok(self.first().start_within(START_LIMIT)?)
     }
 
