@@ -56,6 +56,8 @@ const PURE: &[&str] = &[
     "lb-userspace/src/history.rs",
     "lb-userspace/src/history/event.rs",
     "lb-userspace/src/history/explain.rs",
+    "lb-userspace/src/import/haproxy.rs",
+    "lb-userspace/src/import/haproxy/",
     "lb-userspace/src/maglev.rs",
     "lb-userspace/src/pcapng.rs",
     "lb-userspace/src/rebalance/",
