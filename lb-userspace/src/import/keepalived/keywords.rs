@@ -329,7 +329,7 @@ const SCRIPT: &[Row] = &[];
 const PROCESS: &[Row] = &[(
     &["param_match", "quorum", "quorum_max", "delay", "terminate_delay", "fork_delay", "full_command"],
     Fate::NotPossible,
-    "part of following processes",
+    "`pgrep -x` only tells whether there is such a process",
 )];
 
 const TRACK_FILE: &[Row] = &[(&["file", "init_file"], Fate::NotPossible, "part of following files")];

@@ -185,18 +185,13 @@ impl Reading<'_, '_> {
                 item.words.iter().skip(1).map(|word| word.text.as_str()).collect::<Vec<_>>().join(" ");
         }
         let balancer = balancer::names_balancer(&process.process);
-        let (fate, note) = if balancer {
-            (
-                Fate::Improved,
-                "xvip knows at once whether its own data plane is there, and needs no process for it",
-            )
+        let (fate, becomes, note) = if balancer {
+            let note = "xvip knows at once whether its own data plane is there, and needs no process for it";
+            (Fate::Improved, "", note)
         } else {
-            (
-                Fate::NotPossible,
-                "xvip follows no processes: track a script instead, [\"/usr/bin/pgrep\", \"-x\", NAME]",
-            )
+            (Fate::Approximate, "[[vrrp.track]]", PROCESS)
         };
-        self.notes.say(directive.place, fate, "", note);
+        self.notes.say(directive.place, fate, becomes, note);
         for item in directive.items() {
             match item.name() {
                 "process" => {
@@ -204,12 +199,13 @@ impl Reading<'_, '_> {
                     if process.process.is_empty() {
                         self.value(item);
                     } else {
-                        self.notes.say(item.place, fate, "", note);
+                        self.notes.say(item.place, fate, becomes, note);
                     }
                 }
+                "weight" if !balancer => (process.weight, process.reverse) = self.weight(item, 254),
                 "weight" => {
                     (process.weight, process.reverse) = self.read_weight(item, 254);
-                    let becomes = if balancer && process.weight > 0 { "vrrp.priority" } else { "" };
+                    let becomes = if process.weight > 0 { "vrrp.priority" } else { "" };
                     self.notes.say(item.place, fate, becomes, note);
                 }
                 _ if balancer => {
@@ -280,6 +276,9 @@ impl Reading<'_, '_> {
         }
     }
 }
+
+/// What is said of a process that is no balancer.
+pub const PROCESS: &str = "`pgrep -x` asks for it once a second; keepalived hears of its end from the kernel";
 
 /// What is said of a weight that counts the other way round.
 pub const REVERSE: &str = "xvip has no reverse weights: turn what the script says round, and import again";

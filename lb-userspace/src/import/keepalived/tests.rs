@@ -541,6 +541,20 @@ fn scripts_that_ask_for_the_balancer_are_told_from_others() {
 }
 
 #[test]
+fn scripts_are_run_by_their_own_user_or_the_files() {
+    let user = |own: &str| {
+        let read = read_text(&format!(
+            "vrrp_script s {{\nscript /bin/check\n{own}\n}}\nvrrp_instance VI {{\nvirtual_router_id 1\ntrack_script {{ s }}\n}}\n\
+             global_defs {{\nscript_user checker\n}}\n"
+        ));
+        let RouterTracked::Script(script) = &read.instance().tracks[0].what else { panic!() };
+        script.user.clone()
+    };
+    assert_eq!(user(""), Some("checker".to_owned()));
+    assert_eq!(user("user nobody"), Some("nobody".to_owned()));
+}
+
+#[test]
 fn groups_give_their_first_instance_what_they_track_and_run() {
     let read = read_all(&golden_sources(&["everything-else.conf"]));
     let node = &read.incumbent.routers[0];

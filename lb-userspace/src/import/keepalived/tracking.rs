@@ -1,6 +1,11 @@
 //! `track_script`, `track_interface`, `track_process`, `track_file` and `track_bfd` in an instance or a group.
 
-use super::{balancer, number, objects::REVERSE, reading::Reading, tree::Directive};
+use super::{
+    balancer, number,
+    objects::{PROCESS, REVERSE},
+    reading::Reading,
+    tree::Directive,
+};
 use crate::import::{
     incumbent::{RouterTrack, RouterTracked},
     ledger::Fate,
@@ -37,7 +42,9 @@ impl Reading<'_, '_> {
                     let note = "keepalived 2.2.7 ignores it, since the vrrp_script stands below; xvip does what is meant";
                     self.notes.say(item.place, Fate::Improved, "", note);
                 }
-                (RouterTracked::Script(script.script.clone()), script.weight, script.reverse)
+                let mut tracked = script.script.clone();
+                tracked.user = tracked.user.or_else(|| self.global.script_user.clone());
+                (RouterTracked::Script(tracked), script.weight, script.reverse)
             }
             "track_process" => {
                 let Some(process) = self.processes.get(name) else {
@@ -96,10 +103,9 @@ impl Reading<'_, '_> {
                     note,
                 );
             }
-            RouterTracked::Process(_) => self.notes.not_possible(
-                item.place,
-                "xvip follows no processes: track a script instead, [\"/usr/bin/pgrep\", \"-x\", NAME]",
-            ),
+            RouterTracked::Process(_) => {
+                self.notes.say(item.place, Fate::Approximate, format!("[[vrrp.track]]{shown}"), PROCESS);
+            }
             RouterTracked::Other(kind) if kind == "track_file" => {
                 self.notes.not_possible(item.place, "xvip follows no files: track a script that reads it");
             }
