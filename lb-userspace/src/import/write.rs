@@ -107,9 +107,9 @@ impl Writer<'_> {
     fn heading(&mut self, plan: &NodePlan) {
         let names: Vec<&str> = self.sources.iter().map(|source| source.name.as_str()).collect();
         self.comment(&format!(
-            "Written by `xvip import` from {}, for {}.",
-            names.join(", "),
-            plan.names.join(", ")
+            "Written by `xvip import` for {}, from {}.",
+            plan.file_name,
+            names.join(", ")
         ));
         self.line("#");
         self.comment(
