@@ -764,7 +764,7 @@ impl Controller {
             let _ended = sweeping.await;
         }
         self.tell_of_daemon("stopped", "");
-        self.finish_telling().await;
+        self.finish_telling(history::HOOKS_END_WITHIN).await;
     }
 }
 
