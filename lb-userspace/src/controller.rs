@@ -22,15 +22,18 @@
 mod alerts;
 mod checks;
 pub mod claim;
+mod connections;
 mod doubt;
 mod drop_log;
 mod evidence;
 mod hand_over;
+mod history;
 mod host_sockets;
 mod inheritance;
 mod interface;
 mod observing;
 pub mod pins;
+mod problems;
 mod rebalance;
 mod reconciling;
 mod reload;
@@ -69,10 +72,12 @@ use self::{
     alerts::Alerts,
     checks::Checks,
     claim::Claim,
+    connections::Connections,
     drop_log::DropLog,
     evidence::Evidence,
     inheritance::Inheritance,
     pins::PinLock,
+    problems::{Problems, set_problem},
     rebalance::Rebalances,
     replication::Replication,
     reserved_ports::HostPorts,
@@ -94,9 +99,12 @@ use crate::{
     flows::Timeouts,
     health::rise_fall::HealthState,
     heartbeat::{self, Heartbeat},
+    history::{Event, Kind, Severity, Teller, file},
+    log::LevelSwitch,
     netlink::{Link, Netlink, NetlinkEvent, NextHops},
     resets::Resets,
     slow_start::SlowStart,
+    state_file,
     vrrp::advert::Priority,
 };
 
@@ -124,6 +132,8 @@ pub struct Options {
     pub state_directory: PathBuf,
     /// Whether a daemon that runs is to leave first.
     pub replace: bool,
+    /// Changes the level of the log, on reload.
+    pub log: LevelSwitch,
 }
 
 /// Runs until SIGTERM or SIGINT. Needs a Tokio runtime with timers and I/O.
@@ -166,7 +176,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = leave.recv() => break true,
             _ = pulse.tick() => controller.pulse(),
             () = wake.vrrp.notified() => controller.reconcile().await,
-            () = wake.tracking.notified() => controller.tell_routers(),
+            () = wake.tracking.notified() => {
+                controller.follow_tracks();
+                controller.tell_routers();
+            }
             () = wake.health.notified() => controller.health_changed().await,
             () = wake.results.notified() => controller.follow_dead(),
             () = wake.resets.notified() => controller.resets_progressed(),
@@ -183,6 +196,9 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                 Request::Reload(reply) => {
                     drop(reply.send(controller.reload().await));
                     pulse = controller.pulse_timer();
+                }
+                Request::History { name, limit, reply } => {
+                    drop(reply.send(controller.history(name.as_deref(), limit)));
                 }
                 Request::Vrrp(reply) => drop(reply.send(controller.vrrp_statuses())),
                 Request::Backend { order, by, reply } => drop(reply.send(controller.steer(order, by).await)),
@@ -208,7 +224,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             }
             _ = alerts.tick() => controller.look_at_alerts(),
             () = replication::worth_a_look(waits) => controller.look_at_flows(),
-            _ = rivals.tick() => controller.look_at_rivals(),
+            _ = rivals.tick() => {
+                controller.look_at_rivals();
+                controller.follow_peers();
+            }
             _ = resync.tick() => controller.resync().await,
             () = at(controller.join_at) => controller.join_vrrp().await,
             () = at(controller.recheck.map(|recheck| recheck.by)) => controller.rechecked(),
@@ -225,13 +244,13 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
 
     notify(&[NotifyState::Stopping]);
     if leaves {
-        info!("leaving to a successor on this node");
+        controller.tell_of_daemon("leaving", "to a successor on this node");
         controller.leave().await;
         // Whoever asked has had the answer by now.
         drop(server);
         return Ok(());
     }
-    info!("stopping: handing over the VIPs, leaving the data plane in place");
+    controller.tell_of_daemon("stopping", "handing over the VIPs, leaving the data plane in place");
     drop(server);
     controller.stop().await;
     Ok(())
@@ -267,54 +286,6 @@ async fn next_event(events: &mut Option<mpsc::Receiver<NetlinkEvent>>) -> Option
 fn lease(config: &Config) -> Duration {
     let shortest = config.vrrp.iter().map(|instance| instance.advert_interval).min();
     shortest.map_or(LEASE.1, |interval| (interval * 3).clamp(LEASE.0, LEASE.1))
-}
-
-/// What is wrong at the moment, each from one source that also takes it back.
-#[derive(Debug, Default)]
-struct Problems {
-    interface: Option<String>,
-    link: Option<String>,
-    dataplane: Option<String>,
-    maps: Option<String>,
-    reconcile: Option<String>,
-    heartbeat: Option<String>,
-    /// What of the configuration cannot be had here.
-    services: Option<String>,
-    /// Why clients on this node are not sent to a backend.
-    local_clients: Option<String>,
-    /// Why this node does not have the flows of the others yet.
-    flows: Option<String>,
-    /// Why flows are not reset, or their clients not told.
-    resets: Option<String>,
-    /// Why the flows of backends that seem to be dead are not.
-    doubt: Option<String>,
-}
-
-impl Problems {
-    /// What VRRP tracks: whether this node could forward anything if it had the VIP.
-    fn tracked(&self) -> Result<(), String> {
-        match [&self.interface, &self.link, &self.dataplane, &self.maps, &self.flows]
-            .into_iter()
-            .flatten()
-            .next()
-        {
-            Some(problem) => Err(problem.clone()),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Notes or takes back a problem, and logs when that changes something.
-fn set_problem(slot: &mut Option<String>, now: Option<String>) {
-    if *slot == now {
-        return;
-    }
-    match (&now, &slot) {
-        (Some(problem), _) => error!("{problem}"),
-        (None, Some(problem)) => info!(was = problem, "recovered"),
-        (None, None) => {}
-    }
-    *slot = now;
 }
 
 struct Controller {
@@ -366,6 +337,7 @@ struct Controller {
     host_connections: BTreeMap<(IpAddr, u16), u64>,
     routers: Routers,
     replication: Replication,
+    connections: Connections,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
     /// When VRRP goes on at the latest after the link came back.
@@ -373,6 +345,8 @@ struct Controller {
 
     succession: Succession,
     problems: Problems,
+    teller: Teller,
+    known: history::Known,
     due: Option<Instant>,
     look_at_link: bool,
     look_at_neighbours: bool,
@@ -398,8 +372,11 @@ impl Controller {
         let (netlink, events) = Netlink::open(&config.node.interfaces).await?;
         let links = netlink.links().await?;
         let steering = Steering::read(&options, &config);
+        let state = state_file::path(&options.state_directory, &config.node.pin_path);
+        let teller = Teller::begin(file::path(&state));
+        teller.hooks().configure(&config.node.name, &config.hooks);
         let announcer = Announcer::spawn(&interface).context("no thread for announcements")?;
-        let mut checks = Checks::new(Arc::clone(&wake.health), Arc::clone(&wake.results));
+        let mut checks = Checks::new(Arc::clone(&wake.health), Arc::clone(&wake.results), teller.clone());
         let plan = checks.plan(&config)?;
         checks.commit(plan);
         let mut tracking = Tracking::new(&interface, Arc::clone(&wake.tracking));
@@ -409,7 +386,10 @@ impl Controller {
         let now = Instant::now();
         let heartbeat = Heartbeat::spawn(lease(&config)).context("no thread for the heartbeat")?;
         let mut controller = Self {
-            routers: Routers::new(&interface, Arc::clone(&wake.vrrp), heartbeat.controller()),
+            routers: Routers::new(&interface, Arc::clone(&wake.vrrp), heartbeat.controller(), teller.clone()),
+            problems: Problems::new(&teller, &config.node.name),
+            teller,
+            known: history::Known::default(),
             config,
             options,
             started: now,
@@ -450,9 +430,9 @@ impl Controller {
             join_at: Some(now + (first_results + Duration::from_millis(200)).min(FIRST_ROUND_AT_MOST)),
             tracking,
             replication: Replication::default(),
+            connections: Connections::default(),
             recheck: None,
             succession: Succession::default(),
-            problems: Problems::default(),
             due: None,
             look_at_link: true,
             look_at_neighbours: true,
@@ -460,6 +440,8 @@ impl Controller {
             watchdog_fed: now,
             status_text: String::new(),
         };
+        controller.tell_of_daemon("started", concat!("version ", env!("CARGO_PKG_VERSION")));
+        controller.resets.use_tap(controller.connections.tap());
         let succeeds = controller.succeed().await;
         let loaded = match loaded {
             None if succeeds => controller.load_meanwhile().await,
@@ -467,7 +449,7 @@ impl Controller {
         };
         controller.open_dataplane(loaded)?;
         controller.reconcile().await;
-        controller.replication.configure(&controller.config);
+        controller.configure_followers();
         Ok(controller)
     }
 
@@ -515,7 +497,7 @@ impl Controller {
         let elapsed = self.ticks_since_start();
         self.clock_base = dataplane.pulse()?.flow_clock.wrapping_sub(elapsed);
         self.ids = BackendIds::adopt(&dataplane.observe()?, self.flow_clock());
-        self.flow_tables = Some(dataplane.flow_tables()?);
+        self.flow_tables = Some(dataplane.flow_tables()?.told_to(self.connections.tap()));
         self.resets.use_tables(Some(dataplane.sever_tables()?));
         self.assign_ids();
         let writer = dataplane.pulse_writer(self.clock_base, self.started.into_std())?;
@@ -720,7 +702,9 @@ impl Controller {
             return;
         };
         for alert in self.alerts.look(&counters, Instant::now().into_std()) {
-            warn!(packets = alert.packets, "{}: {}", alert.name, alert.remedy);
+            let event = Event::new(Kind::Problem, &self.config.node.name, SystemTime::now()).became("begins");
+            let event = event.because(format!("{}: {}", alert.name, alert.remedy)).grave(Severity::Warn);
+            self.teller.tell(event.with("packets", alert.packets));
         }
     }
 
@@ -749,7 +733,7 @@ impl Controller {
         self.reconcile().await;
         self.configure_routers().await;
         notify(&[NotifyState::Ready]);
-        info!(node = self.config.node.name, "xvip is up");
+        self.tell_of_daemon("up", "taking part in VRRP");
         self.tell_service_manager();
     }
 
@@ -773,12 +757,14 @@ impl Controller {
             error!("an address may still be here: {error:#}");
         }
         self.replication.stop().await;
+        self.connections.stop().await;
         self.checks.stop().await;
         self.tracking.stop().await;
         if let Some(sweeping) = self.sweeping.take() {
             let _ended = sweeping.await;
         }
-        info!("stopped");
+        self.tell_of_daemon("stopped", "");
+        self.finish_telling().await;
     }
 }
 
@@ -803,14 +789,5 @@ mod tests {
         }
         config.vrrp.clear();
         assert_eq!(lease(&config), LEASE.1);
-    }
-
-    #[test]
-    fn a_problem_is_noted_and_taken_back() {
-        let mut slot = None;
-        set_problem(&mut slot, Some("no carrier".into()));
-        assert_eq!(slot.as_deref(), Some("no carrier"));
-        set_problem(&mut slot, None);
-        assert_eq!(slot, None);
     }
 }

@@ -6,12 +6,14 @@
 //! included.
 
 mod attach;
+mod connections;
 mod flow_events;
 mod flow_tables;
 mod hash_walk;
 mod interface;
 mod local_clients;
 mod migrate;
+mod pinned;
 mod pins;
 mod pulse;
 mod replica;
@@ -57,11 +59,13 @@ use self::migrate::Migration;
 use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
+    connections::{ConnectionSource, ConnectionTables},
     flow_events::FlowEvents,
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
     interface::{driver, keep_vlan_tags},
     local_clients::{LocalClientsError, cgroup2_mount},
     migrate::v4::VipEntry as VipEntryV4,
+    pinned::PinnedTables,
     pins::cleanup,
     pulse::PulseWriter,
     replica::{ReplicaSource, ReplicaStore},
@@ -583,18 +587,7 @@ impl Dataplane {
     /// Where the map cannot be read.
     pub fn backend_counters(&self, id: BackendId) -> Result<BackendCounters, DataplaneError> {
         let cpus = self.backend_counters.get(&u32::from(id), 0).map_err(in_map("BACKEND_COUNTERS"))?;
-        Ok(cpus.iter().fold(BackendCounters::default(), |sum, cpu| BackendCounters {
-            opened: sum.opened + cpu.opened,
-            established: sum.established + cpu.established,
-            ports_exhausted: sum.ports_exhausted + cpu.ports_exhausted,
-            unresolved: sum.unresolved + cpu.unresolved,
-            refused: sum.refused + cpu.refused,
-            unanswered: sum.unanswered + cpu.unanswered,
-            full: sum.full + cpu.full,
-            answered: sum.answered + cpu.answered,
-            broken: sum.broken + cpu.broken,
-            removed: flows::plus(&sum.removed, &cpu.removed),
-        }))
+        Ok(total_of(&cpus))
     }
 
     /// How busy a backend is, as the data plane counts it.
@@ -750,6 +743,22 @@ impl Dataplane {
         }
         Ok(())
     }
+}
+
+/// What all CPUs have counted together.
+fn total_of(cpus: &[BackendCounters]) -> BackendCounters {
+    cpus.iter().fold(BackendCounters::default(), |sum, cpu| BackendCounters {
+        opened: sum.opened + cpu.opened,
+        established: sum.established + cpu.established,
+        ports_exhausted: sum.ports_exhausted + cpu.ports_exhausted,
+        unresolved: sum.unresolved + cpu.unresolved,
+        refused: sum.refused + cpu.refused,
+        unanswered: sum.unanswered + cpu.unanswered,
+        full: sum.full + cpu.full,
+        answered: sum.answered + cpu.answered,
+        broken: sum.broken + cpu.broken,
+        removed: flows::plus(&sum.removed, &cpu.removed),
+    })
 }
 
 /// Sets the counters of an index to zero on every CPU.

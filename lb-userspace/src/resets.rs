@@ -26,7 +26,7 @@ use tokio::sync::{Notify, watch};
 
 pub use crate::sync::record::FlowId;
 
-use crate::dataplane::SeverTables;
+use crate::{connections::Tap, dataplane::SeverTables};
 
 pub mod agenda;
 mod injector;
@@ -139,6 +139,7 @@ enum Command {
     Submit(ResetOrder, std::time::Instant),
     Cancel(BackendId, ResetReason),
     Forget(BackendId),
+    Tap(Tap),
 }
 
 impl Resets {
@@ -168,6 +169,11 @@ impl Resets {
     /// The flow tables; without any, orders wait.
     pub fn use_tables(&self, tables: Option<SeverTables>) {
         self.tell(Command::Tables(tables.map(Box::new)));
+    }
+
+    /// The connection log, which is told of each flow that is ended.
+    pub fn use_tap(&self, tap: Tap) {
+        self.tell(Command::Tap(tap));
     }
 
     /// Gives an order. It replaces the one with the same backend and reason, if that has not ended. Never blocks.

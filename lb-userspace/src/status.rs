@@ -8,20 +8,33 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{sync::status::SyncStatus, vrrp::lateness::Lateness};
+use crate::{
+    connections::status::ConnectionLogStatus, hooks::HookStatus, sync::status::SyncStatus,
+    vrrp::lateness::Lateness,
+};
 
+pub mod gather;
 pub mod table;
+pub mod text;
+pub mod without_daemon;
 
-/// Everything that a running daemon tells about itself.
+/// Everything that is known of this node: what its daemon tells or, while that is down, what its configuration, its pinned
+/// maps and its interfaces tell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
+    /// Who tells this.
+    #[serde(default)]
+    pub daemon: DaemonState,
+    /// What is so because the daemon is down; absent while it is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_daemon: Option<WithoutDaemon>,
     /// `node.name`
     pub node: String,
-    /// Version of the running daemon.
+    /// Version of the running daemon; while it is down, of the program that asked.
     pub version: String,
-    /// Process id of the daemon.
+    /// Process id of the daemon; 0 while it is down.
     pub pid: u32,
-    /// How long it has been running.
+    /// How long it has been running; 0 while it is down.
     pub uptime_seconds: u64,
     /// What is wrong right now, in words; empty when all is well.
     pub problems: Vec<String>,
@@ -43,9 +56,55 @@ pub struct Status {
     /// The exchange of flows with the other nodes; absent without `[sync]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<SyncStatus>,
+    /// `[[notify]]`, in the file's order: who is told of events.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookStatus>,
+    /// The connection log; absent where no service has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_log: Option<ConnectionLogStatus>,
     /// What this node would do; absent where it does it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observing: Option<ObservingStatus>,
+}
+
+/// Who tells a status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DaemonState {
+    /// The daemon.
+    #[default]
+    Up,
+    /// Nobody: no daemon answers. Its configuration, its pinned maps and the interfaces were read. What only a daemon knows
+    /// is `unknown` then: the states of virtual routers and backends.
+    Down,
+}
+
+/// What is so because the daemon is down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WithoutDaemon {
+    /// Why it is thought to be down.
+    pub why: String,
+    /// When it last gave a sign of life; null where it has not since the maps were made.
+    pub since: Option<String>,
+    /// Whether XDP is attached to every interface that the configuration names: packets are forwarded then, by what the maps
+    /// said when the daemon was last there.
+    pub forwarding: bool,
+    /// The VIPs in the maps.
+    pub vips: Vec<VipWithoutDaemon>,
+}
+
+/// A VIP while the daemon is down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VipWithoutDaemon {
+    /// Without its prefix length.
+    pub vip: String,
+    /// The VRRP instance that owns it; null where none does, or the configuration cannot be read.
+    pub vrrp: Option<String>,
+    /// Whether an interface of this node has it.
+    pub present: bool,
+    /// Whether ARP requests and neighbour solicitations for it get no answer from this node: always where it has been
+    /// without a daemon for longer than another node waits before it takes over.
+    pub silenced: bool,
 }
 
 /// While `node.observe` is set. Which backend a new connection would have gone to is counted in
@@ -111,7 +170,7 @@ pub struct InterfaceStatus {
 pub struct VrrpStatus {
     /// Its name.
     pub name: String,
-    /// `initialize`, `backup`, `active` or `fault`.
+    /// `initialize`, `backup`, `active` or `fault`; `unknown` while the daemon is down.
     pub state: String,
     /// When it was entered.
     pub since: String,
@@ -451,5 +510,13 @@ impl Status {
             vrrp.state == "active"
                 && vrrp.vips.iter().any(|owned| owned.split('/').next() == Some(address.as_str()))
         })
+    }
+}
+
+/// The word that a value without fields has in JSON.
+pub(crate) fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
     }
 }

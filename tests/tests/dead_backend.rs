@@ -74,8 +74,8 @@ impl Scene {
         let host = self.lab.master(server).address_of(self.family);
         let log = fs::read_to_string(self.lab.lb(0).log())?;
         let mut decided = BTreeMap::new();
-        for line in log.lines().filter(|line| line.contains("new=down (dead)")) {
-            let address = line.split("backend=").nth(1).and_then(|rest| rest.split(' ').next());
+        for line in log.lines().filter(|line| line.contains(" -> down (dead): ")) {
+            let address = line.split('(').nth(1).and_then(|rest| rest.split(')').next());
             let Some(address) = address.and_then(|text| text.parse::<SocketAddr>().ok()) else {
                 continue;
             };

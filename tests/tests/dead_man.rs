@@ -145,7 +145,8 @@ fn wait_state(lb: &LbNode, state: &str) -> TestResult {
 /// How often a node has become or ceased to be active.
 fn took_over(lb: &LbNode) -> Result<u64, Box<dyn Error>> {
     let log = fs::read_to_string(lb.log())?;
-    Ok(log.lines().filter(|line| line.contains("to=active") || line.contains("from=active")).count() as u64)
+    Ok(log.lines().filter(|line| line.contains(" -> active: ") || line.contains(": active -> ")).count()
+        as u64)
 }
 
 fn stopped(family: Family) -> TestResult {

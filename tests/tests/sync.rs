@@ -355,8 +355,10 @@ fn other_configurations_are_told_by_name() -> TestResult {
         let status = lb.xvip(&["status"])?;
         let text = String::from_utf8_lossy(&status.stdout);
         assert!(text.contains(&service), "{text}");
-        let log = fs::read_to_string(lb.log())?;
-        assert!(log.lines().any(|line| line.contains("WARN") && line.contains(&service)), "{log}");
+        let log = || fs::read_to_string(lb.log()).unwrap_or_default();
+        let is_told = || log().lines().any(|line| line.contains("WARN") && line.contains(&service));
+        wait::until("the drift to be in the log", SOON, is_told)
+            .map_err(|error| format!("{error}:\n{}", log()))?;
     }
     lab.lb(1).configure(|config| {
         config.services.iter_mut().flat_map(|service| &mut service.backends).for_each(|b| b.weight = None);

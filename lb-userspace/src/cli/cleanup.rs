@@ -24,6 +24,7 @@ use crate::{
     control::server,
     controller::{claim::Claim, pins::PinLock, succession},
     dataplane::{self, VipEntryV4},
+    history,
     netlink::{Netlink, NetlinkError},
     state_file,
 };
@@ -92,6 +93,11 @@ async fn clean(config: Option<&Config>, socket: &Path) -> anyhow::Result<()> {
             say(&format!("removed {}", file.display()));
             removed += 1;
         }
+    }
+    let history = history::file::path(&state_file::path(&state_file::directory(), pin_path));
+    for file in history::file::remove(&history).with_context(|| format!("removing {}", history.display()))? {
+        say(&format!("removed {}", file.display()));
+        removed += 1;
     }
     drop((claims, lock));
     if removed == 0 {

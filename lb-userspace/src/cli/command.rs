@@ -9,7 +9,8 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use super::{
-    backend, capture, check, cleanup, doctor, flows, rebalance, reload, run, schema, status, trace, vip,
+    backend, capture, check, cleanup, doctor, explain, flows, import, password, rebalance, reload, run,
+    schema, status, top, trace, vip, who,
 };
 use crate::config::model::DEFAULT_SOCKET;
 
@@ -32,20 +33,30 @@ enum Command {
     Check(check::CheckArgs),
     /// Look for what keeps xvip from working on this node and its network, and say how to mend it
     Doctor(doctor::DoctorArgs),
+    /// Write an xvip.toml from HAProxy's, keepalived's and Pacemaker's files, and say what became of each line
+    Import(import::ImportArgs),
     /// Show who owns the VIP and why, each backend, and what becomes of the packets
     Status(status::StatusArgs),
+    /// The same, live, with keys that drain and enable backends and move the VIP
+    Top(top::TopArgs),
     /// List the flows, with their backends and NAT ports; also while the daemon is down
     Flows(flows::FlowsArgs),
+    /// Find out whose connection a backend saw from a NAT port, now or earlier
+    Who(who::WhoArgs),
     /// Show each decision that the data plane takes for a client's packets; also while the daemon is down
     Trace(trace::TraceArgs),
     /// Write what XDP received and sent into a file for Wireshark, with the verdict of each packet
     Capture(capture::CaptureArgs),
+    /// Tell what is so of a backend, VIP, service or VRRP instance, why, and how it came to that; also while the daemon is down
+    Explain(explain::ExplainArgs),
     /// Hand the VIP over to another node, or take it back
     Vip(vip::VipArgs),
     /// Take a backend out, or in again, or change its weight, until it is taken back
     Backend(backend::BackendArgs),
     /// Move connections from backends that have too many, a few at a time
     Rebalance(rebalance::RebalanceArgs),
+    /// Hash a password for [[http.user]]
+    Password(password::PasswordArgs),
     /// Let the daemon read its configuration again
     Reload(reload::ReloadArgs),
     /// Remove the program, pins and addresses that a stopped or killed daemon left
@@ -73,13 +84,18 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Flows(args) => flows::run(&args),
+        Command::Who(args) => who::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Capture(args) => capture::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Vip(args) => vip::run(&args),
         Command::Backend(args) => backend::run(&args),
         Command::Rebalance(args) => rebalance::run(&args),
+        Command::Password(args) => password::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
     }
@@ -124,14 +140,26 @@ mod tests {
             "xvip check --config /tmp/x.toml --json",
             "xvip doctor",
             "xvip doctor --config /tmp/x.toml --socket /tmp/x.sock --listen 500ms --try-attach --json",
+            "xvip import --haproxy /tmp/h.cfg --keepalived /tmp/1.conf --keepalived /tmp/2.conf -o /tmp/out/",
+            "xvip import --crm - --corosync /tmp/c.conf --node lb1 --interface eth0 --vip 10.0.0.1/24 --report r.json --json",
+            "xvip import --haproxy h --keep-timeouts --resolve",
+            "xvip password",
             "xvip status --json --socket /tmp/x.sock",
+            "xvip status --config /tmp/x.toml",
+            "xvip top",
+            "xvip top --interval 500ms --config /tmp/x.toml --socket /tmp/x.sock",
+            "xvip flows --sort bytes --limit 20",
             "xvip flows --config /tmp/x.toml --client 10.0.0.0/8 --backend m1 --json",
             "xvip flows --client fd00::7",
+            "xvip who --nat-port 50000",
+            "xvip who --nat-port 50000 --at 2026-01-02T03:04:05Z --backend m1 --slack 2s --json --config /tmp/x.toml",
             "xvip trace --client 10.0.0.7:4000",
             "xvip trace --client [fd00::7]:4000 --json --count 3 --seconds 9 --config /tmp/x.toml",
             "xvip trace --client 10.0.0.0/8 --verbose",
             "xvip capture -o /tmp/x.pcapng",
             "xvip capture -o - --client fd00::7 --headers --count 3 --seconds 9",
+            "xvip explain master1",
+            "xvip explain 172.16.0.10 --since 1h --json --config /tmp/x.toml --socket /tmp/x.sock",
             "xvip vip release",
             "xvip vip acquire main --socket /tmp/x.sock",
             "xvip vip release --socket /tmp/x.sock fd10::10",
@@ -158,9 +186,18 @@ mod tests {
             "xvip walk",
             "xvip run --confg x",
             "xvip flows --client 10.0.0.0/33",
+            "xvip who",
+            "xvip who --nat-port 0",
+            "xvip who --nat-port 5000 --at yesterday",
+            "xvip import --vip 10.0.0.0/24",
+            "xvip import --vip ten",
             "xvip trace",
             "xvip trace --client m1",
             "xvip capture",
+            "xvip top --interval 1ms",
+            "xvip flows --sort size",
+            "xvip explain",
+            "xvip explain m1 --since yesterday",
             "xvip vip",
             "xvip doctor --listen soon",
             "xvip vip move",

@@ -1,8 +1,9 @@
 //! `xvip flows`: the flow tables as they are in the kernel, whether the daemon runs or not.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -16,6 +17,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
+    colour::Tone,
     command::{EXIT_USAGE, failed},
     schema,
 };
@@ -26,7 +28,7 @@ use crate::{
     },
     dataplane::PinnedFlows,
     flows::{Flow, FlowState},
-    status::table::{Look, amount, new_table, trimmed},
+    status::table::{Column, Screen, amount, draw, fitting, short},
 };
 
 /// The arguments of `xvip flows`.
@@ -41,12 +43,43 @@ pub struct FlowsArgs {
     /// Only flows of this backend: its name, or its address, with or without port
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+    /// The order: by client, or the largest first
+    #[arg(long, value_enum, default_value_t = Sort::Client)]
+    pub sort: Sort,
+    /// Show only so many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
     /// Print one JSON array with an object for each flow, whose form is stable
     #[arg(long)]
     pub json: bool,
     /// Print the JSON Schema of what --json prints
     #[arg(long, value_parser = schema::asked::<Vec<Row>>)]
     pub json_schema: bool,
+}
+
+/// The order of the flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sort {
+    /// By the client's address and port
+    Client,
+    /// The oldest first
+    Age,
+    /// The longest silent first
+    Idle,
+    /// The most bytes, both ways together, first
+    Bytes,
+}
+
+impl Sort {
+    /// Puts flows that are in the order of their clients in this one.
+    fn apply(self, rows: &mut [Row]) {
+        match self {
+            Self::Client => {}
+            Self::Age => rows.sort_by_key(|row| Reverse(row.age_seconds)),
+            Self::Idle => rows.sort_by_key(|row| Reverse(row.idle_seconds)),
+            Self::Bytes => rows.sort_by_key(|row| Reverse(row.bytes_in.saturating_add(row.bytes_out))),
+        }
+    }
 }
 
 /// A network that clients are in.
@@ -146,11 +179,14 @@ fn print(args: &FlowsArgs, config: Option<&Config>) -> anyhow::Result<()> {
     }
     let mut rows = rows(&read, config);
     rows.retain(|row| args.backend.as_ref().is_none_or(|name| is_of(row, name)));
+    let all = rows.len();
+    args.sort.apply(&mut rows);
+    rows.truncate(args.limit.unwrap_or(usize::MAX));
     let mut out = io::stdout();
     let text = if args.json {
         format!("{}\n", serde_json::to_string_pretty(&rows)?)
     } else {
-        render(&rows, if out.is_terminal() { Look::Terminal } else { Look::Plain })
+        render(&rows, all, &Screen::of_stdout())
     };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // `xvip flows | head`
@@ -220,26 +256,28 @@ fn row(flow: &Flow, backends: &BTreeMap<BackendId, BackendEntry>, names: &Names)
     }
 }
 
-fn render(rows: &[Row], look: Look) -> String {
+fn render(rows: &[Row], all: usize, screen: &Screen) -> String {
     if rows.is_empty() {
         return "no flows\n".to_owned();
     }
-    let mut table = new_table(look);
-    table.set_header([
-        "client",
-        "service",
-        "backend",
-        "NAT port",
-        "state",
-        "age",
-        "idle",
-        "packets in/out",
-        "bytes in",
-        "bytes out",
-    ]);
-    let time = |seconds: u32| humantime::format_duration(Duration::from_secs(seconds.into())).to_string();
+    let mut columns = vec![
+        Column::new("client", 0),
+        Column::new("service", 4),
+        Column::new("backend", 0),
+        Column::of_numbers("NAT port", 2),
+        Column::new("state", 0),
+        Column::of_numbers("age", 3),
+        Column::of_numbers("idle", 1),
+        Column::of_numbers("packets in/out", 7),
+        Column::of_numbers("bytes in", 5),
+        Column::of_numbers("bytes out", 5),
+    ];
+    let time = |seconds: u32| {
+        let time = Duration::from_secs(seconds.into());
+        if screen.now.is_some() { short(time) } else { humantime::format_duration(time).to_string() }
+    };
     for row in rows {
-        table.add_row([
+        let cells = [
             row.client.clone(),
             row.service.clone(),
             row.backend.clone(),
@@ -250,9 +288,38 @@ fn render(rows: &[Row], look: Look) -> String {
             format!("{}/{}", row.packets_in, row.packets_out),
             amount(row.bytes_in),
             amount(row.bytes_out),
-        ]);
+        ];
+        let tone = match row.state {
+            FlowState::Established => None,
+            FlowState::HalfOpen => Some(Tone::Warn),
+            FlowState::Closing => Some(Tone::Dim),
+            FlowState::Reset => Some(Tone::Bad),
+        };
+        for (column, cell) in columns.iter_mut().zip(cells) {
+            column.push(cell, tone.filter(|_| column.title() == "state"));
+        }
     }
-    format!("{}\n{} flows\n", trimmed(&table), rows.len())
+    format!("{}\n{}", draw(&fitting(columns, screen), screen), screen.wrap(&summary(rows, all), 4))
+}
+
+/// `3 flows (2 established, 1 closing): m1 2, m2 1`
+fn summary(rows: &[Row], all: usize) -> String {
+    let mut states: BTreeMap<FlowState, usize> = BTreeMap::new();
+    let mut backends: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in rows {
+        *states.entry(row.state).or_default() += 1;
+        *backends.entry(&row.backend).or_default() += 1;
+    }
+    let states: Vec<String> =
+        states.iter().map(|(state, count)| format!("{count} {}", state.name())).collect();
+    let backends: Vec<String> = backends.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    let shown = rows.len();
+    let count = if shown == all {
+        format!("{shown} {}", if shown == 1 { "flow" } else { "flows" })
+    } else {
+        format!("{shown} of {all} flows")
+    };
+    format!("{count} ({}): {}\n", states.join(", "), backends.join(", "))
 }
 
 #[cfg(test)]
@@ -261,6 +328,7 @@ mod tests {
     use crate::{
         desired::tests::{config, service},
         flows::Carried,
+        status::table::Look,
     };
 
     fn at(text: &str) -> SocketAddr {
@@ -343,7 +411,8 @@ mod tests {
 
     #[test]
     fn the_text_is_one_line_for_each_flow() {
-        let text = render(&rows(&read(), None), Look::Plain);
+        let rows = rows(&read(), None);
+        let text = render(&rows, 4, &Screen::PIPE);
         assert_eq!(text.lines().count(), 1 + 4 + 1, "{text}");
         let line = text.lines().find(|line| line.contains("10.0.0.9:1000")).expect("its line");
         for part in
@@ -351,7 +420,43 @@ mod tests {
         {
             assert!(line.contains(part), "{part} in {line}");
         }
-        assert_eq!(render(&[], Look::Plain), "no flows\n");
+        assert!(
+            text.ends_with(
+                "\n4 flows (4 established): #9 1, 172.16.0.4:6443 1, 172.16.0.5:6443 1, 172.16.0.77:6443 1\n"
+            ),
+            "{text}"
+        );
+        assert_eq!(render(&[], 0, &Screen::PIPE), "no flows\n");
+        assert!(render(&rows[..1], 4, &Screen::PIPE).contains("\n1 of 4 flows ("));
+    }
+
+    #[test]
+    fn the_largest_come_first_where_that_is_asked_for() {
+        let mut rows = rows(&read(), None);
+        rows[2].bytes_out = 1 << 40;
+        rows[3].idle_seconds = 9;
+        rows[1].age_seconds = 99;
+        let first = |sort: Sort| {
+            let mut rows = rows.clone();
+            sort.apply(&mut rows);
+            rows[0].client.clone()
+        };
+        assert_eq!(first(Sort::Client), rows[0].client);
+        assert_eq!(first(Sort::Age), rows[1].client);
+        assert_eq!(first(Sort::Bytes), rows[2].client);
+        assert_eq!(first(Sort::Idle), rows[3].client);
+    }
+
+    #[test]
+    fn a_narrow_screen_has_what_matters_most() {
+        let screen = Screen { width: Some(80), look: Look::Terminal, ..Screen::PIPE };
+        let text = render(&rows(&read(), None), 4, &screen);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let header = text.lines().next().expect("a header");
+        assert!(
+            header.contains("client") && header.contains("idle") && !header.contains("packets"),
+            "{header}"
+        );
     }
 
     #[test]

@@ -1,25 +1,16 @@
 //! `xvip run`: the daemon.
 
-use std::{
-    io::{self, IsTerminal as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use tracing::{error, warn};
-use tracing_subscriber::{EnvFilter, fmt::time::SystemTime};
 
 use super::command::{EXIT_USAGE, SocketArgs, block_on};
 use crate::{
     config::{self, Checked, model::DEFAULT_CONFIG},
     controller::{self, Options},
-    state_file,
+    log, state_file,
 };
-
-/// Which log lines are written: a level, or a filter as `tracing_subscriber::EnvFilter` reads it.
-const LOG_VARIABLE: &str = "XVIP_LOG";
-const DEFAULT_LOG: &str = "info";
 
 /// The arguments of `xvip run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,7 +35,7 @@ pub fn run(args: RunArgs) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    log_to_stderr();
+    let log = log::begin(&config.log);
     warnings.iter().for_each(|warning| warn!("{warning}"));
     lock_memory();
     // What a check or the control socket needs is little; VRRP and announcements have threads of their own.
@@ -53,6 +44,7 @@ pub fn run(args: RunArgs) -> ExitCode {
         socket: args.socket.socket,
         state_directory: state_file::directory(),
         replace: args.replace,
+        log,
     };
     match block_on(controller::run(config, options)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,20 +62,5 @@ fn lock_memory() {
     let flags = flags | MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
     if let Err(error) = mlockall(flags) {
         warn!(%error, "memory is not locked: advertisements may be late while this machine swaps");
-    }
-}
-
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr);
-    // The journal has its own clock.
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().init();
-    } else {
-        log.with_timer(SystemTime).init();
     }
 }

@@ -53,7 +53,9 @@ struct PlainWords;
 impl Transform for PlainWords {
     fn transform(&mut self, schema: &mut Schema) {
         if let Some(serde_json::Value::String(text)) = schema.get_mut("description") {
-            *text = text.replace("[`", "`").replace("`]", "`");
+            let words = text.replace("[`", "`").replace("`]", "`");
+            // Lines are broken for the source; paragraphs are meant.
+            *text = words.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
         }
         transform_subschemas(self, schema);
     }

@@ -1,7 +1,8 @@
-//! `xvip status`: what the daemon tells about itself.
+//! `xvip status`: what the daemon tells about itself and, while it is down, what there is without it.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -10,10 +11,12 @@ use super::{
     schema,
 };
 use crate::{
-    control::client,
+    config::model::DEFAULT_CONFIG,
     status::{
         Status,
-        table::{Look, render},
+        gather::{self, Places},
+        table::Screen,
+        text::render,
     },
 };
 
@@ -26,12 +29,16 @@ pub struct StatusArgs {
     /// Print the JSON Schema of what --json prints
     #[arg(long, value_parser = schema::asked::<Status>)]
     pub json_schema: bool,
+    /// The configuration file, for the pin path and the backends' names while the daemon is down
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
     /// Where the daemon listens
     #[command(flatten)]
     pub socket: SocketArgs,
 }
 
-/// Prints the status. Exits with 1 if there is no daemon to ask.
+/// Prints the status. Exits with 0 also where the daemon is down and its maps tell something, with 1 where there is nothing to
+/// show.
 pub fn run(args: &StatusArgs) -> ExitCode {
     match print(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,13 +47,17 @@ pub fn run(args: &StatusArgs) -> ExitCode {
 }
 
 fn print(args: &StatusArgs) -> anyhow::Result<()> {
-    let status = block_on(async { Ok(client::status(&args.socket.socket).await?) })?;
-    let mut out = io::stdout();
+    let places = Places { socket: args.socket.socket.clone(), config: args.config.clone() };
+    let status = block_on(async { Ok(gather::status(&places).await?) })?;
     let text = if args.json {
         format!("{}\n", serde_json::to_string_pretty(&status)?)
     } else {
-        render(&status, if out.is_terminal() { Look::Terminal } else { Look::Plain })
+        render(&status, &Screen::of_stdout())
     };
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // `xvip status | head`
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
 }

@@ -4,7 +4,7 @@ use super::model::HmacSecret;
 
 /// `hex:` and hexadecimal digits, blanks between the bytes allowed; or else the text itself, without the end of its last
 /// line. What is wrong is said without a word of it.
-pub(super) fn hmac_secret(text: &[u8]) -> Result<HmacSecret, String> {
+pub(crate) fn hmac_secret(text: &[u8]) -> Result<HmacSecret, String> {
     let end = text.iter().rposition(|byte| !b"\r\n".contains(byte)).map_or(0, |last| last + 1);
     let text = &text[..end];
     let bytes = match text.strip_prefix(b"hex:") {

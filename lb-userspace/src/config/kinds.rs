@@ -619,3 +619,28 @@ fn not_a_host_v6(address: Ipv6Addr) -> Option<&'static str> {
         _ => None,
     }
 }
+
+/// Whether `node.interface` would be accepted.
+pub(crate) fn is_interface(text: &str) -> bool {
+    (INTERFACE.parse)(text).is_ok()
+}
+
+/// Whether `service.vip` would be accepted.
+pub(crate) fn is_vip(vip: Vip) -> bool {
+    (VIP.parse)(&vip.to_string()).is_ok()
+}
+
+/// Whether `service.backend.address` would be accepted.
+pub(crate) fn is_backend_address(address: SocketAddr) -> bool {
+    (BACKEND_ADDRESS.parse)(&address.to_string()).is_ok()
+}
+
+/// Whether `vrrp.unicast_source` and `vrrp.unicast_peers` would be accepted.
+pub(crate) fn is_node_address(address: IpAddr) -> bool {
+    (NODE_ADDRESS.parse)(&address.to_string()).is_ok()
+}
+
+/// Whether a path of a file would be accepted.
+pub(crate) fn is_path(text: &str) -> bool {
+    (PATH.parse)(text).is_ok()
+}

@@ -5,8 +5,8 @@
 mod agreement;
 pub mod diagnostic;
 pub mod effective;
-mod hmac_secret;
-mod kinds;
+pub(crate) mod hmac_secret;
+pub(crate) mod kinds;
 pub mod load;
 pub mod model;
 mod nearest;

@@ -15,9 +15,13 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::protocol::{
     BACKEND, BackendAnswer, BackendOrder, LEAVE, LeaveAnswer, REBALANCE, RELOAD, RebalanceAnswer,
-    RebalanceOrder, ReloadAnswer, STATUS, VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, VipAnswer, name_query,
+    RebalanceOrder, ReloadAnswer, STATUS, VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, VipAnswer, history_path,
+    name_query,
 };
-use crate::status::{Status, VrrpStatus};
+use crate::{
+    history::History,
+    status::{Status, VrrpStatus},
+};
 
 /// A daemon that takes longer than that is stuck; a reload waits for VRRP to hand over and for files to be read.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -78,6 +82,15 @@ pub async fn leave(socket: &Path) -> Result<LeaveAnswer, ClientError> {
 /// What the VRRP instances do.
 pub async fn vrrp(socket: &Path) -> Result<Vec<VrrpStatus>, ClientError> {
     let (code, body) = exchange(socket, Method::GET, VRRP, Bytes::new()).await?;
+    if code != StatusCode::OK {
+        return Err(refusal(code, &body));
+    }
+    parse(&body)
+}
+
+/// What has happened lately: to whatever `name` means, or at all; the last `limit` events.
+pub async fn history(socket: &Path, name: Option<&str>, limit: Option<u32>) -> Result<History, ClientError> {
+    let (code, body) = exchange(socket, Method::GET, &history_path(name, limit), Bytes::new()).await?;
     if code != StatusCode::OK {
         return Err(refusal(code, &body));
     }

@@ -6,6 +6,7 @@
 //! | `POST /v1/reload` | 200 or 422, [`ReloadAnswer`] |
 //! | `POST /v1/leave` | 200, [`LeaveAnswer`]; then the daemon ends, and all but its process stays for a successor |
 //! | `GET /v1/vrrp` | 200, a list of [`VrrpStatus`] |
+//! | `GET /v1/history`, with `?name=NAME`, `?limit=N`, `?name=NAME&limit=N` or without | 200, [`History`]: the last N events that concern NAME |
 //! | `POST /v1/vip/release`, `POST /v1/vip/acquire`, each with `?name=NAME` or without | 200 or 422, [`VipAnswer`] |
 //! | `POST /v1/backend` with a [`BackendOrder`] | 200 or 422, [`BackendAnswer`] |
 //! | `POST /v1/rebalance` with a [`RebalanceOrder`] | 200 or 422, [`RebalanceAnswer`] |
@@ -16,7 +17,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::status::{Status, VrrpStatus};
+use crate::{
+    history::History,
+    status::{Status, VrrpStatus},
+};
 
 /// Path of [`Request::Status`].
 pub const STATUS: &str = "/v1/status";
@@ -26,6 +30,8 @@ pub const RELOAD: &str = "/v1/reload";
 pub const LEAVE: &str = "/v1/leave";
 /// Path of [`Request::Vrrp`].
 pub const VRRP: &str = "/v1/vrrp";
+/// Path of [`Request::History`].
+pub const HISTORY: &str = "/v1/history";
 /// Path of [`Request::Backend`].
 pub const BACKEND: &str = "/v1/backend";
 /// Path of [`Request::Rebalance`].
@@ -46,6 +52,15 @@ pub enum Request {
     Leave(oneshot::Sender<LeaveAnswer>),
     /// Tell what the VRRP instances do: what [`Request::Status`] says of them, for who asks often.
     Vrrp(oneshot::Sender<Vec<VrrpStatus>>),
+    /// Tell what has happened.
+    History {
+        /// To whom: see [`crate::history::Event::concerns`]; `None`: to all.
+        name: Option<String>,
+        /// Only the last so many events.
+        limit: Option<u32>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<History>,
+    },
     /// Hand VIPs over, or take them back.
     Vip {
         /// Which of the two.
@@ -268,9 +283,48 @@ pub fn queried_name(query: Option<&str>) -> Result<Option<String>, String> {
     String::from_utf8(bytes).map(Some).map_err(|_| "the name is not UTF-8".to_owned())
 }
 
+/// The path and the query of [`Request::History`].
+pub fn history_path(name: Option<&str>, limit: Option<u32>) -> String {
+    let parts = [name.map(name_query), limit.map(|limit| format!("limit={limit}"))];
+    let query = parts.into_iter().flatten().collect::<Vec<_>>().join("&");
+    if query.is_empty() { HISTORY.to_owned() } else { format!("{HISTORY}?{query}") }
+}
+
+/// The name and the limit in a query.
+///
+/// # Errors
+/// It has another key, or one twice, or a value that cannot be read.
+pub fn queried_history(query: Option<&str>) -> Result<(Option<String>, Option<u32>), String> {
+    let (mut name, mut limit) = (None, None);
+    for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
+        match part.strip_prefix("limit=") {
+            Some(number) if limit.is_none() => {
+                limit = Some(number.parse().map_err(|_| "the limit must be a whole number".to_owned())?);
+            }
+            None if name.is_none() && part.starts_with("name=") => name = queried_name(Some(part))?,
+            _ => return Err("the query can only be `name=NAME` and `limit=N`, each once".to_owned()),
+        }
+    }
+    Ok((name, limit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_asked_of_the_history_survives_its_way_through_a_query() {
+        for (name, limit) in
+            [(None, None), (Some("a&limit=3 b"), None), (None, Some(7)), (Some("fd10::10"), Some(0))]
+        {
+            let path = history_path(name, limit);
+            let query = path.strip_prefix(HISTORY).expect("the path").strip_prefix('?');
+            assert_eq!(queried_history(query), Ok((name.map(str::to_owned), limit)), "{path}");
+        }
+        for query in ["limit=-1", "limit=1&limit=2", "name=a&name=b", "since=1", "limit=", "name=%"] {
+            queried_history(Some(query)).expect_err(query);
+        }
+    }
 
     #[test]
     fn a_name_survives_its_way_through_a_query() {

@@ -31,8 +31,8 @@ use tokio::{
 };
 
 use super::protocol::{
-    BACKEND, BackendOrder, LEAVE, REBALANCE, RELOAD, RebalanceOrder, Request, STATUS, VIP_ACQUIRE,
-    VIP_RELEASE, VRRP, VipAction, queried_name,
+    BACKEND, BackendOrder, HISTORY, LEAVE, REBALANCE, RELOAD, RebalanceOrder, Request, STATUS, VIP_ACQUIRE,
+    VIP_RELEASE, VRRP, VipAction, queried_history, queried_name,
 };
 
 /// Root and its group; the group may be changed on the directory to let others look.
@@ -121,6 +121,7 @@ impl Server {
             .route(RELOAD, post(reload))
             .route(LEAVE, post(leave))
             .route(VRRP, get(vrrp))
+            .route(HISTORY, get(history))
             .route(VIP_RELEASE, post(async |state, query| vip(VipAction::Release, state, query).await))
             .route(VIP_ACQUIRE, post(async |state, query| vip(VipAction::Acquire, state, query).await))
             .route(BACKEND, post(backend))
@@ -165,6 +166,17 @@ async fn leave(State(requests): State<mpsc::Sender<Request>>) -> Response {
 async fn vrrp(State(requests): State<mpsc::Sender<Request>>) -> Response {
     match ask(&requests, Request::Vrrp).await {
         Some(status) => Json(status).into_response(),
+        None => stopping(),
+    }
+}
+
+async fn history(State(requests): State<mpsc::Sender<Request>>, RawQuery(query): RawQuery) -> Response {
+    let (name, limit) = match queried_history(query.as_deref()) {
+        Ok(asked) => asked,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error),
+    };
+    match ask(&requests, |reply| Request::History { name, limit, reply }).await {
+        Some(history) => Json(history).into_response(),
         None => stopping(),
     }
 }
@@ -280,11 +292,14 @@ fn refuse(code: StatusCode, error: &str) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use crate::control::{
         client::{self, ClientError},
         protocol::{BackendAction, BackendAnswer, LeaveAnswer, RebalanceAnswer, ReloadAnswer, VipAnswer},
     };
+    use crate::history::{Event, History, Kind};
 
     /// A daemon whose reloads answer as given.
     fn daemon(socket: &Path, answer: ReloadAnswer) -> Server {
@@ -298,6 +313,11 @@ mod tests {
                         let _asked = reply.send(LeaveAnswer { respite_ms: Some(8500) });
                     }
                     Request::Vrrp(reply) => drop(reply.send(Vec::new())),
+                    Request::History { name, limit, reply } => {
+                        let name = format!("{name:?} {limit:?}");
+                        let event = Event::new(Kind::Daemon, name, SystemTime::UNIX_EPOCH);
+                        drop(reply.send(History { events: vec![event] }));
+                    }
                     Request::Vip { action, name, reply } => {
                         let error = name.is_none().then(|| "say which".to_owned());
                         let instances = vec![format!("{action} {}", name.unwrap_or_default())];
@@ -353,6 +373,16 @@ mod tests {
         assert_eq!(answer.error.as_deref(), Some("say which"));
         assert_eq!(client::vrrp(&socket).await.expect("answered"), Vec::new());
         assert_eq!(client::leave(&socket).await.expect("answered").respite_ms, Some(8500));
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_of_the_history_arrives() {
+        let (_directory, socket) = socket();
+        let _server = daemon(&socket, accepted());
+        for (name, limit) in [(None, None), (Some("fd10::10 & co"), Some(7))] {
+            let history = client::history(&socket, name, limit).await.expect("answered");
+            assert_eq!(history.events[0].name, format!("{name:?} {limit:?}"));
+        }
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::SystemTime,
@@ -12,7 +12,10 @@ use std::{
 use anyhow::Context as _;
 use tokio::sync::{Notify, watch};
 
-use super::doubt::Testimony;
+use super::{
+    doubt::Testimony,
+    history::{self, Subject},
+};
 use crate::{
     config::model::{Config, Health},
     desired::{PoolEntry, pool},
@@ -20,6 +23,7 @@ use crate::{
         monitor::{BackendHealth, Monitor},
         rise_fall::HealthState,
     },
+    history::Teller,
 };
 
 /// The running monitors. Wakes the controller when a backend's state, or kind of being down, changes, and when one falls
@@ -29,6 +33,7 @@ pub struct Checks {
     running: BTreeMap<PoolEntry, Running>,
     changed: Arc<Notify>,
     results: Arc<Results>,
+    teller: Teller,
 }
 
 /// Who waits for any result, if somebody does.
@@ -41,6 +46,8 @@ struct Results {
 #[derive(Debug)]
 struct Running {
     settings: Health,
+    /// Whom its events are about.
+    subject: Subject,
     monitor: Monitor,
     health: watch::Receiver<BackendHealth>,
 }
@@ -48,15 +55,16 @@ struct Running {
 /// Monitors that a configuration needs and that do not run yet, started; and which entries it has.
 #[derive(Debug)]
 pub struct Plan {
-    wanted: Vec<PoolEntry>,
+    /// And the service and the name of each.
+    wanted: BTreeMap<PoolEntry, (String, String)>,
     new: BTreeMap<PoolEntry, Running>,
 }
 
 impl Checks {
     /// None yet. `arrived` is notified of every result while [`Self::await_results`] says so.
-    pub fn new(changed: Arc<Notify>, arrived: Arc<Notify>) -> Self {
+    pub fn new(changed: Arc<Notify>, arrived: Arc<Notify>, teller: Teller) -> Self {
         let results = Arc::new(Results { are_awaited: AtomicBool::new(false), arrived });
-        Self { running: BTreeMap::new(), changed, results }
+        Self { running: BTreeMap::new(), changed, results, teller }
     }
 
     /// Starts what a configuration needs beyond what runs. Nothing of what runs is touched.
@@ -64,19 +72,24 @@ impl Checks {
     /// # Errors
     /// A file that a check needs cannot be used.
     pub fn plan(&self, config: &Config) -> anyhow::Result<Plan> {
-        let mut plan = Plan { wanted: Vec::new(), new: BTreeMap::new() };
+        let mut plan = Plan { wanted: BTreeMap::new(), new: BTreeMap::new() };
         for service in &config.services {
-            for entry in pool(service) {
-                plan.wanted.push(entry);
+            for (entry, backend) in pool(service).zip(&service.backends) {
+                let subject = history::subject_of(service, &backend.name);
+                plan.wanted.insert(entry, subject.clone());
                 if self.running.get(&entry).is_some_and(|running| running.settings == service.health) {
                     continue;
                 }
-                let monitor = Monitor::spawn(&service.health, entry.address)
+                let subject = Arc::new(Mutex::new(subject));
+                let observer =
+                    history::check_observer(self.teller.clone(), Arc::clone(&subject), entry.address);
+                let monitor = Monitor::spawn_observed(&service.health, entry.address, observer)
                     .with_context(|| format!("service {:?}: checks of {}", service.name, entry.address))?;
                 let health = monitor.health();
                 let (changed, results) = (Arc::clone(&self.changed), Arc::clone(&self.results));
                 tokio::spawn(follow(health.clone(), changed, results));
-                plan.new.insert(entry, Running { settings: service.health.clone(), monitor, health });
+                plan.new
+                    .insert(entry, Running { settings: service.health.clone(), subject, monitor, health });
             }
         }
         Ok(plan)
@@ -86,13 +99,18 @@ impl Checks {
     pub fn commit(&mut self, plan: Plan) {
         let Plan { wanted, new } = plan;
         let replaced: Vec<PoolEntry> = (self.running.keys().copied())
-            .filter(|entry| !wanted.contains(entry) || new.contains_key(entry))
+            .filter(|entry| !wanted.contains_key(entry) || new.contains_key(entry))
             .collect();
         for entry in replaced {
             // Dropping ends it; nobody waits for its connection to close.
             self.running.remove(&entry);
         }
         self.running.extend(new);
+        for (entry, name) in wanted {
+            if let Some(running) = self.running.get(&entry) {
+                *running.subject.lock().unwrap_or_else(PoisonError::into_inner) = name;
+            }
+        }
     }
 
     /// The states, for the reconciler.

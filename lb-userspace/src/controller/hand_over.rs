@@ -1,14 +1,15 @@
 //! `xvip vip`: whose VIPs are meant, and telling their routers.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::Controller;
 use crate::{
     config::model::{Config, VrrpInstance},
     control::protocol::{VipAction, VipAnswer},
     desired::vips_of,
+    history::{Event, Kind},
     status::VrrpStatus,
 };
 
@@ -24,7 +25,11 @@ impl Controller {
         };
         // They are one sync group, or a single one: whom one router drives.
         if let Some(instance) = instances.first() {
-            info!(vrrp = instance.name, "asked to {action} the VIP");
+            let event =
+                Event::new(Kind::Order, &instance.name, SystemTime::now()).of_instance(&instance.name);
+            let vips: Vec<_> =
+                vips_of(&self.config, &instance.name).into_iter().map(|(vip, _)| vip).collect();
+            self.tell(event.with_vips(&vips).became(action.to_string()).because("by `xvip vip`"));
             let told = match action {
                 VipAction::Release => self.routers.release(&instance.name),
                 VipAction::Acquire => self.routers.acquire(&instance.name),

@@ -9,7 +9,7 @@ use std::{
 
 use lb_common::layout::{BackendId, ServiceKey};
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::error;
 
 use super::Controller;
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     desired::{PoolEntry, pool, service_key},
     flows::{Flow, FlowState},
     health::rise_fall::HealthState,
+    history::{Event, Kind, Severity},
     rebalance::{
         course::{Candidate, Course, Outcome, Step},
         plan::{Member, Tolerance, plan},
@@ -145,8 +146,10 @@ impl Controller {
         is_manual: bool,
         now: Instant,
     ) {
-        let asked = if is_manual { "by an operator" } else { "since there is skew" };
-        info!(service = name, resets = course.left(), rate = settings.rate, "rebalance begins, {asked}");
+        let asked = if is_manual { "an operator has asked for it" } else { "there is skew" };
+        let event = Event::new(Kind::Rebalance, name, SystemTime::now()).of_service(name).became("begins");
+        let event = event.because(asked).with("connections_to_reset", course.left());
+        self.tell(event.with("per_second", settings.rate.into()));
         let running = Running {
             course,
             settings,
@@ -240,16 +243,21 @@ impl Controller {
             .collect();
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let outcome_name = outcome.name();
-        match outcome {
-            Outcome::Stuck => warn!(
-                service = name,
-                resets,
-                took_ms,
-                ?by_backend,
-                "rebalance ends: clients that are reset do not come back to where there is room"
-            ),
-            _ => info!(service = name, resets, took_ms, ?by_backend, "rebalance ends: {outcome_name}"),
-        }
+        let of_whom: Vec<String> =
+            by_backend.iter().map(|(name, count)| format!("{count} of {name}")).collect();
+        let reason = match outcome {
+            Outcome::Stuck => "clients that are reset do not come back to where there is room",
+            _ => outcome_name,
+        };
+        let reason = if of_whom.is_empty() {
+            reason.to_owned()
+        } else {
+            format!("{reason}; reset: {}", of_whom.join(", "))
+        };
+        let severity = if outcome == Outcome::Stuck { Severity::Warn } else { Severity::Info };
+        let event = Event::new(Kind::Rebalance, name, SystemTime::now()).of_service(name).became("ends");
+        let event = event.because(reason).grave(severity).with("connections_reset", resets);
+        self.teller.tell(event.with("took_ms", took_ms));
         if let Some(watched) = self.rebalances.0.get_mut(&key) {
             watched.last = Some(LastRebalanceStatus {
                 began: rfc3339(running.began_at),

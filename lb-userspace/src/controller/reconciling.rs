@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::{Controller, RETRY, set_problem};
 use crate::{
@@ -59,10 +59,14 @@ impl Controller {
         let changes = diff(&desired, &observed);
         let applied = self.apply(changes, &observed).await;
         self.replication.know(&desired, &self.ids, &self.links, Instant::now().into_std());
+        self.connections.know(desired.addresses.iter().map(|(vip, _)| *vip).collect());
         // As long as addresses that are not ours any more are still here, answering for them would be a lie.
         let disowned = !matches!(applied, Err((Stage::Disown, _)));
         if let Some(as_of) = as_of.filter(|_| disowned && self.dataplane.is_some()) {
             self.heartbeat.settled(as_of);
+        }
+        if applied.is_ok() {
+            self.follow_vips();
         }
         // Only now do those who are told to go find their way to somebody else.
         self.follow_dead();
@@ -172,10 +176,20 @@ impl Controller {
                 continue;
             }
             match &change {
-                Change::AddAddress(_) | Change::RemoveAddress(_) | Change::Announce(..) => info!("{change}"),
                 Change::SetService(key, entry) => {
                     let was = observed.tables.services.get(key).map_or(0, |old| old.usable);
-                    info!(was, usable = entry.usable, "{change}");
+                    debug!(was, usable = entry.usable, "{change}");
+                    if was != entry.usable {
+                        self.tell_usable(key, was, entry.usable);
+                    }
+                }
+                Change::SetBackend(id, entry) => {
+                    debug!("{change}");
+                    let was = observed.tables.backends.get(id).map(|old| old.weight);
+                    let of = self.ids.all().find(|(known, _)| known == id).map(|(_, entry)| entry);
+                    if let (Some(was), Some(of)) = (was.filter(|was| *was != entry.weight), of) {
+                        self.tell_weight(&of, was, entry.weight);
+                    }
                 }
                 _ => debug!("{change}"),
             }

@@ -3,12 +3,13 @@
 use std::time::SystemTime;
 
 use sd_notify::NotifyState;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::{Controller, lease, notify};
 use crate::{
     config::{self, Checked, LoadError, model::Config},
     control::protocol::ReloadAnswer,
+    history::{Event, Kind, Severity},
 };
 
 impl Controller {
@@ -19,10 +20,14 @@ impl Controller {
             notify(&[NotifyState::Reloading, now]);
         }
         let answer = self.try_reload().await;
+        let event = Event::new(Kind::Reload, &self.config.node.name, SystemTime::now());
         match &answer.error {
-            None => info!(file = %self.options.config_path.display(), "reloaded"),
+            None => {
+                self.tell(event.became("applied").because(self.options.config_path.display().to_string()))
+            }
             Some(error) => {
-                error!("the reload changed nothing: {error}");
+                let event = event.became("refused").because(format!("nothing has changed: {error}"));
+                self.tell(event.grave(Severity::Error));
                 answer.findings.iter().for_each(|finding| error!("{finding}"));
             }
         }
@@ -62,6 +67,8 @@ impl Controller {
         self.config = config;
         self.heartbeat.set_lease(lease(&self.config));
         self.loaded_at = SystemTime::now();
+        self.options.log.set(self.config.log.level);
+        self.teller.hooks().configure(&self.config.node.name, &self.config.hooks);
         self.tracking.configure(&self.config);
         self.steering.look_for_unknown(&self.config);
         self.assign_ids();
@@ -69,7 +76,7 @@ impl Controller {
             self.serve_local_clients();
         }
         self.refresh_reserved_ports();
-        self.replication.configure(&self.config);
+        self.configure_followers();
         if self.join_at.is_none() {
             self.configure_routers().await;
         }
@@ -96,6 +103,8 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     compare("node.xdp_mode", old.node.xdp_mode == new.node.xdp_mode);
     compare("node.pin_path", old.node.pin_path == new.node.pin_path);
     compare("node.observe", old.node.observe == new.node.observe);
+    compare("log.target", old.log.target == new.log.target);
+    compare("log.format", old.log.format == new.log.format);
     compare("flows.max", old.flows.max == new.flows.max);
     compare("flows.half_open_max", old.flows.half_open_max == new.flows.half_open_max);
     compare("flows.sources_max", old.flows.sources_max == new.flows.sources_max);
@@ -108,7 +117,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::model::{LocalClients, XdpMode},
+        config::model::{LocalClients, LogFormat, LogLevel, LogTarget, XdpMode},
         desired::tests::{config, service},
     };
 
@@ -120,11 +129,14 @@ mod tests {
         new.node.local_clients = LocalClients::All;
         new.flows.idle_timeout = Duration::from_secs(1);
         new.vrrp.clear();
+        new.log.level = LogLevel::Debug;
         assert!(needs_restart(&old, &new).is_empty());
         new.node.interfaces = vec!["eth1".into(), "eth2".into()];
         new.node.xdp_mode = XdpMode::Generic;
         new.node.pin_path = "/sys/fs/bpf/other".into();
         new.node.observe = true;
+        new.log.target = LogTarget::Stderr;
+        new.log.format = LogFormat::Json;
         new.flows.max += 1;
         new.flows.half_open_max += 1;
         new.flows.sources_max += 1;
@@ -136,6 +148,8 @@ mod tests {
                 "node.xdp_mode",
                 "node.pin_path",
                 "node.observe",
+                "log.target",
+                "log.format",
                 "flows.max",
                 "flows.half_open_max",
                 "flows.sources_max"

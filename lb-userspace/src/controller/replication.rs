@@ -18,10 +18,11 @@ use std::{
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use super::{Controller, set_problem};
+use super::{Controller, connections::Tapped, set_problem};
 use crate::{
     config::model::Config,
-    dataplane::{FlowEvents, ReplicaSource},
+    connections::Tap,
+    dataplane::ReplicaSource,
     desired::{BackendIds, Desired},
     netlink::Link,
     replica::Landmarks,
@@ -72,7 +73,7 @@ impl Default for Replication {
 
 impl Replication {
     /// Starts, changes or ends the exchange, as the configuration says.
-    pub(super) fn configure(&mut self, config: &Config) {
+    pub(super) fn configure(&mut self, config: &Config, tap: &Tap) {
         let Some(settings) = settings(config) else {
             if let Some(handle) = self.handle.take() {
                 info!("flows are not exchanged any more: there is no [sync]");
@@ -90,6 +91,7 @@ impl Replication {
                 let maps = Maps {
                     source: ReplicaSource::at(&config.node.pin_path),
                     landmarks: self.landmarks.subscribe(),
+                    tap: tap.clone(),
                 };
                 match SyncService::spawn(settings, Box::new(maps), agreement) {
                     Ok(handle) => {
@@ -263,6 +265,7 @@ impl Controller {
 struct Maps {
     source: ReplicaSource,
     landmarks: watch::Receiver<Arc<Landmarks>>,
+    tap: Tap,
 }
 
 impl StoreFactory for Maps {
@@ -272,22 +275,23 @@ impl StoreFactory for Maps {
     }
 
     fn events(&self) -> Result<Box<dyn EventSource>, StoreError> {
-        self.source.events().map(|events| Box::new(events) as Box<dyn EventSource>).map_err(refused)
+        let events = self.source.events().map_err(refused)?;
+        Ok(Box::new(Tapped::new(events, self.tap.clone())))
     }
 }
 
-impl EventSource for FlowEvents {
+impl EventSource for Tapped {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Vec<FlowId>>> + '_>> {
         Box::pin(async {
             let mut batch = Vec::new();
-            FlowEvents::next(self, &mut batch, BATCH).await?;
+            Tapped::next(self, &mut batch, BATCH).await?;
             Ok(batch)
         })
     }
 
     fn lost(&self) -> u64 {
         // Where that cannot be read, no event can be, either.
-        FlowEvents::lost(self).unwrap_or_default()
+        Tapped::lost(self).unwrap_or_default()
     }
 }
 

@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::{
-    layout::{BackendId, virtual_mac},
-    reason::{DropReason, PassReason, TransmitReason},
-};
-use serde::Serialize;
+use lb_common::layout::{BackendId, virtual_mac};
 
 use super::Controller;
 use crate::{
@@ -16,9 +12,9 @@ use crate::{
     netlink::Link,
     reconcile::MacText,
     status::{
-        ActiveRouterStatus, AdminStatus, BackendFlowsStatus, BackendStatus, ConfigStatus, FlowsStatus,
-        InterfaceStatus, LocalClientsStatus, Packets, ServiceStatus, Status, VrrpStatus,
-        WeightOverrideStatus,
+        ActiveRouterStatus, AdminStatus, BackendFlowsStatus, BackendStatus, ConfigStatus, DaemonState,
+        FlowsStatus, InterfaceStatus, LocalClientsStatus, Packets, ServiceStatus, Status, VrrpStatus,
+        WeightOverrideStatus, without_daemon, word,
     },
     steering::{Standing, rfc3339},
     vrrp::lateness::Lateness,
@@ -32,6 +28,8 @@ impl Controller {
         let interfaces: Vec<InterfaceStatus> =
             self.links.iter().map(|link| self.interface_status(link)).collect();
         Status {
+            daemon: DaemonState::Up,
+            without_daemon: None,
             node: self.config.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -59,6 +57,8 @@ impl Controller {
                 closing: self.census.closing,
             },
             sync: self.replication.status(),
+            hooks: self.teller.hooks().status(),
+            connection_log: self.connections.status(),
             observing: self.observing(),
         }
     }
@@ -108,6 +108,7 @@ impl Controller {
         let own = own.chain(self.rivals.problems().cloned()).chain(routers);
         own.chain(self.alerts.problems(std::time::Instant::now()))
             .chain(self.replication.problems())
+            .chain(self.connections.problem())
             .collect()
     }
 
@@ -316,18 +317,7 @@ impl Controller {
     fn packets(&self) -> Packets {
         let counters =
             self.dataplane.as_ref().and_then(|dataplane| dataplane.counters().ok()).unwrap_or_default();
-        let count = |index: u32| counters.get(index as usize).copied().unwrap_or(0);
-        Packets {
-            passed: (PassReason::ALL.iter())
-                .map(|reason| (reason.name().to_owned(), count(reason.counter())))
-                .collect(),
-            dropped: (DropReason::ALL.iter())
-                .map(|reason| (reason.name().to_owned(), count(reason.counter())))
-                .collect(),
-            transmitted: (TransmitReason::ALL.iter())
-                .map(|reason| (reason.name().to_owned(), count(reason.counter())))
-                .collect(),
-        }
+        without_daemon::packets(&counters)
     }
 
     /// One line for the service manager.
@@ -351,13 +341,5 @@ fn authentication(instance: &VrrpInstance) -> &'static str {
         (Some(_), _) => "hmac-sha256",
         (None, Some(_)) => "password",
         (None, None) => "none",
-    }
-}
-
-/// The word that a value without fields has in JSON.
-fn word(value: &impl Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => String::new(),
     }
 }

@@ -4,10 +4,7 @@
 //! Never those of a backend that is shutting down or not known, and none while it is not sure that the backend is dead rather
 //! than this node cut off ([`super::doubt`]).
 
-use std::collections::BTreeMap;
-
-use lb_common::layout::BackendId;
-use tracing::{info, warn};
+use std::{collections::BTreeMap, time::SystemTime};
 
 use super::{
     Controller,
@@ -17,8 +14,10 @@ use super::{
 use crate::{
     config::model::OnDown,
     desired::{PoolEntry, pool},
+    history::{Event, Kind, Severity, event::milliseconds},
     resets::{ResetOrder, ResetReason, What},
 };
+use lb_common::layout::BackendId;
 
 /// What has been ordered for dead backends, and what was told of it.
 #[derive(Debug, Default)]
@@ -127,20 +126,29 @@ impl Controller {
             if self.condemned.told.insert(*key, report.order) == Some(report.order) || report.done == 0 {
                 continue;
             }
-            let address =
-                self.ids.all().find(|(id, _)| *id == report.backend).map(|(_, found)| found.address);
-            let address = address.map_or_else(|| "?".to_owned(), |address| address.to_string());
-            let (flows, took_ms) = (report.done, report.took.as_millis());
-            match report.why {
-                ResetReason::BackendDead => {
-                    warn!(backend = address, flows, took_ms, "reset the flows of a dead backend");
-                }
-                // A rebalance gives an order for each few of its flows, and tells of all of them in the end.
-                ResetReason::Rebalance => {}
-                why => info!(backend = address, flows, took_ms, %why, "reset flows"),
-            }
+            // A rebalance gives an order for each few of its flows, and tells of all of them in the end.
+            let Some((reason, severity)) = told(report.why) else { continue };
+            let entry = self.ids.all().find(|(id, _)| *id == report.backend).map(|(_, entry)| entry);
+            let event = match entry {
+                Some(entry) => self.backend_event(Kind::Reset, &entry),
+                None => Event::new(Kind::Reset, "?", SystemTime::now()),
+            };
+            let event = event.because(reason).grave(severity).with("connections", report.done);
+            self.tell(event.with("took_ms", milliseconds(report.took)));
         }
         let problem = progress.problem;
         set_problem(&mut self.problems.resets, problem);
+    }
+}
+
+/// Why connections were reset, in words; `None` where somebody else tells it.
+fn told(why: ResetReason) -> Option<(&'static str, Severity)> {
+    match why {
+        ResetReason::BackendDead => Some(("its connections were reset: it is dead", Severity::Warn)),
+        ResetReason::Disabled => Some(("its connections were reset: it is disabled", Severity::Info)),
+        ResetReason::DrainDeadline => {
+            Some(("its connections were reset: the deadline of its drain has passed", Severity::Info))
+        }
+        ResetReason::Rebalance => None,
     }
 }

@@ -3,18 +3,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use lb_common::{layout::virtual_mac, wire::Mac};
 use nix::time::{ClockId, clock_gettime};
-use tracing::{error, info};
+use tracing::info;
 
 use super::Controller;
 use crate::{
     config::model::{Family, VrrpInstance, family_of},
     dataplane::{AdvertSeen, Sightings},
     desired::vips_of,
+    history::{Event, Kind, Severity},
     vrrp::{
         rivals::{self, Claim, Ownership, Rivals},
         status::RouterStatus,
@@ -126,14 +127,21 @@ impl Controller {
 
     /// Logs what is new and what is over. The age in a sentence changes without being news.
     fn tell_rivals(&mut self, found: BTreeMap<Subject, String>) {
-        let known = &mut self.rivals.problems;
-        for (_, problem) in found.iter().filter(|(subject, _)| !known.contains_key(subject)) {
-            error!("{problem}");
+        let known = &self.rivals.problems;
+        let event = |subject: &Subject| {
+            let at = SystemTime::now();
+            match subject {
+                Subject::Vip(vip) => Event::new(Kind::Rival, vip.to_string(), at).with_vips([vip]),
+                Subject::Instance(name) => Event::new(Kind::Rival, name, at).of_instance(name),
+            }
+        };
+        for (subject, problem) in found.iter().filter(|(subject, _)| !known.contains_key(subject)) {
+            self.tell(event(subject).became("begins").because(problem).grave(Severity::Error));
         }
-        for (_, problem) in known.iter().filter(|(subject, _)| !found.contains_key(subject)) {
-            info!(was = problem, "recovered");
+        for (subject, problem) in known.iter().filter(|(subject, _)| !found.contains_key(subject)) {
+            self.tell(event(subject).became("ends").because(problem));
         }
-        *known = found;
+        self.rivals.problems = found;
     }
 }
 

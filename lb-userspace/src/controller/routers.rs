@@ -10,11 +10,13 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tracing::{error, info};
 
+use super::history::{Vips, note_vips, router_observer};
 use crate::{
     config::model::{Config, Family, family_of},
     dataplane::Sightings,
     desired::vips_of,
     heartbeat::Beat,
+    history::Teller,
     succession::Inherited,
     vrrp::{
         advert::Priority,
@@ -43,6 +45,8 @@ pub struct Routers {
     running: BTreeMap<String, Running>,
     /// Why they do not run; tried again.
     failed: BTreeMap<String, (Vec<MemberPlan>, String)>,
+    teller: Teller,
+    vips: Vips,
     /// How many were ever started, so that announcements of different lives differ.
     lives: u32,
 }
@@ -62,13 +66,15 @@ impl Running {
 
 impl Routers {
     /// None yet.
-    pub fn new(interface: &str, changed: Arc<Notify>, controller: Arc<Beat>) -> Self {
+    pub fn new(interface: &str, changed: Arc<Notify>, controller: Arc<Beat>, teller: Teller) -> Self {
         Self {
             interface: interface.to_owned(),
             changed,
             controller,
             running: BTreeMap::new(),
             failed: BTreeMap::new(),
+            teller,
+            vips: Vips::default(),
             lives: 0,
         }
     }
@@ -76,6 +82,7 @@ impl Routers {
     /// Starts, stops and changes routers until they are as configured. One that stays the same virtual router keeps its
     /// state, whatever else changes about it; one that becomes another hands over first.
     pub async fn configure(&mut self, config: &Config) {
+        note_vips(&self.vips, config);
         let mut wanted = plans(config);
         self.failed.clear();
         let mut stale = Vec::new();
@@ -109,6 +116,7 @@ impl Routers {
     /// Starts those that a predecessor on this node has left Active, as its successors. The others wait for
     /// [`Routers::configure`].
     pub fn resume(&mut self, config: &Config, inherited: &BTreeMap<String, Inherited>, now: Instant) {
+        note_vips(&self.vips, config);
         for (name, plans) in plans(config) {
             let left: Option<Vec<Inherited>> =
                 plans.iter().map(|plan| inherited.get(&plan.instance.name).copied()).collect();
@@ -155,9 +163,10 @@ impl Routers {
 
     fn begin(&mut self, name: String, plans: Vec<MemberPlan>, legacy: Option<Legacy>) {
         let (interface, controller) = (&self.interface, Some(Arc::clone(&self.controller)));
+        let observer = router_observer(self.teller.clone(), Arc::clone(&self.vips));
         let router = match legacy {
-            None => Router::spawn(&name, interface, plans.clone(), controller),
-            Some(legacy) => Router::resume(&name, interface, plans.clone(), controller, legacy),
+            None => Router::spawn(&name, interface, plans.clone(), controller, observer),
+            Some(legacy) => Router::resume(&name, interface, plans.clone(), controller, legacy, observer),
         };
         match router {
             Ok(router) => {

@@ -8,14 +8,15 @@ use std::{
 
 use lb_common::layout::BackendId;
 use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::{Controller, Options};
 use crate::{
-    config::model::{Config, Service},
+    config::model::{Config, Service, duration_text},
     control::protocol::{BackendAction, BackendAnswer, BackendOrder},
     desired::{PoolEntry, Steer, pool, service_key},
     health::rise_fall::HealthState,
+    history::{Event, Kind},
     resets::{ResetOrder, ResetReason, What},
     state_file,
     steering::{Name, Override, Overrides, Said, Standing, rfc3339},
@@ -82,7 +83,7 @@ impl Controller {
         let mut answer = BackendAnswer::default();
         for name in &meant {
             let line = self.line(name);
-            info!(by = said.by, "{line}");
+            self.tell(order_event(name, order.action, &said));
             answer.lines.push(line);
         }
         self.reconcile().await;
@@ -241,4 +242,20 @@ impl Controller {
         // Two CPUs at once can lose a count.
         Some(u64::try_from(load.active).unwrap_or(0))
     }
+}
+
+/// What an operator has said of a backend.
+fn order_event(name: &Name, action: BackendAction, said: &Said) -> Event {
+    let to = match action {
+        BackendAction::Drain { deadline_s: None } => "drain".to_owned(),
+        BackendAction::Drain { deadline_s: Some(seconds) } => {
+            format!("drain, connections reset after {}", duration_text(Duration::from_secs(seconds)))
+        }
+        BackendAction::Disable => "disable".to_owned(),
+        BackendAction::Enable => "enable".to_owned(),
+        BackendAction::Weight { weight: Some(weight) } => format!("weight {weight}"),
+        BackendAction::Weight { weight: None } => "weight as configured".to_owned(),
+    };
+    let event = Event::new(Kind::Order, &name.backend, said.at).of_service(&name.service);
+    event.became(to).because(format!("by {}", said.by))
 }

@@ -16,7 +16,7 @@ use std::{
     pin::pin,
     process::Stdio,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, bail};
@@ -33,6 +33,7 @@ use crate::{
     control::{client, protocol::LeaveAnswer, server},
     dataplane::{Dataplane, DataplaneError, PulseWriter, Sightings},
     desired::vips_of,
+    history::{Event, Kind, event::milliseconds},
     succession::{Inherited, LeftRouter, Note, Unusable, is_being_restarted},
     vrrp::{
         advert::{Centiseconds, Interval, Priority, Seconds},
@@ -206,14 +207,17 @@ impl Controller {
         }
         let left = routers.len();
         match self.write_note(routers) {
-            Ok(()) => info!(
-                virtual_routers = left,
-                respite_ms = respite.unwrap_or_default().as_millis(),
-                "left to a successor on this node: programs, maps and addresses stay"
-            ),
+            Ok(()) => {
+                let reason = "to a successor on this node: programs, maps and addresses stay";
+                let event = Event::new(Kind::Daemon, &self.config.node.name, SystemTime::now());
+                let event = event.became("left").because(reason).with("virtual_routers", left as u64);
+                self.tell(event.with("respite_ms", milliseconds(respite.unwrap_or_default())));
+            }
             Err(error) => warn!("the successor will not know what it succeeds to: {error:#}"),
         }
         self.tracking.stop().await;
+        self.finish_telling().await;
+        self.connections.stop().await;
     }
 
     fn set_lease(&mut self, lease: Duration) {

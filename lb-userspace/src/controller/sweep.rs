@@ -45,7 +45,8 @@ impl Controller {
         self.sweeping = None;
         let Some((tables, census, took)) = swept else {
             error!("the flow sweep ended without a result");
-            self.flow_tables = self.dataplane.as_ref().and_then(|dataplane| dataplane.flow_tables().ok());
+            let tables = self.dataplane.as_ref().and_then(|dataplane| dataplane.flow_tables().ok());
+            self.flow_tables = tables.map(|tables| tables.told_to(self.connections.tap()));
             return;
         };
         self.sweep_not_before = Instant::now() + took * 20;

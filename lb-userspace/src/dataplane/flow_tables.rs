@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     path::Path,
 };
 
@@ -19,12 +20,18 @@ use lb_common::{
 };
 
 use super::{DataplaneError, hash_walk::HashWalk, in_map, maps_path};
+use crate::connections::{
+    snapshot::Snapshot,
+    tap::{News, Tap},
+};
 use crate::drift::Drift;
 use crate::flows::{self, Flow, Phase, Timeouts};
 
 /// What this process removed, by backend. Only user space reads and writes it, so the object does not have it; it is
 /// pinned with the others to outlive the process.
-const TOTALS: &str = "TOTALS";
+pub(super) const TOTALS: &str = "TOTALS";
+/// The connection log gets what was removed in pieces.
+const TOLD_AT_ONCE: usize = 1024;
 
 /// The flow tables, for a thread of their own: walking a million flows takes seconds.
 pub struct FlowTables {
@@ -34,6 +41,8 @@ pub struct FlowTables {
     drifts: BTreeMap<BackendId, Drift>,
     backend_counters: PerCpuArray<MapData, BackendCounters>,
     totals: Array<MapData, Removed>,
+    /// The connection log, which is told what a sweep removes.
+    tap: Option<Tap>,
 }
 
 struct FamilyTables<A>
@@ -95,7 +104,14 @@ impl FlowTables {
             backend_counters: PerCpuArray::try_from(Map::PerCpuArray(pinned(maps, "BACKEND_COUNTERS")?))
                 .map_err(in_map("BACKEND_COUNTERS"))?,
             totals: open_totals(maps)?,
+            tap: None,
         })
+    }
+
+    /// These, with the connection log told of what a sweep removes.
+    #[must_use]
+    pub fn told_to(self, tap: Tap) -> Self {
+        Self { tap: Some(tap), ..self }
     }
 
     /// Removes the flows that are over at `now` (flow clock, seconds), counts the others, and sets the loads of the
@@ -120,8 +136,10 @@ impl FlowTables {
             census.by_backend.insert(id, BackendFlows { figures, ..BackendFlows::default() });
         }
         let mut removed = BTreeMap::new();
-        self.v4.sweep(now, timeouts, &mut census, &mut removed)?;
-        self.v6.sweep(now, timeouts, &mut census, &mut removed)?;
+        let mut gone = Gone { tap: self.tap.as_ref().filter(|tap| tap.is_open()), flows: Vec::new() };
+        self.v4.sweep(now, timeouts, &mut census, &mut removed, &mut gone)?;
+        self.v6.sweep(now, timeouts, &mut census, &mut removed, &mut gone)?;
+        gone.tell();
 
         for (id, removed) in removed {
             let index = u32::from(id);
@@ -165,6 +183,7 @@ where
         timeouts: &Timeouts,
         census: &mut Census,
         totals: &mut BTreeMap<BackendId, Removed>,
+        gone: &mut Gone<'_>,
     ) -> Result<(), DataplaneError> {
         let mut over = Vec::new();
         self.walk_established.run(|key, entry| {
@@ -209,6 +228,7 @@ where
                 let total = totals.entry(entry.backend).or_default();
                 *total = flows::plus(total, &flows::removed(&entry, other.as_ref()));
                 let _ = self.established.remove(&key);
+                gone.add(&key, &entry, other.as_ref());
                 if flows::has_reply(&entry) {
                     let _ = self.established.remove(&entry.rewritten.reversed());
                 }
@@ -229,6 +249,30 @@ where
             let _ = self.half_open.remove(&key);
         }
         Ok(())
+    }
+}
+
+/// What a sweep has removed, for the connection log.
+struct Gone<'a> {
+    tap: Option<&'a Tap>,
+    flows: Vec<Snapshot>,
+}
+
+impl Gone<'_> {
+    fn add<A: Address>(&mut self, key: &FlowKey<A>, entry: &FlowEntry<A>, other: Option<&FlowEntry<A>>) {
+        // Half a flow does not say whose it was.
+        if self.tap.is_some() && entry.direction == TO_BACKEND {
+            self.flows.push(Snapshot::new(key, entry, other));
+            if self.flows.len() >= TOLD_AT_ONCE {
+                self.tell();
+            }
+        }
+    }
+
+    fn tell(&mut self) {
+        if let Some(tap) = self.tap.filter(|_| !self.flows.is_empty()) {
+            tap.tell(News::Removed(mem::take(&mut self.flows)));
+        }
     }
 }
 

@@ -75,6 +75,16 @@ pub enum LocalClientsError {
     Dataplane(#[from] DataplaneError),
 }
 
+/// What all CPUs have counted together.
+pub(super) fn total_of(cpus: &[LocalCounters]) -> LocalCounters {
+    cpus.iter().fold(LocalCounters::default(), |sum, cpu| LocalCounters {
+        redirected: sum.redirected + cpu.redirected,
+        no_backend: sum.no_backend + cpu.no_backend,
+        stale: sum.stale + cpu.stale,
+        other_namespace: sum.other_namespace + cpu.other_namespace,
+    })
+}
+
 impl Dataplane {
     /// Attaches the hooks, or takes them away. Where there are a predecessor's, ours are there before those go: every
     /// connect meets one of them, and the second finds no VIP any more.
@@ -123,12 +133,7 @@ impl Dataplane {
     /// Where the map cannot be read.
     pub fn local_counters(&self, service: u32) -> Result<LocalCounters, DataplaneError> {
         let cpus = self.local_counters.get(&service, 0).map_err(in_map("LOCAL_COUNTERS"))?;
-        Ok(cpus.iter().fold(LocalCounters::default(), |sum, cpu| LocalCounters {
-            redirected: sum.redirected + cpu.redirected,
-            no_backend: sum.no_backend + cpu.no_backend,
-            stale: sum.stale + cpu.stale,
-            other_namespace: sum.other_namespace + cpu.other_namespace,
-        }))
+        Ok(total_of(&cpus))
     }
 
     fn local_entry(&self) -> Result<LocalEntry, DataplaneError> {

@@ -25,6 +25,7 @@ use super::{
     in_map,
 };
 use crate::{
+    connections::snapshot::Snapshot,
     flows::has_reply,
     resets::{FlowId, segments::Flow},
 };
@@ -251,6 +252,14 @@ impl AnyFlow {
         match self {
             Self::V4(flow) => flow.counts(),
             Self::V6(flow) => flow.counts(),
+        }
+    }
+
+    /// What the connection log has of it.
+    pub fn snapshot(&self) -> Snapshot {
+        match self {
+            Self::V4(flow) => Snapshot::new(&flow.key, &flow.forward, flow.reply.as_ref()),
+            Self::V6(flow) => Snapshot::new(&flow.key, &flow.forward, flow.reply.as_ref()),
         }
     }
 

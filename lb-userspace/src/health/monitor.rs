@@ -27,13 +27,13 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, sleep_until},
 };
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 pub use super::probe::SetupError;
 use super::{
     failure::ProbeError,
     probe::{Connection, LINGER, LONGEST, Outcome, Probe},
-    rise_fall::{CheckResult, Condition, DownKind, HealthState, RiseFall},
+    rise_fall::{CheckResult, Condition, DownKind, HealthState, RiseFall, Transition},
 };
 use crate::config::model::Health;
 
@@ -97,6 +97,37 @@ pub struct LastCheck {
     pub at: SystemTime,
 }
 
+/// A result that says something new: it changes the condition, or is a failure after a success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// When the check ended.
+    pub at: SystemTime,
+    /// Its result in words.
+    pub reason: String,
+    /// How long it took.
+    pub took: Duration,
+    /// What it changed; `None` for a first failure that changes nothing yet.
+    pub change: Option<Change>,
+    /// How many results in a row were like it, itself included.
+    pub in_a_row: u32,
+    /// From the beginning of the first of these to now.
+    pub row: Duration,
+}
+
+/// A change of condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Before.
+    pub from: Condition,
+    /// Now.
+    pub to: Condition,
+    /// How long it was as before.
+    pub lasted: Duration,
+}
+
+/// Is told of news at once, by the task that checks: it must not wait for anything.
+pub type Observer = Box<dyn Fn(News) + Send>;
+
 /// The watch over one backend; ends when this is dropped.
 #[derive(Debug)]
 pub struct Monitor {
@@ -110,6 +141,18 @@ impl Monitor {
     /// Begins to watch; the first check starts at once. Reads the files that `health` names, and fails if it cannot, or
     /// outside of a Tokio runtime (either flavour will do).
     pub fn spawn(health: &Health, backend: SocketAddr) -> Result<Self, SetupError> {
+        Self::spawn_observed(health, backend, Box::new(|_| ()))
+    }
+
+    /// The same, and tells `observer` what is new.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`].
+    pub fn spawn_observed(
+        health: &Health,
+        backend: SocketAddr,
+        observer: Observer,
+    ) -> Result<Self, SetupError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| SetupError::NoRuntime)?;
         let probe = Probe::new(&health.check, health.timeout, backend)?;
         let (publish, receiver) = watch::channel(BackendHealth {
@@ -130,6 +173,8 @@ impl Monitor {
             fast_interval: health.fast_interval,
             machine: RiseFall::new(health),
             since: Instant::now(),
+            row: None,
+            observer,
             publish,
         };
         let task = runtime.spawn(watch.run(probe, Arc::clone(&wake), stopped));
@@ -162,6 +207,9 @@ struct Watch {
     machine: RiseFall,
     /// Of the condition; the wall clock may jump.
     since: Instant,
+    /// Whether the newest results passed, since when, and how many they are.
+    row: Option<(bool, Instant, u32)>,
+    observer: Observer,
     publish: watch::Sender<BackendHealth>,
 }
 
@@ -211,10 +259,7 @@ impl Watch {
         let now = SystemTime::now();
         let ended = std::time::Instant::now();
         let was_heard = outcome.result.as_ref().map_or_else(ProbeError::was_heard, |_| Some(true));
-        if let Some(transition) = transition {
-            self.log(transition.from, transition.to, &words);
-            self.since = Instant::now();
-        }
+        self.tell(transition, result == CheckResult::Pass, outcome.latency, &words, now);
         self.publish.send_modify(|health| {
             health.checks += 1;
             health.failures += u64::from(result != CheckResult::Pass);
@@ -243,16 +288,31 @@ impl Watch {
         });
     }
 
-    fn log(&self, old: Condition, new: Condition, reason: &str) {
-        let lasted = humantime::format_duration(Duration::from_millis(
-            u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-        ));
-        let backend = self.backend;
-        match new {
-            Condition::Up => info!(%backend, %old, %new, reason, %lasted, "backend changed"),
-            Condition::Unknown | Condition::Down(_) => {
-                warn!(%backend, %old, %new, reason, %lasted, "backend changed");
-            }
+    /// Tells a result that has just come, if it says anything new.
+    fn tell(
+        &mut self,
+        transition: Option<Transition>,
+        passed: bool,
+        took: Duration,
+        words: &str,
+        at: SystemTime,
+    ) {
+        let now = Instant::now();
+        let before = self.row;
+        let (_, first, in_a_row) = match before {
+            Some((kind, first, count)) if kind == passed => (kind, first, count.saturating_add(1)),
+            _ => (passed, now.checked_sub(took).unwrap_or(now), 1),
+        };
+        self.row = Some((passed, first, in_a_row));
+        let change = transition.map(|Transition { from, to }| {
+            let lasted = now.saturating_duration_since(self.since);
+            self.since = now;
+            Change { from, to, lasted }
+        });
+        let fails_anew = !passed && before.is_some_and(|(passed, ..)| passed);
+        if change.is_some() || fails_anew {
+            let row = now.saturating_duration_since(first);
+            (self.observer)(News { at, reason: words.to_owned(), took, change, in_a_row, row });
         }
     }
 }

@@ -110,6 +110,17 @@ impl Reading<'_> {
         }
     }
 
+    /// Lines that begin within the words up to `until`, but the first, whose words say nothing by themselves.
+    fn goes_on(&mut self, statement: &Statement, until: usize, fate: Fate) {
+        let mut line = statement.place().line;
+        for word in statement.words.iter().take(until) {
+            if word.place.line != line {
+                line = word.place.line;
+                self.note(word.place, fate, "", "it goes on here");
+            }
+        }
+    }
+
     fn statement(&mut self, statement: &Statement) {
         if statement.pcs {
             self.pcs(statement);
@@ -119,11 +130,21 @@ impl Reading<'_> {
             "primitive" | "rsc_template" => self.primitive(statement, 1),
             "property" | "rsc_defaults" | "op_defaults" => self.options(statement, 1),
             "node" => self.node(statement),
-            "group" => self.whole(
-                statement,
-                Fate::NotNeeded,
-                "one process has the address and forwards: nothing has to be kept together",
-            ),
+            "group" => {
+                let note = "one process has the address and forwards: nothing has to be kept together";
+                self.whole(statement, Fate::NotNeeded, note);
+                for word in &statement.words {
+                    match word.assignment() {
+                        Some((key, value)) if key == "migration-threshold" => {
+                            self.threshold(word.place, value)
+                        }
+                        Some((key, value)) if key == "resource-stickiness" => {
+                            self.stickiness(word.place, value)
+                        }
+                        _ => {}
+                    }
+                }
+            }
             "colocation" | "collocation" => {
                 self.whole(
                     statement,
@@ -239,6 +260,7 @@ impl Reading<'_> {
             }
         };
         self.note(statement.place(), fate, becomes, note);
+        self.goes_on(statement, at + 2, fate);
         self.sections(statement, at + 2, &mut resource, fate);
         self.primitives.push(resource);
     }
@@ -251,9 +273,7 @@ impl Reading<'_> {
         while let Some(word) = words.next() {
             if let Some(begun) = Section::begun_by(word, words.peek().copied()) {
                 section = begun;
-                if word.text == "op" {
-                    words.next();
-                }
+                let operation = if word.text == "op" { words.next() } else { None };
                 let (fate, note) = match begun {
                     Section::Monitor => {
                         (Fate::Improved, "xvip watches its own data plane, and notices at once")
@@ -264,6 +284,10 @@ impl Reading<'_> {
                     Section::Parameters | Section::Meta => (Fate::Exact, "see the words behind it"),
                 };
                 self.note(word.place, fate, "", note);
+                if let Some(operation) = operation.filter(|operation| operation.place.line != word.place.line)
+                {
+                    self.note(operation.place, fate, "", note);
+                }
                 continue;
             }
             match (section, word.assignment()) {
@@ -455,6 +479,7 @@ impl Reading<'_> {
             (_, name, _) => name,
         };
         self.note(statement.place(), Fate::Exact, "", "see the words behind it");
+        self.goes_on(statement, from, Fate::Exact);
         let mut seen = statement.place().line;
         for (index, word) in statement.words.iter().enumerate().skip(from) {
             let place = word.place;

@@ -11,8 +11,15 @@
 
 pub mod corosync;
 pub mod crm;
+pub mod election;
 pub mod haproxy;
 pub mod incumbent;
 pub mod keepalived;
 pub mod ledger;
+pub mod outcome;
+pub mod plan;
+pub mod races;
+pub mod report;
 pub mod source;
+pub mod timing;
+pub mod write;

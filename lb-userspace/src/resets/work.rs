@@ -15,7 +15,10 @@ use super::{
     injector::Injector,
     segments::{self, OutFrame},
 };
-use crate::dataplane::{AnyFlow, AnyKey, DataplaneError, SeverFlows, SeverTables};
+use crate::{
+    connections::tap::{News, Tap},
+    dataplane::{AnyFlow, AnyKey, DataplaneError, SeverFlows, SeverTables},
+};
 
 /// So many flows at most are ended before new orders are looked at.
 const AT_ONCE: usize = 256;
@@ -96,6 +99,7 @@ impl<P: Fn(Progress)> Work<P> {
                 self.agenda.forget(backend);
                 self.totals.retain(|(id, _), _| *id != backend);
             }
+            Command::Tap(tap) => self.teller.tap = Some(tap),
         }
     }
 
@@ -111,7 +115,7 @@ impl<P: Fn(Progress)> Work<P> {
         let now = Instant::now();
         let mut ended = Ended::default();
         for (key, flow) in self.agenda.due(AT_ONCE, now) {
-            let is_done = self.teller.end(&mut tables.flows, &flow, key.0, &mut ended)?;
+            let is_done = self.teller.end(&mut tables.flows, &flow, key, &mut ended)?;
             let done = ended.done.entry(key).or_default();
             *done += u64::from(is_done);
         }
@@ -149,7 +153,7 @@ impl<P: Fn(Progress)> Work<P> {
                         found.entry(key).or_default().push((flow.silence, flow.key));
                         continue;
                     }
-                    match teller.end(flows, &flow.key, flow.backend, &mut ended) {
+                    match teller.end(flows, &flow.key, key, &mut ended) {
                         Ok(is_done) => *ended.done.entry(key).or_default() += u64::from(is_done),
                         Err(error) => failed = failed.take().or(Some(error)),
                     }
@@ -200,21 +204,25 @@ struct Ended {
 #[derive(Default)]
 struct Teller {
     injector: Injector,
+    tap: Option<Tap>,
     /// Whom to tell again, how often that has been done, and when.
     again: [VecDeque<(Instant, AnyKey)>; AGAIN_AFTER.len()],
     problem: Option<String>,
 }
 
 impl Teller {
-    /// Ends a flow of this backend: marks it, tells both sides. False where there is no such flow (any more).
+    /// Ends a flow of this order's backend: marks it, tells both sides. False where there is no such flow (any more).
     fn end(
         &mut self,
         flows: &mut SeverFlows,
         key: &AnyKey,
-        backend: BackendId,
+        (backend, why): OrderKey,
         ended: &mut Ended,
     ) -> Result<bool, DataplaneError> {
         let Some(flow) = flows.sever(key, backend)? else { return Ok(false) };
+        if let Some(tap) = self.tap.as_ref().filter(|tap| tap.is_open()) {
+            tap.tell(News::Severed(Box::new(flow.snapshot()), why));
+        }
         *ended.unloaded.entry(backend).or_default() += i64::from(flow.counts());
         let (entry, node) = match ended.backends.get(&backend) {
             Some(known) => known,

@@ -13,7 +13,7 @@ use tokio::{
     sync::{Notify, mpsc},
     time::sleep_until,
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     codec::{Hello, MAX_RECORDS},
@@ -66,7 +66,7 @@ async fn once(node: &Shared, id: EntryId, address: SocketAddr, changed: &Rc<Noti
         let Some((entry, ours, _)) = node.entry(id) else { return Ended::Unwanted };
         entry.peer.connected(Instant::now(), ours);
     }
-    let mut side = Sending { node: node.clone(), id, address, key, hello };
+    let mut side = Sending { node: node.clone(), id, key, hello };
     converse(stream, secure, Framer::default(), &mut side, changed).await
 }
 
@@ -97,9 +97,7 @@ fn finish(node: &Shared, id: EntryId, ended: &Ended) {
     let Some((entry, ..)) = node.entry(id) else { return };
     let (address, reached) = (entry.address, entry.peer.is_reached());
     let ended = if matches!(ended, Ended::Closed) && !reached { &Ended::Unanswered } else { ended };
-    if reached {
-        warn!(peer = %address, reason = %ended, "flows are not sent to the peer any more");
-    } else {
+    if !reached {
         debug!(peer = %address, reason = %ended, "the peer cannot be reached");
     }
     entry.peer.closed(now, ended.to_string());
@@ -112,7 +110,6 @@ fn finish(node: &Shared, id: EntryId, ended: &Ended) {
 struct Sending {
     node: Shared,
     id: EntryId,
-    address: SocketAddr,
     key: Psk,
     hello: Hello,
 }
@@ -121,12 +118,7 @@ impl Side for Sending {
     fn received(&mut self, now: Instant, message: &[u8]) -> Result<(), Ended> {
         let mut node = self.node.borrow_mut();
         let (entry, ..) = node.entry(self.id).ok_or(Ended::Unwanted)?;
-        let reached = entry.peer.is_reached();
-        entry.peer.received(now, message).map_err(Ended::Refused)?;
-        if !reached && entry.peer.is_reached() {
-            info!(peer = %self.address, node = entry.peer.node(), "flows are sent to the peer");
-        }
-        Ok(())
+        entry.peer.received(now, message).map_err(Ended::Refused)
     }
 
     fn next_message(&mut self, now: Instant) -> Option<Vec<u8>> {

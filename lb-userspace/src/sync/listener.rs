@@ -14,7 +14,7 @@ use tokio::{
     sync::{Notify, mpsc},
     time::sleep,
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     codec::{Telling, telling},
@@ -116,7 +116,7 @@ fn admit(node: &Shared, stream: TcpStream, from: SocketAddr, waiting: &[Rc<Cell<
 async fn serve(node: Shared, stream: TcpStream, from: SocketAddr, place: Place) {
     let met = within(HANDSHAKE, meet(&node, stream, from.ip())).await;
     drop(place);
-    let Met { stream, secure, framer, key, id, peer } = match met {
+    let Met { stream, secure, framer, key, id } = match met {
         Ok(met) => met,
         Err(ended) => {
             let why = match ended {
@@ -129,15 +129,13 @@ async fn serve(node: Shared, stream: TcpStream, from: SocketAddr, place: Place) 
     let changed = Rc::new(Notify::new());
     let greeted = node.borrow_mut().greeted(id, changed.clone(), Instant::now());
     let Some(session) = greeted else { return };
-    info!(%peer, "the peer sends its flows");
     let mut side = Receiving { node: node.clone(), id, session, key };
     let ended = converse(stream, secure, framer, &mut side, &changed).await;
     let now = Instant::now();
     let mut node = node.borrow_mut();
     node.hung_up(id, session, now);
-    match ended {
-        Ended::Refused(why) => node.refuse(Some(id), from, why, now),
-        ended => info!(%peer, reason = %ended, "the peer does not send its flows any more"),
+    if let Ended::Refused(why) = ended {
+        node.refuse(Some(id), from, why, now);
     }
 }
 
@@ -148,7 +146,6 @@ struct Met {
     framer: Framer,
     key: Psk,
     id: EntryId,
-    peer: SocketAddr,
 }
 
 /// Until this is through, nothing that has come in has changed anything.
@@ -167,8 +164,8 @@ async fn meet(node: &Shared, mut stream: TcpStream, from: IpAddr) -> Result<Met,
     if hello.instance == node.ours.hello.instance {
         return Err(Ended::Refused(Refused::Ourselves));
     }
-    let (id, peer) = node.named(hello.listen, from).ok_or(Ended::Refused(Refused::NotAPeer))?;
-    Ok(Met { stream, secure, framer, key, id, peer })
+    let (id, _) = node.named(hello.listen, from).ok_or(Ended::Refused(Refused::NotAPeer))?;
+    Ok(Met { stream, secure, framer, key, id })
 }
 
 /// The end of a connection on which a peer sends.

@@ -11,7 +11,7 @@ use std::{
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
     StoreFactory, SyncSettings, Wanted,
@@ -294,12 +294,6 @@ impl Node {
         let drift = self.ours.agreement.drift(theirs);
         if drift == entry.drift {
             return;
-        }
-        let (peer, parts) = (entry.address, drift.join(", "));
-        if drift.is_empty() {
-            info!(%peer, "the configurations of this node and the peer agree again");
-        } else {
-            warn!(%peer, parts, "the peer's configuration differs from this node's: some connections may not survive");
         }
         entry.drift = drift;
     }

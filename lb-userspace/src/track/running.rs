@@ -6,7 +6,7 @@ use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
 };
-use tracing::{info, warn};
+use tracing::debug;
 
 use super::{
     interface,
@@ -80,20 +80,14 @@ impl Report {
         self.sender.borrow().condition
     }
 
-    /// The newest state; wakes whoever waits, and tells the log, where that is another one.
+    /// The newest state; wakes whoever waits where that is another one.
     pub fn say(&self, condition: TrackCondition, reason: String) {
         let before = self.sender.borrow().clone();
         if before.condition == condition && before.reason == reason {
             return;
         }
         let since = if before.condition == condition { before.since } else { SystemTime::now() };
-        if before.condition != condition {
-            let (vrrp, track) = (&self.instance, &self.subject);
-            match condition {
-                TrackCondition::Up => info!(vrrp, track, "up: {reason}"),
-                TrackCondition::Unknown | TrackCondition::Down => warn!(vrrp, track, "down: {reason}"),
-            }
-        }
+        debug!(vrrp = self.instance, track = self.subject, ?condition, reason, "tracked");
         self.sender.send_replace(TrackState { condition, since, reason });
         self.changed.notify_one();
     }

@@ -17,7 +17,7 @@ use tokio::{
     task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
-use tracing::{info, warn};
+use tracing::debug;
 
 use super::{answers::Answers, echo::Echo};
 use crate::config::model::Family;
@@ -105,10 +105,7 @@ impl Shared {
             let verdict = known.answers.verdict(now);
             if verdict.is_ok() != known.good {
                 known.good = verdict.is_ok();
-                match &verdict {
-                    Ok(()) => info!(vrrp = self.instance, "a witness answers"),
-                    Err(silence) => warn!(vrrp = self.instance, "{silence}"),
-                }
+                debug!(vrrp = self.instance, ?verdict, "witnesses");
                 self.changed.notify_one();
             }
             known.answers.expires().filter(|expires| *expires > now)

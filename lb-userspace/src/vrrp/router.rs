@@ -117,6 +117,9 @@ pub trait ArrivalClock: Send {
     fn last_arrival(&self, vrid: u8, source: IpAddr) -> Option<Instant>;
 }
 
+/// Is told each status of a member with the one before it, by a thread of the router: it must not wait for long.
+pub type Observer = Box<dyn FnMut(&RouterStatus, &RouterStatus) + Send>;
+
 /// A running virtual router or sync group. Dropping it is [`shutdown`](Self::shutdown).
 #[derive(Debug)]
 pub struct Router {
@@ -150,7 +153,7 @@ enum Command {
 
 impl Router {
     /// Starts the virtual routers `plans` on `interface`, in the network namespace of the calling thread. `name` is for
-    /// threads; `controller` is the sign of life of whoever carries out what they decide, if somebody does.
+    /// threads; `controller` is the sign of life of whoever carries out what they decide, if somebody does; `observer` is told what happens.
     ///
     /// # Errors
     /// See [`SpawnError`]. Nothing has been started then.
@@ -159,8 +162,9 @@ impl Router {
         interface: &str,
         plans: Vec<MemberPlan>,
         controller: Option<Arc<Beat>>,
+        observer: Observer,
     ) -> Result<Self, SpawnError> {
-        Self::begin(name, interface, plans, controller, None)
+        Self::begin(name, interface, plans, controller, None, observer)
     }
 
     /// The same, as the successor of one that [left](Self::leave) Active: it goes on as that one, at once.
@@ -173,8 +177,9 @@ impl Router {
         plans: Vec<MemberPlan>,
         controller: Option<Arc<Beat>>,
         legacy: Legacy,
+        observer: Observer,
     ) -> Result<Self, SpawnError> {
-        Self::begin(name, interface, plans, controller, Some(legacy))
+        Self::begin(name, interface, plans, controller, Some(legacy), observer)
     }
 
     fn begin(
@@ -183,6 +188,7 @@ impl Router {
         plans: Vec<MemberPlan>,
         controller: Option<Arc<Beat>>,
         legacy: Option<Legacy>,
+        observer: Observer,
     ) -> Result<Self, SpawnError> {
         let (wake, woken) = UnixStream::pair().map_err(SpawnError::Thread)?;
         for end in [&wake, &woken] {
@@ -220,8 +226,9 @@ impl Router {
         };
         let name = format!("vrrp-{name}");
         let mut router = Self { plans, commands, wake, statuses, alive, threads: Vec::new() };
-        let saying =
-            thread::Builder::new().name(format!("{name}-say")).spawn(move || publish(&said, &senders));
+        let saying = thread::Builder::new()
+            .name(format!("{name}-say"))
+            .spawn(move || publish(&said, &senders, observer));
         router.threads.push(saying.map_err(SpawnError::Thread)?);
         let driving = thread::Builder::new().name(name).spawn(move || driver.run());
         router.threads.push(driving.map_err(SpawnError::Thread)?);
@@ -343,51 +350,22 @@ pub(crate) fn dialect(instance: &VrrpInstance) -> Result<Dialect, SpawnError> {
     }
 }
 
-/// The second thread: the newest statuses into the channels, changes into the log.
-fn publish(said: &mpsc::Receiver<Vec<RouterStatus>>, senders: &[watch::Sender<RouterStatus>]) {
+/// The second thread: the newest statuses into the channels, and each to the observer.
+fn publish(
+    said: &mpsc::Receiver<Vec<RouterStatus>>,
+    senders: &[watch::Sender<RouterStatus>],
+    mut observer: Observer,
+) {
     while let Ok(mut statuses) = said.recv() {
         loop {
             for (status, sender) in statuses.into_iter().zip(senders) {
-                log_changes(&sender.borrow(), &status);
+                observer(&sender.borrow(), &status);
                 sender.send_replace(status);
             }
             match said.try_recv() {
                 Ok(newer) => statuses = newer,
                 Err(_) => break,
             }
-        }
-    }
-}
-
-fn log_changes(before: &RouterStatus, status: &RouterStatus) {
-    let vrrp = &status.name;
-    if (before.state, before.transitions) != (status.state, status.transitions) {
-        tracing::info!(vrrp, from = %before.state, to = %status.state, "{}", status.reason);
-    }
-    if before.priority != status.priority {
-        tracing::info!(vrrp, was = before.priority, priority = status.priority, "another priority");
-    }
-    if let (None, Some(error)) = (&before.send_error, &status.send_error) {
-        tracing::warn!(vrrp, "advertisements cannot be sent: {error}");
-    }
-    if let (None, Some(blocked)) = (&before.blocked, &status.blocked) {
-        tracing::warn!(vrrp, "nobody is heard, and yet this node does not take over: {blocked}");
-    }
-    if before.deaf.is_none() && status.deaf.is_some() {
-        tracing::error!(
-            vrrp,
-            "advertisements reach the interface, but not this process: a firewall drops IP protocol 112"
-        );
-    }
-    if before.address_mismatches == 0 && status.address_mismatches > 0 {
-        tracing::warn!(vrrp, "another router has other virtual addresses in its configuration");
-    }
-    if before.interval_mismatches == 0 && status.interval_mismatches > 0 {
-        tracing::warn!(vrrp, "another router has another advert_interval in its configuration");
-    }
-    for (reason, count) in &status.discards {
-        if !before.discards.contains_key(reason) && *reason != Discard::Own.name() {
-            tracing::warn!(vrrp, reason, count, "discarding advertisements");
         }
     }
 }

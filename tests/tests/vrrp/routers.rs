@@ -54,7 +54,7 @@ pub fn spawn(
 ) -> Result<Router, SpawnError> {
     let vips = vips.iter().map(|vip| (*vip).into()).collect();
     let plan = MemberPlan { instance: instance.clone(), vips };
-    Router::spawn(&instance.name, interface, vec![plan], None)
+    Router::spawn(&instance.name, interface, vec![plan], None, Box::new(|_, _| ()))
 }
 
 /// Its status, and every later one.

@@ -1,5 +1,7 @@
 //! From text to statements: lines that go on behind `\`, prompts, `crm configure` in front, quotation marks.
 
+use std::collections::BTreeSet;
+
 use crate::import::{
     ledger::{Fate, Ledger},
     source::{FileId, Place, Source},
@@ -96,30 +98,50 @@ fn split_words(line: &str, file: FileId, number: usize, ledger: &mut Ledger) -> 
 }
 
 fn statement(mut words: Vec<Word>, ledger: &mut Ledger) -> Option<Statement> {
-    let begin = words.first()?.place;
-    let mut front = words
-        .iter()
-        .take_while(|word| {
-            let text = word.text.as_str();
-            // crm(live)configure#, crm(live/lb1)#
-            matches!(text, "sudo" | "$" | "-F" | "--force" | "-w" | "--wait")
-                || (text.starts_with("crm(") && text.ends_with(['#', '>']))
-        })
-        .count();
+    words.first()?;
+    let mut front = prompt(&words);
     let pcs = words.get(front).is_some_and(|word| word.text == "pcs");
     let crm = words.get(front).is_some_and(|word| word.text == "crm");
+    let options = |from: usize| words[from..].iter().take_while(|word| word.text.starts_with('-')).count();
     if pcs || crm {
         front += 1;
-        front += words[front..].iter().take_while(|word| word.text.starts_with('-')).count();
+        front += options(front);
     }
     if words.get(front).is_some_and(|word| word.text == "configure") {
         front += 1;
-        front += words[front..].iter().take_while(|word| word.text.starts_with('-')).count();
+        front += options(front);
     }
-    let rest = words.split_off(front.min(words.len()));
-    if rest.is_empty() {
-        ledger.note(begin, Fate::NotNeeded, "", "it only opens the shell of Pacemaker");
-        return None;
+    let mut rest = words.split_off(front);
+    let mut shell = Vec::new();
+    if pcs || crm {
+        // What the shell does with it: `|| true`, `>/dev/null 2>&1`.
+        let begins = |word: &Word| {
+            matches!(word.text.as_str(), "||" | "&&" | ";" | "|" | "2>&1") || word.text.starts_with('>')
+        };
+        shell = rest.split_off(rest.iter().position(begins).unwrap_or(rest.len()));
     }
-    Some(Statement { words: rest, pcs })
+    let mut said: BTreeSet<usize> = rest.iter().map(|word| word.place.line).collect();
+    for word in words.iter().chain(&shell) {
+        if said.insert(word.place.line) {
+            ledger.note(word.place, Fate::NotNeeded, "", "a command of the shell");
+        }
+    }
+    (!rest.is_empty()).then_some(Statement { words: rest, pcs })
+}
+
+/// How many words are a prompt or what runs the command: `crm(live)configure#`, `crm(live/lb1)#`, `[root@lb1 ~]#`, `$`, `sudo`.
+fn prompt(words: &[Word]) -> usize {
+    let own = |word: &Word| word.text.starts_with("crm(") && word.text.ends_with(['#', '>']);
+    let of_crm = words.iter().take_while(|word| own(word)).count();
+    if of_crm > 0 {
+        return of_crm;
+    }
+    let command =
+        words.iter().take(5).position(|word| matches!(word.text.as_str(), "crm" | "pcs")).unwrap_or(0);
+    let only_prompt = words[..command].iter().all(|word| {
+        matches!(word.text.as_str(), "sudo" | "$" | "-n")
+            || word.text.contains('@')
+            || word.text.ends_with(['#', '$', '>'])
+    });
+    if only_prompt { command } else { 0 }
 }

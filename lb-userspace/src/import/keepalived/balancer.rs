@@ -87,7 +87,7 @@ pub fn script_asks_for_balancer(command: &[String]) -> bool {
     }
     let local = words.iter().any(|word| {
         let host = word.split_once("://").map_or(*word, |(_, rest)| rest);
-        ["localhost", "127.0.0.1", "::1"].iter().any(|name| host.starts_with(name))
+        ["localhost", "127.0.0.1", "::1", "0:", "0.0.0.0:"].iter().any(|name| host.starts_with(name))
             || host.starts_with("/dev/tcp/127.0.0.1")
             || host.starts_with("/dev/tcp/localhost")
     });
@@ -132,6 +132,7 @@ mod tests {
             "/etc/keepalived/check_apiserver.sh",
             "sh /etc/keepalived/check_haproxy.sh",
             "/bin/sh -c '/etc/keepalived/chk_haproxy.sh'",
+            "/usr/bin/timeout 0.9 /usr/bin/curl -o /dev/null -kLs https://0:6443/readyz",
             "kill -0 `cat /var/run/haproxy.pid`",
             "bash -c '</dev/tcp/127.0.0.1/6443'",
         ] {

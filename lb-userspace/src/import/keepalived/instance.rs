@@ -48,6 +48,7 @@ impl Draft {
 /// keepalived's `TIMER_MAX_SEC`.
 const MAX_PREEMPT_DELAY: Duration = Duration::from_secs(1000);
 const DEFAULT_PRIORITY: u8 = 100;
+const OVERRIDDEN: &str = "the same directive below takes its place";
 
 impl Reading<'_, '_> {
     /// Reads a `vrrp_instance`.
@@ -59,7 +60,6 @@ impl Reading<'_, '_> {
             self.all(directive, Fate::NotNeeded, "in an instance that keepalived ignores");
             return;
         }
-        self.exact(directive.place, format!("[[vrrp]] name = {:?}", name.value));
         let mut draft = Draft { name, ..Draft::default() };
         for item in directive.items() {
             self.instance_item(item, &mut draft);
@@ -123,8 +123,8 @@ impl Reading<'_, '_> {
             }
             "advert_int" => {
                 let range = Duration::from_millis(10)..=Duration::from_secs(255);
-                draft.advert_interval =
-                    self.seconds(item, range, "1s it is").map(|time| At::new(time, place));
+                let interval = self.seconds(item, range, "1s it is").map(|time| At::new(time, place));
+                self.replace(&mut draft.advert_interval, interval);
             }
             "authentication" => self.authentication(item, draft),
             "auth_hmac" => self.auth_hmac(item, draft),
@@ -161,7 +161,9 @@ impl Reading<'_, '_> {
             }
             "nopreempt" => {
                 self.takes_no_block(item);
-                draft.no_preempt = Some(place);
+                if let Some(above) = draft.no_preempt.replace(place) {
+                    self.notes.not_needed(above, OVERRIDDEN);
+                }
             }
             "preempt" => {
                 self.takes_no_block(item);
@@ -171,8 +173,8 @@ impl Reading<'_, '_> {
                 }
             }
             "preempt_delay" => {
-                let time = self.seconds(item, Duration::ZERO..=MAX_PREEMPT_DELAY, "0s it is");
-                draft.preempt_delay = time.map(|time| At::new(time, place));
+                let delay = self.seconds(item, Duration::ZERO..=MAX_PREEMPT_DELAY, "0s it is");
+                self.replace(&mut draft.preempt_delay, delay.map(|delay| At::new(delay, place)));
             }
             "use_vmac" => self.virtual_mac(item, draft),
             "v3_checksum_as_v2" => {
@@ -213,6 +215,15 @@ impl Reading<'_, '_> {
                     self.known(item, Context::Instance);
                 }
             },
+        }
+    }
+
+    /// Puts a value in whose line is judged later, when the whole instance is known; the last one counts.
+    fn replace<T>(&mut self, slot: &mut Option<At<T>>, new: Option<At<T>>) {
+        if let Some(new) = new
+            && let Some(above) = slot.replace(new)
+        {
+            self.notes.not_needed(above.place, OVERRIDDEN);
         }
     }
 
@@ -259,7 +270,8 @@ impl Reading<'_, '_> {
                     text => match text.parse::<IpAddr>() {
                         // keepalived looks at the first word of a line only.
                         Ok(address) if word.place == peer.place => {
-                            self.exact(word.place, format!("vrrp.unicast_peers = [..., \"{address}\"]"));
+                            let before = if draft.peers.is_empty() { "" } else { "..., " };
+                            self.exact(word.place, format!("vrrp.unicast_peers = [{before}\"{address}\"]"));
                             draft.peers.push(At::new(address, word.place));
                         }
                         Ok(address) => {
@@ -304,16 +316,12 @@ impl Reading<'_, '_> {
         for line in item.items() {
             match line.name() {
                 "auth_type" => {
-                    draft.auth_type = self
-                        .value(line)
-                        .map(|kind| At::new(kind.to_owned(), line.place))
-                        .or(draft.auth_type.take());
+                    let kind = self.value(line).map(|kind| At::new(kind.to_owned(), line.place));
+                    self.replace(&mut draft.auth_type, kind);
                 }
                 "auth_pass" => {
-                    draft.auth_pass = self
-                        .value(line)
-                        .map(|pass| At::new(pass.to_owned(), line.place))
-                        .or(draft.auth_pass.take());
+                    let pass = self.value(line).map(|pass| At::new(pass.to_owned(), line.place));
+                    self.replace(&mut draft.auth_pass, pass);
                 }
                 _ => self.known(line, Context::Instance),
             }
@@ -382,6 +390,7 @@ impl Reading<'_, '_> {
     pub fn hook(&mut self, item: &Directive, hooks: &[RouterHook]) -> Option<RouterHook> {
         let directive = item.name();
         if directive == "notify_deleted" && item.words.len() == 1 {
+            self.takes_no_block(item);
             self.notes
                 .not_needed(item.place, "xvip has no instance that is deleted: a reload says what changed");
             return None;
@@ -416,13 +425,12 @@ impl Reading<'_, '_> {
     /// The instance with keepalived's defaults, and what they do to its lines. None if keepalived would not run it.
     pub fn finish_instance(&mut self, draft: Draft) -> Option<RouterInstance> {
         let name = draft.name.clone();
-        let Some(virtual_router_id) = draft.vrid.clone() else {
-            self.notes.not_possible(
-                name.place,
-                "keepalived does not run an instance without virtual_router_id, nor does xvip",
-            );
-            return None;
-        };
+        if draft.vrid.is_some() {
+            self.exact(name.place, format!("[[vrrp]] name = {:?}", name.value));
+        } else {
+            let note = "keepalived does not run an instance without virtual_router_id, nor does xvip";
+            self.notes.not_possible(name.place, note);
+        }
         if draft.interface.is_none() {
             let note = if draft.source.is_some() && !draft.peers.is_empty() {
                 "it has no interface: name it with --interface"
@@ -431,9 +439,10 @@ impl Reading<'_, '_> {
             };
             self.notes.say(name.place, Fate::Approximate, "node.interface", note);
         }
+        self.excluded_vips(&draft.vips);
         let version = self.version(&draft);
         let authentication = self.finish_authentication(&draft, version);
-        let (begins_as_master, priority) = Self::finish_priority(&draft);
+        let (begins_as_master, priority) = self.finish_priority(&draft);
         let (no_preempt, preempt_delay) = self.preemption(&draft, begins_as_master, priority.value);
         let advert_interval = self.advert_interval(&draft, version);
         if draft.peers.is_empty()
@@ -446,6 +455,8 @@ impl Reading<'_, '_> {
             let note = "with vrrp_strict keepalived does not run an instance with unicast peers; xvip does";
             self.notes.say(name.place, Fate::Improved, "", note);
         }
+        // Only now, when each of its lines has been judged.
+        let virtual_router_id = draft.vrid?;
         Some(RouterInstance {
             begins_as_master,
             interface: draft.interface.unwrap_or_else(|| At::new(String::new(), name.place)),
@@ -485,13 +496,32 @@ impl Reading<'_, '_> {
         }
     }
 
-    fn finish_priority(draft: &Draft) -> (bool, At<u8>) {
+    fn finish_priority(&mut self, draft: &Draft) -> (bool, At<u8>) {
         let master = draft.state.map(|(master, _)| master);
-        let priority = draft.priority.clone().unwrap_or_else(|| {
-            // The address owner's, of all things.
-            At::new(if master == Some(true) { 255 } else { DEFAULT_PRIORITY }, draft.name.place)
+        let priority = draft.priority.clone().unwrap_or_else(|| match draft.state {
+            Some((true, place)) => {
+                let note = "without `priority`, keepalived takes 255 for `state MASTER`: the address owner's";
+                self.notes.say(place, Fate::Approximate, "vrrp.priority = 255", note);
+                At::new(255, place)
+            }
+            _ => At::new(DEFAULT_PRIORITY, draft.name.place),
         });
         (master.unwrap_or(priority.value == 255), priority)
+    }
+
+    /// xvip advertises the VIPs of the instance's family; those of the other one follow.
+    fn excluded_vips(&mut self, vips: &[At<RouterVip>]) {
+        let ipv6 = vips.iter().find(|vip| vip.value.advertised).map(|vip| vip.value.address.is_ipv6());
+        for At { value: vip, place } in vips.iter().filter(|vip| !vip.value.advertised) {
+            let becomes = format!("service.vip = \"{}/{}\"", vip.address, vip.prefix_len);
+            if ipv6.is_some_and(|ipv6| ipv6 != vip.address.is_ipv6()) {
+                self.exact(*place, becomes);
+            } else {
+                let note = "xvip advertises all VIPs of the instance's family: move it to virtual_ipaddress on the nodes that \
+                            keep keepalived for a while, which ignore advertisements with other addresses than theirs";
+                self.notes.say(*place, Fate::Approximate, becomes, note);
+            }
+        }
     }
 
     fn finish_authentication(&mut self, draft: &Draft, version: VrrpVersion) -> Authentication {
@@ -521,7 +551,7 @@ impl Reading<'_, '_> {
             return Authentication::None;
         };
         if kind.value == "AH" {
-            let note = "xvip does not speak AH, nor does any keepalived over IPv6: write [vrrp.auth_hmac]";
+            let note = "xvip does not speak AH: write [vrrp.auth_hmac] once all nodes run xvip or keepalived 2.4.2 or later";
             self.notes.not_possible(kind.place, note);
             self.notes.not_possible(pass.place, "part of AH");
             return Authentication::Header(kind.place);

@@ -663,8 +663,9 @@ pub fn elsewhere(word: &str) -> Option<&'static str> {
     let modelled = MODELLED.iter().find(|(known, _)| *known == word).map(|(_, place)| *place);
     let listed =
         || contexts.into_iter().find(|(context, _)| find(*context, word).is_some()).map(|(_, place)| place);
+    let announcement = || word.starts_with("garp_").then_some("in a vrrp_instance");
     let root = || ROOTS.contains(&word).then_some("at the top of the file");
-    modelled.or_else(listed).or_else(root)
+    modelled.or_else(listed).or_else(announcement).or_else(root)
 }
 
 /// `include` and its variants.

@@ -278,6 +278,13 @@ impl Splitter<'_, '_> {
             if !expanded {
                 expanded = true;
                 if let Some(longer) = self.expand(rest, place, pending) {
+                    // Brackets have no entry, and here the text does not show that there is nothing else.
+                    if longer.iter().all(|spot| matches!(spot.ch, '{' | '}') || words::is_space(spot.ch)) {
+                        self.notes.not_needed(
+                            place,
+                            "with its definitions put in, there is no directive on the line",
+                        );
+                    }
                     line = longer;
                     start = 0;
                     continue;
@@ -307,6 +314,7 @@ impl Splitter<'_, '_> {
             let value = |line: &Vec<char>| line.iter().map(|ch| Spot { ch: *ch, column }).collect::<Vec<_>>();
             let first = values.first().map(value).unwrap_or_default();
             if values.len() > 1 {
+                self.notes.say(place, Fate::Exact, "", "the lines of its definition are put in");
                 self.lines += values.len();
                 if self.lines > MAX_LINES {
                     self.notes.syntax(

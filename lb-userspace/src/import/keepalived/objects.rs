@@ -5,11 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use super::{balancer, keywords::Context, number, reading::Reading, tree::Directive};
 use crate::{
     config::model::duration_text,
-    import::{
-        incumbent::RouterScript,
-        ledger::Fate,
-        source::{At, Place},
-    },
+    import::{incumbent::RouterScript, ledger::Fate},
 };
 
 /// A `vrrp_script`.
@@ -23,8 +19,6 @@ pub struct Script {
     pub reverse: bool,
     /// Whether an instance tracks it.
     pub used: bool,
-    /// Where the weight stands, if there is one.
-    pub weight_place: Option<Place>,
 }
 
 /// A `vrrp_track_process`.
@@ -41,14 +35,13 @@ pub struct Process {
 const MAX_SECONDS: Duration = Duration::from_secs(u32::MAX as u64 / 1_000_000);
 
 /// What is said of each line of a script that only asks for the balancer.
-const BUILT_IN: &str =
-    "xvip watches its own data plane and needs no script for it; only the weight counts on";
+const BUILT_IN: &str = "xvip watches its own data plane, and needs no script for it";
 
 impl Reading<'_, '_> {
     /// Reads a `vrrp_script`.
     pub fn script(&mut self, directive: &Directive) {
         let Some(name) = self.named_block(directive) else { return };
-        let (mut weight, mut reverse, mut weight_place) = (0, false, None);
+        let (mut weight, mut reverse) = (0, false);
         let mut script = RouterScript {
             name: name.clone(),
             command: Vec::new(),
@@ -103,11 +96,21 @@ impl Reading<'_, '_> {
                     }
                     self.script_line(item, built_in, format!("vrrp.track.{} = {count}", item.name()));
                 }
-                "weight" => {
-                    (weight, reverse) = self.weight(item, 253);
-                    weight_place = Some(item.place);
+                "weight" if built_in => {
+                    (weight, reverse) = self.read_weight(item, 253);
+                    let note = match weight {
+                        _ if reverse => REVERSE,
+                        1.. => {
+                            "added to the priority for good: an xvip that cannot forward is in Fault instead"
+                        }
+                        _ => "an xvip that cannot forward is in Fault, and needs no lower priority",
+                    };
+                    let becomes = if weight > 0 { "vrrp.priority" } else { "" };
+                    self.notes.say(item.place, Fate::Improved, becomes, note);
                 }
+                "weight" => (weight, reverse) = self.weight(item, 253),
                 "user" => {
+                    self.takes_no_block(item);
                     if let Some(user) = item.word(1) {
                         script.user = Some(user.to_owned());
                         self.script_line(item, built_in, format!("vrrp.track.user = {user:?}"));
@@ -127,11 +130,15 @@ impl Reading<'_, '_> {
             self.notes.not_needed(directive.place, "keepalived ignores a vrrp_script without a command");
             return;
         }
-        let (fate, becomes, note) =
-            if built_in { (Fate::Improved, "", BUILT_IN) } else { (Fate::Exact, "[[vrrp.track]]", "") };
-        self.notes.say(directive.place, fate, becomes, note);
-        let script = Script { script, weight, reverse, used: false, weight_place };
-        self.scripts.insert(name.value, script);
+        if let Some(above) = self.scripts.get(&name.value) {
+            let note = format!(
+                "keepalived takes the vrrp_script {:?} of line {}",
+                name.value, above.script.name.place.line
+            );
+            self.notes.not_needed(directive.place, note);
+            return;
+        }
+        self.scripts.insert(name.value, Script { script, weight, reverse, used: false });
     }
 
     fn script_line(&mut self, item: &Directive, built_in: bool, becomes: String) {
@@ -142,30 +149,31 @@ impl Reading<'_, '_> {
         }
     }
 
-    /// `weight N [reverse]`; -254 and 254 become 253 as keepalived has it.
+    /// `weight N [reverse]`, and what it becomes.
     pub fn weight(&mut self, item: &Directive, most: i64) -> (i16, bool) {
+        let (weight, reverse) = self.read_weight(item, most);
+        if reverse {
+            self.notes.not_possible(item.place, REVERSE);
+        } else if item.word(1).is_some() {
+            self.exact(item.place, format!("vrrp.track.weight = {weight}"));
+        }
+        (weight, reverse)
+    }
+
+    /// `weight N [reverse]`; -254 and 254 become 253 as keepalived has it.
+    fn read_weight(&mut self, item: &Directive, most: i64) -> (i16, bool) {
         self.takes_no_block(item);
         let Some(text) = item.word(1) else {
             self.value(item);
             return (0, false);
         };
         let reverse = item.word(2) == Some("reverse");
-        match number::whole(text, -most..=most).value().and_then(|weight| i16::try_from(weight).ok()) {
-            Some(weight) => {
-                let weight = weight.clamp(-253, 253);
-                if reverse {
-                    self.notes.not_possible(item.place, REVERSE);
-                } else {
-                    self.exact(item.place, format!("vrrp.track.weight = {weight}"));
-                }
-                (weight, reverse)
-            }
-            None => {
-                let note = format!("`weight` is -{most} to {most}, and keepalived refuses `{text}`: 0 it is");
-                self.notes.say(item.place, Fate::Approximate, "vrrp.track.weight = 0", note);
-                (0, reverse)
-            }
+        let weight = number::whole(text, -most..=most).value().and_then(|weight| i16::try_from(weight).ok());
+        if weight.is_none() {
+            let note = format!("`weight` is -{most} to {most}, and keepalived refuses `{text}`: 0 it is");
+            self.notes.say(item.place, Fate::Approximate, "vrrp.track.weight = 0", note);
         }
+        (weight.unwrap_or_default().clamp(-253, 253), reverse)
     }
 
     /// Reads a `vrrp_track_process`.
@@ -200,7 +208,9 @@ impl Reading<'_, '_> {
                     }
                 }
                 "weight" => {
-                    (process.weight, process.reverse) = self.weight(item, 254);
+                    (process.weight, process.reverse) = self.read_weight(item, 254);
+                    let becomes = if balancer && process.weight > 0 { "vrrp.priority" } else { "" };
+                    self.notes.say(item.place, fate, becomes, note);
                 }
                 _ if balancer => {
                     self.notes.not_needed(item.place, "part of following the balancer's process");
@@ -220,7 +230,8 @@ impl Reading<'_, '_> {
         let mut weight = 0;
         for item in directive.items() {
             if item.name() == "weight" {
-                (weight, _) = self.weight(item, 254);
+                (weight, _) = self.read_weight(item, 254);
+                self.notes.not_possible(item.place, "part of following files");
             } else {
                 self.known(item, Context::TrackFile);
             }
@@ -236,7 +247,10 @@ impl Reading<'_, '_> {
         let mut weight = 0;
         for item in directive.items() {
             match item.name() {
-                "weight" => (weight, _) = self.weight(item, 253),
+                "weight" => {
+                    (weight, _) = self.read_weight(item, 253);
+                    self.notes.not_possible(item.place, "part of BFD");
+                }
                 "neighbor_ip" | "neighbour_ip" | "source_ip" => {
                     if let Some(address) = self.value(item)
                         && address.parse::<IpAddr>().is_err()
@@ -252,16 +266,17 @@ impl Reading<'_, '_> {
         self.others.insert(("track_bfd", name.value), weight);
     }
 
-    /// Says which scripts nothing tracks: keepalived does not run them.
-    pub fn complain_of_unused(&mut self) {
-        let unused: Vec<At<String>> = self
-            .scripts
-            .values()
-            .filter(|script| !script.used)
-            .map(|script| script.script.name.clone())
-            .collect();
-        for name in unused {
-            self.notes.not_needed(name.place, "no instance tracks this script, so keepalived never runs it");
+    /// Says what became of the scripts: keepalived does not run those that nothing tracks.
+    pub fn finish_scripts(&mut self) {
+        for Script { script, used, .. } in std::mem::take(&mut self.scripts).into_values() {
+            let (fate, becomes, note) = match (used, script.asks_for_balancer) {
+                (false, _) => {
+                    (Fate::NotNeeded, "", "no instance tracks this script, so keepalived never runs it")
+                }
+                (true, true) => (Fate::Improved, "", BUILT_IN),
+                (true, false) => (Fate::Exact, "[[vrrp.track]]", ""),
+            };
+            self.notes.say(script.name.place, fate, becomes, note);
         }
     }
 }

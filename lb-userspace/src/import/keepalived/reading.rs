@@ -42,6 +42,8 @@ pub struct Reading<'n, 'l> {
     pub sync_groups: Vec<SyncGroup>,
     /// `virtual_server`, in order.
     pub proxies: Vec<Proxy>,
+    /// Numbers with something behind them, and what there is to say of them.
+    trailing: BTreeMap<Place, String>,
 }
 
 impl<'n, 'l> Reading<'n, 'l> {
@@ -57,6 +59,7 @@ impl<'n, 'l> Reading<'n, 'l> {
             instances: Vec::new(),
             sync_groups: Vec::new(),
             proxies: Vec::new(),
+            trailing: BTreeMap::new(),
         }
     }
 
@@ -103,7 +106,10 @@ impl<'n, 'l> Reading<'n, 'l> {
         let sync_groups = self.join_groups(groups);
         let drafts = std::mem::take(&mut self.instances);
         let instances = drafts.into_iter().filter_map(|draft| self.finish_instance(draft)).collect();
-        self.complain_of_unused();
+        self.finish_scripts();
+        for (place, note) in std::mem::take(&mut self.trailing) {
+            self.notes.say(place, Fate::Approximate, "", note);
+        }
         (instances, sync_groups, self.proxies)
     }
 
@@ -119,12 +125,14 @@ impl<'n, 'l> Reading<'n, 'l> {
             let file = directive.word(1).unwrap_or("");
             let note = format!("{file} is not read: put its text in this line's place, and import again");
             self.notes.not_possible(directive.place, note);
+            self.all(directive, Fate::Unknown, "in a block that is not known");
             return;
         }
         if name.starts_with('$') {
             let note =
                 format!("{name} is not defined in this file: put in what it stands for, and import again");
             self.notes.not_possible(directive.place, note);
+            self.all(directive, Fate::Unknown, "in a block that is not known");
             return;
         }
         let note = match keywords::elsewhere(name) {
@@ -269,7 +277,7 @@ impl<'n, 'l> Reading<'n, 'l> {
             Number::Trailing(_) => {
                 let note =
                     format!("`{name}` is a mere number, and keepalived ignores what follows it in `{text}`");
-                self.notes.say(directive.place, Fate::Approximate, "", note);
+                self.trailing.insert(directive.place, note);
             }
             Number::Bad => {
                 let note = format!("`{name}` is {range}, and keepalived refuses `{text}`: {then}");
@@ -305,8 +313,11 @@ impl<'n, 'l> Reading<'n, 'l> {
         self.all(directive, Fate::NotPossible, note);
     }
 
-    /// Where a directive that the model holds becomes the same thing, unless something was already said against it.
+    /// A directive does the same in xvip; or nearly so, where there is something to say of its number.
     pub fn exact(&mut self, place: Place, becomes: impl Into<String>) {
-        self.notes.exact(place, becomes);
+        match self.trailing.remove(&place) {
+            Some(note) => self.notes.say(place, Fate::Approximate, becomes, note),
+            None => self.notes.exact(place, becomes),
+        }
     }
 }

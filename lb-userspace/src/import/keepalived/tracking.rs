@@ -33,6 +33,10 @@ impl Reading<'_, '_> {
                     return None;
                 };
                 script.used = true;
+                if script.script.name.place > item.place {
+                    let note = "keepalived 2.2.7 ignores it, since the vrrp_script stands below; xvip does what is meant";
+                    self.notes.say(item.place, Fate::Improved, "", note);
+                }
                 (RouterTracked::Script(script.script.clone()), script.weight, script.reverse)
             }
             "track_process" => {

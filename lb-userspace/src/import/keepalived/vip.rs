@@ -6,7 +6,7 @@ use super::{reading::Reading, tree::Directive};
 use crate::import::{incumbent::RouterVip, ledger::Fate, source::At};
 
 impl Reading<'_, '_> {
-    /// An address with what `ip addr add` takes.
+    /// An address with what `ip addr add` takes. What becomes of one that is not advertised, the whole instance tells.
     pub fn vip(&mut self, line: &Directive, advertised: bool) -> Option<At<RouterVip>> {
         self.takes_no_block(line);
         let text = line.name();
@@ -72,13 +72,8 @@ impl Reading<'_, '_> {
                 }
             }
         }
-        let becomes = format!("service.vip = \"{address}/{prefix_len}\"");
         if advertised {
-            self.exact(line.place, becomes);
-        } else {
-            let note = "it follows the instance without being advertised: so do the VIPs of the other family in xvip, while those \
-                        of the same one are advertised";
-            self.notes.say(line.place, Fate::Approximate, becomes, note);
+            self.exact(line.place, format!("service.vip = \"{address}/{prefix_len}\""));
         }
         Some(At::new(RouterVip { address, prefix_len, interface, advertised }, line.place))
     }

@@ -117,7 +117,10 @@ impl Reading<'_, '_> {
         let (mut servers, mut sorry) = (Vec::new(), None);
         for item in items {
             match item.name() {
-                "protocol" => self.exact(item.place, ""),
+                "protocol" => {
+                    self.takes_no_block(item);
+                    self.exact(item.place, "");
+                }
                 "lb_algo" | "lvs_sched" => {
                     if let Some(choice) = self.scheduler(item) {
                         balance = At::new(choice, item.place);
@@ -310,6 +313,10 @@ impl Reading<'_, '_> {
     }
 
     fn real_address(&mut self, item: &Directive) -> Option<SocketAddr> {
+        let sorry = item.name() == "sorry_server";
+        if sorry {
+            self.takes_no_block(item);
+        }
         let (Some(address), port) = (item.word(1), item.word(2)) else {
             self.notes.syntax(item.place, format!("`{}` needs an address and a port", item.name()));
             return None;
@@ -323,8 +330,7 @@ impl Reading<'_, '_> {
             return None;
         };
         let address = SocketAddr::new(address, port);
-        if item.name() == "sorry_server" {
-            self.takes_no_block(item);
+        if sorry {
             let note = "xvip has no server for when all others are down; new connections are reset at once then (service.on_all_down)";
             self.notes.not_possible(item.place, note);
         } else {

@@ -1,14 +1,18 @@
 use std::{fs, path::Path, sync::Arc, time::SystemTime};
 
-use nix::sys::signal::kill;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, Uid, User},
+};
 use tokio::{
     sync::Notify,
-    time::{Duration, timeout},
+    time::{Duration, sleep, timeout},
 };
 
 use super::*;
 use crate::{
     config::model::Tracked,
+    program::SEARCH_PATH,
     track::{
         running::RunningTrack,
         weight::{
@@ -219,17 +223,4 @@ async fn the_end_of_a_track_ends_its_script() {
     assert_eq!(track.state(), known, "what was known holds until there is a result");
     track.stop().await;
     gone(&started).await;
-}
-
-#[test]
-fn only_the_end_of_the_output_is_kept() {
-    let mut tail = Tail::default();
-    assert_eq!(tail.last_line(), None);
-    for _ in 0..1000 {
-        tail.push(&[b'x'; 100]);
-    }
-    assert_eq!(tail.0.len(), OUTPUT_KEPT);
-    assert_eq!(tail.last_line().map(|line| line.len()), Some(LINE_AT_MOST));
-    tail.push(b"\nlast\xff\x07one\n \n");
-    assert_eq!(tail.last_line().as_deref(), Some("last\u{fffd} one"));
 }
