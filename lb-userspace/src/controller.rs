@@ -203,6 +203,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
             _ = balance.tick() => {
+                controller.hear_orders().await;
                 controller.follow_orders();
                 controller.look_at_balance();
             }
@@ -467,7 +468,7 @@ impl Controller {
         };
         controller.open_dataplane(loaded)?;
         controller.reconcile().await;
-        controller.replication.configure(&controller.config);
+        controller.replication.configure(&controller.config, controller.steering.overrides.words());
         Ok(controller)
     }
 

@@ -69,7 +69,7 @@ impl Controller {
             self.serve_local_clients();
         }
         self.refresh_reserved_ports();
-        self.replication.configure(&self.config);
+        self.replication.configure(&self.config, self.steering.overrides.words());
         if self.join_at.is_none() {
             self.configure_routers().await;
         }

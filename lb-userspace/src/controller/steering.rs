@@ -65,6 +65,9 @@ impl Controller {
     /// Carries an order out once it is sure to survive a restart; else nothing changes.
     pub(super) async fn steer(&mut self, order: BackendOrder, by: String) -> BackendAnswer {
         let refused = |error: String| BackendAnswer { error: Some(error), ..BackendAnswer::default() };
+        let away = self.replication.who_is_away();
+        // On the other nodes it has to be told where it was said.
+        let by = if away.is_some() { format!("{by} on {}", self.config.node.name) } else { by };
         let said = Said { by, at: SystemTime::now() };
         let mut overrides = self.steering.overrides.clone();
         let meant = match overrides.apply(&order, &self.config, &said) {
@@ -85,11 +88,53 @@ impl Controller {
             info!(by = said.by, "{line}");
             answer.lines.push(line);
         }
+        self.replication.tell_orders(self.steering.overrides.words());
         self.reconcile().await;
         self.follow_orders();
         answer.warnings = self.left_alone(&meant, order.action);
         answer.warnings.iter().for_each(|warning| warn!("{warning}"));
+        answer.lines.extend(self.who_does_not_hear(away));
         answer
+    }
+
+    /// Which other nodes an order does not reach, or not now.
+    fn who_does_not_hear(&self, away: Option<Vec<String>>) -> Option<String> {
+        match away {
+            None if self.config.vrrp.is_empty() => None,
+            None => Some(
+                "this node only: without [sync] the others are not told; give them the same order".to_owned(),
+            ),
+            Some(away) if away.is_empty() => None,
+            Some(away) => Some(format!("not reached now, and told once they are: {}", away.join(", "))),
+        }
+    }
+
+    /// Carries out what operators have told the peers, where that was later than what is known here.
+    pub(super) async fn hear_orders(&mut self) {
+        let Some(words) = self.replication.new_orders() else { return };
+        let mut overrides = self.steering.overrides.clone();
+        let changed = overrides.hear(&words);
+        if changed.is_empty() {
+            return;
+        }
+        // Whether it can be kept or not, the nodes should do the same.
+        let kept = self.keep(overrides.clone()).await;
+        self.steering.overrides = overrides;
+        self.steering.problem = kept.err().map(|error| {
+            let problem = format!("the state cannot be kept in {}: {error}", self.steering.path.display());
+            error!("{problem}");
+            problem
+        });
+        self.steering.look_for_unknown(&self.config);
+        for name in &changed {
+            let last =
+                words.iter().filter(|word| word.service == name.service && word.backend == name.backend);
+            let by = last.max_by_key(|word| word.at_ms).map_or("?", |word| word.by.as_str());
+            info!(by, "{}", self.line(name));
+        }
+        self.replication.tell_orders(self.steering.overrides.words());
+        self.reconcile().await;
+        self.follow_orders();
     }
 
     async fn keep(&self, overrides: Overrides) -> Result<(), String> {
