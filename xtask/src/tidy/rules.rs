@@ -59,6 +59,8 @@ const PURE: &[&str] = &[
     "lb-userspace/src/import/corosync.rs",
     "lb-userspace/src/import/crm.rs",
     "lb-userspace/src/import/crm/",
+    "lb-userspace/src/import/haproxy.rs",
+    "lb-userspace/src/import/haproxy/",
     "lb-userspace/src/import/incumbent.rs",
     "lb-userspace/src/import/keepalived.rs",
     "lb-userspace/src/import/keepalived/",

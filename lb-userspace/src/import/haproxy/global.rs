@@ -27,7 +27,9 @@ pub fn read(section: &Section, globals: &mut Globals, into: &mut Incumbent, ledg
 fn directive(line: &Line, keyword: &str, globals: &mut Globals, into: &mut Incumbent, ledger: &mut Ledger) {
     let place = line.place;
     match keyword {
-        "log" if line.words.len() < 2 => ledger.note(place, Fate::SyntaxError, "", "`log` takes a target"),
+        "log" if line.words.len() < 3 => {
+            ledger.note(place, Fate::SyntaxError, "", "`log` takes a target and a facility");
+        }
         "log" => {
             let takes = proxy::takes_connections(line);
             if takes {
@@ -40,14 +42,14 @@ fn directive(line: &Line, keyword: &str, globals: &mut Globals, into: &mut Incum
             };
             ledger.note(place, Fate::Approximate, "log.target = \"auto\"", note);
         }
-        "maxconn" => match units::count(line.word(1)) {
-            Some(count) => {
-                into.max_connections.get_or_insert(At::new(count, place));
-                let note = "the size of the flow table; HAProxy lets further connections wait, xvip has room for more than that";
-                ledger.note(place, Fate::Approximate, "flows.max", note);
-            }
-            None => ledger.note(place, Fate::SyntaxError, "", "`maxconn` takes a number"),
-        },
+        "maxconn" if line.words.len() < 2 => {
+            ledger.note(place, Fate::SyntaxError, "", "`maxconn` takes a number");
+        }
+        "maxconn" => {
+            into.max_connections.get_or_insert(At::new(units::leading_count(line.word(1)), place));
+            let note = "the size of the flow table; HAProxy lets further connections wait, xvip has room for more than that";
+            ledger.note(place, Fate::Approximate, "flows.max", note);
+        }
         "ca-base" => {
             globals.ca_base = (!line.word(1).is_empty()).then(|| line.word(1).to_owned());
             ledger.note(place, Fate::Exact, "", "in front of each ca-file");
@@ -63,7 +65,7 @@ fn directive(line: &Line, keyword: &str, globals: &mut Globals, into: &mut Incum
             other => ledger.note(place, Fate::Unknown, "", format!("nothing is known of `stats {other}`")),
         },
         "setenv" | "presetenv" => {
-            ledger.note(place, Fate::Exact, "", "its value is put in where the variable is used")
+            ledger.note(place, Fate::Exact, "", "its value is put in where the variable is used");
         }
         _ => match keywords::find(global::KEYWORDS, keyword) {
             Some(group) => ledger.note(place, group.fate, group.becomes, group.note),

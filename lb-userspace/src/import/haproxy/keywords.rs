@@ -42,7 +42,7 @@ impl Group {
 pub fn find(groups: &'static [Group], keyword: &str) -> Option<&'static Group> {
     let is =
         |word: &&str| word.strip_suffix('*').map_or(**word == *keyword, |start| keyword.starts_with(start));
-    groups.iter().find(|group| group.words.iter().any(|word| is(&word)))
+    groups.iter().find(|group| group.words.iter().any(is))
 }
 
 /// The known word that is meant by a mistyped one: one letter too many, too few, wrong, or two swapped.

@@ -12,8 +12,8 @@ use crate::{
     },
 };
 
-/// As many servers in all proxies together: a backend that many frontends use counts each time.
-const MOST_SERVERS: usize = 1 << 16;
+/// As many servers in all proxies together, more than xvip has room for: a backend that many frontends use counts each time.
+const MOST_SERVERS: usize = 1 << 13;
 
 /// Where a frontend's connections go.
 struct Target<'p> {

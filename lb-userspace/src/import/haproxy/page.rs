@@ -52,15 +52,15 @@ impl Page {
                 let note = "xvip's page has a path of its own";
                 scribe.always(place, Fate::Approximate, "[http]", note);
             }
-            "auth" => match line.word(2).split_once(':') {
-                Some((name, password)) if !name.is_empty() => {
-                    let user = At::new((name.to_owned(), password.to_owned()), place);
-                    Rc::make_mut(&mut self.users).push(user);
-                    let becomes = format!("http.user.name = {name:?}; http.user.password_hash");
-                    scribe.always(place, Fate::Improved, becomes, "the password is kept as a hash");
-                }
-                _ => scribe.wrong(place, "`stats auth` takes NAME:PASSWORD"),
-            },
+            "auth" if line.words.len() < 3 => scribe.wrong(place, "`stats auth` takes NAME:PASSWORD"),
+            "auth" => {
+                // Without a colon the password is empty.
+                let (name, password) = line.word(2).split_once(':').unwrap_or((line.word(2), ""));
+                let user = At::new((name.to_owned(), password.to_owned()), place);
+                Rc::make_mut(&mut self.users).push(user);
+                let becomes = format!("http.user.name = {name:?}; http.user.password_hash");
+                scribe.always(place, Fate::Improved, becomes, "the password is kept as a hash");
+            }
             "admin" => {
                 self.admin = Some(place);
                 let note =

@@ -256,8 +256,6 @@ impl<'r, 'l> Reader<'r, 'l> {
             self.scribe.wrong(line.place, "this cannot stand in `defaults`");
         } else if has {
             read(self);
-        } else if line.word(0) == "bind" {
-            self.scribe.wrong(line.place, "a backend does not listen");
         } else {
             self.scribe.note(line.place, Fate::NotNeeded, "", note);
         }
@@ -305,7 +303,7 @@ impl<'r, 'l> Reader<'r, 'l> {
                     refused = Some((
                         at + 1 + offset,
                         "xvip does not end TLS: give the VIP to the API servers' own port",
-                    ))
+                    ));
                 }
                 "accept-proxy" | "accept-netscaler-cip" => {
                     refused = Some((
@@ -322,7 +320,8 @@ impl<'r, 'l> Reader<'r, 'l> {
         if let Some(variable) = &expanded.unset {
             self.scribe.note(place, Fate::NotPossible, "", server::unset_note(variable));
         } else {
-            for part in expanded.text.split(',') {
+            // HAProxy lets a comma end the list.
+            for part in expanded.text.strip_suffix(',').unwrap_or(&expanded.text).split(',') {
                 self.listener(part, place, refused_note);
             }
         }
@@ -408,14 +407,14 @@ impl<'r, 'l> Reader<'r, 'l> {
     }
 
     fn max_connections(&mut self, line: &Line) {
-        match units::count(line.word(1)) {
-            Some(count) => {
-                self.settings.max_connections = Some(At::new(count, line.place));
-                let note = "xvip limits the connections of each backend (max_connections) and of the node (flows.max)";
-                self.scribe.note(line.place, Fate::Approximate, "", note);
-            }
-            None => self.scribe.wrong(line.place, "`maxconn` takes a number"),
+        if line.words.len() < 2 {
+            self.scribe.wrong(line.place, "`maxconn` takes a number");
+            return;
         }
+        self.settings.max_connections = Some(At::new(units::leading_count(line.word(1)), line.place));
+        let note =
+            "xvip limits the connections of each backend (max_connections) and of the node (flows.max)";
+        self.scribe.note(line.place, Fate::Approximate, "", note);
     }
 
     fn default_backend(&mut self, line: &Line) {
@@ -526,7 +525,7 @@ impl<'r, 'l> Reader<'r, 'l> {
         let Some(time) = units::duration(line.word(at)) else {
             match line.words.get(at).and_then(|word| word.unset.as_deref()) {
                 Some(variable) => {
-                    self.scribe.note(place, Fate::NotPossible, "", server::unset_note(variable))
+                    self.scribe.note(place, Fate::NotPossible, "", server::unset_note(variable));
                 }
                 None => self.scribe.wrong(place, format!("{:?} is not a time", line.word(at))),
             }
@@ -635,8 +634,8 @@ impl<'r, 'l> Reader<'r, 'l> {
         }
         let takes = match line.word(1) {
             "global" => self.globals.logs.map(|_| place),
-            "" => {
-                self.scribe.wrong(place, "`log` takes a target");
+            _ if line.words.len() < 3 => {
+                self.scribe.wrong(place, "`log` takes a target and a facility, or `global`");
                 return;
             }
             _ => takes_connections(line).then_some(place),

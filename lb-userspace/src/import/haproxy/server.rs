@@ -165,10 +165,7 @@ impl Settings {
                 format!("service.backend.weight = {count}")
             }),
             "maxconn" => {
-                let Some(count) = count(u64::from(u32::MAX)) else {
-                    scribe.wrong(place, "`maxconn` takes a number");
-                    return;
-                };
+                let count = u32::try_from(units::leading_count(value)).unwrap_or(u32::MAX);
                 self.max_connections = count;
                 let note = "a connection beyond it goes to another backend, or gets a RST where all are full; HAProxy lets it wait";
                 scribe.note(
@@ -259,7 +256,7 @@ impl Settings {
                 scribe.note(place, Fate::Exact, "", "");
             }
             "no-verifyhost" => {
-                scribe.note(place, Fate::NotNeeded, "", "a check verifies the backend's address")
+                scribe.note(place, Fate::NotNeeded, "", "a check verifies the backend's address");
             }
             "send-proxy"
             | "send-proxy-v2"
@@ -300,7 +297,7 @@ fn known(word: &str, place: Place, scribe: &mut Scribe<'_>) {
     match keywords::find(lines::SERVER, word) {
         Some(group) => scribe.note(place, group.fate, group.becomes, group.note),
         None => {
-            scribe.always(place, Fate::Unknown, "", format!("nothing is known of `{word}` on a server line"))
+            scribe.always(place, Fate::Unknown, "", format!("nothing is known of `{word}` on a server line"));
         }
     }
 }
@@ -372,8 +369,10 @@ impl Server {
             return None;
         }
         let first = line.word(2).split_once('-').map_or("1", |(first, _)| first);
-        let counted = line.word(2).split('-').take(3).map(units::count).collect::<Option<Vec<_>>>();
-        if !counted.is_some_and(|counted| (1..=2).contains(&counted.len())) {
+        let (from, to) = line.word(2).split_once('-').unwrap_or(("1", line.word(2)));
+        let in_order =
+            units::count(from).zip(units::count(to)).is_some_and(|(from, to)| from <= to && to > 0);
+        if !in_order {
             scribe.wrong(line.place_of(2), "this is a number of servers, or a range of numbers");
             return None;
         }

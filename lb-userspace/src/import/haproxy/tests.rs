@@ -215,3 +215,15 @@ fn each_keyword_of_haproxy_is_known() {
     assert!(unknown.is_empty(), "{unknown:?}");
     assert!(known > 500);
 }
+
+#[test]
+fn no_more_servers_are_taken_than_anybody_could_use() {
+    let fronts: String =
+        (0..200).map(|at| format!("frontend f{at}\n bind :1\n default_backend b\n")).collect();
+    let file = format!("{fronts}backend b\n{}", " server s 10.0.0.1:1\n".repeat(200));
+    let (incumbent, ledger, source) = imported(file.as_bytes());
+    let servers: usize = incumbent.proxies.iter().map(|proxy| proxy.pool.servers.len()).sum();
+    assert_eq!(servers, 8000);
+    unaccounted(&ledger, &source, "many");
+    assert!(ledger.entries().iter().any(|entry| entry.note.contains("more servers")));
+}

@@ -29,6 +29,12 @@ pub fn count(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
+/// A count as C's `atol` reads it, which HAProxy uses in places: the digits that it begins with, 0 without any.
+pub fn leading_count(text: &str) -> u64 {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text[..end].parse().unwrap_or(if end == 0 { 0 } else { u64::MAX })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +63,20 @@ mod tests {
         assert_eq!(count("4000"), Some(4000));
         for text in ["", "+1", "-1", "1k", "99999999999999999999999"] {
             assert_eq!(count(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn some_counts_end_where_their_digits_do() {
+        for (text, count) in [
+            ("10k", 10),
+            ("many", 0),
+            ("", 0),
+            ("-5", 0),
+            ("250", 250),
+            ("99999999999999999999999", u64::MAX),
+        ] {
+            assert_eq!(leading_count(text), count, "{text}");
         }
     }
 }

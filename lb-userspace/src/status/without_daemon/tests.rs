@@ -119,8 +119,9 @@ fn arp_is_answered_until_another_node_may_have_the_vip() {
     assert!(silenced(&|_| {}));
     assert!(!silenced(&|facts| facts.now_ns = 101 * SECOND), "not older than the lease");
     assert!(silenced(&|facts| facts.now_ns = 101 * SECOND + 1));
-    let unfenced =
-        |facts: &mut Facts| drop(facts.pinned.tables.vips.insert(VIP.into(), VipEntry::new(false)));
+    let unfenced = |facts: &mut Facts| {
+        facts.pinned.tables.vips.insert(VIP.into(), VipEntry::new(false));
+    };
     assert!(!silenced(&unfenced), "nobody else would take it");
 }
 
