@@ -106,11 +106,7 @@ impl Writer<'_> {
 
     fn heading(&mut self, plan: &NodePlan) {
         let names: Vec<&str> = self.sources.iter().map(|source| source.name.as_str()).collect();
-        self.comment(&format!(
-            "Written by `xvip import` for {}, from {}.",
-            plan.file_name,
-            names.join(", ")
-        ));
+        self.comment(&format!("Written by `xvip import` for {}, from {}.", plan.file_name, names.join(", ")));
         self.line("#");
         self.comment(
             "Behind a key is the line that it came from. CHECK marks what somebody should look at. `xvip check` shows every value \
