@@ -105,3 +105,52 @@ pub fn build(pieces: Vec<Piece>, notes: &mut Notes<'_>) -> Vec<Directive> {
     }
     Vec::new()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import::{
+        keepalived::lines,
+        ledger::{Fate, Ledger},
+        source::{FileId, Source},
+    };
+
+    /// Directives with their blocks, and the places of errors.
+    fn shape(text: &str) -> (String, Vec<(usize, usize)>) {
+        fn show(directives: &[Directive]) -> String {
+            let one = |directive: &Directive| match &directive.block {
+                Some(block) => format!("{}({})", directive.name(), show(&block.items)),
+                None => directive.name().to_owned(),
+            };
+            directives.iter().map(one).collect::<Vec<_>>().join(" ")
+        }
+        let mut ledger = Ledger::default();
+        let mut notes = Notes::new(FileId(0), &mut ledger);
+        let pieces = lines::pieces(&Source::new("f", text.as_bytes()), None, &mut notes);
+        let shown = show(&build(pieces, &mut notes));
+        let errors = ledger.entries().iter().filter(|entry| entry.fate == Fate::SyntaxError);
+        (shown, errors.map(|entry| (entry.place.line, entry.place.column)).collect())
+    }
+
+    #[test]
+    fn blocks_hold_their_directives() {
+        assert_eq!(shape("a {\nb\nc { d }\n}\ne\n"), ("a(b c(d)) e".into(), vec![]));
+        assert_eq!(shape("a\n{\n}\nb { }\n"), ("a() b()".into(), vec![]));
+    }
+
+    #[test]
+    fn brackets_that_do_not_match_are_left_out_in_pairs() {
+        assert_eq!(shape("{\na\n}\nb {\nc\n}\nd\n"), ("a b(c) d".into(), vec![(1, 1)]));
+        assert_eq!(shape("a {\n{\nb\n}\nc\n}\nd\n"), ("a(b c) d".into(), vec![(2, 1)]));
+        assert_eq!(shape("a\n}\nb\n"), ("a b".into(), vec![(2, 1)]));
+        assert_eq!(shape("a {\nb {\nc\n"), ("a(b(c))".into(), vec![(2, 3), (1, 3)]));
+    }
+
+    #[test]
+    fn nesting_has_an_end() {
+        let (shown, errors) = shape(&format!("{}{}b", "a {\n".repeat(1000), "}\n".repeat(1000)));
+        assert_eq!(shown.matches('(').count(), MAX_DEPTH);
+        assert_eq!(errors.len(), 1000 - MAX_DEPTH);
+        assert!(shown.ends_with(" b"), "{shown}");
+    }
+}
