@@ -219,6 +219,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = transmit.tick() => controller.watch_transmit(),
             _ = evidence.tick() => controller.look_at_evidence(),
             _ = balance.tick() => {
+                controller.hear_orders().await;
                 controller.follow_orders();
                 controller.look_at_balance();
             }
@@ -764,7 +765,7 @@ impl Controller {
             let _ended = sweeping.await;
         }
         self.tell_of_daemon("stopped", "");
-        self.finish_telling().await;
+        self.finish_telling(history::HOOKS_END_WITHIN).await;
     }
 }
 

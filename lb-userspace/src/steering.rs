@@ -5,6 +5,8 @@
 //! another weight than the file's. They are known by the names in the file, so that they still hold where an address has
 //! changed; what is of nobody in the present configuration is kept, and holds again when the name comes back.
 
+pub mod words;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -13,6 +15,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use self::words::{Saying, Side};
 use crate::{
     config::model::{Backend, Config, MAX_WEIGHT, Service},
     control::protocol::{BackendAction, BackendOrder},
@@ -150,27 +153,36 @@ pub enum StateError {
     },
 }
 
-/// Everything that has been said and not taken back.
+/// Everything that has been said and not taken back, and what was taken back by whom: a node that was away must not bring it
+/// back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Overrides(BTreeMap<Name, Override>);
+pub struct Overrides {
+    given: BTreeMap<Name, Override>,
+    taken_back: BTreeMap<(Name, Side), Said>,
+}
 
 impl Overrides {
     /// What was said about a backend.
     pub fn of(&self, service: &Service, backend: &Backend) -> Option<&Override> {
         // Few have been told anything.
         let is_it = |name: &&Name| name.service == service.name && name.backend == backend.name;
-        self.0.keys().find(is_it).and_then(|name| self.0.get(name))
+        self.given.keys().find(is_it).and_then(|name| self.given.get(name))
+    }
+
+    /// Whether nothing holds.
+    pub fn is_empty(&self) -> bool {
+        self.given.is_empty()
     }
 
     /// The names that nobody has in this configuration.
     pub fn unknown(&self, config: &Config) -> Vec<&Name> {
         let known: BTreeSet<Name> = config.services.iter().flat_map(names).collect();
-        self.0.keys().filter(|name| !known.contains(name)).collect()
+        self.given.keys().filter(|name| !known.contains(name)).collect()
     }
 
     /// The first deadline after `now`.
     pub fn next_deadline(&self, now: SystemTime) -> Option<SystemTime> {
-        let standings = self.0.values().filter_map(|one| one.standing.as_ref());
+        let standings = self.given.values().filter_map(|one| one.standing.as_ref());
         let deadlines = standings.filter_map(|(standing, _)| match standing {
             Standing::Drain { deadline } => *deadline,
             Standing::Disabled => None,
@@ -189,41 +201,37 @@ impl Overrides {
         said: &Said,
     ) -> Result<Vec<Name>, OrderError> {
         let meant = meant(config, &order.backend, order.service.as_deref())?;
-        let change: Box<dyn Fn(&mut Override)> = match order.action {
+        let saying = match order.action {
             BackendAction::Drain { deadline_s } => {
                 let deadline = deadline_s.map(|seconds| {
                     let after = Duration::from_secs(seconds);
                     let is_sane = after <= LONGEST_DEADLINE;
                     said.at.checked_add(after).filter(|_| is_sane).ok_or(OrderError::Deadline)
                 });
-                let deadline = deadline.transpose()?;
-                Box::new(move |one| one.standing = Some((Standing::Drain { deadline }, said.clone())))
+                Saying::of_standing(Standing::Drain { deadline: deadline.transpose()? })
             }
-            BackendAction::Disable => Box::new(|one| one.standing = Some((Standing::Disabled, said.clone()))),
-            BackendAction::Enable => Box::new(|one| one.standing = None),
-            BackendAction::Weight { weight: None } => Box::new(|one| one.weight = None),
+            BackendAction::Disable => Saying::Disabled,
+            BackendAction::Enable => Saying::In,
+            BackendAction::Weight { weight: None } => Saying::Weight(None),
             BackendAction::Weight { weight: Some(weight) } => {
                 let weight = u16::try_from(weight).ok().filter(|weight| *weight <= MAX_WEIGHT);
                 let weight = weight.ok_or(OrderError::Weight(match order.action {
                     BackendAction::Weight { weight: Some(weight) } => weight,
                     _ => 0,
                 }))?;
-                Box::new(move |one| one.weight = Some((weight, said.clone())))
+                Saying::Weight(Some(weight))
             }
         };
         for name in &meant {
-            let one = self.0.entry(name.clone()).or_default();
-            change(one);
-            if one.is_nothing() {
-                self.0.remove(name);
-            }
+            let at = self.moment(name, saying.side(), said.at);
+            self.set(name, saying, Said { by: said.by.clone(), at });
         }
         Ok(meant)
     }
 
     /// The state file.
     pub fn to_json(&self) -> String {
-        let overrides = self.0.iter().map(|(name, one)| Entry {
+        let overrides = self.given.iter().map(|(name, one)| Entry {
             service: name.service.clone(),
             backend: name.backend.clone(),
             standing: one.standing.as_ref().map(|(standing, said)| StandingEntry {
@@ -241,7 +249,21 @@ impl Overrides {
                 at: rfc3339(said.at),
             }),
         });
-        let file = File { version: VERSION.into(), overrides: overrides.collect() };
+        let taken_back = self.taken_back.iter().map(|((name, side), said)| TakenBackEntry {
+            service: name.service.clone(),
+            backend: name.backend.clone(),
+            what: match side {
+                Side::Standing => "state".to_owned(),
+                Side::Weight => "weight".to_owned(),
+            },
+            by: said.by.clone(),
+            at: rfc3339(said.at),
+        });
+        let file = File {
+            version: VERSION.into(),
+            overrides: overrides.collect(),
+            taken_back: taken_back.collect(),
+        };
         // Strings and numbers always have a form in JSON.
         let text = serde_json::to_string_pretty(&file).unwrap_or_default();
         format!("{text}\n")
@@ -286,7 +308,19 @@ impl Overrides {
                 overrides.insert(name, one);
             }
         }
-        Ok(Self(overrides))
+        let mut taken_back = BTreeMap::new();
+        for TakenBackEntry { service, backend, what, by, at } in file.taken_back {
+            let name = Name { service, backend };
+            let wrong = |what: String| StateError::Value { name: name.clone(), what };
+            let side = match what.as_str() {
+                "state" => Side::Standing,
+                "weight" => Side::Weight,
+                _ => return Err(wrong(format!("{what:?} cannot be taken back"))),
+            };
+            let at = humantime::parse_rfc3339(&at).map_err(|error| wrong(format!("{at:?}: {error}")))?;
+            taken_back.insert((name, side), Said { by, at });
+        }
+        Ok(Self { given: overrides, taken_back })
     }
 }
 
@@ -336,6 +370,17 @@ struct Version {
 struct File {
     version: u64,
     overrides: Vec<Entry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    taken_back: Vec<TakenBackEntry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TakenBackEntry {
+    service: String,
+    backend: String,
+    what: String,
+    by: String,
+    at: String,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -36,6 +36,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
+    sync::Arc,
     time::Duration,
 };
 
@@ -46,7 +47,10 @@ use self::{
     record::{FlowId, FlowStore, StoreError},
     status::SyncStatus,
 };
-use crate::config::model::{Config, SyncKeys};
+use crate::{
+    config::model::{Config, SyncKeys},
+    steering::words::Word,
+};
 
 /// What the service has to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +118,7 @@ struct Wanted {
     settings: SyncSettings,
     holdings: BTreeSet<IpAddr>,
     agreement: Agreement,
+    orders: Arc<Vec<Word>>,
     /// Grows with each [`SyncHandle::rejoin`].
     rejoins: u64,
     /// Grows with each [`SyncHandle::resync`].
@@ -134,8 +139,15 @@ impl SyncService {
         factory: Box<dyn StoreFactory>,
         agreement: Agreement,
     ) -> io::Result<SyncHandle> {
-        let wanted =
-            Wanted { settings, holdings: BTreeSet::new(), agreement, rejoins: 0, resyncs: 0, stop: false };
+        let wanted = Wanted {
+            settings,
+            holdings: BTreeSet::new(),
+            agreement,
+            orders: Arc::default(),
+            rejoins: 0,
+            resyncs: 0,
+            stop: false,
+        };
         let (wanted_sender, wanted_receiver) = watch::channel(wanted);
         let (status_sender, status) = watch::channel(SyncStatus::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -168,6 +180,17 @@ impl SyncHandle {
         self.wanted.send_if_modified(|wanted| {
             let changed = wanted.agreement != agreement;
             wanted.agreement = agreement;
+            changed
+        });
+    }
+
+    /// What operators have told this node about backends, all of it. What peers were told is in [`PeerStatus::orders`].
+    ///
+    /// [`PeerStatus::orders`]: status::PeerStatus::orders
+    pub fn set_orders(&self, orders: Vec<Word>) {
+        self.wanted.send_if_modified(|wanted| {
+            let changed = *wanted.orders != orders;
+            wanted.orders = Arc::new(orders);
             changed
         });
     }

@@ -118,7 +118,7 @@ fn main() -> ExitCode {
 fn run(force_tour: bool) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("installing signal handlers")?;
     let terminal = stdin().is_terminal() && stdout().is_terminal() && !force_tour;
-    let lab = Lab::builder().build()?;
+    let lab = Lab::builder().patience(3).build()?;
     shared_flows::share(&lab).context("configuring [sync]")?;
     let result = if terminal {
         eprintln!("starting two LB nodes ...");

@@ -299,7 +299,13 @@ impl LbNode {
             let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(StatusError::Failed { node: node(), message });
         }
-        parse_status(&output.stdout).map_err(|source| StatusError::Json { node: node(), source })
+        let status =
+            parse_status(&output.stdout).map_err(|source| StatusError::Json { node: node(), source })?;
+        if status.raw["daemon"] == "down" {
+            let message = "the daemon is down; its maps tell something".to_owned();
+            return Err(StatusError::Failed { node: node(), message });
+        }
+        Ok(status)
     }
 
     /// Whether the VIP (of the lab's first family) is on an interface of this machine, whoever put it there.

@@ -386,6 +386,11 @@ fn exit_codes_tell_what_is_wrong() -> TestResult {
     let (status, took) = lb.stop()?;
     assert_eq!(status.code(), Some(0));
     assert!(took < Duration::from_secs(5), "{took:?}");
+    // What it has left still tells something, until it is cleaned up.
+    let down = lb.xvip(&["status"])?;
+    assert_eq!(down.status.code(), Some(0), "{down:?}");
+    assert!(String::from_utf8_lossy(&down.stdout).starts_with("the daemon is down"), "{down:?}");
+    assert!(lb.xvip(&["cleanup", "--config", &file])?.status.success());
     assert_eq!(lb.xvip(&["status"])?.status.code(), Some(1));
     Ok(())
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use lb_tests::addresses::{Family, host};
 use lb_tests::incumbent::IncumbentNode;
+use lb_tests::json_schema::validate;
 use lb_tests::keepalived::{Keepalived, KeepalivedConfig};
 use lb_tests::node::{BackendConfig, LbNode};
 use lb_tests::topology::{Lab, LabBuilder};
@@ -76,6 +77,8 @@ impl Told {
 fn ask(lb: &LbNode, listen: &str) -> Result<Told, Box<dyn Error>> {
     let output = lb.xvip_with_config(&["doctor", "--json", "--listen", listen])?;
     let report = serde_json::from_slice(&output.stdout).map_err(|error| format!("{error}: {output:?}"))?;
+    let schema = String::from_utf8(lb.machine().output(lb.tool(&["doctor", "--json-schema"]))?.stdout)?;
+    validate(&schema, &report)?;
     Ok(Told { code: output.status.code(), report })
 }
 

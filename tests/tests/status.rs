@@ -162,8 +162,16 @@ fn a_killed_daemon_leaves_its_maps_to_tell() -> TestResult {
     wait::until("ARP for the VIP to be silenced", SOON, || {
         checked(lb, &words, 0).is_ok_and(|down| down["without_daemon"]["vips"][0]["silenced"] == true)
     })?;
-    // Another instance's configuration means other maps: there are none.
-    let nothing = lb.xvip(&["status"])?;
+    // Without a configuration the addresses are names.
+    let bare = checked(lb, &["status", "--json", "--config", "/nowhere.toml"], 0)?;
+    let first = &bare["services"][0]["backends"][0];
+    assert_eq!((&first["name"], active(&bare)), (&first["address"], 6), "{bare:#}");
+    // Where there are no maps, there is nothing to show.
+    let elsewhere = lb.config_path().with_file_name("elsewhere.toml");
+    let text = std::fs::read_to_string(lb.config_path())?;
+    let text = text.replacen("[node]\n", "[node]\npin_path = \"/sys/fs/bpf/elsewhere\"\n", 1);
+    std::fs::write(&elsewhere, text)?;
+    let nothing = lb.xvip(&["status", "--config", &elsewhere.display().to_string()])?;
     assert_eq!(nothing.status.code(), Some(1), "{nothing:?}");
     let said = String::from_utf8(nothing.stderr)?;
     assert!(said.contains("xvip is not running") && said.contains("no data plane at"), "{said}");

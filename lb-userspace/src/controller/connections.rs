@@ -133,7 +133,8 @@ impl Controller {
     /// Starts, changes or ends what follows flows: their exchange with the other nodes, and the connection log.
     pub(super) fn configure_followers(&mut self) {
         self.connections.make_room(&self.config);
-        self.replication.configure(&self.config, &self.connections.tap());
+        let orders = self.steering.overrides.words();
+        self.replication.configure(&self.config, &self.connections.tap(), orders);
         self.connections.configure(&self.config);
     }
 }

@@ -25,10 +25,12 @@ use crate::{
     vrrp::{advert::Discard, fsm::VrrpState, router, status::RouterStatus},
 };
 
-/// How long a daemon that ends waits for its hooks.
-const HOOKS_END_WITHIN: Duration = Duration::from_secs(2);
-/// And for the disk.
-const DISK_ENDS_WITHIN: Duration = Duration::from_secs(1);
+/// How long a daemon that stops waits for its hooks.
+pub(super) const HOOKS_END_WITHIN: Duration = Duration::from_secs(2);
+/// How long one that leaves does: its successor waits for its end, and the other nodes for the successor.
+pub(super) const HOOKS_LEAVE_WITHIN: Duration = Duration::from_millis(200);
+/// How long either waits for the disk.
+const DISK_ENDS_WITHIN: Duration = Duration::from_millis(500);
 
 /// The VIPs of each instance, as they are by now.
 pub(super) type Vips = Arc<Mutex<BTreeMap<String, Vec<IpAddr>>>>;
@@ -303,9 +305,9 @@ impl Controller {
     }
 
     /// Gives hooks and disk the time to be told of the end.
-    pub(super) async fn finish_telling(&self) {
+    pub(super) async fn finish_telling(&self, hooks_within: Duration) {
         let teller = self.teller.clone();
-        hooks::settle(|| teller.hooks().are_done(), HOOKS_END_WITHIN).await;
+        hooks::settle(|| teller.hooks().are_done(), hooks_within).await;
         // It blocks, and nothing else is left to do.
         self.teller.finish(DISK_ENDS_WITHIN);
     }

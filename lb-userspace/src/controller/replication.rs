@@ -26,6 +26,7 @@ use crate::{
     desired::{BackendIds, Desired},
     netlink::Link,
     replica::Landmarks,
+    steering::words::Word,
     sync::{
         EventSource, StoreFactory, SyncHandle, SyncService, SyncSettings,
         agreement::Agreement,
@@ -57,6 +58,8 @@ pub(super) struct Replication {
     running_since: Option<Instant>,
     /// When the flows of the others were last asked for again.
     rejoined: Option<Instant>,
+    /// What operators have told the peers about backends.
+    heard_orders: Vec<Word>,
 }
 
 impl Default for Replication {
@@ -67,13 +70,14 @@ impl Default for Replication {
             held: BTreeMap::new(),
             running_since: None,
             rejoined: None,
+            heard_orders: Vec::new(),
         }
     }
 }
 
 impl Replication {
     /// Starts, changes or ends the exchange, as the configuration says.
-    pub(super) fn configure(&mut self, config: &Config, tap: &Tap) {
+    pub(super) fn configure(&mut self, config: &Config, tap: &Tap, orders: Vec<Word>) {
         let Some(settings) = settings(config) else {
             if let Some(handle) = self.handle.take() {
                 info!("flows are not exchanged any more: there is no [sync]");
@@ -86,6 +90,7 @@ impl Replication {
             Some(handle) => {
                 handle.reconfigure(settings);
                 handle.set_agreement(agreement);
+                handle.set_orders(orders);
             }
             None => {
                 let maps = Maps {
@@ -96,6 +101,7 @@ impl Replication {
                 match SyncService::spawn(settings, Box::new(maps), agreement) {
                     Ok(handle) => {
                         handle.set_holdings(self.held.keys().copied().collect());
+                        handle.set_orders(orders);
                         self.handle = Some(handle);
                     }
                     Err(error) => error!("flows are not exchanged: no thread for it: {error}"),
@@ -141,6 +147,30 @@ impl Replication {
     /// What there is to tell about it; `None` without `[sync]`.
     pub(super) fn status(&self) -> Option<SyncStatus> {
         self.handle.as_ref().map(SyncHandle::status)
+    }
+
+    /// What operators have told this node about backends, for its peers.
+    pub(super) fn tell_orders(&self, orders: Vec<Word>) {
+        if let Some(handle) = &self.handle {
+            handle.set_orders(orders);
+        }
+    }
+
+    /// What operators have told the peers, where that is not what it was when this was asked last.
+    pub(super) fn new_orders(&mut self) -> Option<Vec<Word>> {
+        let peers = self.handle.as_ref()?.status().peers;
+        let orders: Vec<Word> = peers.into_iter().flat_map(|peer| peer.orders).collect();
+        let is_news = orders != self.heard_orders;
+        self.heard_orders.clone_from(&orders);
+        is_news.then_some(orders)
+    }
+
+    /// The peers that hear of an order later, or not at all; `None` without `[sync]`.
+    pub(super) fn who_is_away(&self) -> Option<Vec<String>> {
+        let peers = self.status()?.peers.into_iter();
+        let away =
+            peers.filter(|peer| matches!(peer.sending.state, SendingState::Down | SendingState::Connecting));
+        Some(away.map(|peer| peer.node.unwrap_or_else(|| peer.address.to_string())).collect())
     }
 
     /// What is wrong, in words for the operator.

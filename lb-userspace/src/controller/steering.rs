@@ -19,7 +19,10 @@ use crate::{
     history::{Event, Kind},
     resets::{ResetOrder, ResetReason, What},
     state_file,
-    steering::{Name, Override, Overrides, Said, Standing, rfc3339},
+    steering::{
+        Name, Override, Overrides, Said, Standing, rfc3339,
+        words::{Saying, Word},
+    },
 };
 
 /// The state is written while everything else waits: a disk that takes longer must not silence the VIPs.
@@ -66,6 +69,9 @@ impl Controller {
     /// Carries an order out once it is sure to survive a restart; else nothing changes.
     pub(super) async fn steer(&mut self, order: BackendOrder, by: String) -> BackendAnswer {
         let refused = |error: String| BackendAnswer { error: Some(error), ..BackendAnswer::default() };
+        let away = self.replication.who_is_away();
+        // On the other nodes it has to be told where it was said.
+        let by = if away.is_some() { format!("{by} on {}", self.config.node.name) } else { by };
         let said = Said { by, at: SystemTime::now() };
         let mut overrides = self.steering.overrides.clone();
         let meant = match overrides.apply(&order, &self.config, &said) {
@@ -86,11 +92,55 @@ impl Controller {
             self.tell(order_event(name, order.action, &said));
             answer.lines.push(line);
         }
+        self.replication.tell_orders(self.steering.overrides.words());
         self.reconcile().await;
         self.follow_orders();
         answer.warnings = self.left_alone(&meant, order.action);
         answer.warnings.iter().for_each(|warning| warn!("{warning}"));
+        answer.lines.extend(self.who_does_not_hear(away));
         answer
+    }
+
+    /// Which other nodes an order does not reach, or not now.
+    fn who_does_not_hear(&self, away: Option<Vec<String>>) -> Option<String> {
+        match away {
+            None if self.config.vrrp.is_empty() => None,
+            None => Some(
+                "this node only: without [sync] the others are not told; give them the same order".to_owned(),
+            ),
+            Some(away) if away.is_empty() => None,
+            Some(away) => Some(format!("not reached now, and told once they are: {}", away.join(", "))),
+        }
+    }
+
+    /// Carries out what operators have told the peers, where that was later than what is known here.
+    pub(super) async fn hear_orders(&mut self) {
+        let Some(words) = self.replication.new_orders() else { return };
+        let mut overrides = self.steering.overrides.clone();
+        let changed = overrides.hear(&words);
+        if changed.is_empty() {
+            return;
+        }
+        // Whether it can be kept or not, the nodes should do the same.
+        let kept = self.keep(overrides.clone()).await;
+        self.steering.overrides = overrides;
+        self.steering.problem = kept.err().map(|error| {
+            let problem = format!("the state cannot be kept in {}: {error}", self.steering.path.display());
+            error!("{problem}");
+            problem
+        });
+        self.steering.look_for_unknown(&self.config);
+        for name in &changed {
+            let of_it =
+                words.iter().filter(|word| word.service == name.service && word.backend == name.backend);
+            if let Some(last) = of_it.max_by_key(|word| word.at_ms) {
+                let at = SystemTime::UNIX_EPOCH + Duration::from_millis(last.at_ms);
+                self.tell(order_event(name, ordered(last), &Said { by: last.by.clone(), at }));
+            }
+        }
+        self.replication.tell_orders(self.steering.overrides.words());
+        self.reconcile().await;
+        self.follow_orders();
     }
 
     async fn keep(&self, overrides: Overrides) -> Result<(), String> {
@@ -241,6 +291,18 @@ impl Controller {
         let load = self.dataplane.as_ref()?.load_of(id).ok()?;
         // Two CPUs at once can lose a count.
         Some(u64::try_from(load.active).unwrap_or(0))
+    }
+}
+
+/// What a word that another node was told would be as an order.
+fn ordered(word: &Word) -> BackendAction {
+    match word.saying {
+        Saying::In => BackendAction::Enable,
+        Saying::Drain(until) => BackendAction::Drain {
+            deadline_s: until.map(|until| Duration::from_millis(until.saturating_sub(word.at_ms)).as_secs()),
+        },
+        Saying::Disabled => BackendAction::Disable,
+        Saying::Weight(weight) => BackendAction::Weight { weight: weight.map(u32::from) },
     }
 }
 

@@ -27,7 +27,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Controller, lease};
+use super::{Controller, history::HOOKS_LEAVE_WITHIN, lease};
 use crate::{
     config::model::{Config, Family, VrrpInstance, VrrpVersion, family_of},
     control::{client, protocol::LeaveAnswer, server},
@@ -216,7 +216,7 @@ impl Controller {
             Err(error) => warn!("the successor will not know what it succeeds to: {error:#}"),
         }
         self.tracking.stop().await;
-        self.finish_telling().await;
+        self.finish_telling(HOOKS_LEAVE_WITHIN).await;
         self.connections.stop().await;
     }
 

@@ -134,10 +134,13 @@ fn without_daemon(places: &Places, why: String) -> Result<Status, GatherError> {
         })?;
         Ok((pinned, flows.into_inner()))
     };
-    let (pinned, flows) = read().map_err(|source| GatherError::Maps {
-        why: why.clone(),
-        pin_path: pin_path.clone(),
-        source: Box::new(source),
+    let (pinned, flows) = read().map_err(|source| {
+        let (why, pin_path) = (why.clone(), pin_path.clone());
+        if is_forbidden(&source) {
+            GatherError::MapsForbidden { why, pin_path }
+        } else {
+            GatherError::Maps { why, pin_path, source: Box::new(source) }
+        }
     })?;
     let now_ns =
         clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| Duration::from(now).as_nanos() as u64);
@@ -154,6 +157,19 @@ fn without_daemon(places: &Places, why: String) -> Result<Status, GatherError> {
         interfaces: interfaces(),
         overrides: overrides(&pin_path),
     }))
+}
+
+/// Whether the kernel refused because of who asks.
+fn is_forbidden(error: &DataplaneError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The configuration, or why it is not known.

@@ -32,10 +32,12 @@ fn write(out: &mut String, status: &Status, screen: &Screen) -> std::fmt::Result
 
     let mut tail = "\n".to_owned();
     let flows = &status.flows;
+    // Without a daemon and a configuration nobody knows the limit.
+    let most = if flows.max > 0 { format!(", at most {}", flows.max) } else { String::new() };
     writeln!(
         tail,
-        "flows: {} established, {} half-open, {} closing, at most {}",
-        flows.established, flows.half_open, flows.closing, flows.max
+        "flows: {} established, {} half-open, {} closing{most}",
+        flows.established, flows.half_open, flows.closing
     )?;
     if let Some(log) = &status.connection_log {
         let (open, starts, ends, lost) = (log.open, log.starts, log.ends, log.lost);
@@ -122,10 +124,7 @@ fn write_without_daemon(
         None => writeln!(out, "  it has given no sign of life since the maps were made")?,
     }
     if without.forwarding {
-        writeln!(
-            out,
-            "  XDP goes on forwarding, to the backends that the daemon last chose; nobody checks them"
-        )?;
+        writeln!(out, "  XDP goes on forwarding to the backends that were last chosen; nobody checks them")?;
     } else {
         let bad = screen.paint("XDP is not attached: nothing is forwarded", Tone::Bad);
         writeln!(out, "  {bad}")?;
@@ -133,8 +132,8 @@ fn write_without_daemon(
     for VipWithoutDaemon { vip, vrrp, present, silenced } in &without.vips {
         let vrrp = vrrp.as_ref().map_or_else(String::new, |vrrp| format!(" (vrrp {vrrp})"));
         let what = match (present, silenced) {
-            (true, true) => "is on this node, which no longer answers for it: another node can take it over",
-            (true, false) => "is on this node, which answers for it",
+            (true, true) => "is here, but not answered for: another node may take it",
+            (true, false) => "is here, and answered for",
             (false, _) => "is not on this node",
         };
         writeln!(out, "  {vip}{vrrp} {what}")?;
@@ -143,7 +142,7 @@ fn write_without_daemon(
     for what in status.problems.iter().skip(1) {
         writeln!(out, "  {what}")?;
     }
-    writeln!(out, "  `systemctl start xvip` goes on with what is there; no connection is lost by that")?;
+    writeln!(out, "  `systemctl start xvip` goes on from there; no connection is lost by that")?;
     writeln!(out, "node {}, {}, {}", status.node, interfaces(status), status.config.path.display())
 }
 

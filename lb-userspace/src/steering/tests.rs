@@ -67,8 +67,8 @@ fn enable_ends_the_one_and_default_the_other() {
     let now = apply(BackendAction::Enable).expect("done");
     assert_eq!(three(&now).map(|one| (one.is_out(), one.weight(100))), Some((false, 7)));
     let now = apply(BackendAction::Weight { weight: None }).expect("done");
-    assert_eq!(now, Overrides::default(), "nothing is left");
-    assert_eq!(apply(BackendAction::Enable).expect("it was not out"), Overrides::default());
+    assert!(now.is_empty(), "nothing is left");
+    assert!(apply(BackendAction::Enable).expect("it was not out").is_empty());
     assert_eq!(apply(BackendAction::Weight { weight: Some(257) }), Err(OrderError::Weight(257)));
     assert_eq!(apply(BackendAction::Drain { deadline_s: Some(u64::MAX) }), Err(OrderError::Deadline));
 }

@@ -4,9 +4,9 @@
 //! sender                                   receiver
 //! Hello ---------------------------------------->
 //! <---------------------------------------- Hello      (or it closes: another version, not a peer)
-//! Agreement, Holdings, SyncBegin, Records... ---->
+//! Agreement, Holdings, Orders, SyncBegin, Records... ---->
 //! <------------------------------------ Ack, Again
-//! SyncEnd, Records, Holdings, Alive ------------->
+//! SyncEnd, Records, Holdings, Orders, Alive ----->
 //! ```
 
 use std::{
@@ -17,6 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{agreement::Agreement, record::FlowRecord, status::Refused};
+use crate::steering::words::{MAX_WORDS, Word};
 
 /// The version of this protocol.
 pub const VERSION: u16 = 1;
@@ -73,6 +74,8 @@ pub enum Telling {
     },
     /// Nothing new.
     Alive,
+    /// What operators have said of backends, all of it; at most [`MAX_WORDS`].
+    Orders(Vec<Word>),
 }
 
 /// What a receiver says.
@@ -106,6 +109,7 @@ pub fn telling(bytes: &[u8]) -> Result<Telling, Refused> {
         Telling::Holdings(vips) | Telling::SyncEnd { held: vips, .. } => vips.len() <= MAX_LISTED,
         Telling::Records { records, .. } => records.len() <= MAX_RECORDS,
         Telling::SyncBegin | Telling::Alive => true,
+        Telling::Orders(words) => words.len() <= MAX_WORDS,
     };
     if sound { Ok(telling) } else { Err(Refused::Malformed) }
 }

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -132,6 +133,7 @@ impl Node {
                 hello: Hello { version: VERSION, instance, node: String::new(), listen: settings.listen },
                 holdings: wanted.holdings.clone(),
                 agreement: wanted.agreement.clone(),
+                orders: Arc::clone(&wanted.orders),
                 rate: 0,
                 refresh: settings.refresh,
             },
@@ -159,6 +161,7 @@ impl Node {
             self.configure(wanted.settings.clone(), now)
         };
         self.ours.holdings.clone_from(&wanted.holdings);
+        self.ours.orders = Arc::clone(&wanted.orders);
         if self.ours.agreement != wanted.agreement {
             self.ours.agreement.clone_from(&wanted.agreement);
             for index in 0..self.entries.len() {
@@ -377,6 +380,7 @@ fn peer_status(entry: &Entry, now: Instant) -> PeerStatus {
     status.receiving.since_ms =
         u64::try_from(now.saturating_duration_since(entry.since).as_millis()).unwrap_or(u64::MAX);
     status.holds = receiver.map(|receiver| receiver.holds().clone()).unwrap_or_default();
+    status.orders = receiver.map(|receiver| receiver.orders().to_vec()).unwrap_or_default();
     status.drift.clone_from(&entry.drift);
     status.refused.clone_from(&entry.refused);
     status

@@ -15,6 +15,7 @@ use super::{
     record::{Authority, FlowId, FlowRecord, FlowStore},
     status::{ReceivingStatus, Refused},
 };
+use crate::steering::words::Word;
 
 /// Flows that are remembered as mentioned during a full sync. With more, nothing is retired after it.
 const MENTIONED: usize = 2 << 20;
@@ -39,6 +40,7 @@ pub struct Receiver {
     again: bool,
     holds: BTreeSet<IpAddr>,
     agreement: Option<Agreement>,
+    orders: Vec<Word>,
     incoming: Option<Incoming>,
     complete: bool,
 }
@@ -54,6 +56,7 @@ impl Receiver {
             again: false,
             holds: BTreeSet::new(),
             agreement: None,
+            orders: Vec::new(),
             incoming: None,
             complete: false,
         }
@@ -100,6 +103,7 @@ impl Receiver {
                 status.full_syncs += 1;
                 self.complete |= !incoming.stale;
             }
+            Telling::Orders(orders) => self.orders = orders,
             Telling::Alive => {}
         }
         self.pulse.heard(now);
@@ -194,6 +198,11 @@ impl Receiver {
     /// What its configuration says; None until it has told.
     pub const fn agreement(&self) -> Option<&Agreement> {
         self.agreement.as_ref()
+    }
+
+    /// What operators have told it about backends.
+    pub fn orders(&self) -> &[Word] {
+        &self.orders
     }
 }
 

@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,7 @@ use super::{
     record::{FlowId, FlowRecord, FlowStore},
     status::{Refused, SendingStatus},
 };
+use crate::steering::words::Word;
 
 /// News wait that long for more, so that a batch is worth its frame.
 pub const LINGER: Duration = Duration::from_millis(5);
@@ -43,6 +45,8 @@ pub struct Ours {
     pub holdings: BTreeSet<IpAddr>,
     /// What its configuration says.
     pub agreement: Agreement,
+    /// What operators have told it about backends.
+    pub orders: Arc<Vec<Word>>,
     /// Bytes per second for this peer.
     pub rate: u64,
     /// From one full sync to the next.
@@ -96,6 +100,7 @@ pub struct Sender {
     under_way_bytes: usize,
     told_holdings: Option<BTreeSet<IpAddr>>,
     told_agreement: Option<Agreement>,
+    told_orders: Arc<Vec<Word>>,
     walk: Option<Walk>,
     /// When the next full sync is to begin.
     walk_at: Instant,
@@ -118,6 +123,7 @@ impl Sender {
             under_way_bytes: 0,
             told_holdings: None,
             told_agreement: None,
+            told_orders: Arc::default(),
             walk: None,
             walk_at: now,
             joined: false,
@@ -297,6 +303,10 @@ impl Sender {
             }
             self.told_holdings = Some(ours.holdings.clone());
             return Some(encode(&Telling::Holdings(ours.holdings.clone())));
+        }
+        if self.told_orders != ours.orders {
+            self.told_orders = Arc::clone(&ours.orders);
+            return Some(encode(&Telling::Orders(ours.orders.to_vec())));
         }
         self.news(now, store, status).or_else(|| self.full(now, ours, status))
     }

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::record::Applied;
+use crate::steering::words::Word;
 
 /// Everything about the service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +45,9 @@ pub struct PeerStatus {
     pub receiving: ReceivingStatus,
     /// The VIPs that it says it holds; empty while it does not send.
     pub holds: BTreeSet<IpAddr>,
+    /// What operators have told it about backends: for the controller.
+    #[serde(skip)]
+    pub orders: Vec<Word>,
     /// Parts of its configuration that differ from ours, as `Agreement::drift` names them.
     pub drift: Vec<String>,
     /// Messages and connections of this peer that were refused, or ours by it, by reason.
@@ -59,6 +63,7 @@ impl PeerStatus {
             sending: SendingStatus::default(),
             receiving: ReceivingStatus::default(),
             holds: BTreeSet::new(),
+            orders: Vec::new(),
             drift: Vec::new(),
             refused: BTreeMap::new(),
         }

@@ -136,8 +136,8 @@ fn a_dead_backend_s_story_is_told() {
     assert_eq!(
         scene.text("172.16.0.4:6443", 120).split("\n\nbackend m4 of web").next().expect("the first"),
         "backend m4 of api (172.16.0.4:6443)\n\
-         It is down (dead) since 1970-01-01 02:30:01 UTC, 16 min 39 s ago: connection refused. It gets no new connections:\n\
-         it is down. It has 3 connections at 172.16.0.10:6443. Reset since the daemon was started: 12 (backend dead).\n\
+         It is down (dead) since 1970-01-01 02:30:01 UTC, 16 min 39 s ago: connection refused. It gets no new connections: it is\n\
+         down. It has 3 connections at 172.16.0.10:6443. Reset since the daemon was started: 12 (backend dead).\n\
          \n\
          1970-01-01 (UTC)\n\
          \x20 00:01:40.000  xvip started: version 0.1.0\n\

@@ -391,9 +391,9 @@ fn a_daemon_that_is_down_is_said_first_with_what_that_means() {
     let text = render(&status, &Screen::PIPE);
     let expected = "the daemon is down: nobody answers\n  \
         its last sign of life: 2026-01-02T03:04:05.678Z\n  \
-        XDP goes on forwarding, to the backends that the daemon last chose; nobody checks them\n  \
-        10.0.0.1 (vrrp main) is on this node, which no longer answers for it: another node can take it over\n  \
-        10.0.0.2 (vrrp main) is on this node, which answers for it\n  \
+        XDP goes on forwarding to the backends that were last chosen; nobody checks them\n  \
+        10.0.0.1 (vrrp main) is here, but not answered for: another node may take it\n  \
+        10.0.0.2 (vrrp main) is here, and answered for\n  \
         10.0.0.3 (vrrp main) is not on this node\n  \
         no names\n  `systemctl start xvip`";
     assert!(text.starts_with(expected), "{text}");

@@ -82,6 +82,7 @@ impl World {
             hello: hello(1),
             holdings: BTreeSet::from([VIP]),
             agreement: Agreement::default(),
+            orders: Default::default(),
             rate: [200_000, 1_000_000, 25_000_000][lot.below(3) as usize],
             refresh: Duration::from_secs([2, 5, 300][lot.below(3) as usize]),
         };
@@ -418,6 +419,7 @@ fn answers_that_make_no_sense_end_the_connection() {
         hello: hello(1),
         holdings: BTreeSet::new(),
         agreement: Agreement::default(),
+        orders: Default::default(),
         rate: 1,
         refresh: Duration::from_secs(3600),
     };
