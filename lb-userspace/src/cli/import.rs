@@ -259,3 +259,108 @@ fn page(terminal: bool) -> Page {
     let colours = if set("NO_COLOR") || dumb { Colours::Off } else { Colours::On };
     Page { look: Look::Terminal, width, colours }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ImportArgs,
+    }
+
+    fn golden(file: &str) -> String {
+        format!("{}/../tests/golden/import/{file}", env!("CARGO_MANIFEST_DIR"))
+    }
+
+    /// Imports with the report in a file of the directory.
+    fn run_in(dir: &Path, words: &[&str]) -> anyhow::Result<ExitCode> {
+        let report = dir.join("report.txt").display().to_string();
+        let words = ["import"].iter().chain(words).copied().chain(["--report", &report]);
+        import(&Line::try_parse_from(words).expect("arguments").args)
+    }
+
+    fn three_nodes() -> Vec<String> {
+        let mut words = vec!["--haproxy".to_owned(), golden("s1/haproxy.cfg")];
+        for number in 1..=3 {
+            words.extend(["--keepalived".to_owned(), golden(&format!("s1/keepalived-master{number}.conf"))]);
+        }
+        words
+    }
+
+    #[test]
+    fn a_directory_gets_the_file_of_each_node_and_only_its_owner_reads_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let output = format!("{}/new/", dir.path().display());
+        let mut words = three_nodes();
+        words.extend(["-o".to_owned(), output]);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        assert_eq!(run_in(dir.path(), &words).expect("done"), ExitCode::SUCCESS);
+        for number in 1..=3 {
+            let file = dir.path().join(format!("new/k8s-master{number}.toml"));
+            let mode = fs::metadata(&file).expect("written").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            let text = fs::read_to_string(&file).expect("readable");
+            assert!(text.contains(&format!("\npriority = {} ", 101 - number)), "{text}");
+        }
+        let report = fs::read_to_string(dir.path().join("report.txt")).expect("written");
+        assert!(report.contains("k8s-master3.toml"), "{report}");
+    }
+
+    #[test]
+    fn one_node_is_chosen_by_any_of_its_names() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let output = dir.path().join("one.toml");
+        for name in ["k8s-master2", "keepalived-master2", "keepalived-master2.conf"] {
+            let mut words = three_nodes();
+            words.extend(["--node", name, "-o"].map(str::to_owned));
+            words.push(output.display().to_string());
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            assert_eq!(run_in(dir.path(), &words).expect("done"), ExitCode::SUCCESS, "{name}");
+            assert!(fs::read_to_string(&output).expect("written").contains("priority = 99 "), "{name}");
+        }
+        let mut words = three_nodes();
+        words.extend(["--node", "k8s-master4", "-o"].map(str::to_owned));
+        words.push(output.display().to_string());
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        assert_eq!(run_in(dir.path(), &words).expect("told"), ExitCode::from(EXIT_USAGE));
+    }
+
+    #[test]
+    fn with_a_syntax_error_all_is_reported_and_nothing_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let broken = dir.path().join("haproxy.cfg");
+        fs::write(&broken, "frontend api\n  bind *:6443\n  default_backend \"api\n").expect("written");
+        let output = dir.path().join("xvip.toml");
+        let (broken, out) = (broken.display().to_string(), output.display().to_string());
+        let keepalived = golden("s0/keepalived-lb1.conf");
+        let words = ["--haproxy", &broken, "--keepalived", &keepalived, "-o", &out];
+        assert_eq!(run_in(dir.path(), &words).expect("told"), ExitCode::from(EXIT_USAGE));
+        assert!(!output.exists());
+        let report = fs::read_to_string(dir.path().join("report.txt")).expect("written");
+        assert!(report.contains("syntax error") && report.contains("virtual_router_id 60"), "{report}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_is_not_there_is_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let error = run_in(dir.path(), &["--haproxy", "/nowhere/haproxy.cfg"]).expect_err("unreadable");
+        assert!(error.to_string().contains("/nowhere/haproxy.cfg"), "{error}");
+        assert_eq!(run_in(dir.path(), &[]).expect("told"), ExitCode::from(EXIT_USAGE));
+        let haproxy = golden("s0/haproxy.cfg");
+        assert_eq!(run_in(dir.path(), &["--haproxy", &haproxy]).expect("told"), ExitCode::from(EXIT_USAGE));
+    }
+
+    #[test]
+    fn vips_have_a_prefix_length_that_fits() {
+        assert_eq!(vip("10.0.0.1/24").map(|vip| vip.to_string()), Ok("10.0.0.1/24".to_owned()));
+        assert_eq!(vip("fd00::1").map(|vip| vip.to_string()), Ok("fd00::1/128".to_owned()));
+        for wrong in ["10.0.0.0/24", "10.0.0.1/33", "10.0.0.1/", "127.0.0.1", "ten", "10.0.0.1/0"] {
+            assert!(vip(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -398,7 +398,9 @@ fn write_file(out: &mut String, file: &FileReport, page: Page) -> std::fmt::Resu
     table.set_header(["line", "fate", "directive", "becomes"]);
     for line in file.lines.iter().filter(|line| line.fate != Fate::Blank) {
         let mut said: Vec<String> = Vec::new();
-        for word in line.words.iter().filter(|word| word.fate != Fate::Blank) {
+        let more = line.words.len() > 1;
+        let points = |word: &WordReport| more && word.becomes.is_empty() && word.note.starts_with("see ");
+        for word in line.words.iter().filter(|word| word.fate != Fate::Blank && !points(word)) {
             let parts = [word.becomes.as_str(), word.note.as_str()];
             let text = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
             let text = if line.words.len() > 1 && word.fate != line.fate && !text.is_empty() {

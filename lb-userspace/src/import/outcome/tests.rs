@@ -194,6 +194,38 @@ fn nothing_of_the_customers_files_is_unknown_and_each_note_says_why() {
     }
 }
 
+/// Thousands of lines: more than fits is refused, and in no time.
+#[test]
+fn huge_files_are_refused_in_linear_time() {
+    use std::fmt::Write as _;
+    let mut haproxy = String::from("listen api\n mode tcp\n");
+    for number in 0..5000_u32 {
+        let _ = writeln!(
+            haproxy,
+            " bind *:{}\n server s{number} 10.1.{}.{}:6443 check weight 3",
+            1000 + number,
+            number >> 8,
+            number & 255
+        );
+    }
+    let mut keepalived =
+        String::from("vrrp_instance a {\n interface eth0\n virtual_router_id 1\n virtual_ipaddress {\n");
+    for number in 0..2000_u32 {
+        let _ = writeln!(keepalived, " 10.2.{}.{}", number >> 8, number & 255);
+    }
+    keepalived.push_str(" }\n}\n");
+    let inputs = [
+        input(Format::Haproxy, "h", haproxy.as_bytes()),
+        input(Format::Keepalived, "k", keepalived.as_bytes()),
+    ];
+    let begin = std::time::Instant::now();
+    let outcome = imported(&inputs, &Options::default());
+    assert!(begin.elapsed() < std::time::Duration::from_secs(60), "{:?}", begin.elapsed());
+    let refused = outcome.nodes.as_ref().expect_err("too many");
+    assert!(refused[0].contains("has room for"), "{refused:?}");
+    accounted(&inputs, &outcome);
+}
+
 #[test]
 fn without_a_vip_the_way_out_is_named() {
     let haproxy = set("s0").remove(0);

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use lb_common::layout::{MAX_MEMBERS, MAX_SERVICES};
+
 use super::{BackendPlan, Idle, Key, Notes, Owned, PagePlan, ServicePlan, health, names};
 use crate::{
     config::{
@@ -45,6 +47,10 @@ pub(super) fn services(from: &Incumbent, vips: &[Owned], notes: &mut Notes<'_>) 
             let Some(service) = service(proxy, owned, port, vips, notes) else { continue };
             let name = names::unique(&mut taken, &service.name.value);
             services.push(ServicePlan { name: Key { value: name, ..service.name }, ..service });
+            // More are refused anyway; a file with thousands must not take a quadratic time.
+            if services.len() > MAX_SERVICES as usize {
+                return services;
+            }
         }
     }
     services
@@ -54,6 +60,9 @@ pub(super) fn services(from: &Incumbent, vips: &[Owned], notes: &mut Notes<'_>) 
 fn listeners<'v>(proxy: &Proxy, vips: &'v [Owned], notes: &mut Notes<'_>) -> Vec<(&'v Owned, Key<u16>)> {
     let mut found: Vec<(&Owned, Key<u16>)> = Vec::new();
     for At { value: bind, place } in &proxy.binds {
+        if found.len() > MAX_SERVICES as usize {
+            break;
+        }
         if bind.port == 0 {
             notes.say(*place, Fate::NotPossible, "", "port 0 is any port, and a service needs one");
             continue;
@@ -154,6 +163,9 @@ fn reachable<'p>(
             no(format!("{address} is already {}'s: give that one a higher weight instead", other.name.value));
         } else {
             found.push((server, address));
+            if found.len() > MAX_MEMBERS {
+                break;
+            }
         }
     }
     found

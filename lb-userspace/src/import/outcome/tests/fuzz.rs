@@ -200,7 +200,7 @@ fn told(inputs: &[Input]) -> String {
 
 #[test]
 fn whatever_is_in_the_files_it_is_accounted_for_and_what_is_written_is_a_configuration() {
-    let count = env::var("XVIP_FUZZ_INPUTS").ok().and_then(|count| count.parse().ok()).unwrap_or(300);
+    let count = env::var("XVIP_FUZZ_INPUTS").ok().and_then(|count| count.parse().ok()).unwrap_or(100);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(16) as u64;
     let share = count / threads + 1;
     let written: u64 = std::thread::scope(|scope| {
