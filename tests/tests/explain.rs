@@ -118,7 +118,8 @@ fn a_death_and_a_fail_over_can_be_read_afterwards() -> TestResult {
         explained(lb2, VIP.to_string().as_str()).is_ok_and(|found| in_order(&line(&found), &expected))
     })?;
     let silent = "vrrp main: backup -> active: active router silent for ";
-    let last = format!("; the last one heard was {} (priority 100) (priority 90, backup for ", lb1.address());
+    let last =
+        format!("; the last one heard was {} (priority 100) (own priority 90, backup for ", lb1.address());
     let here = format!("VIP {VIP}: not here -> here: on eth0 and forwarding; gratuitous ARP sent (within ");
     reads(lb2, &[silent, &here])?;
     let log = fs::read_to_string(lb2.log())?;

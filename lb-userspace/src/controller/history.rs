@@ -82,7 +82,7 @@ fn router_events(
     }
     if (before.state, before.transitions) != (now.state, now.transitions) {
         let event = new(Kind::Vrrp).changed(before.state.to_string(), now.state.to_string());
-        let mut event = event.because(state_reason(before, now)).with("priority", now.priority.into());
+        let mut event = event.because(state_reason(before, now)).with("own_priority", now.priority.into());
         event.at = now.since;
         // A router that has just been made has not been in any state.
         event = if before.transitions > 0 { event.after(lasted) } else { event };

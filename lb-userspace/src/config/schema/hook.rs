@@ -22,7 +22,7 @@ const URL: Text<String> = Text {
     what: "a URL",
     parse: |text| {
         let wrong = || Wrong::new("must be a URL like \"https://example.com/hook\"");
-        let uri: hyper::Uri = text.parse().map_err(|_| wrong())?;
+        let uri: axum::http::Uri = text.parse().map_err(|_| wrong())?;
         let authority = uri.authority().ok_or_else(wrong)?;
         match uri.scheme_str() {
             Some("http" | "https") => {}

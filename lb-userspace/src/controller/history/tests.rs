@@ -63,7 +63,7 @@ fn a_take_over_says_who_fell_silent_and_for_how_long_this_node_had_waited() {
         told(&backup, &active),
         [
             "vrrp main: backup -> active: active router silent for 640 ms; the last one heard was 172.16.0.3 (priority 101) \
-          (priority 100, backup for 5 min 3 s)"
+          (own priority 100, backup for 5 min 3 s)"
         ]
     );
     let events = router_events(&backup, &active, Duration::ZERO, &[], at(60));
@@ -71,7 +71,7 @@ fn a_take_over_says_who_fell_silent_and_for_how_long_this_node_had_waited() {
     let left = router(VrrpState::Active, "priority 0 from 172.16.0.3", None);
     assert_eq!(
         told(&backup, &left),
-        ["vrrp main: backup -> active: priority 0 from 172.16.0.3 (priority 100, backup for 5 min 3 s)"],
+        ["vrrp main: backup -> active: priority 0 from 172.16.0.3 (own priority 100, backup for 5 min 3 s)"],
         "nobody is named twice"
     );
 }
@@ -86,7 +86,7 @@ fn who_loses_the_vip_says_to_whom() {
     assert_eq!(
         told(&active, &backup),
         [
-            "vrrp main: active -> backup: preempted by higher priority 101 from 172.16.0.3 (priority 100, active for 5 min 3 s)",
+            "vrrp main: active -> backup: preempted by higher priority 101 from 172.16.0.3 (own priority 100, active for 5 min 3 s)",
             "vrrp main: owner: 172.16.0.3 (priority 101)",
         ]
     );
@@ -100,7 +100,7 @@ fn the_first_state_has_not_followed_any() {
     let backup = router(VrrpState::Backup, "started: listening first", None);
     assert_eq!(
         told(&new, &backup),
-        ["vrrp main: initialize -> backup: started: listening first (priority 100)"]
+        ["vrrp main: initialize -> backup: started: listening first (own priority 100)"]
     );
     assert_eq!(told(&backup, &backup.clone()), [] as [&str; 0]);
     let fault = router(VrrpState::Fault, "no carrier", None);
