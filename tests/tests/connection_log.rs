@@ -17,6 +17,7 @@ use std::{
 
 use lb_tests::{
     client_host::plain,
+    json_schema::validate,
     node::{LbNode, NodeConfig},
     topology::{Family, Lab, Mode},
     traffic::{start, start_with},
@@ -202,6 +203,8 @@ fn each_end_is_told_and_who_names_the_client_that_a_server_saw() -> TestResult {
         let at = end["opened"].as_str().ok_or("a time")?;
         let (then, _) = who(lb, &["--nat-port", &port, "--at", at])?;
         assert!(clients(&then).contains(&names[1]), "{then:#}");
+        let schema = lb.machine().output(&mut lb.tool(&["who", "--json-schema"]))?;
+        validate(&String::from_utf8_lossy(&schema.stdout), &then)?;
         let (early, found) = who(lb, &["--nat-port", &port, "--at", "1h ago"])?;
         assert!(!found && clients(&early).is_empty() && !early["notes"][0].is_null(), "{early:#}");
     }

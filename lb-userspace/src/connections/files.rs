@@ -279,7 +279,7 @@ mod tests {
         writer.flush().expect("written");
         let former = files.former().expect("read");
         assert_eq!(former.len(), 2);
-        assert!(former[0].ends_with("xvip-connections-20260102T030405.685Z.jsonl"), "{former:?}");
+        assert!(former[0].ends_with("xvip-connections-20260102T030405.682Z.jsonl"), "{former:?}");
         let each = 100 / length as u32;
         let kept = (20 - 1) / each * each - 2 * each;
         assert_eq!(text(&files), (kept..20).map(line).collect::<String>());
