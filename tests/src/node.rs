@@ -293,8 +293,12 @@ impl LbNode {
     /// # Errors
     /// When the daemon does not run or does not answer.
     pub fn status(&self) -> Result<Status, StatusError> {
-        let output = self.xvip(&["status", "--json"])?;
         let node = || self.name().to_owned();
+        // Where nobody can answer, the maps need not be read for it.
+        if !self.socket_path().exists() {
+            return Err(StatusError::Failed { node: node(), message: "nobody listens".to_owned() });
+        }
+        let output = self.xvip(&["status", "--json"])?;
         if !output.status.success() {
             let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(StatusError::Failed { node: node(), message });

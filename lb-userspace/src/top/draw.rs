@@ -203,7 +203,7 @@ const COLUMNS: [Column; 12] = [
     Column { title: "backend", width: 8, rank: 0, is_number: false },
     Column { title: "address", width: 8, rank: 8, is_number: false },
     Column { title: "state", width: 6, rank: 0, is_number: false },
-    Column { title: "for", width: 6, rank: 3, is_number: false },
+    Column { title: "for", width: 6, rank: 5, is_number: false },
     Column { title: "weight", width: 6, rank: 6, is_number: true },
     Column { title: "share", width: 6, rank: 2, is_number: true },
     Column { title: "active", width: 6, rank: 0, is_number: true },
@@ -416,8 +416,7 @@ fn foot_line<'a>(state: &'a State, look: &Look) -> Line<'a> {
                 Line::from(Span::styled(text.as_str(), look.style(tone)))
             }
             None => {
-                let keys =
-                    "j/k select  d drain  D disable  e enable  w weight  r release  a acquire  / filter  ? q";
+                let keys = "d drain  D disable  e enable  w weight  r release  a acquire  / filter  ? help";
                 let filter = state.filter();
                 let keys = if filter.is_empty() {
                     keys.to_owned()

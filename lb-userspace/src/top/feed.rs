@@ -22,6 +22,8 @@ use crate::{
 
 /// Who is root by sudo(8).
 const SUDO_USER: &str = "SUDO_USER";
+/// A Maglev table is 128 KiB, and moved by value several times on its way out of a map.
+const STACK: usize = 16 << 20;
 /// More events are never to be seen.
 const EVENTS: u32 = 100;
 
@@ -44,7 +46,7 @@ pub fn begin(places: Places, interval: Duration) -> io::Result<mpsc::Receiver<Ne
     let (sender, receiver) = mpsc::channel(1);
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let began = Instant::now();
-    thread::Builder::new().name("feed".to_owned()).spawn(move || {
+    thread::Builder::new().name("feed".to_owned()).stack_size(STACK).spawn(move || {
         runtime.block_on(async {
             loop {
                 let asked = Instant::now();

@@ -354,7 +354,7 @@ impl State {
         let (name, active) = (&backend.name, backend.flows.active);
         let what = match action {
             BackendAction::Drain { .. } => {
-                format!("drain {name}: no new connections, its {active} stay")
+                format!("drain {name}: no new connections; it keeps its {active}")
             }
             BackendAction::Disable => format!("disable {name}: its {active} connections are RESET"),
             BackendAction::Enable => format!("enable {name}: as the file says"),
