@@ -189,7 +189,7 @@ fn an_mtu_that_is_too_large_for_native_xdp_in_the_kernel_s_words() -> TestResult
         let (severity, text) = told.one(id);
         assert_eq!(severity, "advice", "xvip would run in generic mode");
         assert!(text.contains("Peer MTU is too large to set XDP"), "{text}");
-        assert!(text.contains("ip link set dev eth0 mtu 3000"), "{text}");
+        assert!(text.contains("ip link set dev PEER mtu 1500"), "{text}");
     }
     lb.configure(|config| config.xdp_mode = Some("native".to_owned()))?;
     let told = look(lb)?;

@@ -55,8 +55,21 @@ pub fn version(release: &str) -> Option<(u32, u32)> {
 /// The largest MTU at which any driver takes a program that does not know of fragments: a page without the headroom and
 /// the tail that XDP wants, on machines with pages of 4 KiB. Some stop well below (Intel's at about 3,000).
 pub const LARGEST_MTU: u32 = 3520;
+/// What a network has where nobody changed it.
+pub const ETHERNET_MTU: u32 = 1500;
 /// One that all of them take.
 pub const SAFE_MTU: u32 = 3000;
+
+/// The command that makes packets small enough, given what the kernel said.
+pub fn smaller_mtu(interface: &str, message: &str) -> String {
+    if message.to_ascii_lowercase().contains("peer") {
+        format!(
+            "ip link set dev PEER mtu {ETHERNET_MTU}   # the other end of {interface} (ip -d link show {interface})"
+        )
+    } else {
+        format!("ip link set dev {interface} mtu {SAFE_MTU}   # and on the other machines of the network")
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -35,6 +35,8 @@ pub struct Facts {
     pub interfaces: Vec<Interface>,
     /// Every address of this network namespace.
     pub addresses: Vec<OwnAddress>,
+    /// The Ethernet addresses of this node's interfaces, by name.
+    pub macs: BTreeMap<String, Mac>,
     /// What the network said while we listened on the first interface.
     pub wire: Wire,
     /// The distinct addresses of all backends.

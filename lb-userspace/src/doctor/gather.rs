@@ -94,6 +94,7 @@ pub async fn gather(checked: Checked, options: &Options) -> Facts {
         host: host::look(&config),
         interfaces,
         addresses: host::addresses(),
+        macs: host::macs(),
         wire,
         backends,
         peers,

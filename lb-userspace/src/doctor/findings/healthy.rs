@@ -138,6 +138,7 @@ pub fn facts() -> Facts {
             address: address("172.16.0.2"),
             prefix_len: 24,
         }],
+        macs: BTreeMap::from([("eth0".to_owned(), OWN_MAC)]),
         wire: Wire {
             listened: Some(Ok(Duration::from_secs(3))),
             sockets: BTreeSet::from(["main".to_owned()]),

@@ -4,14 +4,12 @@ use crate::{
     config::model::{Mode, XdpMode},
     doctor::{
         Finding, Severity,
-        drivers::{LARGEST_MTU, SAFE_MTU},
+        drivers::{ETHERNET_MTU, LARGEST_MTU, smaller_mtu},
         facts::{Facts, Link, Trial},
     },
 };
 
 const ID: &str = "mtu";
-/// What clients assume where nobody told them otherwise.
-const ETHERNET: u32 = 1500;
 /// An IPv6 header; an IPv4 one is 20 bytes.
 const TUNNEL: u32 = 40;
 
@@ -20,7 +18,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut found: Vec<Finding> =
         facts.attach_points().map(|link| xdp(facts, link).about(link.parent.clone())).collect();
     let tunnels = facts.config.services.iter().any(|service| service.mode == Mode::DsrIpip);
-    for (name, link) in facts.links().filter(|(_, link)| tunnels && link.mtu < ETHERNET + TUNNEL) {
+    for (name, link) in facts.links().filter(|(_, link)| tunnels && link.mtu < ETHERNET_MTU + TUNNEL) {
         let finding = Finding::advice(
             ID,
             format!("{} bytes, and dsr-ipip adds an IP header", link.mtu),
@@ -28,7 +26,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         );
         let remedy = format!(
             "ip link set dev {name} mtu {}   # and on the backends and the switches between",
-            ETHERNET + TUNNEL
+            ETHERNET_MTU + TUNNEL
         );
         found.push(finding.remedy(remedy).about(name));
     }
@@ -51,8 +49,9 @@ fn xdp(facts: &Facts, link: &Link) -> Finding {
     if wanted == XdpMode::Generic || accepted || attached || (refused.is_none() && mtu <= LARGEST_MTU) {
         return Finding::fine(ID, format!("{mtu} bytes"));
     }
+    let remedy = smaller_mtu(&link.parent, refused.as_deref().unwrap_or_default());
     let seen = match refused {
-        Some(words) => format!("{mtu} bytes, too large for native XDP; the kernel says \"{words}\""),
+        Some(words) => format!("{mtu} bytes, and the kernel refuses native XDP: \"{words}\""),
         None => format!("{mtu} bytes, more than any driver takes for native XDP"),
     };
     let cause = "a packet must fit into one page of memory together with the program's headroom";
@@ -62,10 +61,7 @@ fn xdp(facts: &Facts, link: &Link) -> Finding {
         }
         _ => (Severity::Advice, format!("{cause}; xvip runs in generic mode")),
     };
-    Finding { severity, ..Finding::advice(ID, seen, cause) }.remedy(format!(
-        "ip link set dev {} mtu {SAFE_MTU}   # and the other machines of the network",
-        link.parent
-    ))
+    Finding { severity, ..Finding::advice(ID, seen, cause) }.remedy(remedy)
 }
 
 #[cfg(test)]

@@ -41,6 +41,17 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             facts.wire.answers.iter().filter(|answer| answer.vip == vip).map(|answer| answer.mac).collect();
         let is_slow = *listened <= instance.advert_interval;
         let text = vip.to_string();
+        let own = answers.iter().find_map(|mac| facts.macs.iter().find(|(_, own)| *own == mac));
+        if let Some((name, mac)) = own {
+            let finding = Finding::problem(
+                ID,
+                format!("is answered by {}, this node's own {name}", MacText(*mac)),
+                "two interfaces of this node are in one network: packets for the VIP come in at the wrong one, where XDP is not",
+            )
+            .remedy(format!("sysctl -w net.ipv4.conf.{name}.arp_ignore=1 net.ipv4.conf.{name}.arp_announce=2"));
+            found.push(finding.about(text));
+            continue;
+        }
         let finding = match &answers[..] {
             [] if facts.holds(vip) => Finding::fine(ID, "is this node's, and nobody else answers for it"),
             [] => Finding::fine(ID, "nobody answers for it"),
@@ -125,6 +136,16 @@ mod tests {
         let found = one(judge, |facts| answered_by_the_peer(facts, true));
         assert_eq!(found.severity, Severity::Problem);
         fine(judge, |facts| answered_by_the_peer(facts, false));
+    }
+
+    #[test]
+    fn another_interface_of_this_node_may_not_either() {
+        let found = one(judge, |facts| {
+            facts.macs.insert("eth1".to_owned(), OTHER);
+            answered(facts, &[OTHER]);
+        });
+        assert_eq!(found.severity, Severity::Problem);
+        assert!(found.seen.contains("this node's own eth1"), "{found:?}");
     }
 
     #[test]

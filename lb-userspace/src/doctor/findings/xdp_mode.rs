@@ -4,7 +4,7 @@ use crate::{
     config::model::XdpMode,
     doctor::{
         Finding, Severity,
-        drivers::{SAFE_MTU, runs_natively, version},
+        drivers::{runs_natively, smaller_mtu, version},
         facts::{Attached, Facts, Link, Trial},
     },
     netlink::ethtool::XDP_BASIC,
@@ -99,7 +99,7 @@ fn remedies(interface: &str, message: &str) -> Vec<String> {
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
     if says(&["mtu", "result not representable", "out of range", "single buffer", "frame size", "too large"])
     {
-        vec![format!("ip link set dev {interface} mtu {SAFE_MTU}   # and the other end of the link")]
+        vec![smaller_mtu(interface, &message)]
     } else if says(&["lro", "rsc"]) {
         vec![format!("ethtool -K {interface} lro off")]
     } else if says(&["gro_hw", "guest", "csum", "gro-hw"]) {
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn the_kernel_s_words_are_told_with_a_remedy() {
         for (message, remedy) in [
-            (Some("Peer MTU is too large to set XDP"), "ip link set dev eth0 mtu 3000"),
+            (Some("Peer MTU is too large to set XDP"), "ip link set dev PEER mtu 1500"),
             (Some("XDP is not supported with LRO"), "ethtool -K eth0 lro off"),
             (
                 Some("Can't set XDP while host is implementing GRO_HW/CSUM, disable GRO_HW/CSUM first"),

@@ -1,11 +1,13 @@
 //! The machine and its kernel.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
+use lb_common::wire::Mac;
 use nix::{
     ifaddrs::getifaddrs,
     sys::statfs::{BPF_FS_MAGIC, statfs},
@@ -118,6 +120,17 @@ pub fn addresses() -> Vec<OwnAddress> {
         Some(OwnAddress { interface: entry.interface_name, address, prefix_len })
     });
     own.collect()
+}
+
+/// The Ethernet addresses of this network namespace's interfaces.
+pub fn macs() -> BTreeMap<String, Mac> {
+    let entries = getifaddrs().into_iter().flatten();
+    let macs = entries.filter_map(|entry| {
+        let mac = entry.address.as_ref()?.as_link_addr()?.addr()?;
+        // The loopback has none.
+        (mac != [0; 6]).then_some((entry.interface_name, mac))
+    });
+    macs.collect()
 }
 
 #[cfg(test)]
