@@ -39,7 +39,7 @@ const LAB_LIMIT: Duration = Duration::from_secs(240);
 
 /// All of them, in the order in which they run.
 pub const CASES: &[Case] = &[
-    Case { name: "programs-load", limit: Duration::from_secs(60), run: load::programs_load },
+    Case { name: "programs-load", limit: LAB_LIMIT, run: load::programs_load },
     Case { name: "native", limit: LAB_LIMIT, run: forwarding::native },
     Case { name: "one-vlan", limit: LAB_LIMIT, run: interfaces::one_vlan },
     Case { name: "two-vlans-on-a-bond", limit: LAB_LIMIT, run: interfaces::two_vlans_on_a_bond },

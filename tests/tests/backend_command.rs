@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use lb_tests::client_host::plain;
 use lb_tests::measure::ClientProcess;
 use lb_tests::node::{LbNode, Status};
+use lb_tests::shared_flows::{key_file, listens_at};
 use lb_tests::topology::{Connections, Family, Lab, Mode};
-use lb_tests::traffic::{ask, start};
+use lb_tests::traffic::{ask, start, start_with};
 use lb_tests::wait;
 
 type TestResult = Result<(), Box<dyn Error>>;
@@ -304,4 +305,56 @@ fn what_cannot_be_meant_is_refused_and_what_is_damaged_is_said() -> TestResult {
     let (code, text) = backend(lb, &["enable", "master1"])?;
     assert!(code == Some(1) && text.contains("nothing was changed: the state cannot be kept in"), "{text}");
     wait_told(lb, "plain", "master1", (Some("drain"), 0))
+}
+
+/// Two nodes with `[sync]` that are told different things at different times agree in the end, who was away included.
+#[test]
+fn an_order_reaches_the_other_nodes_and_the_later_one_counts() -> TestResult {
+    let lab = start_with(Lab::builder().patience(4), &[Family::V4], |lab, config| {
+        let Ok(key) = key_file(lab, "sync.key", "5a") else { return };
+        let own = usize::from(config.name != "lb1");
+        config.exchange_flows(listens_at(lab.lb(own)), &[listens_at(lab.lb(1 - own))], &key);
+    })?;
+    let of = |node: usize, name: &str| {
+        lab.lb(node).status().ok().and_then(|status| told(&status, "plain", name)).unwrap_or_default()
+    };
+    let agree = |name: &str, state: Option<&str>, weight: u32| -> TestResult {
+        for node in [0, 1] {
+            let what = format!("lb{} to have heard of {name}: {state:?}, {weight}", node + 1);
+            let expected = (state.map(str::to_owned), weight);
+            wait::until(&what, SOON, || of(node, name) == expected)
+                .map_err(|why| format!("{why}: {:?}\n{}", of(node, name), lab.last_lines()))?;
+        }
+        Ok(())
+    };
+    wait::until("the nodes to exchange flows", SOON, || {
+        lab.lbs().iter().all(|lb| {
+            lb.status().is_ok_and(|status| status.raw["sync"]["peers"][0]["sending"]["state"] == "up")
+        })
+    })?;
+
+    let text = done(lab.lb(0), &["drain", "master1", "--service", "plain"])?;
+    assert!(!text.contains("not reached"), "{text}");
+    agree("master1", Some("drain"), 0)?;
+    done(lab.lb(1), &["weight", "master3", "7", "--service", "plain"])?;
+    agree("master3", None, 7)?;
+    let log = fs::read_to_string(lab.lb(1).log())?;
+    assert!(log.contains("on lb1"), "who and where: {log}");
+
+    lab.lb(1).stop()?;
+    let text = done(lab.lb(0), &["enable", "master1", "--service", "plain"])?;
+    assert!(text.contains("told once they are: lb2"), "{text}");
+    done(lab.lb(0), &["disable", "master2", "--service", "plain"])?;
+    // Nor does lb1 remember it in memory alone.
+    lab.lb(0).stop()?;
+    lab.lb(1).start()?;
+    lab.lb(0).start()?;
+    agree("master1", None, 100)?;
+    agree("master2", Some("disabled"), 0)?;
+
+    lab.lb(0).configure(|config| config.extra.clear())?;
+    assert!(lab.lb(0).xvip(&["reload"])?.status.success());
+    let text = done(lab.lb(0), &["enable", "master2", "--service", "plain"])?;
+    assert!(text.contains("without [sync] the others are not told"), "{text}");
+    Ok(())
 }

@@ -14,6 +14,7 @@ use super::{Controller, Options};
 use crate::{
     config::model::{Config, Service, duration_text},
     control::protocol::{BackendAction, BackendAnswer, BackendOrder},
+    dataplane::Sightings,
     desired::{PoolEntry, Steer, pool, service_key},
     health::rise_fall::HealthState,
     history::{Event, Kind},
@@ -104,13 +105,22 @@ impl Controller {
     /// Which other nodes an order does not reach, or not now.
     fn who_does_not_hear(&self, away: Option<Vec<String>>) -> Option<String> {
         match away {
-            None if self.config.vrrp.is_empty() => None,
+            None if !self.knows_of_others() => None,
             None => Some(
                 "this node only: without [sync] the others are not told; give them the same order".to_owned(),
             ),
             Some(away) if away.is_empty() => None,
             Some(away) => Some(format!("not reached now, and told once they are: {}", away.join(", "))),
         }
+    }
+
+    /// Whether there are other nodes: named in the file, or heard.
+    fn knows_of_others(&self) -> bool {
+        let instances = &self.config.vrrp;
+        let is_ours = |vrid: u8| instances.iter().any(|instance| instance.virtual_router_id.get() == vrid);
+        let heard = self.sightings.as_ref().map(Sightings::adverts).unwrap_or_default();
+        instances.iter().any(|instance| !instance.unicast_peers.is_empty())
+            || heard.iter().any(|(_, vrid, _)| is_ours(*vrid))
     }
 
     /// Carries out what operators have told the peers, where that was later than what is known here.
