@@ -159,7 +159,12 @@ impl Reading<'_> {
                     self.token = Some(At::new(Duration::from_millis(milliseconds), place));
                 }
                 _ => {
-                    self.note(place, Fate::SyntaxError, "", format!("`{value}` is no number of milliseconds"));
+                    self.note(
+                        place,
+                        Fate::SyntaxError,
+                        "",
+                        format!("`{value}` is no number of milliseconds"),
+                    );
                 }
             },
             ("totem", "crypto_cipher" | "crypto_hash" | "secauth" | "keyfile" | "key" | "crypto_model") => {
