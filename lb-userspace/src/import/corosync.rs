@@ -159,7 +159,12 @@ impl Reading<'_> {
                     self.token = Some(At::new(Duration::from_millis(milliseconds), place));
                 }
                 _ => {
-                    self.note(place, Fate::SyntaxError, "", format!("`{value}` is no number of milliseconds"))
+                    self.note(
+                        place,
+                        Fate::SyntaxError,
+                        "",
+                        format!("`{value}` is no number of milliseconds"),
+                    );
                 }
             },
             ("totem", "crypto_cipher" | "crypto_hash" | "secauth" | "keyfile" | "key" | "crypto_model") => {
@@ -180,7 +185,7 @@ impl Reading<'_> {
                 self.note(place, Fate::NotNeeded, "", QUORUM);
             }
             ("logging" | "logging.logger_subsys", _) => {
-                self.note(place, Fate::NotNeeded, "", "xvip logs to the journal")
+                self.note(place, Fate::NotNeeded, "", "xvip logs to the journal");
             }
             ("", _) => {
                 let note = format!("`{key}` stands in no section");
