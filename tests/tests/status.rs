@@ -19,7 +19,7 @@ use serde_json::Value;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Six connections that stay.
 fn hold(lab: &Lab) -> Result<ClientProcess, Box<dyn Error>> {
@@ -79,7 +79,7 @@ fn screen(
 
 #[test]
 fn status_and_flows_fit_the_screen_with_the_daemon_up_and_down() -> TestResult {
-    let lab = start(Lab::builder().lbs(1), &[Family::V4], |_| {})?;
+    let lab = start(Lab::builder().lbs(1).patience(5), &[Family::V4], |_| {})?;
     let lb = lab.lb(0);
     let held = hold(&lab)?;
     let socket = lb.socket_path().display().to_string();
@@ -119,7 +119,7 @@ fn status_and_flows_fit_the_screen_with_the_daemon_up_and_down() -> TestResult {
 
 #[test]
 fn a_killed_daemon_leaves_its_maps_to_tell() -> TestResult {
-    let lab = start(Lab::builder().lbs(1), &[Family::V4], |_| {})?;
+    let lab = start(Lab::builder().lbs(1).patience(5), &[Family::V4], |_| {})?;
     let lb = lab.lb(0);
     let held = hold(&lab)?;
     let before = lb.status()?;
@@ -195,7 +195,7 @@ fn a_killed_daemon_leaves_its_maps_to_tell() -> TestResult {
 
 #[test]
 fn what_programs_are_told_is_as_the_schemas_say() -> TestResult {
-    let lab = start(Lab::builder().lbs(2), &Family::BOTH, |_| {})?;
+    let lab = start(Lab::builder().lbs(2).patience(5), &Family::BOTH, |_| {})?;
     let lb = lab.lb(0);
     let held = hold(&lab)?;
     let status = checked(lb, &["status", "--json"], 0)?;

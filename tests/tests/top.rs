@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 fn top(lb: &LbNode, columns: u16, rows: u16) -> Result<Pty, Box<dyn Error>> {
     let mut command = lb.tool(&["top", "--interval", "300ms"]);
@@ -28,7 +28,7 @@ fn row<'a>(screen: &'a str, backend: &str) -> Option<&'a str> {
 
 #[test]
 fn it_shows_what_is_and_its_keys_give_orders() -> TestResult {
-    let lab = start(Lab::builder().lbs(1), &[Family::V4], |_| {})?;
+    let lab = start(Lab::builder().lbs(1).patience(5), &[Family::V4], |_| {})?;
     let lb = lab.lb(0);
     let held = lab.hold(&Connections { count: 6, parallel: 1, ..Connections::default() })?;
     held.wait_done(SOON)?;
@@ -82,7 +82,7 @@ fn it_shows_what_is_and_its_keys_give_orders() -> TestResult {
 
 #[test]
 fn a_daemon_that_dies_is_shown_and_comes_back_by_itself() -> TestResult {
-    let lab = start(Lab::builder().lbs(1), &[Family::V4], |_| {})?;
+    let lab = start(Lab::builder().lbs(1).patience(5), &[Family::V4], |_| {})?;
     let lb = lab.lb(0);
     let mut pty = top(lb, 80, 24)?;
     pty.wait_screen("the daemon", SOON, |screen| screen.contains("main ACTIVE"))?;
