@@ -206,7 +206,7 @@ mod tests {
         for text in ["unix@/run/x", "/run/x", "abns@x"] {
             assert_eq!(endpoint(text), Ok(Endpoint::Other("a Unix socket")), "{text}");
         }
-        for text in ["10.0.0.1:65536", "*:a", "*:1-", "*:2-1", "a:b", "*:99999999999"] {
+        for text in ["10.0.0.1:65536", "*:0-11", "*:a", "*:1-", "*:2-1", "a:b", "*:99999999999"] {
             assert_eq!(endpoint(text), Err(Fault::Port), "{text}");
         }
         assert_eq!(endpoint("a b:1"), Err(Fault::Host));

@@ -227,3 +227,16 @@ fn no_more_servers_are_taken_than_anybody_could_use() {
     unaccounted(&ledger, &source, "many");
     assert!(ledger.entries().iter().any(|entry| entry.note.contains("more servers")));
 }
+
+#[test]
+fn a_page_of_its_own_has_nothing_of_the_defaults() {
+    let file = "defaults\n mode http\n stats auth a:b\n stats uri /x\nlisten own\n bind :1\n stats enable\n\
+                listen inherits\n bind :2\n";
+    let (incumbent, ..) = imported(file.as_bytes());
+    let seen: Vec<_> = incumbent
+        .stats
+        .iter()
+        .map(|page| (page.name.value.as_str(), page.path.is_some(), page.users.len()))
+        .collect();
+    assert_eq!(seen, [("own", false, 0), ("inherits", true, 1)]);
+}
