@@ -11,7 +11,7 @@ mod services;
 mod side;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Display,
     net::{IpAddr, SocketAddr},
     path::Path,
@@ -24,7 +24,7 @@ pub use routers::asks_for_balancer;
 
 use super::{
     incumbent::{HmacAuthentication, Incumbent},
-    ledger::{Fate, Ledger},
+    ledger::{Entry, Fate, Ledger},
     source::{At, Place, Source},
 };
 use crate::config::{
@@ -338,7 +338,8 @@ pub fn plan(
     options: &Options,
     ledger: &mut Ledger,
 ) -> Result<Vec<NodePlan>, Vec<Refusal>> {
-    let mut notes = Notes { ledger, said: BTreeSet::new() };
+    let origins = origins(ledger.entries());
+    let mut notes = Notes { ledger, said: BTreeSet::new(), origins };
     let mut nodes: Vec<side::Side> =
         from.routers.iter().map(|node| routers::side(node, from, sources, options, &mut notes)).collect();
     if let Some(cluster) = &from.cluster {
@@ -454,6 +455,8 @@ fn stem(source: &Source) -> Option<String> {
 struct Notes<'l> {
     ledger: &'l mut Ledger,
     said: BTreeSet<(Place, String)>,
+    /// What the readers have said, by key.
+    origins: BTreeMap<String, Vec<Place>>,
 }
 
 impl Notes<'_> {
@@ -467,19 +470,21 @@ impl Notes<'_> {
     /// Where a key is said to come from: of the directives that became it, the one closest before `near` in its file, or
     /// else the closest.
     fn origin(&self, key: &str, near: Place) -> Option<Place> {
-        let of_key = |becomes: &str| {
-            becomes.split(';').any(|part| {
-                part.trim()
-                    .strip_prefix(key)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '=']))
-            })
-        };
-        let entries = self.ledger.entries().iter();
-        let places = entries.filter(|entry| entry.place.file == near.file && of_key(&entry.becomes));
-        places
-            .map(|entry| entry.place)
-            .min_by_key(|place| (place.line > near.line, place.line.abs_diff(near.line)))
+        let places = self.origins.get(key)?.iter().copied().filter(|place| place.file == near.file);
+        places.min_by_key(|place| (place.line > near.line, place.line.abs_diff(near.line)))
     }
+}
+
+/// The places of the directives that became each key.
+fn origins(entries: &[Entry]) -> BTreeMap<String, Vec<Place>> {
+    let mut origins: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+    for entry in entries {
+        for part in entry.becomes.split(';') {
+            let key = part.trim().split([' ', '=']).next().unwrap_or_default();
+            origins.entry(key.to_owned()).or_default().push(entry.place);
+        }
+    }
+    origins
 }
 
 /// A value in its range; what it was is noted where it was not.

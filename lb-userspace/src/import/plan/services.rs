@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::layout::{MAX_MEMBERS, MAX_SERVICES};
+use lb_common::layout::{MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES};
 
 use super::{BackendPlan, Idle, Key, Notes, Owned, PagePlan, ServicePlan, health, names};
 use crate::{
@@ -48,7 +48,8 @@ pub(super) fn services(from: &Incumbent, vips: &[Owned], notes: &mut Notes<'_>) 
             let name = names::unique(&mut taken, &service.name.value);
             services.push(ServicePlan { name: Key { value: name, ..service.name }, ..service });
             // More are refused anyway; a file with thousands must not take a quadratic time.
-            if services.len() > MAX_SERVICES as usize {
+            let backends: usize = services.iter().map(|service| service.backends.len()).sum();
+            if services.len() > MAX_SERVICES as usize || backends > MAX_BACKENDS as usize {
                 return services;
             }
         }

@@ -1,12 +1,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::import::{
-    incumbent::{
-        Authentication, Bind, Choice, Pool, PoolServer, Proxy, RouterInstance, RouterNode, RouterScript,
-        RouterTrack, RouterTracked, RouterVip, ServerAddress, ServerCheck,
-    },
-    ledger::Entry,
+use crate::import::incumbent::{
+    Authentication, Bind, Choice, Pool, PoolServer, Proxy, RouterInstance, RouterNode, RouterScript,
+    RouterTrack, RouterTracked, RouterVip, ServerAddress, ServerCheck,
 };
 
 const fn place(file: usize, line: usize) -> Place {
