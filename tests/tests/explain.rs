@@ -85,7 +85,7 @@ fn a_death_and_a_fail_over_can_be_read_afterwards() -> TestResult {
         let died = format!(
             "backend master1 of kube-apiserver ({address}): up -> down (dead): connection refused (checks 2, "
         );
-        reads(lb, &["xvip started: version", "xvip up", ": unknown -> up: status 200", &died])?;
+        reads(lb, &["xvip started: version", ": unknown -> up: status 200", &died])?;
     }
     let (code, text) = explain(lb1, &["master1"])?;
     assert_eq!(code, Some(0), "{text}");
