@@ -208,7 +208,9 @@ impl Search {
             notes.push("this time is yet to come".to_owned());
         }
         if found.iter().any(|found| !found.open && found.closed.is_none()) {
-            notes.push("where no end is shown, the log has none, and no such connection was found open".to_owned());
+            notes.push(
+                "where no end is shown, the log has none, and no such connection was found open".to_owned(),
+            );
         }
         Answer {
             nat_port: question.nat_port,
