@@ -105,6 +105,8 @@ struct Entry {
     /// The same on the flow clock.
     tick: u32,
     first: Option<FirstSeen>,
+    /// Its client's packets when it was last looked up.
+    packets: u64,
     /// The walk that has seen it last.
     walk: u32,
     /// When it is looked at again, on the clock that never jumps; 0: not.
@@ -231,6 +233,7 @@ impl Book {
                 opened,
                 tick: connection.flow_clock,
                 first: None,
+                packets: 0,
                 walk: self.walk,
                 due: 0,
                 stage: Stage::Open,
@@ -251,6 +254,7 @@ impl Book {
                     opened: now.wall,
                     tick,
                     first: None,
+                    packets: 0,
                     walk: self.walk,
                     due: 0,
                     stage: Stage::Ended,
@@ -267,7 +271,7 @@ impl Book {
             return;
         }
         match flow {
-            Some(flow) => self.seen(now, flow, false),
+            Some(flow) => self.looked_up(now, flow, false),
             None => self.gone(now, id),
         }
     }
@@ -304,12 +308,9 @@ impl Book {
         if !self.is_logged(&flow.id) {
             return;
         }
+        // A later one may have its client's port by now; or a walk has missed it already, and it has its end.
         if !self.entries.get(&flow.id).is_some_and(|entry| self.is_same(entry, flow)) {
-            // A later one has its client's port, or it was never seen.
-            if self.entries.contains_key(&flow.id) || self.may_be_anothers(&flow.id) {
-                return;
-            }
-            self.begin(now, flow, true);
+            return;
         }
         let Some(entry) = self.entries.remove(&flow.id) else { return };
         match &entry.stage {
@@ -338,7 +339,7 @@ impl Book {
             if self.is_logged(&flow.id)
                 && (self.entries.contains_key(&flow.id) || !self.may_be_anothers(&flow.id))
             {
-                self.seen(now, &flow, true);
+                self.looked_up(now, &flow, true);
                 if let Some(entry) = self.entries.get_mut(&flow.id) {
                     entry.walk = self.walk;
                 }
@@ -349,7 +350,7 @@ impl Book {
             self.entries.iter().filter(|(_, entry)| entry.walk != walk).map(|(id, _)| *id).collect();
         for id in missing {
             match look(&id) {
-                Some(flow) if self.is_ours(&id) => self.seen(now, &flow, true),
+                Some(flow) if self.is_ours(&id) => self.looked_up(now, &flow, true),
                 Some(_) => {}
                 None => self.gone(now, &id),
             }
@@ -410,7 +411,18 @@ impl Book {
         self.services.get(&id.service).is_some_and(|service| service.is_shared)
     }
 
-    /// A flow as it is now.
+    /// A flow as the tables have it now. Its numbers only grow, unless another one has begun within the second.
+    fn looked_up(&mut self, now: Now, flow: &Snapshot, in_walk: bool) {
+        if self.entries.get(&flow.id).is_some_and(|entry| flow.carried.packets_in < entry.packets) {
+            self.gone(now, &flow.id);
+        }
+        self.seen(now, flow, in_walk);
+        if let Some(entry) = self.entries.get_mut(&flow.id) {
+            entry.packets = flow.carried.packets_in;
+        }
+    }
+
+    /// A flow as it is now, or was a moment ago.
     fn seen(&mut self, now: Now, flow: &Snapshot, in_walk: bool) {
         match self.entries.get(&flow.id) {
             Some(entry) if self.is_same(entry, flow) => {
@@ -456,11 +468,13 @@ impl Book {
 
     /// A flow that is looked at again since its time has come.
     fn settle(&mut self, now: Now, flow: &Snapshot) {
-        if self.entries.get(&flow.id).is_some_and(|entry| !self.is_same(entry, flow)) {
-            self.seen(now, flow, true);
+        let has_gone_back = |entry: &Entry| flow.carried.packets_in < entry.packets;
+        if self.entries.get(&flow.id).is_some_and(|entry| !self.is_same(entry, flow) || has_gone_back(entry))
+        {
+            self.looked_up(now, flow, true);
             return;
         }
-        self.seen(now, flow, false);
+        self.looked_up(now, flow, false);
         let Some(entry) = self.entries.get_mut(&flow.id) else { return };
         match &mut entry.stage {
             // Unless it has only just got there.
@@ -533,6 +547,7 @@ impl Book {
             opened,
             tick: flow.opened,
             first: Some(flow.first_seen()),
+            packets: flow.carried.packets_in,
             walk: self.walk,
             due: 0,
             stage: Stage::Silent { waited: SILENT_LOOKS.0 },

@@ -258,13 +258,14 @@ fn a_rst_that_nobody_believed_ends_nothing() {
     world.change(one);
     world.change(ends(&one, Ended::ResetByClient));
     world.pass(500);
-    world.change(talks(&talks(&one)));
+    let one = talks(&talks(&one));
+    world.change(one);
     world.pass(5000);
     assert_eq!(world.words(), ["start handshake"]);
     // Believed for too long: it begins again.
     world.change(ends(&one, Ended::ResetByClient));
     world.pass(5000);
-    world.change(talks(&talks(&talks(&one))));
+    world.change(talks(&talks(&one)));
     assert_eq!(world.words(), ["end reset-by-client", "start found"]);
 }
 
