@@ -365,11 +365,12 @@ fn shares(facts: &Facts, entry: &ServiceEntry) -> BTreeMap<BackendId, f64> {
         0 => &ring[..],
         turns => ring.get(..turns).unwrap_or(&ring[..]),
     };
-    let mut shares = BTreeMap::new();
+    let mut counts: BTreeMap<BackendId, usize> = BTreeMap::new();
     for id in slots {
-        *shares.entry(*id).or_insert(0.0) += 1.0 / slots.len() as f64;
+        *counts.entry(*id).or_default() += 1;
     }
-    shares
+    // Divided once, as the daemon does it: the same slots make the same number.
+    counts.into_iter().map(|(id, count)| (id, count as f64 / slots.len() as f64)).collect()
 }
 
 fn backend_status(
