@@ -77,7 +77,7 @@ impl Told {
 fn ask(lb: &LbNode, listen: &str) -> Result<Told, Box<dyn Error>> {
     let output = lb.xvip_with_config(&["doctor", "--json", "--listen", listen])?;
     let report = serde_json::from_slice(&output.stdout).map_err(|error| format!("{error}: {output:?}"))?;
-    let schema = String::from_utf8(lb.machine().output(lb.tool(&["doctor", "--json-schema"]))?.stdout)?;
+    let schema = String::from_utf8(lb.machine().output(&mut lb.tool(&["doctor", "--json-schema"]))?.stdout)?;
     validate(&schema, &report)?;
     Ok(Told { code: output.status.code(), report })
 }
