@@ -211,6 +211,8 @@ fn word(name: &Name, saying: Saying, said: &Said) -> Word {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -230,13 +232,13 @@ mod tests {
         let out = said_of("m1", 5, Saying::Disabled);
         let back = said_of("m1", 6, Saying::In);
         for order in [[out.clone(), back.clone()], [back.clone(), out.clone()]] {
-            assert_eq!(heard(&order).words(), [back.clone()], "{order:?}");
+            assert_eq!(heard(&order).words(), slice::from_ref(&back), "{order:?}");
         }
         let mut overrides = heard(&[back]);
         assert_eq!(overrides.hear(&[out]), [], "who was away does not bring it back");
         let again = said_of("m1", 7, Saying::Drain(Some(9)));
-        assert_eq!(overrides.hear(&[again.clone()]).len(), 1);
-        assert_eq!(overrides.hear(&[again.clone()]), [], "known");
+        assert_eq!(overrides.hear(slice::from_ref(&again)).len(), 1);
+        assert_eq!(overrides.hear(slice::from_ref(&again)), [], "known");
         assert_eq!(overrides.words(), [again]);
     }
 
