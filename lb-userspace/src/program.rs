@@ -266,7 +266,7 @@ mod tests {
     async fn it_gets_its_input_and_its_environment_and_nothing_else() {
         let mut program = shell("read -r line; echo \"$line $XVIP_NAME $(env | grep -c XVIP_) $HOME\"");
         program.input = b"a line\nanother\n".to_vec();
-        program.environment = vec![("XVIP_NAME", "m\01".to_owned()), ("XVIP_TO", String::new())];
+        program.environment = vec![("XVIP_NAME", "m\x001".to_owned()), ("XVIP_TO", String::new())];
         assert_eq!(run(&program).await, Ok("exit 0: a line m 1 2".to_owned()));
     }
 

@@ -130,7 +130,7 @@ impl Search {
         if !may_be_meant && self.begins.is_some() {
             // Nobody writes half a line at the end of another one.
             self.unreadable +=
-                u64::from(!line.is_empty() && !(line.starts_with(b"{") && line.ends_with(b"}")));
+                u64::from(!(line.is_empty() || line.starts_with(b"{") && line.ends_with(b"}")));
             return;
         }
         let Ok(record) = serde_json::from_slice::<Record>(line) else {

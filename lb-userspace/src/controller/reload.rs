@@ -23,7 +23,7 @@ impl Controller {
         let event = Event::new(Kind::Reload, &self.config.node.name, SystemTime::now());
         match &answer.error {
             None => {
-                self.tell(event.became("applied").because(self.options.config_path.display().to_string()))
+                self.tell(event.became("applied").because(self.options.config_path.display().to_string()));
             }
             Some(error) => {
                 let event = event.became("refused").because(format!("nothing has changed: {error}"));

@@ -235,7 +235,7 @@ mod tests {
             name: "in".to_owned(),
             is_iptables: false,
         };
-        assert_eq!(rules.closed_chains, [chain.clone()]);
+        assert_eq!(rules.closed_chains, std::slice::from_ref(&chain));
         let rule = |handle| Rule {
             chain: chain.clone(),
             deletion: format!("nft delete rule inet t in handle {handle}"),

@@ -46,7 +46,7 @@ impl Teller {
         match file::read(&path) {
             Ok(events) => events.into_iter().for_each(|event| chronicle.add(event)),
             Err(error) => {
-                warn!("what happened before is not known: {} cannot be read: {error}", path.display())
+                warn!("what happened before is not known: {} cannot be read: {error}", path.display());
             }
         }
         let (sender, events) = sync_channel::<Event>(WAITING);

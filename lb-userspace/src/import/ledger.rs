@@ -67,6 +67,9 @@ pub struct Finding {
     pub remedy: String,
 }
 
+/// What became of each line, by file and number.
+pub type Lines = BTreeMap<(FileId, usize), Vec<Entry>>;
+
 /// Collects what became of the lines of all files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
@@ -101,7 +104,7 @@ impl Ledger {
         mut self,
         sources: &[Source],
         is_blank: impl Fn(FileId, &str) -> bool,
-    ) -> (BTreeMap<(FileId, usize), Vec<Entry>>, Vec<Finding>) {
+    ) -> (Lines, Vec<Finding>) {
         let mut lines: BTreeMap<_, Vec<Entry>> = BTreeMap::new();
         self.entries.sort_by_key(|entry| entry.place);
         for entry in self.entries {

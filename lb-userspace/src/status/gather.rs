@@ -11,6 +11,7 @@ use std::{
 use nix::{
     ifaddrs::getifaddrs,
     net::if_::if_nameindex,
+    sys::socket::LinkAddr,
     time::{ClockId, clock_gettime},
     unistd::gethostname,
 };
@@ -207,7 +208,7 @@ fn interfaces() -> BTreeMap<u32, InterfaceFacts> {
             known.addresses.insert(v4.ip().into());
         } else if let Some(v6) = address.as_sockaddr_in6() {
             known.addresses.insert(v6.ip().into());
-        } else if let Some(mac) = address.as_link_addr().and_then(|link| link.addr()) {
+        } else if let Some(mac) = address.as_link_addr().and_then(LinkAddr::addr) {
             known.mac = mac;
         }
     }

@@ -258,10 +258,13 @@ fn tone(backend: &BackendStatus) -> Tone {
     }
 }
 
+/// A backend with what its columns say, or its service's own line.
+type Row<'s> = (&'s ServiceStatus, Option<(&'s BackendStatus, [String; COLUMNS.len()])>);
+
 /// The backends under their services, with the selected one in sight.
 fn draw_backends(frame: &mut Frame<'_>, area: Rect, state: &State, status: &Status, look: &Look) {
     let width = usize::from(area.width);
-    let mut rows: Vec<(&ServiceStatus, Option<(&BackendStatus, [String; COLUMNS.len()])>)> = Vec::new();
+    let mut rows: Vec<Row<'_>> = Vec::new();
     for service in &status.services {
         let shown = service.backends.iter().filter(|backend| state.is_shown(service, backend));
         let shown: Vec<_> =

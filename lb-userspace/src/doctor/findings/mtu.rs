@@ -80,7 +80,7 @@ mod tests {
         });
         assert_eq!(found.severity, Severity::Problem);
         for change in [(|facts| facts.config.node.xdp_mode = XdpMode::Generic) as fn(&mut Facts), |facts| {
-            link(facts).trial = Some(Trial::Accepted)
+            link(facts).trial = Some(Trial::Accepted);
         }] {
             fine(judge, |facts| {
                 link(facts).parent_mtu = 9000;

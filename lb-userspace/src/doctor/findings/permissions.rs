@@ -13,7 +13,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     let has = |number: u32| facts.host.capabilities & 1 << number != 0;
     let missing: Vec<&str> = NEEDED
         .iter()
-        .filter(|(number, _)| !has(*number) && !(*number > SYS_ADMIN && has(SYS_ADMIN)))
+        .filter(|(number, _)| !(has(*number) || *number > SYS_ADMIN && has(SYS_ADMIN)))
         .map(|(_, name)| *name)
         .collect();
     vec![if missing.is_empty() {

@@ -114,13 +114,10 @@ fn hear(config: &Config, link: &Link, limit: Duration) -> io::Result<Wire> {
         }
         for socket in &mut sockets {
             while let Ok(Some(received)) = socket.receive() {
-                match received {
-                    Ok(received) => {
-                        let key = (received.envelope.source, received.advertisement.vrid.0.get());
-                        *delivered.entry(key).or_default() += 1;
-                    }
-                    // What the daemon would not take, the tap has seen, too.
-                    Err(_) => {}
+                // What the daemon would not take, the tap has seen, too.
+                if let Ok(received) = received {
+                    let key = (received.envelope.source, received.advertisement.vrid.0.get());
+                    *delivered.entry(key).or_default() += 1;
                 }
             }
         }

@@ -215,7 +215,7 @@ fn pins() -> Vec<PathBuf> {
             // The kernel's own iterators are files with a dot; opening them by bpf(2) fails, and that is all.
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() && depth < PINS_DEPTH => {
-                    directories.push((entry.path(), depth + 1))
+                    directories.push((entry.path(), depth + 1));
                 }
                 Ok(kind) if kind.is_file() && !entry.file_name().as_bytes().contains(&b'.') => {
                     found.push(entry.path());

@@ -229,12 +229,13 @@ fn huge_files_are_refused() {
 #[test]
 fn without_a_vip_the_way_out_is_named() {
     let haproxy = set("s0").remove(0);
-    let outcome = imported(&[haproxy.clone()], &Options::default());
+    let outcome = imported(std::slice::from_ref(&haproxy), &Options::default());
     let refused = outcome.nodes.expect_err("there is no VIP");
     assert!(refused.len() == 1 && refused[0].contains("--vip"), "{refused:?}");
     let vip = Vip { address: [10, 0, 0, 1].into(), prefix_len: 24 };
     let options = Options { vips: vec![vip], ..Options::default() };
-    let refused = imported(&[haproxy.clone()], &options).nodes.expect_err("there is no interface");
+    let refused =
+        imported(std::slice::from_ref(&haproxy), &options).nodes.expect_err("there is no interface");
     assert!(refused[0].contains("--interface"), "{refused:?}");
     let options = Options { interface: Some("eth1".to_owned()), ..options };
     let outcome = imported(&[haproxy], &options);

@@ -11,7 +11,7 @@ use crate::{
     import::{
         incumbent::{Cluster, ClusterVip},
         ledger::Fate,
-        source::{At, Place},
+        source::At,
     },
 };
 
@@ -41,15 +41,11 @@ pub(super) fn sides(cluster: &Cluster, options: &Options, nodes: &mut Vec<Side>,
     let is_own = |address: IpAddr| {
         kinds::is_node_address(address) && vips.iter().all(|(_, vip)| vip.address != address)
     };
-    let members: Vec<(Option<&str>, Option<(IpAddr, Place)>)> = cluster
-        .nodes
-        .iter()
-        .map(|node| {
-            let address =
-                node.value.address.filter(|address| is_own(*address)).map(|address| (address, node.place));
-            (node.value.name.as_deref(), address)
-        })
-        .collect();
+    let members = cluster.nodes.iter().map(|node| {
+        let address = node.value.address.filter(|address| is_own(*address));
+        (node.value.name.as_deref(), address.map(|address| (address, node.place)))
+    });
+    let members: Vec<_> = members.collect();
     if nodes.is_empty() {
         let count = members.len().max(1);
         nodes.extend((0..count).map(|_| Side::nameless()));

@@ -109,7 +109,7 @@ fn check(pool: &Pool, place: Place, notes: &mut Notes<'_>) -> Key<CheckPlan> {
              API server itself; this would:",
         ),
         ServerCheck::Tls { ca_file } => {
-            with_ca(ca_file.as_deref(), from, |ca| CheckPlan::Tls(ca)).check_if_empty(ASK_THE_API_SERVER)
+            with_ca(ca_file.as_deref(), from, CheckPlan::Tls).check_if_empty(ASK_THE_API_SERVER)
         }
         ServerCheck::Http { tls, path, expect, ca_file } => {
             let path = url_path(path);
