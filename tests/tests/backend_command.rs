@@ -327,11 +327,11 @@ fn an_order_reaches_the_other_nodes_and_the_later_one_counts() -> TestResult {
         }
         Ok(())
     };
-    wait::until("the nodes to exchange flows", SOON, || {
-        lab.lbs().iter().all(|lb| {
-            lb.status().is_ok_and(|status| status.raw["sync"]["peers"][0]["sending"]["state"] == "up")
-        })
-    })?;
+    let is_up = |node: usize| {
+        let status = lab.lb(node).status();
+        status.is_ok_and(|status| status.raw["sync"]["peers"][0]["sending"]["state"] == "up")
+    };
+    wait::until("the nodes to exchange flows", SOON, || is_up(0) && is_up(1))?;
 
     let text = done(lab.lb(0), &["drain", "master1", "--service", "plain"])?;
     assert!(!text.contains("not reached"), "{text}");
@@ -342,6 +342,7 @@ fn an_order_reaches_the_other_nodes_and_the_later_one_counts() -> TestResult {
     assert!(log.contains("on lb1"), "who and where: {log}");
 
     lab.lb(1).stop()?;
+    wait::until("lb1 to miss its peer", SOON, || !is_up(0))?;
     let text = done(lab.lb(0), &["enable", "master1", "--service", "plain"])?;
     assert!(text.contains("told once they are: lb2"), "{text}");
     done(lab.lb(0), &["disable", "master2", "--service", "plain"])?;

@@ -82,7 +82,7 @@ fn problems_and_events_are_below_the_newest_first() {
     let at = rows.iter().position(|row| row.contains("what is wrong")).expect("its title");
     assert_eq!(
         rows[at + 1..at + 4],
-        ["problem: XDP is not attached", "03:09:34 xvip: event 29", "03:09:33 xvip: event 28"],
+        ["problem: XDP is not attached", "03:09:34 xvip event 29", "03:09:33 xvip event 28"],
         "{rows:#?}"
     );
     assert!(at >= 24 - 1 - 8 - 1, "no more than a third of the screen: {rows:#?}");
