@@ -440,7 +440,7 @@ impl Pair {
             (false, _) => Limits::UNMOVED,
             // We keep the address until we hear them. They advertise before they put it on their interface, so that the
             // old owner takes it off before they announce it (keepalived: `vrrp_state_master_tx`).
-            (true, Side::Us) => Limits { both: SLACK, none: 2 * EVERY },
+            (true, Side::Us) => Limits::HAND_OVER,
             // They give it up at once.
             (true, Side::Them) => Limits::gap(self.speech.skew_time(Side::Us)),
         }
