@@ -4,7 +4,7 @@
 //! by two lines among its arguments, and nothing else to do: [`main`](super::command::main) prints the schema and ends, as
 //! with `--help`, whatever else the command would need.
 //!
-//! ```ignore
+//! ```text
 //! /// Print the JSON Schema of what --json prints
 //! #[arg(long, value_parser = schema::asked::<Status>)]
 //! pub json_schema: bool,
