@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::{
     model::{
         AntiReplay, AuthHmac, Backend, Check, Config, ConnectionLog, Flows, Health, HmacKey, Hook,
-        HookAction, Log, LogTarget, Mode, Node, Rebalance, Service, Sync, TlsVerify, Track, Tracked,
-        VrrpInstance, VrrpVersion, duration_text, size_text,
+        HookAction, Log, LogTarget, Mode, Node, Rebalance, Service, StatsSocket, Sync, TlsVerify, Track,
+        Tracked, VrrpInstance, VrrpVersion, duration_text, mode_text, size_text,
     },
     schema::{HMAC_MASK, PASS_MASK},
 };
@@ -17,7 +17,7 @@ use super::{
 /// passwords and secrets, which are masked.
 pub fn effective(config: &Config) -> String {
     // Each struct is taken apart completely, so that a new field does not compile until it is written here.
-    let Config { node, services, vrrp, flows, connection_log, sync, log, hooks } = config;
+    let Config { node, services, vrrp, flows, connection_log, sync, log, hooks, stats_socket } = config;
     let mut out = Writer(String::new());
     out.node(node);
     services.iter().for_each(|service| out.service(service));
@@ -27,6 +27,7 @@ pub fn effective(config: &Config) -> String {
     sync.iter().for_each(|sync| out.sync(sync));
     out.log(*log);
     hooks.iter().for_each(|hook| out.hook(hook));
+    stats_socket.iter().for_each(|socket| out.stats_socket(socket));
     out.0
 }
 
@@ -327,5 +328,16 @@ impl Writer {
         self.key("timeout", duration_text(*timeout));
         self.key("on", on);
         self.key("names", names);
+    }
+
+    fn stats_socket(&mut self, StatsSocket { path, mode, group, level, timeout }: &StatsSocket) {
+        self.header("[stats_socket]");
+        self.path("path", Some(path));
+        self.key("mode", mode_text(*mode));
+        if let Some(group) = group {
+            self.key("group", group);
+        }
+        self.key("level", level);
+        self.key("timeout", duration_text(*timeout));
     }
 }

@@ -5,6 +5,7 @@
 
 mod hook;
 mod log;
+mod stats_socket;
 mod vrrp;
 
 use std::{
@@ -20,6 +21,9 @@ use serde::{Serialize, Serializer};
 pub use self::{
     hook::{DEFAULT_HOOK_TIMEOUT, DEFAULT_HOOK_TOPICS, DEFAULT_HOOK_USER, Hook, HookAction, Topic},
     log::{Log, LogFormat, LogLevel, LogTarget},
+    stats_socket::{
+        DEFAULT_STATS_SOCKET_MODE, DEFAULT_STATS_SOCKET_TIMEOUT, StatsLevel, StatsSocket, mode_text,
+    },
     vrrp::{
         AntiReplay, AuthHmac, AuthMode, DEFAULT_ADVERT_INTERVAL_V2, DEFAULT_ADVERT_INTERVAL_V3,
         DEFAULT_PREEMPT, DEFAULT_PREEMPT_DELAY, DEFAULT_PRIORITY, DEFAULT_TRACK_COUNT,
@@ -152,6 +156,9 @@ pub struct Config {
     /// `[[notify]]`, in the file's order.
     #[serde(rename = "notify")]
     pub hooks: Vec<Hook>,
+    /// `[stats_socket]`; without it nobody listens there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats_socket: Option<StatsSocket>,
 }
 
 /// `[node]`: this machine.

@@ -1,4 +1,4 @@
-//! Every table of the file and every key, one function per table and one line per key; `[[vrrp]]`, `[log]` and `[[notify]]` are in files below
+//! Every table of the file and every key, one function per table and one line per key; `[[vrrp]]`, `[log]`, `[[notify]]` and `[stats_socket]` are in files below
 //! `schema/`.
 //!
 //! A new key is one line here, a field in the model, a line in `effective.rs` and one in `packaging/xvip.toml`; the tests
@@ -6,6 +6,7 @@
 
 mod hook;
 mod log;
+mod stats_socket;
 mod vrrp;
 
 use std::{
@@ -156,6 +157,7 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
     let log = log::log(root.table_or_empty("log"));
     let hooks: Vec<HookDraft> =
         root.tables("notify").into_iter().map(|table| hook::hook(table, facts)).collect();
+    let stats_socket = root.table("stats_socket").map(stats_socket::stats_socket);
     if root.place_of("service").is_none() {
         let message = "there is no service, so there is nothing to do";
         root.reader.error(
@@ -179,6 +181,10 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
         },
         log,
         hooks: hooks.into_iter().map(HookDraft::finished).collect::<Option<_>>()?,
+        stats_socket: match stats_socket {
+            Some(socket) => Some(socket?),
+            None => None,
+        },
     })
 }
 

@@ -6,6 +6,7 @@ mod hooks;
 mod log;
 mod properties;
 mod refused;
+mod stats_socket;
 mod sync;
 mod vrrp;
 

@@ -134,6 +134,7 @@ pub(crate) fn config(services: Vec<Service>) -> Config {
         sync: None,
         log: Log::default(),
         hooks: Vec::new(),
+        stats_socket: None,
     }
 }
 
