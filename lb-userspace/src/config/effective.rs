@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, path::Path};
 
 use serde::Serialize;
+use siphasher::sip::SipHasher13;
 
 use super::{
     model::{
@@ -28,6 +29,12 @@ pub fn effective(config: &Config) -> String {
     out.log(*log);
     hooks.iter().for_each(|hook| out.hook(hook));
     out.0
+}
+
+/// 16 hexadecimal digits that tell one configuration from another: a hash of [`effective`], so that of passwords and secrets
+/// it tells only whether they are there. The same in every build that writes the same.
+pub fn fingerprint(config: &Config) -> String {
+    format!("{:016x}", SipHasher13::new().hash(effective(config).as_bytes()))
 }
 
 struct Writer(String);
