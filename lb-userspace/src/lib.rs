@@ -19,6 +19,7 @@ pub mod hooks;
 pub mod import;
 pub mod log;
 pub mod maglev;
+pub mod metrics;
 pub mod netlink;
 pub mod password;
 pub mod pcapng;

@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, path::Path};
 
 use serde::Serialize;
+use siphasher::sip::SipHasher13;
 
 use super::{
     model::{
@@ -30,6 +31,12 @@ pub fn effective(config: &Config) -> String {
     hooks.iter().for_each(|hook| out.hook(hook));
     stats_socket.iter().for_each(|socket| out.stats_socket(socket));
     out.0
+}
+
+/// 16 hexadecimal digits that tell one configuration from another: a hash of [`effective`], so that of passwords and secrets
+/// it tells only whether they are there. The same in every build that writes the same.
+pub fn fingerprint(config: &Config) -> String {
+    format!("{:016x}", SipHasher13::new().hash(effective(config).as_bytes()))
 }
 
 struct Writer(String);
