@@ -22,6 +22,7 @@ pub mod maglev;
 pub mod netlink;
 pub mod password;
 pub mod pcapng;
+pub mod privileges;
 pub mod program;
 pub mod rebalance;
 pub mod reconcile;
