@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod netlink;
 pub mod password;
 pub mod pcapng;
+pub mod privileges;
 pub mod program;
 pub mod rebalance;
 pub mod reconcile;

@@ -12,6 +12,7 @@ mod vrrp;
 
 use std::{
     collections::BTreeSet,
+    io,
     net::SocketAddr,
     num::NonZeroU16,
     path::{Path, PathBuf},
@@ -44,6 +45,7 @@ use super::{
     reader::{At, Place, Table},
     sync_key::sync_keys,
 };
+use crate::privileges::DAEMON_USER;
 
 use self::hook::HookDraft;
 pub(super) use self::{
@@ -591,29 +593,32 @@ fn contents_of<T>(
     meaning: fn(&[u8]) -> Result<T, String>,
 ) -> Option<T> {
     let path: &Path = &file.value;
-    let read = (facts.read_file)(path).map_err(|error| format!("cannot be read: {error}"));
+    let read = (facts.read_file)(path);
+    let denied = read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    let read = read.map_err(|error| format!("cannot be read: {error}"));
     match read.and_then(|bytes| meaning(&bytes)) {
         Ok(meaning) => Some(meaning),
         Err(wrong) => {
             let message = format!("`{key}` {} {wrong}", path.display());
-            t.reader.error(
-                &file.place,
-                message,
-                format!("write: {key} = the path of {what}, readable for xvip"),
-            );
+            let remedy = if denied {
+                format!("run: chgrp {DAEMON_USER} {0} && chmod 640 {0}", path.display())
+            } else {
+                format!("write: {key} = the path of {what}, readable for xvip")
+            };
+            t.reader.error(&file.place, message, remedy);
             None
         }
     }
 }
 
-/// Whoever can read a file with a key can use it.
+/// Whoever can read a file with a key can use it. Its group may: it is the daemon's own where that is not root.
 fn private(t: &Table<'_>, key: &str, file: &At<PathBuf>, facts: &Facts<'_>) {
     let path = file.value.display();
     if let Ok(mode) = (facts.file_mode)(&file.value)
-        && mode & 0o077 != 0
+        && mode & 0o037 != 0
     {
-        let message = format!("`{key}` {path} is not for its owner alone: its mode is {mode:04o}");
-        t.reader.warning(&file.place, message, format!("run: chmod 600 {path}"));
+        let message = format!("`{key}` {path} is not for its owner, and the group of xvip, alone: its mode is {mode:04o}");
+        t.reader.warning(&file.place, message, format!("run: chmod 640 {path}"));
     }
 }
 
