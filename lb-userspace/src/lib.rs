@@ -23,6 +23,7 @@ pub mod netlink;
 pub mod password;
 pub mod pcapng;
 pub mod program;
+pub mod reasons;
 pub mod rebalance;
 pub mod reconcile;
 pub mod replica;
