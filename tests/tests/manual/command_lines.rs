@@ -41,12 +41,13 @@ pub fn of_page(page: &Page, program: &str) -> Vec<CommandLine> {
             let line = line.trim_start().trim_start_matches(['$', '#']).trim_start();
             // An overview has the meaning beside the command.
             let line =
-                if form == Form::Mention { line.split("   ").next().unwrap_or_default() } else { line };
+                if form == Form::Mention { line.split("  ").next().unwrap_or_default() } else { line };
             let at = page.at(block.line + 1 + index);
             found.extend(parts(line, program).map(|text| CommandLine { text, form, at: at.clone() }));
         }
     }
-    for code in &page.code {
+    // With `…` it is a message, not a command.
+    for code in page.code.iter().filter(|code| !code.text.contains('…')) {
         let at = page.at(code.line);
         let text = code.text.replace('\n', " ");
         found.extend(parts(&text, program).map(|text| CommandLine {
@@ -76,7 +77,10 @@ pub fn check_xvip(line: &CommandLine) -> Result<(), String> {
     // [--option VALUE], as a synopsis has it.
     let text = if line.text.contains("[--") { line.text.replace(['[', ']'], "") } else { line.text.clone() };
     let words = text.split_whitespace().map(|word| word.trim_matches(['\'', '"']));
-    // "xvip 0.1.0" and "xvip, which" are no commands.
+    // `xvip COMMAND --help`
+    if words.clone().nth(1).is_some_and(|word| word.chars().all(char::is_uppercase)) {
+        return Ok(());
+    }
     let Err(error) = Cli::try_parse_from(words) else { return Ok(()) };
     let is_incomplete = matches!(
         error.kind(),

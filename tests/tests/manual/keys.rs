@@ -65,11 +65,11 @@ fn read(text: &str) -> Result<Vec<TableOfKeys>, Box<dyn Error>> {
         let (line, is_commented) = (bare.unwrap_or(line), bare.is_some());
         if let Some(prose) = line.strip_prefix("# ") {
             join(&mut about, prose);
+        } else if matches!(line.trim(), "" | "#") {
+            about.clear();
         } else if let Some(more) = line.trim_start().strip_prefix('#') {
             let last = current.and_then(|index| tables[index].keys.last_mut());
             join(&mut last.ok_or("a comment is beside no key")?.meaning, more.trim());
-        } else if line.trim().is_empty() {
-            about.clear();
         } else if line.starts_with('[') {
             let header = line.split('#').next().unwrap_or_default().trim().to_owned();
             let path = header.trim_matches(['[', ']']).to_owned();
