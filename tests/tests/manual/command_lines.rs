@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use lb_userspace::cli::command::Cli;
 use lb_userspace::cli::schema::Asked;
 
-use super::page::{self, Page};
+use super::page::{self, Block, Page};
 
 /// How a command line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +33,15 @@ pub struct CommandLine {
 /// Every command line of a page that begins with `program`.
 pub fn of_page(page: &Page, program: &str) -> Vec<CommandLine> {
     let mut found = Vec::new();
-    for block in
-        page.blocks.iter().filter(|block| !matches!(block.language.as_str(), "toml" | "json" | "yaml"))
-    {
+    let is_shell = |block: &&Block| !matches!(block.language.as_str(), "toml" | "json" | "yaml");
+    // What is made of the command line itself has `[OPTIONS]` in it.
+    let is_written = |block: &&Block| !page.is_generated(block.line);
+    for block in page.blocks.iter().filter(is_shell).filter(is_written) {
         let form = if block.language == "sh" { Form::Whole } else { Form::Mention };
         for (index, line) in block.text.replace("\\\n", " ").lines().enumerate() {
             let line = line.trim_start().trim_start_matches(['$', '#']).trim_start();
             // An overview has the meaning beside the command.
-            let line =
-                if form == Form::Mention { line.split("  ").next().unwrap_or_default() } else { line };
+            let line = if form == Form::Mention { line.split("  ").next().unwrap_or_default() } else { line };
             let at = page.at(block.line + 1 + index);
             found.extend(parts(line, program).map(|text| CommandLine { text, form, at: at.clone() }));
         }

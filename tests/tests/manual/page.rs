@@ -133,6 +133,15 @@ impl Page {
         format!("{}:{line}", self.path.display())
     }
 
+    /// Whether a line is of a part that is made of the code.
+    pub fn is_generated(&self, line: usize) -> bool {
+        let lines = |range: &str| range.matches('\n').count();
+        self.generated().unwrap_or_default().iter().any(|part| {
+            let first = 1 + lines(&self.text[..part.from]);
+            (first..=first + lines(&self.text[part.from..part.to])).contains(&line)
+        })
+    }
+
     /// The parts that are made of the code.
     ///
     /// # Errors
