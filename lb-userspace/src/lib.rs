@@ -25,6 +25,7 @@ pub mod password;
 pub mod pcapng;
 pub mod privileges;
 pub mod program;
+pub mod reasons;
 pub mod rebalance;
 pub mod reconcile;
 pub mod replica;
