@@ -80,7 +80,7 @@ fn all(selection: &Selection, outcomes: &mut Vec<Outcome>) -> anyhow::Result<()>
         outcomes.extend(run_side_by_side(&alone, 1));
         let suite = |name: &str| shared.iter().chain(&alone).find(|suite| suite.name == name);
         again::settle(
-            &mut outcomes,
+            outcomes,
             |name| suite(name).is_some_and(|suite| suite.may_be_repeated && !process::interrupted()),
             |name, test| suite(name).is_some_and(|suite| suite.passes_again(test)),
         );

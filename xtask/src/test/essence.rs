@@ -80,7 +80,9 @@ pub fn of(section: &[String]) -> Vec<String> {
             is_inside = true;
         } else if line == "stack backtrace:" || line.starts_with("note: ") {
             is_inside = false;
-        } else if let Some(message) = messages.last_mut().filter(|message| is_inside && message.len() < MESSAGE) {
+        } else if let Some(message) =
+            messages.last_mut().filter(|message| is_inside && message.len() < MESSAGE)
+        {
             message.push(line);
         }
     }
@@ -159,7 +161,10 @@ test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
         assert_eq!(b[..2], ["---- b stdout ----", "Error: \"waited in vain\""]);
         assert!(b[2..].iter().all(String::is_empty), "{b:?}");
         let a = section(&output, "a");
-        assert!(a.iter().any(|line| line == "noise of a") && !a.iter().any(|line| line.contains("vain")), "{a:?}");
+        assert!(
+            a.iter().any(|line| line == "noise of a") && !a.iter().any(|line| line.contains("vain")),
+            "{a:?}"
+        );
         assert_eq!(section(&output, "c").get(1).map(String::as_str), Some("fine"));
         assert_eq!(section(&output, "d"), [""; 0]);
     }
@@ -174,9 +179,13 @@ test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
     fn frames_of_others_are_left_out() {
         let output = output();
         let left = without_foreign_frames(section(&output, "a"));
-        let frames: Vec<_> = left.iter().map(|line| line.trim()).filter(|line| line.starts_with("at ")).collect();
+        let frames: Vec<_> =
+            left.iter().map(|line| line.trim()).filter(|line| line.starts_with("at ")).collect();
         assert_eq!(frames, ["at ./tests/a.rs:601:5", "at ./tests/a.rs:9:5"]);
-        assert!(left.contains(&"   1: a::check") && left.contains(&"note: Some details are omitted"), "{left:?}");
+        assert!(
+            left.contains(&"   1: a::check") && left.contains(&"note: Some details are omitted"),
+            "{left:?}"
+        );
         assert!(!left.iter().any(|line| line.contains("rust_try") || line.contains("call_once")), "{left:?}");
         let other = ["  3: of a list".to_owned(), "at noon".to_owned()];
         assert_eq!(without_foreign_frames(&other), other, "no backtrace");

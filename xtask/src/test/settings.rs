@@ -31,7 +31,13 @@ pub struct Settings {
 /// Of unit tests.
 impl Default for Settings {
     fn default() -> Self {
-        Self { needs_root: false, alone: false, once: false, threads: None, limit: Duration::from_secs(15 * 60) }
+        Self {
+            needs_root: false,
+            alone: false,
+            once: false,
+            threads: None,
+            limit: Duration::from_secs(15 * 60),
+        }
     }
 }
 
@@ -59,7 +65,9 @@ fn of_source(stem: &str, source: &str) -> anyhow::Result<Settings> {
                 Some(("minutes", number)) => {
                     settings.limit = Duration::from_secs(60 * u64::from(positive(number)?));
                 }
-                _ => bail!("`Runner: {wish}`: known are `no root`, `alone`, `once`, `threads N` and `minutes N`"),
+                _ => bail!(
+                    "`Runner: {wish}`: known are `no root`, `alone`, `once`, `threads N` and `minutes N`"
+                ),
             }
         }
     }
@@ -89,7 +97,8 @@ mod tests {
 
     #[test]
     fn wishes_are_read_from_the_opening_comment_only() {
-        let source = "//! Words.\n//!\n//! Runner: alone, once, threads 4, minutes 2\n\n//! Runner: no root\n";
+        let source =
+            "//! Words.\n//!\n//! Runner: alone, once, threads 4, minutes 2\n\n//! Runner: no root\n";
         let settings = of_source("failover", source).unwrap();
         assert_eq!((settings.needs_root, settings.threads), (true, Some(4)));
         assert!(settings.alone && settings.once);

@@ -109,11 +109,8 @@ pub fn table(outcomes: &[Outcome]) -> String {
     );
     for Outcome { suite, passed, failed, unsteady, skipped, took, .. } in outcomes {
         let (failed, skipped) = (failed.len(), skipped.len());
-        let _ = write!(
-            text,
-            "{suite:<width$} {passed:>7} {failed:>7} {skipped:>7} {:>8.1}",
-            took.as_secs_f32()
-        );
+        let _ =
+            write!(text, "{suite:<width$} {passed:>7} {failed:>7} {skipped:>7} {:>8.1}", took.as_secs_f32());
         let _ = match unsteady.len() {
             0 => writeln!(text),
             count => writeln!(text, "   {count} unsteady"),
