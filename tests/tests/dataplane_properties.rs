@@ -7,7 +7,8 @@
 //! rewrite may touch is touched; what is in a tunnel is what came, with one hop less; a RST is the one that RFC 9293 says;
 //! an ICMP error quotes what it is about; both directions of a flow agree; no two flows share backend and NAT port; no
 //! reserved port is a NAT port. And NAT followed by its reverse restores a frame. A failure prints the shortest sequence
-//! found; it belongs into the table of cases then.
+//! found; it belongs into the table of cases then. `XVIP_STORIES=200000 cargo test --release -p lb-tests --test
+//! dataplane_properties` is the long form.
 //!
 //! Runner: once
 
@@ -675,6 +676,11 @@ impl Tally {
     }
 }
 
+/// How many stories to tell: so many, unless `XVIP_STORIES` says how many.
+fn stories(usual: u32) -> u32 {
+    std::env::var("XVIP_STORIES").map_or(usual, |count| count.parse().expect("XVIP_STORIES is a number"))
+}
+
 /// Tells stories until one breaks a property, then tells the shortest like it.
 fn tell(stories: u32, play: impl Fn(&Story)) {
     let config = ProptestConfig { cases: stories, failure_persistence: None, ..ProptestConfig::default() };
@@ -692,7 +698,7 @@ fn tell(stories: u32, play: impl Fn(&Story)) {
 #[test]
 fn whatever_comes_on_the_host() {
     let tally = RefCell::new(Tally::default());
-    tell(400, |story| {
+    tell(stories(400), |story| {
         story.play(&mut HostPlane::new(&story.world()), &mut tally.borrow_mut());
     });
     tally.borrow().report(8_000);
@@ -709,7 +715,7 @@ fn whatever_comes_in_the_kernel_as_on_the_host() {
         RefCell::new(Lockstep { kernel: load(max_flows), host })
     });
     let tally = RefCell::new(Tally::default());
-    tell(300, |story| {
+    tell(stories(300), |story| {
         let plane = &planes[usize::from(story.few_flows)];
         story.play(&mut *plane.borrow_mut(), &mut tally.borrow_mut());
     });
