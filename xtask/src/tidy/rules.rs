@@ -132,12 +132,13 @@ const IMPURE: [&str; 20] = [
 ];
 
 /// Where `lb-userspace` may be unsafe: map access and sockets that the standard library has no words for.
-const UNSAFE: [&str; 6] = [
+const UNSAFE: [&str; 7] = [
     "lb-userspace/src/announce.rs",
     "lb-userspace/src/announce/",
     "lb-userspace/src/dataplane.rs",
     "lb-userspace/src/dataplane/",
     "lb-userspace/src/doctor/gather/system_calls.rs",
+    "lb-userspace/src/privileges.rs",
     "lb-userspace/src/vrrp/socket.rs",
 ];
 
