@@ -121,7 +121,9 @@ fn unknown(written: &Value, known: &Value, path: &str) -> Vec<String> {
 #[test]
 fn the_static_pod_is_what_kubernetes_has_types_for() -> TestResult {
     // The first as it is written, the second through the types of Kubernetes' own API, which leave out what they do not know.
-    let written = manifest(&["label", "--overwrite", "app.kubernetes.io/name=xvip"])?;
+    // (kubectl prints what it has changed, and nothing else.)
+    let mut written = manifest(&["label", "to-be-printed=yes"])?;
+    written["metadata"]["labels"].as_object_mut().ok_or("no labels")?.remove("to-be-printed");
     let image = written["spec"]["containers"][0]["image"].as_str().ok_or("no image")?;
     let known = manifest(&["set", "image", &format!("xvip={image}")])?;
     assert_eq!(unknown(&written, &known, ""), Vec::<String>::new());
@@ -153,10 +155,13 @@ fn packages_source(directory: &Path) -> Source {
     Source { root, binary: directory.join("xvip"), epoch: 1_700_000_000, fast: true }
 }
 
-fn is_active(system: &System) -> bool {
-    let status = system.output(&["xvip", "status", "--json"]).ok();
-    let status: Option<Value> = status.and_then(|output| serde_json::from_slice(&output.stdout).ok());
-    status.is_some_and(|status| status["vrrp"][0]["state"] == "active")
+fn wait_active(system: &System) -> TestResult {
+    let active = wait::until("it to be active", 4 * SOON, || {
+        let status = system.output(&["xvip", "status", "--json"]).ok();
+        let status: Option<Value> = status.and_then(|output| serde_json::from_slice(&output.stdout).ok());
+        status.is_some_and(|status| status["vrrp"][0]["state"] == "active")
+    });
+    active.map_err(|error| format!("{error}\n{}", system.journal(UNIT)).into())
 }
 
 #[test]
@@ -170,7 +175,7 @@ fn it_is_installed_upgraded_removed_and_purged() -> TestResult {
     system.write("/etc/xvip/xvip.toml", lab.lb(0).config().to_toml())?;
     let said = system.run(&["dpkg", "--install", "/tmp/xvip.deb"])?;
     assert!(!said.contains("not started"), "{said}");
-    wait::until("it to be active", 4 * SOON, || is_active(&system))?;
+    wait_active(&system)?;
     assert_eq!(system.run(&["stat", "--format=%U:%G %a", "/etc/xvip"])?.trim(), "root:xvip 2750");
     for page in ["xvip", "xvip-status", "xvip.toml"] {
         let page = system.run(&["man", "--warnings=all", page])?;
@@ -182,7 +187,7 @@ fn it_is_installed_upgraded_removed_and_purged() -> TestResult {
     let load = lab.steady_load(SOON)?;
     let (mark, pid) = (load.mark(), system.property(UNIT, "MainPID")?);
     system.run(&["dpkg", "--install", "/tmp/xvip.deb"])?;
-    wait::until("it to be active again", 4 * SOON, || is_active(&system))?;
+    wait_active(&system)?;
     assert_ne!(system.property(UNIT, "MainPID")?, pid, "the daemon was not restarted");
     load.wait_answered(mark, 50, SOON)?;
     assert_eq!(load.failed(mark), 0, "{:?}", load.failures(mark));

@@ -47,8 +47,11 @@ fn status(system: &System) -> Result<Value, Box<dyn Error>> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-fn is_active(system: &System) -> bool {
-    status(system).is_ok_and(|status| status["vrrp"][0]["state"] == "active")
+fn wait_active(system: &System) -> TestResult {
+    let active = wait::until("it to be active", SOON, || {
+        status(system).is_ok_and(|status| status["vrrp"][0]["state"] == "active")
+    });
+    active.map_err(|error| format!("{error}\n{}", system.journal(UNIT)).into())
 }
 
 /// A line of `/proc/PID/status` of the unit's main process.
@@ -151,7 +154,7 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
     system.run(&["systemctl", "daemon-reload"])?;
     lab.lb(1).start()?;
     system.run(&["systemctl", "start", "xvip"])?;
-    wait::until("it to be active", SOON, || is_active(&system))?;
+    wait_active(&system)?;
     let user = system.run(&["id", "--user", "xvip"])?;
     let user = user.trim();
     assert_eq!(process(&system, "Uid")?, [user; 4].join(" "));
@@ -182,7 +185,7 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
 
     // A restart is a planned one: the daemon, which is not root, learns of it from systemd.
     system.run(&["systemctl", "restart", "xvip"])?;
-    wait::until("it to be active again", SOON, || is_active(&system))?;
+    wait_active(&system)?;
     load.wait_answered(mark, 50, SOON)?;
     assert_eq!(load.failed(mark), 0, "{:?}", load.failures(mark));
     let log = system.journal(UNIT);
