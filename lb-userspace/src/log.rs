@@ -72,9 +72,8 @@ pub fn begin(settings: &Log) -> LevelSwitch {
     };
     let (journal, problem) = match wants_journal.then(tracing_journald::layer) {
         Some(Ok(journal)) => {
-            let journal = journal
-                .with_syslog_identifier("xvip".to_owned())
-                .with_priority_mappings(priorities());
+            let journal =
+                journal.with_syslog_identifier("xvip".to_owned()).with_priority_mappings(priorities());
             (Some(journal.with_field_prefix(Some(PREFIX.to_owned()))), None)
         }
         Some(Err(error)) => (None, Some(error)),

@@ -3,7 +3,11 @@
 //! Times are RFC 3339 in UTC with milliseconds (`2026-01-02T03:04:05.678Z`), durations have their unit in the field's
 //! name. Fields are only ever added.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use lb_common::layout::virtual_mac;
 use schemars::JsonSchema;
@@ -247,7 +251,7 @@ pub struct VrrpStatus {
 
 impl VrrpStatus {
     /// What the configuration says of an instance with these VIPs; nothing is known of what it does.
-    pub(crate) fn configured(instance: &VrrpInstance, vips: &[(IpAddr, u8)]) -> Self {
+    pub(crate) fn configured(instance: &VrrpInstance, vips: &BTreeSet<(IpAddr, u8)>) -> Self {
         let addresses: Vec<IpAddr> = vips.iter().map(|(vip, _)| *vip).collect();
         let is_ipv6 = family_of(&addresses) == Family::Ipv6;
         let router_id = instance.virtual_router_id.get();
@@ -273,8 +277,7 @@ impl VrrpStatus {
                 (None, None) => "none",
             }
             .to_owned(),
-            virtual_mac: (instance.virtual_mac)
-                .then(|| MacText(virtual_mac(is_ipv6, router_id)).to_string()),
+            virtual_mac: (instance.virtual_mac).then(|| MacText(virtual_mac(is_ipv6, router_id)).to_string()),
             transitions: 0,
             send_errors: 0,
             send_error: None,

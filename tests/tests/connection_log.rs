@@ -345,9 +345,10 @@ fn a_log_that_is_full_is_put_aside_and_the_oldest_goes() -> TestResult {
     assert!(seen.len() > 300, "{} records", seen.len());
     // Of the oldest that is left, and of one that is gone.
     let oldest = fs::read_to_string(&left[0])?;
-    let ended = oldest.lines().map(serde_json::from_str::<Value>).find(|record| {
-        record.as_ref().is_ok_and(|record| record["record"] == "end")
-    });
+    let ended = oldest
+        .lines()
+        .map(serde_json::from_str::<Value>)
+        .find(|record| record.as_ref().is_ok_and(|record| record["record"] == "end"));
     let ended = ended.ok_or("an end")??;
     let (port, at) = (ended["nat_port"].to_string(), ended["opened"].as_str().ok_or("a time")?.to_owned());
     let (found, _) = who(lb, &["--nat-port", &port, "--at", &at])?;

@@ -275,7 +275,10 @@ fn the_journal_gets_each_event_with_its_fields() -> TestResult {
     ] {
         assert_eq!(active.get(field).map(String::as_str), Some(value), "{field} of {active:#?}");
     }
-    assert!(active["MESSAGE"].starts_with("vrrp main: backup -> active: no active router heard"), "{active:#?}");
+    assert!(
+        active["MESSAGE"].starts_with("vrrp main: backup -> active: no active router heard"),
+        "{active:#?}"
+    );
     assert!(!active.contains_key("XVIP_SERVICE") && !active.contains_key("XVIP_ADDRESS"), "{active:#?}");
     heard("backend", "up")?;
     lab.master(0).kill();
@@ -291,7 +294,10 @@ fn the_journal_gets_each_event_with_its_fields() -> TestResult {
         assert_eq!(dead.get(field).map(String::as_str), Some(value), "{field} of {dead:#?}");
     }
     let numbers: Value = serde_json::from_str(&dead["XVIP_NUMBERS"])?;
-    assert!(numbers["checks"].as_u64() >= Some(1) && dead["XVIP_LASTED_MS"].parse::<u64>().is_ok(), "{dead:#?}");
+    assert!(
+        numbers["checks"].as_u64() >= Some(1) && dead["XVIP_LASTED_MS"].parse::<u64>().is_ok(),
+        "{dead:#?}"
+    );
     let said = fs::read_to_string(lb.log())?;
     assert!(!said.contains("master1") && !said.contains("vrrp"), "stderr has the log, too:\n{said}");
     Ok(())

@@ -435,7 +435,14 @@ fn the_report_fits_the_terminal_in_colour_and_without() -> TestResult {
             assert!(widest <= usize::from(columns), "{widest} columns:\n{written}");
             assert!(widest > usize::from(columns) * 3 / 4, "only {widest} columns:\n{written}");
             let whole = lines.join("\n");
-            for part in ["What was wrong or weak before", "E1 ", "Who owns 192.", "not served", "Summary", "written: "] {
+            for part in [
+                "What was wrong or weak before",
+                "E1 ",
+                "Who owns 192.",
+                "not served",
+                "Summary",
+                "written: ",
+            ] {
                 assert!(whole.contains(part), "{part:?} in\n{whole}");
             }
             let has_colours = ["\u{1b}[3", "\u{1b}[1"].iter().any(|code| written.contains(code));

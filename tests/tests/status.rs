@@ -214,7 +214,8 @@ fn who_has_no_rights_is_told_what_to_do() -> TestResult {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok((output.status.code(), text(output.stdout), text(output.stderr)))
     };
-    let forbidden = format!("error: {}: permission denied; run it as root, or as a member of", socket.display());
+    let forbidden =
+        format!("error: {}: permission denied; run it as root, or as a member of", socket.display());
     for words in [&["status"][..], &["status", "--json"]] {
         let (code, out, err) = as_nobody(words)?;
         assert_eq!((code, out.as_str()), (Some(1), ""), "{words:?}: {err}");

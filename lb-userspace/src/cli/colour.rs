@@ -2,7 +2,10 @@
 //!
 //! Colour only says again what a word says already: whoever sees none misses nothing.
 
-use std::{env, io, io::IsTerminal as _};
+use std::{
+    env,
+    io::{self, IsTerminal},
+};
 
 use comfy_table::{Attribute, Cell, Color};
 

@@ -237,7 +237,8 @@ fn the_log_has_each_field_of_an_event_and_none_that_it_has_not() {
     assert_eq!(told, [Level::INFO, Level::WARN, Level::ERROR, Level::INFO]);
     // By name, as they are serialized: a new field is missed here. The level and the time are the line's own.
     let serialized = serde_json::to_value(&events[0]).expect("JSON");
-    let mut names: Vec<&str> = serialized.as_object().expect("an object").keys().map(String::as_str).collect();
+    let mut names: Vec<&str> =
+        serialized.as_object().expect("an object").keys().map(String::as_str).collect();
     names.retain(|name| !["at", "severity", "kind"].contains(name));
     names.extend(["event", "message"]);
     names.sort_unstable();

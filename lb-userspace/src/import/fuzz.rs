@@ -290,11 +290,7 @@ where
                 took = took.min(judged().1);
             }
         }
-        assert!(
-            took <= allowed,
-            "{}, input {number}: {length} bytes took {took:?}: {input:?}",
-            self.name
-        );
+        assert!(took <= allowed, "{}, input {number}: {length} bytes took {took:?}: {input:?}", self.name);
         (number, fruitful, length, took)
     }
 
@@ -343,7 +339,7 @@ mod tests {
     use super::*;
 
     /// Refuses an x, and works for so long at each input.
-    fn judged(number: u64, works: Duration) -> std::thread::Result<(u64, bool, usize, Duration)> {
+    fn judged(number: u64, works: Duration) -> thread::Result<(u64, bool, usize, Duration)> {
         let part = Part {
             name: "test",
             share: 0,

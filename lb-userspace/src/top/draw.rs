@@ -70,8 +70,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &State, look: &Look) {
         return;
     };
     let width = usize::from(area.width);
-    let head: Vec<_> =
-        head(state, status, look, width).into_iter().map(|line| fitted(line, width)).collect();
+    let head: Vec<_> = head(state, status, look, width).into_iter().map(|line| fitted(line, width)).collect();
     let news: Vec<_> = news(state, status, look).into_iter().map(|line| fitted(line, width)).collect();
     // Backends matter more than news: these get a third of the screen at most.
     let news_height = if news.is_empty() { 0 } else { news.len().min(usize::from(area.height) / 3) + 1 };

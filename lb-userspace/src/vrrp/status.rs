@@ -76,7 +76,14 @@ pub struct RouterStatus {
 
 impl RouterStatus {
     /// Of one that has just been made: it has said and heard nothing, and has no addresses.
-    pub fn begin(name: String, state: VrrpState, priority: u8, source: IpAddr, now: Instant, wall: SystemTime) -> Self {
+    pub fn begin(
+        name: String,
+        state: VrrpState,
+        priority: u8,
+        source: IpAddr,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Self {
         Self {
             name,
             as_of: now,

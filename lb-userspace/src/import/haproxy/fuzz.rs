@@ -26,8 +26,31 @@ const FILES: [&str; 8] = [
 fn vocabulary() -> Vec<&'static str> {
     let mut words: Vec<&str> = FILES.iter().flat_map(|file| file.split_whitespace()).collect();
     words.extend([
-        "\"", "'", "\\", "${", "$A", "\"$A\"", "\"${A-b}\"", "{", "}", "!", "#", "=", "0", "-1", "99999999999", "1us", "25d",
-        "::", ":::6443", "*:6443-6450", "0.0.0.0", "é\u{0}", "\u{85}", "\r", "\t",
+        "\"",
+        "'",
+        "\\",
+        "${",
+        "$A",
+        "\"$A\"",
+        "\"${A-b}\"",
+        "{",
+        "}",
+        "!",
+        "#",
+        "=",
+        "0",
+        "-1",
+        "99999999999",
+        "1us",
+        "25d",
+        "::",
+        ":::6443",
+        "*:6443-6450",
+        "0.0.0.0",
+        "é\u{0}",
+        "\u{85}",
+        "\r",
+        "\t",
     ]);
     words.sort_unstable();
     words.dedup();
@@ -35,8 +58,16 @@ fn vocabulary() -> Vec<&'static str> {
 }
 
 /// Beginnings of sections.
-const HEADS: [&str; 8] =
-    ["global\n", "defaults\n", "defaults d\n", "frontend f\n", "backend b\n", "listen l\n", "listen l2 from d\n", "\n"];
+const HEADS: [&str; 8] = [
+    "global\n",
+    "defaults\n",
+    "defaults d\n",
+    "frontend f\n",
+    "backend b\n",
+    "listen l\n",
+    "listen l2 from d\n",
+    "\n",
+];
 
 fn input(dice: &mut Dice, corpus: &Corpus, words: &[&str]) -> Vec<u8> {
     match dice.below(8) {
@@ -44,11 +75,11 @@ fn input(dice: &mut Dice, corpus: &Corpus, words: &[&str]) -> Vec<u8> {
         1..4 => {
             let mut text = String::new();
             for _ in 0..dice.below(5) {
-                text.push_str(dice.of_all(&HEADS));
+                text.push_str(dice.of_all::<&str>(&HEADS));
                 for _ in 0..dice.below(8) {
                     for _ in 0..dice.below(6) {
                         text.push(' ');
-                        text.push_str(dice.of_all(words));
+                        text.push_str(dice.of_all::<&str>(words));
                     }
                     text.push('\n');
                 }

@@ -274,10 +274,7 @@ const SWITCHES: [Switch; 5] = [
         off: "no-check",
         set: |settings, at| settings.checked = at,
         means: (Fate::Exact, ""),
-        off_means: (
-            Fate::Improved,
-            "xvip checks each backend: one that does not answer gets no connections",
-        ),
+        off_means: (Fate::Improved, "xvip checks each backend: one that does not answer gets no connections"),
     },
     Switch {
         on: "check-ssl",
@@ -310,10 +307,7 @@ const SWITCHES: [Switch; 5] = [
         on: "ssl",
         off: "no-ssl",
         set: |settings, at| settings.tls = at.is_some(),
-        means: (
-            Fate::NotPossible,
-            "HAProxy speaks TLS to this server; xvip passes on what the client says",
-        ),
+        means: (Fate::NotPossible, "HAProxy speaks TLS to this server; xvip passes on what the client says"),
         off_means: (Fate::Exact, ""),
     },
 ];

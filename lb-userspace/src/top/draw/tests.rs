@@ -94,7 +94,8 @@ fn problems_and_events_are_below_the_newest_first() {
 fn what_is_cut_off_ends_with_an_ellipsis() {
     let mut state = state();
     let mut status = known::status();
-    status.vrrp[0].reason = "advertisements of 172.16.0.3 are not heard any more, and so it goes on and on".into();
+    status.vrrp[0].reason =
+        "advertisements of 172.16.0.3 are not heard any more, and so it goes on and on".into();
     status.services[0].name = "a-service-whose-name-is-as-long-as-nobody-would-ever-call-one-of-them".into();
     state.seen(Duration::from_secs(7), Ok(status));
     let event = Event::new(Kind::Backend, "m1", look().now).of_service("api").because("x".repeat(63));
