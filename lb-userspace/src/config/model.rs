@@ -4,7 +4,9 @@
 //! exists. Every default of the file is a constant of this module and is written nowhere else.
 
 mod hook;
+mod http;
 mod log;
+mod stats_socket;
 mod vrrp;
 
 use std::{
@@ -19,7 +21,14 @@ use serde::{Serialize, Serializer};
 
 pub use self::{
     hook::{DEFAULT_HOOK_TIMEOUT, DEFAULT_HOOK_TOPICS, DEFAULT_HOOK_USER, Hook, HookAction, Topic},
+    http::{
+        Anonymous, DEFAULT_HIDE_VERSION, DEFAULT_HTTP_PATH, DEFAULT_SESSION_LIFETIME, Http, HttpTls,
+        HttpUser, MAX_HTTP_USERS, Role, TlsIdentity,
+    },
     log::{Log, LogFormat, LogLevel, LogTarget},
+    stats_socket::{
+        DEFAULT_STATS_SOCKET_MODE, DEFAULT_STATS_SOCKET_TIMEOUT, StatsLevel, StatsSocket, mode_text,
+    },
     vrrp::{
         AntiReplay, AuthHmac, AuthMode, DEFAULT_ADVERT_INTERVAL_V2, DEFAULT_ADVERT_INTERVAL_V3,
         DEFAULT_PREEMPT, DEFAULT_PREEMPT_DELAY, DEFAULT_PRIORITY, DEFAULT_TRACK_COUNT,
@@ -147,11 +156,17 @@ pub struct Config {
     /// `[sync]`; without it every node keeps its flows to itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sync: Option<Sync>,
+    /// `[http]`; without it nothing listens for a browser or for Prometheus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
     /// `[log]`
     pub log: Log,
     /// `[[notify]]`, in the file's order.
     #[serde(rename = "notify")]
     pub hooks: Vec<Hook>,
+    /// `[stats_socket]`; without it nobody listens there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats_socket: Option<StatsSocket>,
 }
 
 /// `[node]`: this machine.
