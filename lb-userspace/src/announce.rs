@@ -15,7 +15,9 @@
 //! A VIP with a virtual router's Ethernet address is announced with that one, in the frames and as their source: so switches
 //! learn where it is. For as long as it is announced, the interface is told to take frames for it.
 //!
-//! A thread of its own sends, since the first frames must not wait for a busy runtime.
+//! A thread of its own sends, since the first frames must not wait for a busy runtime. What it sends later, by its own clock,
+//! it sends only while this node answers for its VIPs: after a pause of this process the VIP may be another node's, and the
+//! frames that are overdue would turn its traffic to a node that does not know its connections.
 
 use std::{
     collections::BTreeMap,
@@ -46,6 +48,8 @@ const REFRESH: Duration = Duration::from_secs(60);
 /// Bursts are at least so far apart, however often the network is to be told again: another router with the same VRID
 /// and a lower priority would otherwise have us answer each of its advertisements with five broadcasts.
 const BURST_DISTANCE: Duration = Duration::from_secs(1);
+/// What this node may not say yet is looked at again so much later.
+const PUT_OFF: Duration = Duration::from_millis(50);
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
@@ -170,6 +174,13 @@ impl Schedule {
         self.next
     }
 
+    /// Frames that are due at `now` are to wait.
+    pub fn put_off(&mut self, now: Instant) {
+        if now >= self.next {
+            self.next = now + PUT_OFF;
+        }
+    }
+
     /// How many frames to send at `now`; 0 before [`next`](Self::next).
     pub fn due(&mut self, now: Instant) -> u32 {
         if now < self.next {
@@ -218,14 +229,16 @@ impl Announcer {
     /// Starts the thread, in the network namespace of the calling one. It ends when the announcer is dropped.
     ///
     /// Nothing is opened yet: an interface that is missing now may be there when it counts, and failures are logged
-    /// then, once until the next success.
+    /// then, once until the next success. `may_speak` is asked whether this node answers for its VIPs.
     ///
     /// # Errors
     /// If there is no thread to be had.
-    pub fn spawn(interface: &str) -> io::Result<Self> {
+    pub fn spawn(interface: &str, may_speak: impl Fn(Instant) -> bool + Send + 'static) -> io::Result<Self> {
         let (orders, received) = mpsc::channel();
         let interface = interface.to_owned();
-        thread::Builder::new().name("announce".to_owned()).spawn(move || serve(&interface, &received))?;
+        thread::Builder::new()
+            .name("announce".to_owned())
+            .spawn(move || serve(&interface, &received, may_speak))?;
         Ok(Self { orders })
     }
 
@@ -243,7 +256,7 @@ impl Announcer {
     }
 }
 
-fn serve(interface: &str, orders: &mpsc::Receiver<Order>) {
+fn serve(interface: &str, orders: &mpsc::Receiver<Order>, may_speak: impl Fn(Instant) -> bool) {
     let mut announced: BTreeMap<IpAddr, Announced> = BTreeMap::new();
     let mut complained = false;
     loop {
@@ -252,8 +265,11 @@ fn serve(interface: &str, orders: &mpsc::Receiver<Order>) {
             Some(next) => orders.recv_timeout(next.saturating_duration_since(Instant::now())),
         };
         let now = Instant::now();
+        // Whoever orders it has just looked whose the VIP is.
+        let mut ordered = None;
         match order {
             Ok(Order::Announce(vip, virtual_mac)) => {
+                ordered = Some(vip);
                 let known = announced.entry(vip).or_insert_with(|| Announced {
                     schedule: Schedule::new(now),
                     virtual_mac,
@@ -271,6 +287,9 @@ fn serve(interface: &str, orders: &mpsc::Receiver<Order>) {
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
         for (vip, announced) in &mut announced {
+            if ordered != Some(*vip) && !may_speak(now) {
+                announced.schedule.put_off(now);
+            }
             let frames = announced.schedule.due(now);
             if frames == 0 {
                 continue;

@@ -377,7 +377,10 @@ impl Controller {
         let state = state_file::path(&options.state_directory, &config.node.pin_path);
         let teller = Teller::begin(file::path(&state));
         teller.hooks().configure(&config.node.name, &config.hooks);
-        let announcer = Announcer::spawn(&interface).context("no thread for announcements")?;
+        let heartbeat = Heartbeat::spawn(lease(&config)).context("no thread for the heartbeat")?;
+        let sign = heartbeat.sign();
+        let announcer = Announcer::spawn(&interface, move |now| sign.is_fresh(now))
+            .context("no thread for announcements")?;
         let mut checks = Checks::new(Arc::clone(&wake.health), Arc::clone(&wake.results), teller.clone());
         let plan = checks.plan(&config)?;
         checks.commit(plan);
@@ -386,7 +389,6 @@ impl Controller {
         let slowest = config.services.iter().map(|service| service.health.timeout).max().unwrap_or_default();
         let first_results = slowest.max(tracking.first_results_within());
         let now = Instant::now();
-        let heartbeat = Heartbeat::spawn(lease(&config)).context("no thread for the heartbeat")?;
         let mut controller = Self {
             routers: Routers::new(&interface, Arc::clone(&wake.vrrp), heartbeat.controller(), teller.clone()),
             problems: Problems::new(&teller, &config.node.name),

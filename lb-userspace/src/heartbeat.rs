@@ -10,7 +10,8 @@
 //! - after a start, and after a pause of this process that was longer than the lease, the controller has looked at what
 //!   the routers say *since then* and has taken off the addresses that are not ours any more.
 //!
-//! [`withheld`] decides; it is pure.
+//! [`withheld`] decides; it is pure. What this node says of its VIPs unasked, by gratuitous ARP, depends on the same: see
+//! [`Sign`].
 
 use std::{
     fmt,
@@ -130,20 +131,36 @@ struct Shared {
     settled: Arc<Beat>,
     running_since: Arc<Beat>,
     written: Arc<Beat>,
+    /// In nanoseconds.
+    lease: AtomicU64,
     /// Why there is none at the moment. The thread never waits for this lock.
     withheld: Mutex<Option<Withheld>>,
 }
 
 impl Shared {
     /// Nobody has done anything yet.
-    fn new() -> Arc<Self> {
+    fn new(lease: Duration) -> Arc<Self> {
         Arc::new(Self {
+            lease: AtomicU64::new(lease.as_nanos() as u64),
             controller: Beat::new(),
             settled: Beat::new(),
             running_since: Beat::new(),
             written: Beat::new(),
             withheld: Mutex::new(None),
         })
+    }
+}
+
+/// Tells another thread whether this node still answers for its VIPs.
+#[derive(Clone, Debug)]
+pub struct Sign(Arc<Shared>);
+
+impl Sign {
+    /// Whether the heartbeat is younger than the lease at `now`. Right after a pause of this process it is not, until it is
+    /// known whose the VIPs are.
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        let lease = Duration::from_nanos(self.0.lease.load(Ordering::Acquire));
+        self.0.written.get().is_some_and(|written| now.saturating_duration_since(written) <= lease)
     }
 }
 
@@ -177,7 +194,7 @@ impl Heartbeat {
     /// If there is no thread to be had.
     pub fn spawn(lease: Duration) -> std::io::Result<Self> {
         let (orders, received) = mpsc::channel();
-        let shared = Shared::new();
+        let shared = Shared::new(lease);
         let now = Instant::now();
         shared.running_since.set(now);
         let heart = Heart { shared: Arc::clone(&shared), lease, routers: Vec::new(), writer: None, ran: now };
@@ -197,6 +214,7 @@ impl Heartbeat {
 
     /// How old the heartbeat may be.
     pub fn set_lease(&self, lease: Duration) {
+        self.shared.lease.store(lease.as_nanos() as u64, Ordering::Release);
         self.order(Order::Lease(lease));
     }
 
@@ -228,6 +246,11 @@ impl Heartbeat {
     /// Whether the controller has settled since then.
     pub fn is_settled(&self) -> bool {
         self.shared.settled.get() >= self.running_since()
+    }
+
+    /// For whoever speaks for the VIPs by itself.
+    pub fn sign(&self) -> Sign {
+        Sign(Arc::clone(&self.shared))
     }
 
     /// When it was last written.

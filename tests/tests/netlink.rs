@@ -313,7 +313,7 @@ fn a_virtual_mac_is_announced_and_taken_until_the_vip_goes() {
     let taken = || stdout(&format!("bridge -n {a} fdb show dev {INTERFACE}")).contains(text);
     run(&format!("ip -n {b} neigh replace {VIP6} lladdr 02:00:00:00:00:99 nud reachable dev {INTERFACE}"));
     assert!(!taken());
-    let announcer = lan.a.enter(|| Announcer::spawn(INTERFACE)).expect("a thread");
+    let announcer = lan.a.enter(|| Announcer::spawn(INTERFACE, |_| true)).expect("a thread");
     announcer.announce(VIP6.into(), Some(virtual_mac));
     within(GENEROUS, "the neighbour knows", || {
         stdout(&format!("ip -n {b} -6 neigh show {VIP6} dev {INTERFACE}")).contains(text)
@@ -329,7 +329,7 @@ fn an_ipv6_neighbour_follows_the_vip() {
     let (a, b) = (lan.a.name(), lan.b.name());
     let entry = || stdout(&format!("ip -n {b} -6 neigh show {VIP6} dev {INTERFACE}"));
     run(&format!("ip -n {b} neigh replace {VIP6} lladdr 02:00:00:00:00:99 nud reachable dev {INTERFACE}"));
-    let announcer = lan.a.enter(|| Announcer::spawn(INTERFACE)).expect("a thread");
+    let announcer = lan.a.enter(|| Announcer::spawn(INTERFACE, |_| true)).expect("a thread");
     let ours = mac_of(a, INTERFACE);
     announcer.announce(VIP6.into(), None);
     let took = within(GENEROUS, "the neighbour knows", || {

@@ -232,7 +232,7 @@ fn announcements_leave_at_once_and_stop_when_told() {
         }
         heard
     };
-    let announcer = lan.a.enter(|| Announcer::spawn(INTERFACE)).expect("a thread");
+    let announcer = lan.a.enter(|| Announcer::spawn(INTERFACE, |_| true)).expect("a thread");
     announcer.announce(VIP.into(), None);
     let first = listen(Duration::from_millis(5600));
     println!("gratuitous ARP after {first:?}");

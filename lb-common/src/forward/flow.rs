@@ -7,7 +7,7 @@ use crate::{
     frame::Frame,
     layout::{
         BackendId, FLOW_ENDING, FLOW_ESTABLISHED, FLOW_MOVED, FlowEntry, FlowEvent, FlowKey, Hop, Load,
-        MODE_NAT, NODE_TELLS_FLOWS, NodeEntry, Removed, SEEN_FIN, SEEN_REBUILT, SEEN_RST, SEEN_SEVERED,
+        MODE_NAT, NODE_TELLS_FLOWS, NodeEntry, Removed, SEEN_FIN, SEEN_REBUILT, SEEN_RST, SEEN_SEVERED, Seen,
         TO_BACKEND, TO_CLIENT,
     },
     link,
@@ -321,4 +321,20 @@ pub fn is_idle<A: Family, T: FlowTables<A>>(
     entry.seen.silence(clock) > node.idle_timeout
         && other(tables, Level::Established, entry)
             .is_none_or(|other| other.with(|other| other.seen.silence(clock)) > node.idle_timeout)
+}
+
+/// The same for the handshake, or the guess, that an entry with `key` is a direction of: as long as one side is heard, the
+/// other one's answer must find it. The entry under the other direction's key may be another flow's by now.
+#[inline(always)]
+pub fn is_given_up<A: Family, T: FlowTables<A>>(
+    tables: &T,
+    node: &NodeEntry,
+    key: &FlowKey<A>,
+    entry: &FlowEntry<A>,
+    clock: u32,
+) -> bool {
+    let is_over = |seen: &Seen| seen.silence(clock) > node.half_open_timeout;
+    is_over(&entry.seen)
+        && other(tables, Level::HalfOpen, entry)
+            .is_none_or(|other| other.with(|other| other.rewritten != key.reversed() || is_over(&other.seen)))
 }

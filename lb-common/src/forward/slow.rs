@@ -47,7 +47,7 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
         }
     } else if let Some(slot) = tables.flow(Level::HalfOpen, &segment.key) {
         let entry = slot.read();
-        if entry.seen.silence(clock) > node.half_open_timeout {
+        if flow::is_given_up(tables, node, &segment.key, &entry, clock) {
             forget_half_open(tables, &segment.key, &entry, clock);
         } else if entry.seen.flags & SEEN_SEVERED != 0 {
             if is_refuted(frame, &segment, &entry) {

@@ -43,6 +43,23 @@ fn five_then_five_then_one_a_minute() {
 }
 
 #[test]
+fn what_is_put_off_is_said_whole_once_it_may_be() {
+    let start = Instant::now();
+    let ms = Duration::from_millis;
+    let mut schedule = Schedule::new(start);
+    assert_eq!(schedule.due(start), 5);
+    schedule.put_off(start + ms(1_000));
+    assert_eq!(schedule.next(), start + ms(5_000), "nothing was due");
+    // The process was paused, and runs again late.
+    for late in [8_000, 8_050, 8_100] {
+        schedule.put_off(start + ms(late));
+        assert_eq!(schedule.due(start + ms(late)), 0);
+    }
+    assert_eq!(schedule.next(), start + ms(8_100) + PUT_OFF);
+    assert_eq!(run(&mut schedule, start, ms(70_000)), [(8_150, 5), (68_150, 1)]);
+}
+
+#[test]
 fn told_again_it_begins_again_but_not_more_than_once_a_second() {
     let start = Instant::now();
     let ms = Duration::from_millis;

@@ -239,14 +239,20 @@ where
         let mut over = Vec::new();
         self.walk_half_open.run(|key, entry| {
             if entry.seen.silence(now) > timeouts.half_open {
-                over.push(*key);
+                over.push((*key, *entry));
             } else if entry.direction == TO_BACKEND {
                 census.half_open += 1;
                 census.by_backend.entry(entry.backend).or_default().half_open += 1;
             }
         })?;
-        for key in over {
-            let _ = self.half_open.remove(&key);
+        for (key, entry) in over {
+            // As the programs see it: while one side is heard, the other one's entry stays.
+            let is_heard = other_direction(&self.half_open, &entry).is_some_and(|other| {
+                other.rewritten == key.reversed() && other.seen.silence(now) <= timeouts.half_open
+            });
+            if !is_heard {
+                let _ = self.half_open.remove(&key);
+            }
         }
         Ok(())
     }

@@ -64,7 +64,7 @@ impl WritePulse for Written {
 /// The rules above, with a thread that is told so late that it takes it for a pause.
 #[test]
 fn a_pause_asks_for_another_look() {
-    let shared = Shared::new();
+    let shared = Shared::new(LEASE);
     let now = Instant::now();
     shared.running_since.set(now);
     shared.controller.set(now);
@@ -78,7 +78,10 @@ fn a_pause_asks_for_another_look() {
         ran: now,
     };
     let count = || *written.0.lock().expect("not poisoned");
+    let sign = Sign(Arc::clone(&shared));
+    assert!(!sign.is_fresh(now), "nothing was written yet");
     heart.beat(now + ms(100));
+    assert!(sign.is_fresh(now + ms(100) + LEASE) && !sign.is_fresh(now + ms(101) + LEASE));
     assert_eq!((count(), shared.written.get()), (1, Some(now + ms(100))));
     heart.beat(now + ms(100) + LEASE);
     assert_eq!(count(), 2, "late, but not later than the lease");
@@ -87,10 +90,12 @@ fn a_pause_asks_for_another_look() {
     assert_eq!((count(), shared.running_since.get()), (2, Some(resumed)));
     heart.beat(resumed + ms(100));
     assert_eq!(count(), 2, "nobody has looked yet");
+    assert!(!sign.is_fresh(resumed) && !sign.is_fresh(resumed + ms(100)), "whose are the VIPs?");
     shared.controller.set(resumed + ms(150));
     shared.settled.set(resumed + ms(150));
     heart.beat(resumed + ms(200));
     assert_eq!(count(), 3);
+    assert!(sign.is_fresh(resumed + ms(200)));
 }
 
 #[test]

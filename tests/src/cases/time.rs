@@ -94,6 +94,22 @@ pub(super) const CASES: &[Case] = &[
         script.expect_gone(&connection);
     }),
     Case::new(
+        "half-open, one side is silent",
+        "As long as one side of a handshake is heard, the other one's late answer finds its flow",
+        one,
+        |script| {
+            let mut connection = script.connection(40_000);
+            script.syn(&mut connection);
+            script.at(START + HALF_OPEN_TIMEOUT);
+            script.client(&mut connection.clone(), ACK, b"");
+            script.at(START + HALF_OPEN_TIMEOUT + 1);
+            script.server(&mut connection, SYN | ACK, b"");
+            script.at(START + 2 * HALF_OPEN_TIMEOUT + 1);
+            script.client(&mut connection, ACK, b"");
+            script.expect_level(&connection, Level::Established);
+        },
+    ),
+    Case::new(
         "half-open, then a syn",
         "A SYN after the time-out is a new flow's first attempt, with the backend of its hash",
         three,

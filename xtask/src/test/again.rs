@@ -3,7 +3,8 @@
 //! The lab is a network of real kernels, daemons and clocks on a machine that may be busy with something else. A case that
 //! fails in one run of two hundred throws away an hour of everybody's work, and teaches people to start the run again
 //! without looking. So such a case is run once more, alone, when all others have ended; if it passes then, the run counts
-//! it as passed, calls it `unsteady`, and prints why it failed first, as for any other failure: it is to be mended.
+//! it as passed, calls it `unsteady`, and prints why it failed first, as for any other failure: it is to be mended. (The
+//! idea is cargo-nextest's `retries`, and its word for such a test is flaky.)
 //!
 //! Two things bound what this can hide. Only the lab gets it: what unit tests, properties and data-plane cases find does not
 //! depend on time, and fails for good (`Runner: once` in a suite that needs root). And where more than [`MOST`] cases failed

@@ -174,3 +174,61 @@ pub fn announce(outcome: &Outcome) {
     let count = outcome.count();
     println!("{:<22} {word}: {count} tests in {:.1} s", outcome.suite, outcome.took.as_secs_f32());
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// A program that answers as the harness does, and knows one test.
+    const HARNESS: &str = "#!/bin/sh
+case \"$*\" in
+*'--exact a::good') echo 'test a::good ... ok'; result='ok. 1 passed; 0' ;;
+*'--exact a::skips') echo 'test a::skips ... ok'; echo 'SKIP skips: no route'; result='ok. 1 passed; 0' ;;
+*'--exact a::bad') echo 'test a::bad ... FAILED'; result='FAILED. 0 passed; 1' ;;
+*) result='ok. 0 passed; 0' ;;
+esac
+echo \"test result: $result failed; 0 ignored; 0 measured; 9 filtered out; finished in 0.00s\"
+";
+
+    #[test]
+    fn one_test_is_run_again_by_its_name_and_must_really_pass() {
+        let directory = workspace::scratch("harness").unwrap();
+        let path = directory.join(format!("harness-{}", std::process::id()));
+        std::fs::write(&path, HARNESS).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let executable = Executable {
+            package: directory,
+            name: "harness".to_owned(),
+            kind: "test".to_owned(),
+            source: "harness.rs".into(),
+            harness: true,
+            path: path.clone(),
+        };
+        let filters = ["a".to_owned()];
+        let name = "harness".to_owned();
+        let suite = Suite::program(name, &executable, &Settings::default(), &[], Root::No, &filters);
+        let passes = ["a::good", "a::bad", "a::skips", "a::gone"].map(|test| suite.passes_again(test));
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(passes, [true, false, false, false]);
+    }
+
+    #[test]
+    fn only_what_needs_root_and_depends_on_time_is_run_again() {
+        let executable = Executable {
+            package: "p".into(),
+            name: "n".to_owned(),
+            kind: "test".to_owned(),
+            source: "n.rs".into(),
+            harness: true,
+            path: "n".into(),
+        };
+        let may = |needs_root, once| {
+            let settings = Settings { needs_root, once, ..Settings::default() };
+            Suite::program("n".to_owned(), &executable, &settings, &[], Root::No, &[]).may_be_repeated
+        };
+        assert_eq!([may(true, false), may(true, true), may(false, false)], [true, false, false]);
+        assert!(!Suite::documentation().may_be_repeated);
+    }
+}
