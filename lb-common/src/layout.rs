@@ -698,6 +698,16 @@ pub struct Scratch {
     pub other_node: MacWord,
     /// Room for the search for a new flow's backend.
     pub search: Search,
+    /// The service of a new flow whose backend is still to be chosen.
+    pub service: ServiceEntry,
+    /// The hash of such a flow.
+    pub hash: u32,
+    /// Whose turn it is, with [`BALANCE_ROUND_ROBIN`].
+    pub turn: u32,
+    /// 1: such a flow is one over IPv6.
+    pub is_v6: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 /// Where the search for the backend with the fewest connections stands. In a map rather than in registers: the verifier would
@@ -816,7 +826,7 @@ const _: () = {
     assert!(size_of::<SourceEntry>() == 16);
     assert!(size_of::<AllowedKey>() == 20);
     assert!(size_of::<Search>() == 48);
-    assert!(size_of::<Scratch>() == 112);
+    assert!(size_of::<Scratch>() == 168);
     assert!(size_of::<LocalEntry>() == 16);
     assert!(size_of::<LocalPeer>() == 40);
     assert!(size_of::<LocalCounters>() == 32);

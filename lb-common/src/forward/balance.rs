@@ -1,6 +1,9 @@
 //! Which backend a new flow goes to.
 
-use super::flow::{no_longer_pending, tick};
+use super::{
+    Family,
+    flow::{no_longer_pending, tick},
+};
 use crate::{
     hash,
     layout::{
@@ -19,14 +22,10 @@ const COMPARED: u32 = 64;
 /// within two seconds: a SYN flood must not fill a backend that has no connections.
 const FLOOD: u32 = 1024;
 
-/// The backend for a new flow, which has a place there from now on; `None` where each has all the connections that it may
-/// have.
-///
-/// Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, SODA 2018): a flow whose backend is full goes
-/// to the next in an order of its own, so that what overflows spreads evenly. So does one whose backend has its share, but
-/// where nobody has less than that it goes where it would have gone without any shares.
+/// The backend of a new flow's own choice, which has a place there from now on. Nearly all flows go there; `None` says that
+/// it has to be searched for, by [`search`], which all that it goes by is left for.
 #[inline(always)]
-pub fn choose<T: Tables>(
+pub fn first<A: Family, T: Tables>(
     tables: &T,
     scratch: Slot<Scratch>,
     service: &ServiceEntry,
@@ -34,43 +33,83 @@ pub fn choose<T: Tables>(
     attempt: u32,
     clock: u32,
 ) -> Option<BackendId> {
-    // Kept in a map: the verifier would follow the loop once for each backend that it could be.
-    scratch.update(|scratch| scratch.backend = 0);
-    // A retransmitted SYN must not go where it went before; the fewest connections would lead there again.
-    if service.balance != BALANCE_LEAST_CONNECTIONS || attempt != 0 {
-        let turn = if service.balance == BALANCE_ROUND_ROBIN { tables.next_turn(service.index) } else { 0 };
-        for preference in 0..PREFERENCES {
-            let slot = if service.balance == BALANCE_ROUND_ROBIN && service.turns != 0 {
-                (turn.wrapping_add(preference) % service.turns) as usize
-            } else {
-                hash::slot(hash::attempt(hash, attempt.wrapping_add(preference)))
-            };
-            let id = tables.ring(service.index, slot)?;
-            match take_place(tables, scratch, service, id, preference == 0, clock) {
+    let (mut turn, mut beyond) = (0, 0);
+    if has_preferences(service, attempt) {
+        if service.balance == BALANCE_ROUND_ROBIN {
+            turn = tables.next_turn(service.index);
+        }
+        if let Some(id) = tables.ring(service.index, preferred(service, hash, attempt, turn, 0)) {
+            match take_place(tables, scratch, service, id, true, clock) {
                 Place::Taken => return Some(id),
+                Place::Beyond => beyond = u32::from(id) + 1,
+                Place::Full => tables.count(id, BackendCounter::Full),
+            }
+        }
+    }
+    scratch.update(|scratch| {
+        scratch.backend = beyond;
+        scratch.service = *service;
+        scratch.hash = hash;
+        scratch.turn = turn;
+        scratch.is_v6 = u32::from(A::IS_V6);
+    });
+    None
+}
+
+/// The backend for a new flow that has no place at that of its own choice. It has one there from now on; `None` where each has
+/// all the connections that it may have.
+///
+/// Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, SODA 2018): a flow whose backend is full goes
+/// to the next in an order of its own, so that what overflows spreads evenly. So does one whose backend has its share, but
+/// where nobody has less than that it goes where it would have gone without any shares.
+#[inline(always)]
+pub fn search<T: Tables>(tables: &T, scratch: Slot<Scratch>, clock: u32) -> Option<BackendId> {
+    let Scratch { service, hash, turn, attempt, .. } = scratch.read();
+    if has_preferences(&service, attempt) {
+        for preference in 1..PREFERENCES {
+            let id = tables.ring(service.index, preferred(&service, hash, attempt, turn, preference))?;
+            match take_place(tables, scratch, &service, id, false, clock) {
+                Place::Taken => return Some(id),
+                // Kept in a map: the verifier would follow the loop once for each backend that it could be.
                 Place::Beyond => scratch.update(|scratch| {
                     if scratch.backend == 0 {
                         scratch.backend = u32::from(id) + 1;
                     }
                 }),
-                Place::Full if preference == 0 => tables.count(id, BackendCounter::Full),
                 Place::Full => {}
             }
         }
     }
-    let least = least_loaded(tables, scratch, service, hash, clock);
+    let least = least_loaded(tables, scratch, &service, hash, clock);
     if let Some(id) = least
-        && take_place(tables, scratch, service, id, false, clock) == Place::Taken
+        && take_place(tables, scratch, &service, id, false, clock) == Place::Taken
     {
         return Some(id);
     }
     // Nobody has less than its share: no more of shares.
     let id = match scratch.field(|scratch| &mut scratch.backend).reread() {
         0 => least?,
-        fallback => (fallback - 1) as BackendId,
+        beyond => (beyond - 1) as BackendId,
     };
-    let unshared = ServiceEntry { flags: service.flags & !SERVICE_HAS_SHARES, ..*service };
+    let unshared = ServiceEntry { flags: service.flags & !SERVICE_HAS_SHARES, ..service };
     (take_place(tables, scratch, &unshared, id, false, clock) == Place::Taken).then_some(id)
+}
+
+/// Whether a flow asks backends in an order of its own. A retransmitted SYN must not go where it went before; the fewest
+/// connections would lead there again.
+#[inline(always)]
+const fn has_preferences(service: &ServiceEntry, attempt: u32) -> bool {
+    service.balance != BALANCE_LEAST_CONNECTIONS || attempt != 0
+}
+
+/// The slot of the service's table that names a flow's `preference`th choice.
+#[inline(always)]
+const fn preferred(service: &ServiceEntry, hash: u32, attempt: u32, turn: u32, preference: u32) -> usize {
+    if service.balance == BALANCE_ROUND_ROBIN && service.turns != 0 {
+        (turn.wrapping_add(preference) % service.turns) as usize
+    } else {
+        hash::slot(hash::attempt(hash, attempt.wrapping_add(preference)))
+    }
 }
 
 /// The backend with room that has the fewest connections for its weight: of those that have less than their share, where
