@@ -694,7 +694,7 @@ pub struct Scratch {
     pub errors: u32,
     /// See `errors`.
     pub errors_since_ns: u64,
-    /// With [`ANSWER_BY_OTHER_NODE`]: that node's Ethernet address.
+    /// With [`ANSWER_BY_OTHER_NODE`]: that node's Ethernet address. In neighbour discovery: the address that is told.
     pub other_node: MacWord,
     /// Room for the search for a new flow's backend.
     pub search: Search,
@@ -706,8 +706,12 @@ pub struct Scratch {
     pub turn: u32,
     /// 1: such a flow is one over IPv6.
     pub is_v6: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// In neighbour discovery: units of eight bytes until the next option begins.
+    pub rest: u32,
+    /// A closed flow's NAT port that a new flow may have; 0: none yet.
+    pub closed_port: u32,
+    /// How many seconds that one has been silent for.
+    pub closed_for: u32,
 }
 
 /// Where the search for the backend with the fewest connections stands. In a map rather than in registers: the verifier would
@@ -729,6 +733,10 @@ pub struct Search {
     pub best_is_beyond: u32,
     /// 1: the one that is looked at has its share.
     pub is_beyond: u32,
+    /// Which of the service's members is looked at next.
+    pub place: u32,
+    /// How many members there are.
+    pub count: u32,
     /// Zero.
     pub _pad: u32,
 }
@@ -825,8 +833,8 @@ const _: () = {
     assert!(size_of::<SourceKey>() == 24);
     assert!(size_of::<SourceEntry>() == 16);
     assert!(size_of::<AllowedKey>() == 20);
-    assert!(size_of::<Search>() == 48);
-    assert!(size_of::<Scratch>() == 168);
+    assert!(size_of::<Search>() == 56);
+    assert!(size_of::<Scratch>() == 184);
     assert!(size_of::<LocalEntry>() == 16);
     assert!(size_of::<LocalPeer>() == 40);
     assert!(size_of::<LocalCounters>() == 32);

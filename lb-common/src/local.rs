@@ -108,9 +108,8 @@ fn redirect<S: Socket, T: LocalTables>(
     if service.usable == 0 {
         return Outcome::NoBackend;
     }
-    let Some(backend) = choose(tables, service, vip.is_mapped(), socket.random()) else {
-        return Outcome::NoBackend;
-    };
+    let chosen = choose(tables, service, vip.is_mapped(), socket.random());
+    let Some(backend) = chosen.and_then(|id| tables.backend(id)) else { return Outcome::NoBackend };
     let peer =
         LocalPeer { vip, backend: backend.address, vip_port: port, backend_port: backend.port, _pad: [0; 4] };
     tables.remember_peer(socket.cookie(), &peer);
@@ -154,7 +153,7 @@ fn choose<T: LocalTables>(
     service: &ServiceEntry,
     is_v4: bool,
     random: u32,
-) -> Option<BackendEntry> {
+) -> Option<BackendId> {
     let takes_turns = service.balance == BALANCE_ROUND_ROBIN && service.turns != 0;
     let turn = if takes_turns { tables.next_turn(service.index) } else { 0 };
     for preference in 0..PREFERENCES {
@@ -163,33 +162,34 @@ fn choose<T: LocalTables>(
         } else {
             hash::slot(hash::attempt(random, preference))
         };
-        let backend = tables.backend(tables.ring(service.index, slot)?)?;
-        if fits(&backend, is_v4) {
-            return Some(backend);
+        let id = tables.ring(service.index, slot)?;
+        if fits(&tables.backend(id)?, is_v4) {
+            return Some(id);
         }
     }
-    // Few of them are of that family.
+    // Few of them are of that family: the first one from a place on that is drawn, or else the last one before. Looked at from
+    // the beginning, since the verifier takes least where it knows each place.
     let members = tables.members(service.index)?;
     let count = members.count;
     if count == 0 {
         return None;
     }
     let first = random % count;
-    for step in 0..MAX_MEMBERS as u32 {
-        if step >= count {
+    let mut before = 0;
+    for place in 0..MAX_MEMBERS {
+        if place as u32 >= count {
             break;
         }
-        let mut place = first + step;
-        if place >= count {
-            place -= count;
-        }
-        let Some(&id) = members.ids.get(place as usize) else { break };
+        let id = members.ids[place];
         let Some(backend) = tables.backend(id) else { continue };
         if fits(&backend, is_v4) {
-            return Some(backend);
+            if place as u32 >= first {
+                return Some(id);
+            }
+            before = u32::from(id) + 1;
         }
     }
-    None
+    before.checked_sub(1).map(|id| id as BackendId)
 }
 
 #[inline(always)]

@@ -285,7 +285,9 @@ impl HostTables {
                 hash: 0xa5a5_a5a5,
                 turn: 0xa5a5_a5a5,
                 is_v6: 0xa5a5_a5a5,
-                _pad: 0,
+                rest: 0xa5a5_a5a5,
+                closed_port: 0xa5a5_a5a5,
+                closed_for: 0xa5a5_a5a5,
             };
         });
     }

@@ -127,17 +127,18 @@ fn least_loaded<T: Tables>(
     if count == 0 {
         return None;
     }
-    let first = hash % count;
     let search = scratch.field(|scratch| &mut scratch.search);
-    search.update(|search| *search = Search::default());
+    search.update(|search| *search = Search { count, place: hash % count, ..Search::default() });
+    let turn = search.field(|search| &mut search.place);
     for step in 0..COMPARED {
+        // Read again in each round: what these two have been compared with would set the rounds apart, since one of them leads
+        // into the list.
+        let count = search.field(|search| &mut search.count).reread();
         if step >= count {
             break;
         }
-        let mut place = first + step;
-        if place >= count {
-            place -= count;
-        }
+        let place = turn.reread();
+        turn.update(|next| *next = if place + 1 >= count { 0 } else { place + 1 });
         let Some(&id) = members.ids.get(place as usize) else { break };
         let Some(backend) = tables.backend(id) else { continue };
         let Some(slot) = tables.load(id) else { continue };

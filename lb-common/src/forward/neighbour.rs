@@ -113,34 +113,38 @@ fn said<F: Frame>(frame: &F, scratch: Slot<Scratch>, solicits: bool) -> Option<S
     ));
     let target = *frame.header::<Be128>(l4 + ICMP_LEN)?;
     sum = sum.be128(target);
-    let mut mac = MacWord::new(frame.header::<Ethernet>(0)?.src);
+    let from = MacWord::new(frame.header::<Ethernet>(0)?.src);
     let wanted = if solicits { OPTION_SOURCE_ADDRESS } else { OPTION_TARGET_ADDRESS };
-    // Units until the next option begins.
-    let mut rest = 0;
+    // Both in a map: the verifier would follow the rest once for each way to either.
+    let (mac, rest) = (scratch.field(|scratch| &mut scratch.other_node), scratch.field(|scratch| &mut scratch.rest));
+    mac.update(|mac| *mac = from);
+    rest.update(|rest| *rest = 0);
     for unit in 0..UNITS_AT_MOST {
         if unit * NEIGHBOUR_OPTION_UNIT >= options {
             break;
         }
         let &[a, b] = frame.header::<[Be32; 2]>(l4 + NEIGHBOUR_LEN + unit * NEIGHBOUR_OPTION_UNIT)?;
         sum = sum.be32(a).be32(b);
-        if rest == 0 {
+        let mut units_left = rest.reread();
+        if units_left == 0 {
             let ([kind, units, c, d], [e, f, g, h]) = (a.octets(), b.octets());
             if units == 0 {
                 return None;
             }
             if kind == wanted {
-                mac = MacWord::new([c, d, e, f, g, h]);
+                mac.update(|mac| *mac = MacWord::new([c, d, e, f, g, h]));
                 // Without an address a solicitation cannot have one on the link.
                 if units != 1 || (solicits && source == Be128::ZERO) {
                     return None;
                 }
             }
-            rest = units;
+            units_left = u32::from(units);
         }
-        rest -= 1;
+        rest.update(|rest| *rest = units_left.wrapping_sub(1));
     }
+    let mac = mac.reread();
     let is_group = |address: Be128| address.octets()[0] == 0xff;
-    let is_sound = rest == 0
+    let is_sound = rest.reread() == 0
         && sum.fold() == 0xffff
         && !is_group(target)
         && !is_group(source)
