@@ -148,12 +148,7 @@ fn is_stale<T: LocalTables>(tables: &T, node: &NodeEntry, local: &LocalEntry, vi
 
 /// A backend of a family, since the socket has one.
 #[inline(always)]
-fn choose<T: LocalTables>(
-    tables: &T,
-    service: &ServiceEntry,
-    is_v4: bool,
-    random: u32,
-) -> Option<BackendId> {
+fn choose<T: LocalTables>(tables: &T, service: &ServiceEntry, is_v4: bool, random: u32) -> Option<BackendId> {
     let takes_turns = service.balance == BALANCE_ROUND_ROBIN && service.turns != 0;
     let turn = if takes_turns { tables.next_turn(service.index) } else { 0 };
     for preference in 0..PREFERENCES {

@@ -39,7 +39,7 @@ pub fn first<A: Family, T: Tables>(
             turn = tables.next_turn(service.index);
         }
         if let Some(id) = tables.ring(service.index, preferred(service, hash, attempt, turn, 0)) {
-            match take_place(tables, scratch, service, id, true, clock) {
+            match take_place(tables, scratch, || service.flags, id, true, clock) {
                 Place::Taken => return Some(id),
                 Place::Beyond => beyond = u32::from(id) + 1,
                 Place::Full => tables.count(id, BackendCounter::Full),
@@ -65,10 +65,12 @@ pub fn first<A: Family, T: Tables>(
 #[inline(always)]
 pub fn search<T: Tables>(tables: &T, scratch: Slot<Scratch>, clock: u32) -> Option<BackendId> {
     let Scratch { service, hash, turn, attempt, .. } = scratch.read();
+    // Read again wherever they are asked: the verifier would follow all the rest once for each answer.
+    let flags = || scratch.field(|scratch| &mut scratch.service.flags).reread();
     if has_preferences(&service, attempt) {
         for preference in 1..PREFERENCES {
             let id = tables.ring(service.index, preferred(&service, hash, attempt, turn, preference))?;
-            match take_place(tables, scratch, &service, id, false, clock) {
+            match take_place(tables, scratch, flags, id, false, clock) {
                 Place::Taken => return Some(id),
                 // Kept in a map: the verifier would follow the loop once for each backend that it could be.
                 Place::Beyond => scratch.update(|scratch| {
@@ -80,9 +82,9 @@ pub fn search<T: Tables>(tables: &T, scratch: Slot<Scratch>, clock: u32) -> Opti
             }
         }
     }
-    let least = least_loaded(tables, scratch, &service, hash, clock);
+    let least = least_loaded(tables, scratch, service.index, flags, hash, clock);
     if let Some(id) = least
-        && take_place(tables, scratch, &service, id, false, clock) == Place::Taken
+        && take_place(tables, scratch, flags, id, false, clock) == Place::Taken
     {
         return Some(id);
     }
@@ -91,8 +93,8 @@ pub fn search<T: Tables>(tables: &T, scratch: Slot<Scratch>, clock: u32) -> Opti
         0 => least?,
         beyond => (beyond - 1) as BackendId,
     };
-    let unshared = ServiceEntry { flags: service.flags & !SERVICE_HAS_SHARES, ..service };
-    (take_place(tables, scratch, &unshared, id, false, clock) == Place::Taken).then_some(id)
+    let unshared = || flags() & !SERVICE_HAS_SHARES;
+    (take_place(tables, scratch, unshared, id, false, clock) == Place::Taken).then_some(id)
 }
 
 /// Whether a flow asks backends in an order of its own. A retransmitted SYN must not go where it went before; the fewest
@@ -118,11 +120,12 @@ const fn preferred(service: &ServiceEntry, hash: u32, attempt: u32, turn: u32, p
 fn least_loaded<T: Tables>(
     tables: &T,
     scratch: Slot<Scratch>,
-    service: &ServiceEntry,
+    service: u32,
+    flags: impl Fn() -> u16,
     hash: u32,
     clock: u32,
 ) -> Option<BackendId> {
-    let members = tables.members(service.index)?;
+    let members = tables.members(service)?;
     let count = members.count;
     if count == 0 {
         return None;
@@ -151,7 +154,7 @@ fn least_loaded<T: Tables>(
             continue;
         }
         let asked = if load.tick == clock { load.asked } else { 0 };
-        let is_beyond = is_beyond(service, &backend, taken + 1, asked.wrapping_add(1));
+        let is_beyond = is_beyond(flags(), &backend, taken + 1, asked.wrapping_add(1));
         let is_beyond = search.field(|search| &mut search.is_beyond).pass(is_beyond.into());
         let best = search.reread();
         let weight = u64::from(backend.weight);
@@ -193,7 +196,7 @@ enum Place {
 fn take_place<T: Tables>(
     tables: &T,
     scratch: Slot<Scratch>,
-    service: &ServiceEntry,
+    flags: impl Fn() -> u16,
     id: BackendId,
     is_its_own: bool,
     clock: u32,
@@ -201,7 +204,7 @@ fn take_place<T: Tables>(
     let Some(load) = tables.load(id) else { return Place::Full };
     tick(load, clock);
     load.update(|load| load.pending += 1);
-    if service.flags & (SERVICE_HAS_LIMITS | SERVICE_HAS_SHARES) == 0 {
+    if flags() & (SERVICE_HAS_LIMITS | SERVICE_HAS_SHARES) == 0 {
         return Place::Taken;
     }
     let Some(backend) = tables.backend(id) else { return Place::Full };
@@ -213,12 +216,12 @@ fn take_place<T: Tables>(
     let mut place = Place::Taken;
     if backend.max_connections != 0 && taken > u64::from(backend.max_connections) {
         place = Place::Full;
-    } else if is_beyond(service, &backend, taken, now.asked.wrapping_add(u32::from(!is_its_own))) {
+    } else if is_beyond(flags(), &backend, taken, now.asked.wrapping_add(u32::from(!is_its_own))) {
         place = Place::Beyond;
     }
     if place != Place::Taken {
         load.update(|load| load.pending -= 1);
-    } else if !is_its_own && service.flags & SERVICE_HAS_SHARES != 0 {
+    } else if !is_its_own && flags() & SERVICE_HAS_SHARES != 0 {
         load.update(|load| load.asked = load.asked.wrapping_add(1));
     }
     place
@@ -227,8 +230,8 @@ fn take_place<T: Tables>(
 /// Whether a backend has more than its share, or more new flows than it takes in a tick, with one that makes so many places
 /// taken and so many flows that have asked.
 #[inline(always)]
-const fn is_beyond(service: &ServiceEntry, backend: &BackendEntry, taken: u64, asked: u32) -> bool {
-    service.flags & SERVICE_HAS_SHARES != 0
+const fn is_beyond(flags: u16, backend: &BackendEntry, taken: u64, asked: u32) -> bool {
+    flags & SERVICE_HAS_SHARES != 0
         && ((backend.share != 0 && taken > backend.share as u64)
             || (backend.new_per_tick != 0 && asked > backend.new_per_tick))
 }

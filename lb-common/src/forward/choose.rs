@@ -1,11 +1,7 @@
 //! The stage that searches for a new flow's backend, where that of its own choice has no room. The same for both families,
 //! and a program of its own: what loops costs the verifier most, and is to be verified once.
 
-use super::{
-    INTERNAL, Stage, Step, balance, flow_clock,
-    observe::would_open,
-    pass, wish,
-};
+use super::{INTERNAL, Stage, Step, balance, flow_clock, observe::would_open, pass, wish};
 use crate::{
     layout::{ANSWER_RESET_ALL_FULL, NODE_OBSERVES, SERVICE_DROPS_WHEN_FULL},
     reason::{DropReason, PassReason},

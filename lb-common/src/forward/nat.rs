@@ -8,8 +8,8 @@ use crate::{
     checksum::{Delta, Sum},
     hash,
     layout::{
-        BackendEntry, BackendId, FlowEntry, FlowKey, Hop, MODE_NAT, SEEN_REBUILT, SERVICE_SNAT_NODE,
-        Scratch, ServiceEntry, TO_CLIENT,
+        BackendEntry, BackendId, FlowEntry, FlowKey, Hop, MODE_NAT, SEEN_REBUILT, SERVICE_SNAT_NODE, Scratch,
+        ServiceEntry, TO_CLIENT,
     },
     tables::{FlowTables, Inserted, Level, PortSpace, Slot, Tables},
     wire::Be16,

@@ -93,8 +93,12 @@ fn verify(ebpf: &mut Ebpf) -> Result<(), DataplaneError> {
         program.load().map_err(refused)?;
     };
     thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
+        let others: Vec<_> =
+            (1..threads).map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
         let own = work();
-        others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic))).fold(own, Result::and)
+        others
+            .into_iter()
+            .map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .fold(own, Result::and)
     })
 }
