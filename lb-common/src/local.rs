@@ -162,29 +162,26 @@ fn choose<T: LocalTables>(tables: &T, service: &ServiceEntry, is_v4: bool, rando
             return Some(id);
         }
     }
-    // Few of them are of that family: the first one from a place on that is drawn, or else the last one before. Looked at from
-    // the beginning, since the verifier takes least where it knows each place.
+    // Few of them are of that family.
     let members = tables.members(service.index)?;
     let count = members.count;
     if count == 0 {
         return None;
     }
     let first = random % count;
-    let mut before = 0;
-    for place in 0..MAX_MEMBERS {
-        if place as u32 >= count {
+    for step in 0..MAX_MEMBERS as u32 {
+        if step >= count {
             break;
         }
-        let id = members.ids[place];
+        // Not by comparing: the verifier would follow all further steps once for each outcome.
+        let place = first.wrapping_add(step) % count;
+        let Some(&id) = members.ids.get(place as usize) else { break };
         let Some(backend) = tables.backend(id) else { continue };
         if fits(&backend, is_v4) {
-            if place as u32 >= first {
-                return Some(id);
-            }
-            before = u32::from(id) + 1;
+            return Some(id);
         }
     }
-    before.checked_sub(1).map(|id| id as BackendId)
+    None
 }
 
 #[inline(always)]
