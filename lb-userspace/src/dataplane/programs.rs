@@ -15,7 +15,7 @@ use lb_common::{forward::Stage, trace::Watcher};
 
 use super::{Dataplane, DataplaneError, PROGRAM, in_map, program, refused, take};
 
-/// More threads than that have nothing to do: the longest program alone takes as long as all others on three.
+/// More would gain little: one program alone takes a sixth of the time of all.
 const THREADS_AT_MOST: usize = 4;
 
 /// What a program costs; each number only where the kernel tells.
