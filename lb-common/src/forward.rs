@@ -6,7 +6,8 @@
 //! parse   finds the TCP or ICMP header ------------------->|
 //! slow                                    half-open flow? -> handshake step
 //!                                         service? -> unknown flow -> answer
-//! open                                        | SYN -> backend
+//! open                                        | SYN -> backend, if it has room
+//! choose                                      |    -> another one
 //! begin                                       |    -> NAT port -> new flow
 //! rebuild                                     | in the middle of a flow that another node may have had -> half-open flow
 //! send                     a packet of a known flow that the entry does not send
@@ -27,6 +28,7 @@ mod answer;
 mod arp;
 mod balance;
 mod begin;
+mod choose;
 mod claim;
 mod entry;
 mod flow;
@@ -108,11 +110,15 @@ pub enum Stage {
     Begin4 = 22,
     /// The same over IPv6.
     Begin6 = 23,
+    /// A new flow whose first choice of a backend has no room.
+    Choose = 24,
 }
 
 impl Stage {
-    /// Every stage that this release has a program for.
-    pub const ALL: [Self; 23] = [
+    /// Every stage that this release has a program for. One that no release before had stands before those that lead to it:
+    /// packets come while the programs are replaced one after the other.
+    pub const ALL: [Self; 24] = [
+        Self::Choose,
         Self::Parse,
         Self::Slow4,
         Self::Slow6,
@@ -146,6 +152,7 @@ impl Stage {
             Self::Slow6 => "xvip_slow6",
             Self::Open4 => "xvip_open4",
             Self::Open6 => "xvip_open6",
+            Self::Choose => "xvip_choose",
             Self::Begin4 => "xvip_begin4",
             Self::Begin6 => "xvip_begin6",
             Self::Rebuild4 => "xvip_rebuild4",
@@ -200,6 +207,7 @@ pub fn run<F: Frame, T: Tables>(stage: Stage, frame: &mut F, tables: &T) -> Step
         Stage::Slow6 => slow::slow::<Be128, F, T>(frame, tables),
         Stage::Open4 => open::open::<Be32, F, T>(frame, tables),
         Stage::Open6 => open::open::<Be128, F, T>(frame, tables),
+        Stage::Choose => choose::choose(tables),
         Stage::Begin4 => begin::begin::<Be32, F, T>(frame, tables),
         Stage::Begin6 => begin::begin::<Be128, F, T>(frame, tables),
         Stage::Rebuild4 => rebuild::rebuild::<Be32, F, T>(frame, tables),
@@ -275,12 +283,18 @@ impl Family for Be128 {
 fn ask<A: Family, T: Tables>(tables: &T, segment: &Segment<A>, answer: u32, mtu: u32) -> Step {
     let Some(scratch) = tables.scratch() else { return INTERNAL };
     segment.leave(scratch);
+    wish(scratch, answer, mtu);
+    Step::Next(A::ANSWER)
+}
+
+/// Says what the segment that is left there is answered with.
+#[inline(always)]
+fn wish(scratch: Slot<Scratch>, answer: u32, mtu: u32) {
     scratch.update(|scratch| {
         scratch.answer = answer;
         scratch.mtu = mtu;
         scratch.if_index = 0;
     });
-    Step::Next(A::ANSWER)
 }
 
 /// Leaves the segment to the stage for flows that the entry does not do.

@@ -694,10 +694,24 @@ pub struct Scratch {
     pub errors: u32,
     /// See `errors`.
     pub errors_since_ns: u64,
-    /// With [`ANSWER_BY_OTHER_NODE`]: that node's Ethernet address.
+    /// With [`ANSWER_BY_OTHER_NODE`]: that node's Ethernet address. In neighbour discovery: the address that is told.
     pub other_node: MacWord,
     /// Room for the search for a new flow's backend.
     pub search: Search,
+    /// The service of a new flow whose backend is still to be chosen.
+    pub service: ServiceEntry,
+    /// The hash of such a flow.
+    pub hash: u32,
+    /// Whose turn it is, with [`BALANCE_ROUND_ROBIN`].
+    pub turn: u32,
+    /// 1: such a flow is one over IPv6.
+    pub is_v6: u32,
+    /// In neighbour discovery: units of eight bytes until the next option begins.
+    pub rest: u32,
+    /// A closed flow's NAT port that a new flow may have; 0: none yet.
+    pub closed_port: u32,
+    /// How many seconds that one has been silent for.
+    pub closed_for: u32,
 }
 
 /// Where the search for the backend with the fewest connections stands. In a map rather than in registers: the verifier would
@@ -719,6 +733,10 @@ pub struct Search {
     pub best_is_beyond: u32,
     /// 1: the one that is looked at has its share.
     pub is_beyond: u32,
+    /// Which of the service's members is looked at next.
+    pub place: u32,
+    /// How many members there are.
+    pub count: u32,
     /// Zero.
     pub _pad: u32,
 }
@@ -815,8 +833,8 @@ const _: () = {
     assert!(size_of::<SourceKey>() == 24);
     assert!(size_of::<SourceEntry>() == 16);
     assert!(size_of::<AllowedKey>() == 20);
-    assert!(size_of::<Search>() == 48);
-    assert!(size_of::<Scratch>() == 112);
+    assert!(size_of::<Search>() == 56);
+    assert!(size_of::<Scratch>() == 184);
     assert!(size_of::<LocalEntry>() == 16);
     assert!(size_of::<LocalPeer>() == 40);
     assert!(size_of::<LocalCounters>() == 32);

@@ -108,9 +108,8 @@ fn redirect<S: Socket, T: LocalTables>(
     if service.usable == 0 {
         return Outcome::NoBackend;
     }
-    let Some(backend) = choose(tables, service, vip.is_mapped(), socket.random()) else {
-        return Outcome::NoBackend;
-    };
+    let chosen = choose(tables, service, vip.is_mapped(), socket.random());
+    let Some(backend) = chosen.and_then(|id| tables.backend(id)) else { return Outcome::NoBackend };
     let peer =
         LocalPeer { vip, backend: backend.address, vip_port: port, backend_port: backend.port, _pad: [0; 4] };
     tables.remember_peer(socket.cookie(), &peer);
@@ -149,12 +148,7 @@ fn is_stale<T: LocalTables>(tables: &T, node: &NodeEntry, local: &LocalEntry, vi
 
 /// A backend of a family, since the socket has one.
 #[inline(always)]
-fn choose<T: LocalTables>(
-    tables: &T,
-    service: &ServiceEntry,
-    is_v4: bool,
-    random: u32,
-) -> Option<BackendEntry> {
+fn choose<T: LocalTables>(tables: &T, service: &ServiceEntry, is_v4: bool, random: u32) -> Option<BackendId> {
     let takes_turns = service.balance == BALANCE_ROUND_ROBIN && service.turns != 0;
     let turn = if takes_turns { tables.next_turn(service.index) } else { 0 };
     for preference in 0..PREFERENCES {
@@ -163,9 +157,9 @@ fn choose<T: LocalTables>(
         } else {
             hash::slot(hash::attempt(random, preference))
         };
-        let backend = tables.backend(tables.ring(service.index, slot)?)?;
-        if fits(&backend, is_v4) {
-            return Some(backend);
+        let id = tables.ring(service.index, slot)?;
+        if fits(&tables.backend(id)?, is_v4) {
+            return Some(id);
         }
     }
     // Few of them are of that family.
@@ -179,14 +173,12 @@ fn choose<T: LocalTables>(
         if step >= count {
             break;
         }
-        let mut place = first + step;
-        if place >= count {
-            place -= count;
-        }
+        // Not by comparing: the verifier would follow all further steps once for each outcome.
+        let place = first.wrapping_add(step) % count;
         let Some(&id) = members.ids.get(place as usize) else { break };
         let Some(backend) = tables.backend(id) else { continue };
         if fits(&backend, is_v4) {
-            return Some(backend);
+            return Some(id);
         }
     }
     None

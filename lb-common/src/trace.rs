@@ -5,6 +5,8 @@
 //! one, after the verdict, a copy of what is sent. Where either is the client's, both go to user space as one record:
 //! an [`Event`], the received frame and, where one was sent, the sent frame, each in [`TraceEntry::depth`] bytes.
 
+use core::hint::black_box;
+
 use crate::{
     link::{TAG_LEN, is_tag},
     wire::{
@@ -228,7 +230,7 @@ impl Wanted {
         };
         *cursor = Cursor { at: l3 as u32, protocol: u32::from(protocol), sides: 0, is_later: 0 };
         for _ in 0..HEADERS_DEEP {
-            cursor = core::hint::black_box(cursor);
+            cursor = black_box(cursor);
             let (next, found) = self.look(frame, *cursor)?;
             if found {
                 return Some(true);
@@ -297,19 +299,30 @@ impl Wanted {
         }
     }
 
+    /// In arithmetic: the verifier would follow each combination.
     #[inline(always)]
     fn sides(&self, source: Be128, destination: Be128) -> u32 {
-        let from = if self.has(source) { FROM } else { 0 };
-        let to = if self.has(destination) { TO } else { 0 };
-        from | to
+        FROM * is_zero(self.difference(source)) | TO * is_zero(self.difference(destination))
     }
 
     /// Whether an address is the client's.
     #[inline(always)]
     fn has(&self, address: Be128) -> bool {
-        let ([a, b], [c, d], [m, n]) = (address.halves(), self.client.halves(), self.mask.halves());
-        ((a ^ c) & m) | ((b ^ d) & n) == 0
+        self.difference(address) == 0
     }
+
+    /// Bits in which an address differs from the client's; none: it is the client's.
+    #[inline(always)]
+    fn difference(&self, address: Be128) -> u64 {
+        let ([a, b], [c, d], [m, n]) = (address.halves(), self.client.halves(), self.mask.halves());
+        ((a ^ c) & m) | ((b ^ d) & n)
+    }
+}
+
+/// 1 or 0, without a branch that LLVM would make of a comparison.
+#[inline(always)]
+fn is_zero(bits: u64) -> u32 {
+    (black_box(bits | bits.wrapping_neg()) >> 63) as u32 ^ 1
 }
 
 /// Where the network header begins, and what it is, behind at most two tags.

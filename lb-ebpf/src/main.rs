@@ -58,6 +58,7 @@ stages! {
     xvip_slow6 = Stage::Slow6;
     xvip_open4 = Stage::Open4;
     xvip_open6 = Stage::Open6;
+    xvip_choose = Stage::Choose;
     xvip_begin4 = Stage::Begin4;
     xvip_begin6 = Stage::Begin6;
     xvip_rebuild4 = Stage::Rebuild4;

@@ -15,6 +15,7 @@ mod local_clients;
 mod migrate;
 mod pinned;
 mod pins;
+mod programs;
 mod pulse;
 mod replica;
 pub mod ring;
@@ -33,7 +34,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader, Pod,
     maps::{
-        Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray,
+        Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues,
         lpm_trie::{Key, LpmTrie},
     },
     pin::PinError,
@@ -42,14 +43,12 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use lb_common::{
-    forward::Stage,
     layout::{
         AllowedKey, BackendCounters, BackendEntry, BackendId, ClaimEntry, LAYOUT_VERSION, Load,
         LocalCounters, LocalEntry, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NODE_HAS_FORMER,
         NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, ServiceEntry, ServiceKey, VipEntry,
     },
     reason,
-    trace::Watcher,
     wire::Be128,
 };
 
@@ -67,6 +66,7 @@ pub use self::{
     migrate::v4::VipEntry as VipEntryV4,
     pinned::PinnedTables,
     pins::cleanup,
+    programs::ProgramCost,
     pulse::PulseWriter,
     replica::{ReplicaSource, ReplicaStore},
     sever::{AnyFlow, AnyKey, Found, SeverFlows, SeverTables},
@@ -315,21 +315,7 @@ impl Dataplane {
         }
         loader.map_max_entries("SOURCES", flows.sources_max);
         let mut ebpf = loader.load(OBJECT).map_err(|error| DataplaneError::Object(Box::new(error)))?;
-        let mut programs: ProgramArray<MapData> = take(&mut ebpf, "PROGRAMS")?;
-        for stage in Stage::ALL {
-            let program = program(&mut ebpf, stage.program())?;
-            program.load().map_err(refused)?;
-            let program = program.fd().map_err(refused)?;
-            programs.set(stage as u32, program, 0).map_err(in_map("PROGRAMS"))?;
-        }
-        let mut watchers: ProgramArray<MapData> = take(&mut ebpf, "WATCHERS")?;
-        for watcher in Watcher::ALL {
-            let program = program(&mut ebpf, watcher.program())?;
-            program.load().map_err(refused)?;
-            let program = program.fd().map_err(refused)?;
-            watchers.set(watcher as u32, program, 0).map_err(in_map("WATCHERS"))?;
-        }
-        program(&mut ebpf, PROGRAM)?.load().map_err(refused)?;
+        programs::load(&mut ebpf)?;
 
         let mut dataplane = Self {
             node: take(&mut ebpf, "NODE")?,
@@ -688,22 +674,6 @@ impl Dataplane {
             .map_err(io::Error::other)
             .and_then(ring::watched_log)
             .map_err(DataplaneError::Log)
-    }
-
-    /// How many instructions each program has after the verifier, where the kernel tells.
-    ///
-    /// # Errors
-    ///
-    /// Where the kernel refuses to tell anything.
-    pub fn instructions(&mut self) -> Result<Vec<(&'static str, Option<u32>)>, DataplaneError> {
-        std::iter::once(PROGRAM)
-            .chain(Stage::ALL.map(Stage::program))
-            .chain(Watcher::ALL.map(Watcher::program))
-            .map(|name| {
-                let info = program(&mut self.ebpf, name)?.info().map_err(refused)?;
-                Ok((name, info.size_translated().map(|bytes| bytes / 8)))
-            })
-            .collect()
     }
 
     /// Begins anew with what was counted for an id.

@@ -281,6 +281,13 @@ impl HostTables {
                 errors: scratch.errors,
                 errors_since_ns: scratch.errors_since_ns,
                 other_node: MacWord::new([0xa5; 6]),
+                service: ServiceEntry { index: 0xa5a5_a5a5, ..ServiceEntry::default() },
+                hash: 0xa5a5_a5a5,
+                turn: 0xa5a5_a5a5,
+                is_v6: 0xa5a5_a5a5,
+                rest: 0xa5a5_a5a5,
+                closed_port: 0xa5a5_a5a5,
+                closed_for: 0xa5a5_a5a5,
             };
         });
     }

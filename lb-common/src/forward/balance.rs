@@ -1,6 +1,9 @@
 //! Which backend a new flow goes to.
 
-use super::flow::{no_longer_pending, tick};
+use super::{
+    Family,
+    flow::{no_longer_pending, tick},
+};
 use crate::{
     hash,
     layout::{
@@ -19,14 +22,10 @@ const COMPARED: u32 = 64;
 /// within two seconds: a SYN flood must not fill a backend that has no connections.
 const FLOOD: u32 = 1024;
 
-/// The backend for a new flow, which has a place there from now on; `None` where each has all the connections that it may
-/// have.
-///
-/// Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, SODA 2018): a flow whose backend is full goes
-/// to the next in an order of its own, so that what overflows spreads evenly. So does one whose backend has its share, but
-/// where nobody has less than that it goes where it would have gone without any shares.
+/// The backend of a new flow's own choice, which has a place there from now on. Nearly all flows go there; `None` says that
+/// it has to be searched for, by [`search`], which all that it goes by is left for.
 #[inline(always)]
-pub fn choose<T: Tables>(
+pub fn first<A: Family, T: Tables>(
     tables: &T,
     scratch: Slot<Scratch>,
     service: &ServiceEntry,
@@ -34,43 +33,85 @@ pub fn choose<T: Tables>(
     attempt: u32,
     clock: u32,
 ) -> Option<BackendId> {
-    // Kept in a map: the verifier would follow the loop once for each backend that it could be.
-    scratch.update(|scratch| scratch.backend = 0);
-    // A retransmitted SYN must not go where it went before; the fewest connections would lead there again.
-    if service.balance != BALANCE_LEAST_CONNECTIONS || attempt != 0 {
-        let turn = if service.balance == BALANCE_ROUND_ROBIN { tables.next_turn(service.index) } else { 0 };
-        for preference in 0..PREFERENCES {
-            let slot = if service.balance == BALANCE_ROUND_ROBIN && service.turns != 0 {
-                (turn.wrapping_add(preference) % service.turns) as usize
-            } else {
-                hash::slot(hash::attempt(hash, attempt.wrapping_add(preference)))
-            };
-            let id = tables.ring(service.index, slot)?;
-            match take_place(tables, scratch, service, id, preference == 0, clock) {
+    let (mut turn, mut beyond) = (0, 0);
+    if has_preferences(service, attempt) {
+        if service.balance == BALANCE_ROUND_ROBIN {
+            turn = tables.next_turn(service.index);
+        }
+        if let Some(id) = tables.ring(service.index, preferred(service, hash, attempt, turn, 0)) {
+            match take_place(tables, scratch, || service.flags, id, true, clock) {
                 Place::Taken => return Some(id),
+                Place::Beyond => beyond = u32::from(id) + 1,
+                Place::Full => tables.count(id, BackendCounter::Full),
+            }
+        }
+    }
+    scratch.update(|scratch| {
+        scratch.backend = beyond;
+        scratch.service = *service;
+        scratch.hash = hash;
+        scratch.turn = turn;
+        scratch.is_v6 = u32::from(A::IS_V6);
+    });
+    None
+}
+
+/// The backend for a new flow that has no place at that of its own choice. It has one there from now on; `None` where each has
+/// all the connections that it may have.
+///
+/// Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, SODA 2018): a flow whose backend is full goes
+/// to the next in an order of its own, so that what overflows spreads evenly. So does one whose backend has its share, but
+/// where nobody has less than that it goes where it would have gone without any shares.
+#[inline(always)]
+pub fn search<T: Tables>(tables: &T, scratch: Slot<Scratch>, clock: u32) -> Option<BackendId> {
+    let Scratch { service, hash, turn, attempt, .. } = scratch.read();
+    // Read again wherever they are asked: the verifier would follow all the rest once for each answer.
+    let flags = || scratch.field(|scratch| &mut scratch.service.flags).reread();
+    if has_preferences(&service, attempt) {
+        for preference in 1..PREFERENCES {
+            let id = tables.ring(service.index, preferred(&service, hash, attempt, turn, preference))?;
+            match take_place(tables, scratch, flags, id, false, clock) {
+                Place::Taken => return Some(id),
+                // Kept in a map: the verifier would follow the loop once for each backend that it could be.
                 Place::Beyond => scratch.update(|scratch| {
                     if scratch.backend == 0 {
                         scratch.backend = u32::from(id) + 1;
                     }
                 }),
-                Place::Full if preference == 0 => tables.count(id, BackendCounter::Full),
                 Place::Full => {}
             }
         }
     }
-    let least = least_loaded(tables, scratch, service, hash, clock);
+    let least = least_loaded(tables, scratch, service.index, flags, hash, clock);
     if let Some(id) = least
-        && take_place(tables, scratch, service, id, false, clock) == Place::Taken
+        && take_place(tables, scratch, flags, id, false, clock) == Place::Taken
     {
         return Some(id);
     }
     // Nobody has less than its share: no more of shares.
     let id = match scratch.field(|scratch| &mut scratch.backend).reread() {
         0 => least?,
-        fallback => (fallback - 1) as BackendId,
+        beyond => (beyond - 1) as BackendId,
     };
-    let unshared = ServiceEntry { flags: service.flags & !SERVICE_HAS_SHARES, ..*service };
-    (take_place(tables, scratch, &unshared, id, false, clock) == Place::Taken).then_some(id)
+    let unshared = || flags() & !SERVICE_HAS_SHARES;
+    (take_place(tables, scratch, unshared, id, false, clock) == Place::Taken).then_some(id)
+}
+
+/// Whether a flow asks backends in an order of its own. A retransmitted SYN must not go where it went before; the fewest
+/// connections would lead there again.
+#[inline(always)]
+const fn has_preferences(service: &ServiceEntry, attempt: u32) -> bool {
+    service.balance != BALANCE_LEAST_CONNECTIONS || attempt != 0
+}
+
+/// The slot of the service's table that names a flow's `preference`th choice.
+#[inline(always)]
+const fn preferred(service: &ServiceEntry, hash: u32, attempt: u32, turn: u32, preference: u32) -> usize {
+    if service.balance == BALANCE_ROUND_ROBIN && service.turns != 0 {
+        (turn.wrapping_add(preference) % service.turns) as usize
+    } else {
+        hash::slot(hash::attempt(hash, attempt.wrapping_add(preference)))
+    }
 }
 
 /// The backend with room that has the fewest connections for its weight: of those that have less than their share, where
@@ -79,26 +120,28 @@ pub fn choose<T: Tables>(
 fn least_loaded<T: Tables>(
     tables: &T,
     scratch: Slot<Scratch>,
-    service: &ServiceEntry,
+    service: u32,
+    flags: impl Fn() -> u16,
     hash: u32,
     clock: u32,
 ) -> Option<BackendId> {
-    let members = tables.members(service.index)?;
+    let members = tables.members(service)?;
     let count = members.count;
     if count == 0 {
         return None;
     }
-    let first = hash % count;
     let search = scratch.field(|scratch| &mut scratch.search);
-    search.update(|search| *search = Search::default());
+    search.update(|search| *search = Search { count, place: hash % count, ..Search::default() });
+    let turn = search.field(|search| &mut search.place);
     for step in 0..COMPARED {
+        // Read again in each round: what these two have been compared with would set the rounds apart, since one of them leads
+        // into the list.
+        let count = search.field(|search| &mut search.count).reread();
         if step >= count {
             break;
         }
-        let mut place = first + step;
-        if place >= count {
-            place -= count;
-        }
+        let place = turn.reread();
+        turn.update(|next| *next = if place + 1 >= count { 0 } else { place + 1 });
         let Some(&id) = members.ids.get(place as usize) else { break };
         let Some(backend) = tables.backend(id) else { continue };
         let Some(slot) = tables.load(id) else { continue };
@@ -111,7 +154,7 @@ fn least_loaded<T: Tables>(
             continue;
         }
         let asked = if load.tick == clock { load.asked } else { 0 };
-        let is_beyond = is_beyond(service, &backend, taken + 1, asked.wrapping_add(1));
+        let is_beyond = is_beyond(flags(), &backend, taken + 1, asked.wrapping_add(1));
         let is_beyond = search.field(|search| &mut search.is_beyond).pass(is_beyond.into());
         let best = search.reread();
         let weight = u64::from(backend.weight);
@@ -153,7 +196,7 @@ enum Place {
 fn take_place<T: Tables>(
     tables: &T,
     scratch: Slot<Scratch>,
-    service: &ServiceEntry,
+    flags: impl Fn() -> u16,
     id: BackendId,
     is_its_own: bool,
     clock: u32,
@@ -161,7 +204,7 @@ fn take_place<T: Tables>(
     let Some(load) = tables.load(id) else { return Place::Full };
     tick(load, clock);
     load.update(|load| load.pending += 1);
-    if service.flags & (SERVICE_HAS_LIMITS | SERVICE_HAS_SHARES) == 0 {
+    if flags() & (SERVICE_HAS_LIMITS | SERVICE_HAS_SHARES) == 0 {
         return Place::Taken;
     }
     let Some(backend) = tables.backend(id) else { return Place::Full };
@@ -173,12 +216,12 @@ fn take_place<T: Tables>(
     let mut place = Place::Taken;
     if backend.max_connections != 0 && taken > u64::from(backend.max_connections) {
         place = Place::Full;
-    } else if is_beyond(service, &backend, taken, now.asked.wrapping_add(u32::from(!is_its_own))) {
+    } else if is_beyond(flags(), &backend, taken, now.asked.wrapping_add(u32::from(!is_its_own))) {
         place = Place::Beyond;
     }
     if place != Place::Taken {
         load.update(|load| load.pending -= 1);
-    } else if !is_its_own && service.flags & SERVICE_HAS_SHARES != 0 {
+    } else if !is_its_own && flags() & SERVICE_HAS_SHARES != 0 {
         load.update(|load| load.asked = load.asked.wrapping_add(1));
     }
     place
@@ -187,8 +230,8 @@ fn take_place<T: Tables>(
 /// Whether a backend has more than its share, or more new flows than it takes in a tick, with one that makes so many places
 /// taken and so many flows that have asked.
 #[inline(always)]
-const fn is_beyond(service: &ServiceEntry, backend: &BackendEntry, taken: u64, asked: u32) -> bool {
-    service.flags & SERVICE_HAS_SHARES != 0
+const fn is_beyond(flags: u16, backend: &BackendEntry, taken: u64, asked: u32) -> bool {
+    flags & SERVICE_HAS_SHARES != 0
         && ((backend.share != 0 && taken > backend.share as u64)
             || (backend.new_per_tick != 0 && asked > backend.new_per_tick))
 }

@@ -38,7 +38,8 @@ pub fn begin<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, tabl
     let mut rewritten = segment.key;
     if mode == MODE_NAT {
         let hash = hash::flow(&segment.key);
-        let Some(claimed) = nat::claim(tables, &segment.key, &service, id, &backend, &client, hash, clock)
+        let Some(claimed) =
+            nat::claim(tables, scratch, &segment.key, &service, id, &backend, &client, hash, clock)
         else {
             tables.count(id, BackendCounter::PortsExhausted);
             balance::give_back(tables, id, clock);

@@ -8,7 +8,7 @@ use crate::{
     checksum::{Delta, Sum},
     hash,
     layout::{
-        BackendEntry, BackendId, FlowEntry, FlowKey, Hop, MODE_NAT, SEEN_REBUILT, SERVICE_SNAT_NODE,
+        BackendEntry, BackendId, FlowEntry, FlowKey, Hop, MODE_NAT, SEEN_REBUILT, SERVICE_SNAT_NODE, Scratch,
         ServiceEntry, TO_CLIENT,
     },
     tables::{FlowTables, Inserted, Level, PortSpace, Slot, Tables},
@@ -27,6 +27,7 @@ const FIRST_NAT_PORT: u16 = 1024;
 #[expect(clippy::too_many_arguments, reason = "a flow is that much")]
 pub fn claim<A: Family, T: Tables + FlowTables<A>>(
     tables: &T,
+    scratch: Slot<Scratch>,
     key: &FlowKey<A>,
     service: &ServiceEntry,
     id: BackendId,
@@ -39,8 +40,10 @@ pub fn claim<A: Family, T: Tables + FlowTables<A>>(
     let (mut reply_key, reply, without_nat_port) =
         draft_reply(tables, key, service, id, backend, client, clock)?;
 
-    let mut closed = Be16::new(0);
-    let mut closed_for = 0;
+    // In a map: the verifier would follow each further try once for each way to them.
+    let closed_port = scratch.field(|scratch| &mut scratch.closed_port);
+    let closed_for = scratch.field(|scratch| &mut scratch.closed_for);
+    scratch.update(|scratch| (scratch.closed_port, scratch.closed_for) = (0, 0));
     for attempt in 0..NAT_PORT_TRIES {
         let port = candidate(key, hash, attempt);
         if tables.port_reserved(space, port) {
@@ -56,12 +59,13 @@ pub fn claim<A: Family, T: Tables + FlowTables<A>>(
         tables.remove_flow(Level::HalfOpen, &reply_key);
         let taken = taken.read();
         let silent_for = taken.seen.silence(clock);
-        if silent_for >= closed_for && flow::is_closed(tables, &taken) {
-            (closed, closed_for) = (port, silent_for);
+        if silent_for >= closed_for.reread() && flow::is_closed(tables, &taken) {
+            closed_port.update(|closed| *closed = u32::from(port.get()));
+            closed_for.update(|closed| *closed = silent_for);
         }
     }
 
-    set_nat_port(&mut reply_key, reply, without_nat_port, closed);
+    set_nat_port(&mut reply_key, reply, without_nat_port, Be16::new(closed_port.reread() as u16));
     let taken = tables.flow(Level::Established, &reply_key)?;
     forget_established(tables, &reply_key, taken);
     let inserted = reply.with(|reply| tables.insert_flow(Level::HalfOpen, &reply_key, reply));

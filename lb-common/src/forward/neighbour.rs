@@ -48,6 +48,22 @@ struct Said {
     mac: MacWord,
 }
 
+/// What a message is about: whether it is a solicitation, its target, and the address that it claims.
+#[inline(always)]
+fn about<F: Frame>(frame: &F, scratch: Slot<Scratch>) -> Option<(bool, Be128, Be128)> {
+    let (l3, l4) = segment::offsets(&scratch.reread());
+    let solicits = frame.header::<Icmp>(l4)?.kind == ICMPV6_NEIGHBOUR_SOLICITATION;
+    let target = *frame.header::<Be128>(l4 + ICMP_LEN)?;
+    // A solicitation claims what it comes from, an advertisement what it is about.
+    let claimed = if solicits { frame.header::<Ipv6>(l3)?.src } else { target };
+    Some((solicits, target, claimed))
+}
+
+#[inline(always)]
+const fn heard(solicits: bool) -> PassReason {
+    if solicits { PassReason::NeighbourSolicitation } else { PassReason::NeighbourAdvertisement }
+}
+
 /// Notes who says that a VIP is its own, and answers solicitations for those with a virtual Ethernet address; silences them
 /// as the stage for ARP does.
 #[inline(always)]
@@ -56,21 +72,18 @@ pub fn neighbour<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let (_, l4) = segment::offsets(&scratch.read());
     let Some(icmp) = frame.header::<Icmp>(l4) else { return INTERNAL };
     let solicits = icmp.kind == ICMPV6_NEIGHBOUR_SOLICITATION;
-    let reason =
-        if solicits { PassReason::NeighbourSolicitation } else { PassReason::NeighbourAdvertisement };
-    let Some(&target) = frame.header::<Be128>(l4 + ICMP_LEN) else { return pass(reason) };
+    let Some((_, target, claimed)) = about(frame, scratch) else { return pass(heard(solicits)) };
+    let is_vip = |address: Be128| node.may_be_vip(address) && tables.vip(address).is_some();
+    if !is_vip(target) && !is_vip(claimed) {
+        return pass(heard(solicits));
+    }
+    // Everything else is asked after this, once more: the verifier would look at all that a message says once for each
+    // answer.
+    let said = said(frame, scratch);
+    let Some((solicits, target, claimed)) = about(frame, scratch) else { return INTERNAL };
     let asked = Known::of(tables, node, target);
     let is_fenced = solicits && asked.is_fenced(tables, node, target);
-
-    let (l3, _) = segment::offsets(&scratch.reread());
-    let Some(ip) = frame.header::<Ipv6>(l3) else { return INTERNAL };
-    // A solicitation claims what it comes from, an advertisement what it is about.
-    let claimed = if solicits { ip.src } else { target };
     let claim = Known::of(tables, node, claimed);
-    if !asked.is_vip && !claim.is_vip {
-        return pass(reason);
-    }
-    let said = said(frame, scratch, solicits);
     if let Some(said) = said
         && let Some(ethernet) = frame.header::<Ethernet>(0)
         && claim.is_claimed(node, MacWord::new(ethernet.src), said.mac)
@@ -83,12 +96,12 @@ pub fn neighbour<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     }
     let Some(said) = said else { return pass(PassReason::BadNeighbour) };
     let asks = solicits && !claim.is_vip && asked.entry.virtual_mac != MacWord::ZERO;
-    if asks { answer(frame, node, scratch, &said, &asked.entry) } else { pass(reason) }
+    if asks { answer(frame, node, scratch, &said, &asked.entry) } else { pass(heard(solicits)) }
 }
 
 /// What a message says, where it is sound (RFC 4861 §7.1.1, §7.1.2).
 #[inline(always)]
-fn said<F: Frame>(frame: &F, scratch: Slot<Scratch>, solicits: bool) -> Option<Said> {
+fn said<F: Frame>(frame: &F, scratch: Slot<Scratch>) -> Option<Said> {
     let (l3, l4) = segment::offsets(&scratch.reread());
     let ip = frame.header::<Ipv6>(l3)?;
     let (source, destination) = (ip.src, ip.dst);
@@ -102,6 +115,7 @@ fn said<F: Frame>(frame: &F, scratch: Slot<Scratch>, solicits: bool) -> Option<S
         return None;
     }
     let icmp = frame.header::<Icmp>(l4)?;
+    let solicits = icmp.kind == ICMPV6_NEIGHBOUR_SOLICITATION;
     if icmp.code != 0 {
         return None;
     }
@@ -113,34 +127,39 @@ fn said<F: Frame>(frame: &F, scratch: Slot<Scratch>, solicits: bool) -> Option<S
     ));
     let target = *frame.header::<Be128>(l4 + ICMP_LEN)?;
     sum = sum.be128(target);
-    let mut mac = MacWord::new(frame.header::<Ethernet>(0)?.src);
+    let from = MacWord::new(frame.header::<Ethernet>(0)?.src);
     let wanted = if solicits { OPTION_SOURCE_ADDRESS } else { OPTION_TARGET_ADDRESS };
-    // Units until the next option begins.
-    let mut rest = 0;
+    // Both in a map: the verifier would follow the rest once for each way to either.
+    let (mac, rest) =
+        (scratch.field(|scratch| &mut scratch.other_node), scratch.field(|scratch| &mut scratch.rest));
+    mac.update(|mac| *mac = from);
+    rest.update(|rest| *rest = 0);
     for unit in 0..UNITS_AT_MOST {
         if unit * NEIGHBOUR_OPTION_UNIT >= options {
             break;
         }
         let &[a, b] = frame.header::<[Be32; 2]>(l4 + NEIGHBOUR_LEN + unit * NEIGHBOUR_OPTION_UNIT)?;
         sum = sum.be32(a).be32(b);
-        if rest == 0 {
+        let mut units_left = rest.reread();
+        if units_left == 0 {
             let ([kind, units, c, d], [e, f, g, h]) = (a.octets(), b.octets());
             if units == 0 {
                 return None;
             }
             if kind == wanted {
-                mac = MacWord::new([c, d, e, f, g, h]);
+                mac.update(|mac| *mac = MacWord::new([c, d, e, f, g, h]));
                 // Without an address a solicitation cannot have one on the link.
                 if units != 1 || (solicits && source == Be128::ZERO) {
                     return None;
                 }
             }
-            rest = units;
+            units_left = u32::from(units);
         }
-        rest -= 1;
+        rest.update(|rest| *rest = units_left.wrapping_sub(1));
     }
+    let mac = mac.reread();
     let is_group = |address: Be128| address.octets()[0] == 0xff;
-    let is_sound = rest == 0
+    let is_sound = rest.reread() == 0
         && sum.fold() == 0xffff
         && !is_group(target)
         && !is_group(source)

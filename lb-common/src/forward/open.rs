@@ -1,10 +1,10 @@
 //! The stage for a new flow: may it, and where to.
 
-use super::{Family, INTERNAL, Step, ask, balance, flow_clock, limit};
+use super::{Family, INTERNAL, Stage, Step, ask, balance, flow_clock, limit};
 use crate::{
     frame::Frame,
     hash,
-    layout::{ANSWER_RESET_ALL_FULL, ANSWER_RESET_NO_BACKEND, SERVICE_DROPS_WHEN_FULL, ServiceKey},
+    layout::{ANSWER_RESET_NO_BACKEND, ServiceKey},
     reason::{DropReason, PassReason, Verdict},
     segment::Segment,
     tables::Tables,
@@ -31,13 +31,9 @@ pub fn open<A: Family, F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     if attempt == 0 && !limit::admit::<A, T>(tables, &service, source) {
         return super::drop(DropReason::SourceRateLimited);
     }
-    let Some(id) = balance::choose(tables, scratch, &service, hash::flow(&segment.key), attempt, clock)
-    else {
-        return if service.flags & SERVICE_DROPS_WHEN_FULL != 0 {
-            super::drop(DropReason::AllBackendsFull)
-        } else {
-            ask(tables, &segment, ANSWER_RESET_ALL_FULL, 0)
-        };
+    let hash = hash::flow(&segment.key);
+    let Some(id) = balance::first::<A, T>(tables, scratch, &service, hash, attempt, clock) else {
+        return Step::Next(Stage::Choose);
     };
     scratch.update(|scratch| scratch.backend = id.into());
     Step::Next(A::BEGIN)

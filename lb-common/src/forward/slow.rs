@@ -317,19 +317,20 @@ pub fn send_known<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F,
     let (Some(node), Some(scratch)) = (tables.node(), tables.scratch()) else { return INTERNAL };
     let Some(segment) = Segment::<A>::recall(frame, scratch) else { return INTERNAL };
     let clock = flow_clock(tables);
-    let established = tables.flow(Level::Established, &segment.key);
-    let slot = match established {
-        Some(slot) => Some(slot),
-        None => match tables.flow(Level::HalfOpen, &segment.key) {
-            Some(slot) => Some(slot),
+    let mut is_half_open = false;
+    let mut found = tables.flow(Level::Established, &segment.key);
+    if found.is_none() {
+        found = tables.flow(Level::HalfOpen, &segment.key);
+        is_half_open = found.is_some();
+        if found.is_none() {
             // Another CPU may have moved it between the two look-ups.
-            None => tables.flow(Level::Established, &segment.key),
-        },
-    };
-    let Some(slot) = slot else { return super::drop(DropReason::FlowTableFull) };
+            found = tables.flow(Level::Established, &segment.key);
+        }
+    }
+    let Some(slot) = found else { return super::drop(DropReason::FlowTableFull) };
     let step = send::<false, A, F, T>(frame, tables, node, &segment, slot, clock);
     let went_on = matches!(step, Step::Done(Verdict::Transmit(_) | Verdict::Pass(_)));
-    if established.is_none() && segment.has(TCP_RST) && went_on {
+    if is_half_open && segment.has(TCP_RST) && went_on {
         let entry = slot.read();
         if entry.direction == TO_CLIENT && entry.seen.flags & (SEEN_SYN | SEEN_REBUILT) == 0 {
             tables.count(entry.backend, BackendCounter::Refused);
