@@ -41,7 +41,8 @@ fn each_mistake_is_refused() {
 }
 
 fn socket(keys: &str) -> StatsSocket {
-    let text = edited("[flows]", &format!("[stats_socket]\npath = \"/run/haproxy/admin.sock\"\n{keys}\n[flows]"));
+    let text =
+        edited("[flows]", &format!("[stats_socket]\npath = \"/run/haproxy/admin.sock\"\n{keys}\n[flows]"));
     let checked = parse(&text).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(checked.warnings, []);
     let written = effective(&checked.config);
@@ -64,7 +65,10 @@ fn each_key_means_something_and_is_written_again() {
     let timeout = Duration::from_secs(120);
     let group = Some("haproxy".to_owned());
     assert_eq!(all, StatsSocket { mode: 0o600, group, level: StatsLevel::Admin, timeout, ..plain.clone() });
-    assert_eq!(socket("mode = \"000\"\nlevel = \"user\""), StatsSocket { mode: 0, level: StatsLevel::User, ..plain });
+    assert_eq!(
+        socket("mode = \"000\"\nlevel = \"user\""),
+        StatsSocket { mode: 0, level: StatsLevel::User, ..plain }
+    );
     let told = serde_json::to_value(&all).expect("JSON");
     assert_eq!((told["mode"].as_str(), told["timeout"].as_str()), (Some("600"), Some("2m")));
     for level in [StatsLevel::User, StatsLevel::Operator, StatsLevel::Admin] {
