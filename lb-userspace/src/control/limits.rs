@@ -17,6 +17,10 @@ use super::asker::Asker;
 pub(super) const MASTERS: usize = 64;
 /// Those of everybody else.
 pub(super) const OTHERS: usize = 16;
+/// Connections of those there is no room for, which are told so.
+const TURNED_AWAY: usize = 32;
+/// They get so much time to hear it.
+pub(super) const HEAR_WITHIN: Duration = Duration::from_secs(1);
 /// A request's head comes within that time, and so does the next request on a connection that is kept.
 pub(super) const HEAD_WITHIN: Duration = Duration::from_secs(5);
 /// So does the body.
@@ -35,6 +39,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Limits {
     masters: Arc<Semaphore>,
     others: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
     /// When the next question of the others is passed on.
     next: Arc<Mutex<Option<Instant>>>,
 }
@@ -44,6 +49,7 @@ impl Default for Limits {
         Self {
             masters: Arc::new(Semaphore::new(MASTERS)),
             others: Arc::new(Semaphore::new(OTHERS)),
+            turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
             next: Arc::default(),
         }
     }
@@ -54,6 +60,11 @@ impl Limits {
     pub(super) fn connection(&self, asker: Asker) -> Option<OwnedSemaphorePermit> {
         let pool = if asker.is_master() { &self.masters } else { &self.others };
         Arc::clone(pool).try_acquire_owned().ok()
+    }
+
+    /// Leave to tell somebody that there is no room.
+    pub(super) fn turn_away(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.turned_away).try_acquire_owned().ok()
     }
 
     /// Ends when a question may be passed on.

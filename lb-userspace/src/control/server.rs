@@ -28,6 +28,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{
+    io::AsyncWriteExt as _,
     net::{self, UnixListener},
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
     task::{JoinHandle, JoinSet},
@@ -36,7 +37,7 @@ use tokio::{
 
 use super::{
     asker::Asker,
-    limits::{BODY_AT_MOST, BODY_WITHIN, CONNECTION_WITHIN, HEAD_AT_MOST, HEAD_WITHIN, Limits},
+    limits::{BODY_AT_MOST, BODY_WITHIN, CONNECTION_WITHIN, HEAD_AT_MOST, HEAD_WITHIN, HEAR_WITHIN, Limits},
     protocol::{
         BACKEND, BackendOrder, HISTORY, LEAVE, REBALANCE, RELOAD, RebalanceOrder, Request, STATUS,
         VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, queried_history, queried_name,
@@ -169,8 +170,11 @@ async fn accept(listener: UnixListener, router: Router, limits: Limits) {
                     Some(permit) => {
                         connections.spawn(serve(stream, router.clone().layer(Extension(asker)), permit));
                     }
-                    // What does not fit into the socket's buffer at once is not worth waiting for.
-                    None => drop(stream.try_write(NO_ROOM.as_bytes())),
+                    None => {
+                        if let Some(permit) = limits.turn_away() {
+                            connections.spawn(turn_away(stream, permit));
+                        }
+                    }
                 }
             }
             Err(error) => {
@@ -189,6 +193,17 @@ async fn serve(stream: net::UnixStream, router: Router, _permit: OwnedSemaphoreP
     if let Ok(Err(error)) = timeout(CONNECTION_WITHIN, connection).await {
         tracing::debug!(%error, "a connection to the control socket broke");
     }
+}
+
+/// Whoever has not said everything yet must be able to, or the answer is lost with the connection.
+async fn turn_away(mut stream: net::UnixStream, _permit: OwnedSemaphorePermit) {
+    let told = async {
+        stream.write_all(NO_ROOM.as_bytes()).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    // Whether it has heard it or not.
+    let _ = timeout(HEAR_WITHIN, told).await;
 }
 
 /// Lets through what whoever asks may ask: everybody who can connect may look, and only root and the daemon's own user may

@@ -12,6 +12,9 @@ pub(super) fn version(status: &Status) -> String {
     format!("2.6.0-xvip-{}", status.version)
 }
 
+/// When that HAProxy was released.
+const RELEASED: &str = "2022/05/31";
+
 /// What is asked for.
 pub(super) fn answer(status: &Status, shape: Shape) -> String {
     let figures = figures(status);
@@ -62,6 +65,7 @@ fn figures(status: &Status) -> Figures {
     let active = backends().map(|backend| backend.flows.active).fold(0, u64::saturating_add);
     figures.set("Name", "xvip");
     figures.set("Version", version(status));
+    figures.set("Release_date", RELEASED);
     figures.set("Nbthread", 1_u32);
     figures.set("Nbproc", 1_u32);
     figures.set("Process_num", 1_u32);

@@ -35,6 +35,11 @@ impl Kind {
         }
     }
 
+    /// A column's letters in such a row: how many servers there are is a state of one, and a figure of all.
+    fn letters(self, column: &Column) -> &'static str {
+        if self == Self::Backend && matches!(column.name, "act" | "bck") { "MGP" } else { column.tags }
+    }
+
     const fn word(self) -> &'static str {
         match self {
             Self::Frontend => "Frontend",
@@ -186,7 +191,7 @@ pub(super) fn typed(columns: &'static [Column], rows: &[Row]) -> String {
     let mut text = String::new();
     for Row { kind, proxy, server, figures } in rows {
         for (position, column, value) in figures.known(columns) {
-            let Column { name, tags } = column;
+            let (name, tags) = (column.name, kind.letters(column));
             let (letter, word, value) = (kind.letter(), value.word(), value.plain());
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{letter}.{proxy}.{server}.{position}.{name}.1:{tags}:{word}:{value}");
@@ -205,7 +210,7 @@ pub(super) fn json(columns: &'static [Column], rows: &[Row]) -> String {
                 "id": row.server,
                 "field": { "pos": position, "name": column.name },
                 "processNum": 1,
-                "tags": tags(column),
+                "tags": tags(row.kind.letters(column)),
                 "value": { "type": value.word(), "value": value.json() },
             })
         });
@@ -233,7 +238,7 @@ pub(super) fn json_lines(columns: &'static [Column], figures: &Figures) -> Strin
         json!({
             "field": { "pos": position, "name": column.name },
             "processNum": 1,
-            "tags": tags(column),
+            "tags": tags(column.tags),
             "value": { "type": value.word(), "value": value.json() },
         })
     };
@@ -241,8 +246,8 @@ pub(super) fn json_lines(columns: &'static [Column], figures: &Figures) -> Strin
 }
 
 /// What the three letters of a column stand for (management.txt 9.2).
-fn tags(column: &Column) -> Json {
-    let letter = |index: usize| column.tags.as_bytes().get(index).copied().unwrap_or_default();
+fn tags(letters: &str) -> Json {
+    let letter = |index: usize| letters.as_bytes().get(index).copied().unwrap_or_default();
     let origin = match letter(0) {
         b'M' => "Metric",
         b'S' => "Status",
