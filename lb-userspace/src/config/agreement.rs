@@ -1,6 +1,7 @@
 //! What the tables of a file say about each other; what `[[vrrp]]` and `[sync]` have to do with it is in
-//! `agreement/vrrp.rs` and `agreement/sync.rs`.
+//! `agreement/vrrp.rs` and `agreement/sync.rs`; `[http]` has one, too.
 
+mod http;
 mod sync;
 mod vrrp;
 
@@ -11,7 +12,7 @@ use lb_common::layout::{MAX_ALLOWED, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES};
 use super::{
     model::{DEFAULT_WEIGHT, Family, Mode},
     reader::{At, Place, Reader},
-    schema::{ServiceDraft, SyncDraft, VrrpDraft},
+    schema::{HttpDraft, ServiceDraft, SyncDraft, VrrpDraft},
 };
 
 /// Reports every disagreement.
@@ -20,6 +21,7 @@ pub(super) fn check(
     services: &[ServiceDraft],
     instances: &[VrrpDraft],
     sync: Option<&SyncDraft>,
+    http: Option<&HttpDraft>,
 ) {
     not_too_many(reader, services);
     service_names_and_ports(reader, services);
@@ -31,6 +33,9 @@ pub(super) fn check(
     vrrp::check(reader, services, instances);
     if let Some(sync) = sync {
         sync::check(reader, services, sync);
+    }
+    if let Some(listen) = http.and_then(|http| http.listen.as_ref()) {
+        http::check(reader, services, sync, listen);
     }
 }
 

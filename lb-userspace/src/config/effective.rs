@@ -3,12 +3,13 @@
 use std::{fmt::Write as _, path::Path};
 
 use serde::Serialize;
+use siphasher::sip::SipHasher13;
 
 use super::{
     model::{
         AntiReplay, AuthHmac, Backend, Check, Config, ConnectionLog, Flows, Health, HmacKey, Hook,
-        HookAction, Log, LogTarget, Mode, Node, Rebalance, Service, StatsSocket, Sync, TlsVerify, Track,
-        Tracked, VrrpInstance, VrrpVersion, duration_text, mode_text, size_text,
+        HookAction, Http, HttpTls, HttpUser, Log, LogTarget, Mode, Node, Rebalance, Service, StatsSocket,
+        Sync, TlsVerify, Track, Tracked, VrrpInstance, VrrpVersion, duration_text, mode_text, size_text,
     },
     schema::{HMAC_MASK, PASS_MASK},
 };
@@ -17,7 +18,7 @@ use super::{
 /// passwords and secrets, which are masked.
 pub fn effective(config: &Config) -> String {
     // Each struct is taken apart completely, so that a new field does not compile until it is written here.
-    let Config { node, services, vrrp, flows, connection_log, sync, log, hooks, stats_socket } = config;
+    let Config { node, services, vrrp, flows, connection_log, sync, http, log, hooks, stats_socket } = config;
     let mut out = Writer(String::new());
     out.node(node);
     services.iter().for_each(|service| out.service(service));
@@ -25,10 +26,17 @@ pub fn effective(config: &Config) -> String {
     out.flows(flows);
     out.connection_log(connection_log);
     sync.iter().for_each(|sync| out.sync(sync));
+    http.iter().for_each(|http| out.http(http));
     out.log(*log);
     hooks.iter().for_each(|hook| out.hook(hook));
     stats_socket.iter().for_each(|socket| out.stats_socket(socket));
     out.0
+}
+
+/// 16 hexadecimal digits that tell one configuration from another: a hash of [`effective`], so that of passwords and secrets
+/// it tells only whether they are there. The same in every build that writes the same.
+pub fn fingerprint(config: &Config) -> String {
+    format!("{:016x}", SipHasher13::new().hash(effective(config).as_bytes()))
 }
 
 struct Writer(String);
@@ -302,6 +310,26 @@ impl Writer {
         self.key("peers", peers);
         self.path("key_file", Some(key_file));
         self.key("bandwidth", bandwidth);
+    }
+
+    fn http(&mut self, http: &Http) {
+        let Http { listen, path, anonymous, tls, session_lifetime, hide_version, users } = http;
+        self.header("[http]");
+        self.key("listen", listen);
+        self.key("path", path);
+        self.key("anonymous", anonymous);
+        if let Some(HttpTls { cert_file, key_file, identity: _ }) = tls {
+            self.path("cert_file", Some(cert_file));
+            self.path("key_file", Some(key_file));
+        }
+        self.key("session_lifetime", duration_text(*session_lifetime));
+        self.key("hide_version", hide_version);
+        for HttpUser { name, password_hash: _, role } in users {
+            self.header("[[http.user]]");
+            self.key("name", name);
+            self.masked("password_hash", PASS_MASK);
+            self.key("role", role);
+        }
     }
 
     fn log(&mut self, Log { target, format, level }: Log) {

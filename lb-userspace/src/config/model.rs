@@ -4,6 +4,7 @@
 //! exists. Every default of the file is a constant of this module and is written nowhere else.
 
 mod hook;
+mod http;
 mod log;
 mod stats_socket;
 mod vrrp;
@@ -20,6 +21,10 @@ use serde::{Serialize, Serializer};
 
 pub use self::{
     hook::{DEFAULT_HOOK_TIMEOUT, DEFAULT_HOOK_TOPICS, DEFAULT_HOOK_USER, Hook, HookAction, Topic},
+    http::{
+        Anonymous, DEFAULT_HIDE_VERSION, DEFAULT_HTTP_PATH, DEFAULT_SESSION_LIFETIME, Http, HttpTls,
+        HttpUser, MAX_HTTP_USERS, Role, TlsIdentity,
+    },
     log::{Log, LogFormat, LogLevel, LogTarget},
     stats_socket::{
         DEFAULT_STATS_SOCKET_MODE, DEFAULT_STATS_SOCKET_TIMEOUT, StatsLevel, StatsSocket, mode_text,
@@ -151,6 +156,9 @@ pub struct Config {
     /// `[sync]`; without it every node keeps its flows to itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sync: Option<Sync>,
+    /// `[http]`; without it nothing listens for a browser or for Prometheus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
     /// `[log]`
     pub log: Log,
     /// `[[notify]]`, in the file's order.

@@ -30,14 +30,15 @@ pub(super) fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, String
     PrivateKeyDer::from_pem_slice(bytes).map_err(|_| "holds no private key in PEM form".to_owned())
 }
 
-/// That the key can sign and belongs to the chain's first certificate.
+/// That the key can sign and belongs to the chain's first certificate, which the key `certificate` of the file names.
 pub(super) fn identity(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    certificate: &str,
 ) -> Result<(), String> {
     match CertifiedKey::from_der(chain, key, &ring::default_provider()) {
         Ok(_) => Ok(()),
-        Err(rustls::Error::InconsistentKeys(_)) => Err("is not the key of `client_cert`".to_owned()),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(format!("is not the key of `{certificate}`")),
         Err(error) => Err(format!("cannot be used: {error}")),
     }
 }

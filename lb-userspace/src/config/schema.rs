@@ -1,16 +1,18 @@
-//! Every table of the file and every key, one function per table and one line per key; `[[vrrp]]`, `[log]`, `[[notify]]` and `[stats_socket]` are in files below
-//! `schema/`.
+//! Every table of the file and every key, one function per table and one line per key; `[[vrrp]]`, `[http]`, `[log]`, `[[notify]]` and
+//! `[stats_socket]` are in files below `schema/`.
 //!
 //! A new key is one line here, a field in the model, a line in `effective.rs` and one in `packaging/xvip.toml`; the tests
 //! notice what was forgotten. What tables say about each other is `agreement`'s.
 
 mod hook;
+mod http;
 mod log;
 mod stats_socket;
 mod vrrp;
 
 use std::{
     collections::BTreeSet,
+    io,
     net::SocketAddr,
     num::NonZeroU16,
     path::{Path, PathBuf},
@@ -22,8 +24,8 @@ use toml::Spanned;
 use super::{
     agreement,
     kinds::{
-        ANY, BACKEND_ADDRESS, Flag, INTERFACE, LISTEN, List, NAME, OneOf, PATH, PERCENT, PIN_PATH, PREFIX,
-        Size, Time, URL_PATH, VIP, Whole,
+        BACKEND_ADDRESS, Flag, INTERFACE, LISTEN, List, NAME, OneOf, PATH, PERCENT, PIN_PATH, PREFIX, Size,
+        Time, URL_PATH, VIP, Whole,
     },
     model::{
         Backend, Balance, CONNECTION_LOG_SIZES, Check, CheckKind, Config, ConnectionLog,
@@ -43,9 +45,13 @@ use super::{
     reader::{At, Place, Table},
     sync_key::sync_keys,
 };
+use crate::privileges::DAEMON_USER;
 
 use self::hook::HookDraft;
-pub(super) use self::vrrp::{HMAC_MASK, PASS_MASK, VrrpDraft};
+pub(super) use self::{
+    http::HttpDraft,
+    vrrp::{HMAC_MASK, PASS_MASK, VrrpDraft},
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// A pause or time-out of a health check: shorter ones would be a busy loop.
@@ -83,9 +89,6 @@ const CHECK: OneOf<CheckKind> = OneOf(&[
     ("https", CheckKind::Https),
 ]);
 const VERIFY: OneOf<Verify> = OneOf(&[("none", Verify::None), ("ca", Verify::Ca)]);
-
-/// A feature that a later version has; without it, the file still does what it says otherwise.
-const NO_EFFECT: &str = "has no effect in this version";
 
 /// Where kubeadm keeps the CA of the API servers.
 const CA_FILE: &str = "\"/etc/kubernetes/pki/ca.crt\"";
@@ -153,7 +156,7 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
     let flows = flows(root.table_or_empty("flows"));
     let connection_log = connection_log(root.table_or_empty("connection_log"));
     let sync = root.table("sync").map(|table| sync(table, facts));
-    root.table("http").into_iter().for_each(http);
+    let http = root.table("http").map(|table| http::http(table, facts));
     let log = log::log(root.table_or_empty("log"));
     let hooks: Vec<HookDraft> =
         root.tables("notify").into_iter().map(|table| hook::hook(table, facts)).collect();
@@ -166,7 +169,7 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
             "write: [[service]] with name, vip, port and [[service.backend]]",
         );
     }
-    agreement::check(root.reader, &services, &instances, sync.as_ref());
+    agreement::check(root.reader, &services, &instances, sync.as_ref(), http.as_ref());
     hook::check_names(&root, &hooks, &services, &instances);
     root.finish();
     Some(Config {
@@ -177,6 +180,10 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
         connection_log,
         sync: match sync {
             Some(sync) => Some(sync.finished()?),
+            None => None,
+        },
+        http: match http {
+            Some(http) => Some(http.finished()?),
             None => None,
         },
         log,
@@ -546,7 +553,7 @@ fn client_identity(
         }
         (Some(_), Some(key)) => {
             if let (Some(chain), Some(private)) = (chain, private)
-                && let Err(wrong) = pem::identity(chain, private)
+                && let Err(wrong) = pem::identity(chain, private, "client_cert")
             {
                 let message = format!("`client_key` {} {wrong}", key.value.display());
                 t.reader.error(
@@ -568,35 +575,50 @@ fn contents<T>(
     facts: &Facts<'_>,
     meaning: fn(&[u8]) -> Result<T, String>,
 ) -> Option<T> {
+    let what = match key {
+        "token_file" => "a file with one bearer token",
+        "file" | "key_file" => "a file with \"hex:\" and the output of `openssl rand -hex 32`",
+        _ => "a PEM file",
+    };
+    contents_of(t, key, what, file, facts, meaning)
+}
+
+/// The same, where the complaint says that it should be `what`.
+fn contents_of<T>(
+    t: &Table<'_>,
+    key: &str,
+    what: &str,
+    file: &At<PathBuf>,
+    facts: &Facts<'_>,
+    meaning: fn(&[u8]) -> Result<T, String>,
+) -> Option<T> {
     let path: &Path = &file.value;
-    let read = (facts.read_file)(path).map_err(|error| format!("cannot be read: {error}"));
+    let read = (facts.read_file)(path);
+    let denied = read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    let read = read.map_err(|error| format!("cannot be read: {error}"));
     match read.and_then(|bytes| meaning(&bytes)) {
         Ok(meaning) => Some(meaning),
         Err(wrong) => {
-            let what = match key {
-                "token_file" => "a file with one bearer token",
-                "file" | "key_file" => "a file with \"hex:\" and the output of `openssl rand -hex 32`",
-                _ => "a PEM file",
-            };
             let message = format!("`{key}` {} {wrong}", path.display());
-            t.reader.error(
-                &file.place,
-                message,
-                format!("write: {key} = the path of {what}, readable for xvip"),
-            );
+            let remedy = if denied {
+                format!("run: chgrp {DAEMON_USER} {0} && chmod 640 {0}", path.display())
+            } else {
+                format!("write: {key} = the path of {what}, readable for xvip")
+            };
+            t.reader.error(&file.place, message, remedy);
             None
         }
     }
 }
 
-/// Whoever can read a file with a key can use it.
+/// Whoever can read a file with a key can use it. Its group may: it is the daemon's own where that is not root.
 fn private(t: &Table<'_>, key: &str, file: &At<PathBuf>, facts: &Facts<'_>) {
     let path = file.value.display();
     if let Ok(mode) = (facts.file_mode)(&file.value)
-        && mode & 0o077 != 0
+        && mode & 0o037 != 0
     {
-        let message = format!("`{key}` {path} is not for its owner alone: its mode is {mode:04o}");
-        t.reader.warning(&file.place, message, format!("run: chmod 600 {path}"));
+        let message = format!("`{key}` {path} is not for its owner, and the group of xvip, alone: its mode is {mode:04o}");
+        t.reader.warning(&file.place, message, format!("run: chmod 640 {path}"));
     }
 }
 
@@ -624,19 +646,4 @@ fn sync(t: Table<'_>, facts: &Facts<'_>) -> SyncDraft {
     let place = t.place();
     t.finish();
     SyncDraft { place, listen, peers, key_file, keys, bandwidth }
-}
-
-/// `[http]`, for a later version.
-fn http(t: Table<'_>) {
-    const ROLE: OneOf<()> = OneOf(&[("viewer", ()), ("admin", ())]);
-    t.read("listen", LISTEN).required("\"172.16.0.2:9188\"");
-    for user in t.tables("user") {
-        user.read("name", NAME).required("\"admin\"");
-        user.read("password_hash", ANY).required("\"$argon2id$...\"");
-        user.read("role", ROLE).required("\"viewer\"");
-        user.finish();
-    }
-    let message = format!("`[http]` {NO_EFFECT}: nothing listens on the network");
-    t.reader.warning(&t.place(), message, "remove it, until a version that has it");
-    t.finish();
 }

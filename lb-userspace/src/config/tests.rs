@@ -3,6 +3,7 @@
 mod accepted;
 mod drift;
 mod hooks;
+mod http;
 mod log;
 mod properties;
 mod refused;
@@ -62,6 +63,9 @@ static DISK: LazyLock<HashMap<&str, Vec<u8>>> = LazyLock::new(|| {
         ("/pki/client.crt", one.cert.pem().into_bytes()),
         ("/pki/client.key", one.signing_key.serialize_pem().into_bytes()),
         ("/pki/other.key", other.signing_key.serialize_pem().into_bytes()),
+        ("/etc/xvip/http.crt", one.cert.pem().into_bytes()),
+        ("/etc/xvip/http.key", one.signing_key.serialize_pem().into_bytes()),
+        ("/etc/xvip/http-shared.key", one.signing_key.serialize_pem().into_bytes()),
         ("/etc/xvip/client.crt", one.cert.pem().into_bytes()),
         ("/etc/xvip/client.key", one.signing_key.serialize_pem().into_bytes()),
         ("/pki/not.pem", b"\x30\x82 binary".to_vec()),
@@ -85,11 +89,11 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     found.cloned().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "No such file or directory"))
 }
 
-/// Programs can be run by all, one key is readable for others than its owner, and everything else is not.
+/// Programs can be run by all, two keys are readable for others than their owner, and everything else is not.
 fn file_mode(path: &Path) -> io::Result<u32> {
     read_file(path)?;
     Ok(match path.to_str() {
-        Some("/etc/xvip/shared.key") => 0o640,
+        Some("/etc/xvip/shared.key" | "/etc/xvip/http-shared.key") => 0o640,
         Some(path) if path.starts_with("/usr/") => 0o755,
         _ => 0o600,
     })

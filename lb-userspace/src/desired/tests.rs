@@ -132,6 +132,7 @@ pub(crate) fn config(services: Vec<Service>) -> Config {
         },
         connection_log: ConnectionLog::default(),
         sync: None,
+        http: None,
         log: Log::default(),
         hooks: Vec::new(),
         stats_socket: None,

@@ -99,6 +99,7 @@ fn it_has_every_key_of_the_schema_and_no_other() {
         "vrrp[0].auth_hmac",
         // A secret that everybody can read here is none.
         "vrrp[0].auth_hmac.key[1].value",
+        "http.user[0].password_hash",
     ];
     assert_eq!(keys, excluded, "{problems}");
 

@@ -68,6 +68,8 @@ const WORDS: &[&str] = &[
     "[[notify]]\ncommand = [\"/bin/true\"]\n",
     "[[notify]]\nurl = \"https://h/\"\n",
     "names = [\"main\", \"?\"]\n",
+    "[http]\nlisten = \"0.0.0.0:6443\"\npath = \"/a/../b\"\n",
+    "[[http.user]]\nname = \"a:b\"\npassword_hash = \"$argon2id$v=19$m=8,t=1,p=1$$\"\nrole = \"admin\"\n",
     "sync_group = \"a\"\n",
     "witness = [\"fe80::1\"]\n",
     "hex:",

@@ -10,6 +10,7 @@ use crate::{
         report::{Page, Report, render},
         source::Place,
     },
+    password::SAMPLE,
     status::table::Look,
 };
 
@@ -58,7 +59,7 @@ fn set(name: &str) -> Vec<Input> {
 }
 
 fn imported(inputs: &[Input], options: &Options) -> Outcome {
-    read(inputs).finish(options, &|_| Some("$argon2id$...".to_owned()))
+    read(inputs).finish(options, &|_| Some(SAMPLE.to_owned()))
 }
 
 fn nodes(outcome: &Outcome) -> &[NodeFile] {

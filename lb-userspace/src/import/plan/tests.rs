@@ -10,7 +10,7 @@ const fn place(file: usize, line: usize) -> Place {
     Place { file: FileId(file), line, column: 1 }
 }
 
-use crate::import::source::FileId;
+use crate::{import::source::FileId, password::SAMPLE};
 
 fn at<T>(value: T, line: usize) -> At<T> {
     At::new(value, place(0, line))
@@ -118,7 +118,7 @@ fn planned(from: &Incumbent) -> (NodePlan, Vec<Entry>) {
     let mut ledger = Ledger::default();
     let plans = plan(from, &sources, &Options::default(), &mut ledger).expect("a plan");
     for plan in &plans {
-        let text = crate::import::write::write(plan, &sources, &|_| Some("$argon2id$".to_owned()));
+        let text = crate::import::write::write(plan, &sources, &|_| Some(SAMPLE.to_owned()));
         let read_file = |_: &Path| Ok(vec![b'k'; 32]);
         let file_mode = |_: &Path| Ok(0o700);
         let facts =
