@@ -70,6 +70,17 @@ enum OpenError {
     /// No such group.
     #[error("there is no group {0:?}")]
     NoGroup(String),
+    /// The daemon may not give it to that group.
+    #[error("{} cannot be given to group {group:?}: {error}; the daemon's user must be in it", path.display())]
+    Group {
+        /// The socket.
+        path: PathBuf,
+        /// The group.
+        group: String,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
     /// The system refused.
     #[error("{}: {error}", path.display())]
     Io {
@@ -224,17 +235,29 @@ impl Bound {
         // Of a predecessor with our process id.
         let _ = fs::remove_file(&temporary);
         let listener = UnixListener::bind(&temporary).map_err(io)?;
-        let placed = fs::set_permissions(&temporary, fs::Permissions::from_mode(wanted.mode))
-            .and_then(|()| group.map_or(Ok(()), |group| chown(&temporary, None, Some(group))))
-            .and_then(|()| fs::rename(&temporary, path))
-            .and_then(|()| identity(path));
+        let placed = Self::place(&temporary, wanted, group).and_then(|()| identity(path).map_err(io));
         match placed {
             Ok(identity) => Ok(Self { listener, path: path.clone(), identity }),
             Err(error) => {
                 let _ = fs::remove_file(&temporary);
-                Err(io(error))
+                Err(error)
             }
         }
+    }
+
+    /// Gives it its mode and its group, and then its name.
+    fn place(temporary: &Path, wanted: &StatsSocket, group: Option<u32>) -> Result<(), OpenError> {
+        let path = &wanted.path;
+        let io = |error| OpenError::Io { path: path.clone(), error };
+        fs::set_permissions(temporary, fs::Permissions::from_mode(wanted.mode)).map_err(io)?;
+        if let Some(group) = group {
+            chown(temporary, None, Some(group)).map_err(|error| OpenError::Group {
+                path: path.clone(),
+                group: wanted.group.clone().unwrap_or_default(),
+                error,
+            })?;
+        }
+        fs::rename(temporary, path).map_err(io)
     }
 
     fn is_in_place(&self) -> bool {

@@ -170,6 +170,12 @@ fn server(backend: &BackendStatus, now: SystemTime) -> Figures {
         figures.set("throttle", u32::from(weight) * 100 / u32::from(full_weight(backend)));
     }
     figures.set("lbtot", flows.opened);
+    let checks = &backend.checks;
+    if checks.count > 0 {
+        figures.set("chkfail", checks.failed.values().fold(0_u64, |sum, count| sum.saturating_add(*count)));
+        figures.set("chkdown", downs(backend));
+        figures.set("check_duration", checks.last_us / 1000);
+    }
     let check = check_of(&backend.state, &backend.reason);
     figures.set("check_status", check.word);
     if let Some(code) = check.code {
@@ -208,6 +214,12 @@ fn backend(status: &Status, service: &ServiceStatus, now: SystemTime) -> Figures
     figures
         .set("uweight", service.backends.iter().map(|backend| u32::from(full_weight(backend))).sum::<u32>());
     figures
+}
+
+/// How often it went down. HAProxy takes a server for up until its first check.
+fn downs(backend: &BackendStatus) -> u64 {
+    let changes = backend.checks.transitions;
+    if backend.state == "down" { changes.div_ceil(2) } else { changes / 2 }
 }
 
 fn is_usable(backend: &BackendStatus) -> bool {

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::{
     answer,
     columns::{Column, HEADER, INFO, STAT},
     command::{Command, Order, understood},
+    conversation::{Conversation, Next},
     servers, show_stat,
     stat::rows,
 };
@@ -30,6 +32,7 @@ pub(super) fn status() -> Status {
         json!({
             "name": name, "address": address, "weight": weight, "state": state, "since": SINCE, "reason": reason,
             "effective_weight": if state == "up" { weight } else { 0 }, "share": 0.5, "next_hop": null,
+            "checks": { "count": 9, "failed": { "refused": 2, "timeout": 1 }, "transitions": 3, "last_us": 4_700, "sum_us": 9_000, "buckets": vec![0_u64; 13] },
             "flows": { "opened": 12, "active": 3, "bytes_in": 1000, "bytes_out": 5_000_000_000_u64, "refused": 2, "unanswered": 1 },
         })
     };
@@ -104,6 +107,7 @@ fn the_table_has_haproxy_s_columns_and_a_row_for_each_thing() {
     ];
     assert_eq!(names, expected);
     for (server, column, value) in [
+        ("m1", "chkfail", "3"), ("m1", "chkdown", "1"), ("m3", "chkdown", "2"), ("m1", "check_duration", "4"), ("BACKEND", "chkdown", ""),
         ("m1", "status", "UP"),
         ("m1", "weight", "100"),
         ("m1", "scur", "3"),
@@ -387,4 +391,41 @@ fn an_order_is_the_daemon_s() {
     assert_eq!(ordered("shutdown sessions server api/m1", &status), Ok(None), "they are reset already");
     assert_eq!(answer::order(&status, "api/m1", &Order::Ready).map(|order| order.is_some()), Ok(true));
     assert!(now().duration_since(SystemTime::UNIX_EPOCH).expect("later") > Duration::ZERO);
+}
+
+/// Words that mean something somewhere.
+const WORDS: &[&str] = &[
+    "show", "stat", "info", "servers", "state", "conn", "errors", "set", "server", "weight", "timeout", "cli", "get", "api/m1",
+    "api/#2", "#2/m3", "nobody/x", "api", "ready", "drain", "maint", "json", "typed", "domain", "proxy", "-1", "4",
+    "99999999999999999999", "50%", "-7%", "%", "help", "prompt", "user", "operator", "shutdown", "sessions", "<<", ";", "\n", "\\",
+    "\0", "\u{fffd}", "/", "#", "",
+];
+
+proptest! {
+    #[test]
+    fn whatever_is_said_is_answered(words in prop::collection::vec(prop::sample::select(WORDS), 0..40), bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        let status = status();
+        let mut talk = Conversation::new(Admin, Duration::from_secs(1));
+        talk.hear(words.join(" ").as_bytes());
+        talk.hear(&bytes);
+        talk.hear(b"\n");
+        loop {
+            match talk.next() {
+                Next::More | Next::End => break,
+                Next::Payload => {}
+                Next::Command(words) => {
+                    let command = understood(&words, Admin);
+                    let text = match &command {
+                        Command::Order(target, order) => answer::order(&status, target, order).err(),
+                        Command::Say(text) => Some(text.clone()),
+                        command => answer::figures(command, &status, now(), Admin),
+                    };
+                    if let Some(text) = text {
+                        prop_assert!(text.len() < 20_000, "{text}");
+                        prop_assert!(!text.contains("\n\n"), "an empty line ends an answer: {text:?}");
+                    }
+                }
+            }
+        }
+    }
 }
