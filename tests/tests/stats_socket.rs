@@ -221,6 +221,7 @@ fn the_answers_are_haproxy_s() -> TestResult {
         "set weight plain/master1 -5%",
         "set weight plain/master1 99999999999999999999",
         "set weight nobody/master1 1",
+        "set weight /master1 1",
         "set server",
         "set server plain/nobody weight",
         "set server nobody/x state ready",
@@ -359,7 +360,7 @@ fn what_is_ordered_is_done_and_only_by_who_may() -> TestResult {
     becomes("master2", "weight", "7")?;
     let by = lb.status()?.raw["services"][1]["backends"][1]["weight_override"]["by"].to_string();
     assert_eq!(by, "\"stats-socket:nobody\"");
-    let history = lb.xvip(&["explain", "master2"])?;
+    let history = lb.xvip_with_config(&["explain", "master2"])?;
     assert!(String::from_utf8_lossy(&history.stdout).contains("stats-socket:nobody"), "{history:?}");
 
     // Idle connections of others keep nobody out who is root.
@@ -389,7 +390,7 @@ fn in_the_way(lab: &Lab, lb: &LbNode, socket: &Path, change: &dyn Fn(&str) -> Te
         ask(socket, "show info").is_ok_and(|text| text.starts_with("Name: xvip"))
     })?;
     wait::until("no problem", SOON, || !problems().contains("stats_socket"))?;
-    let events = lb.xvip(&["explain", lb.name()])?;
+    let events = lb.xvip_with_config(&["explain", lb.name()])?;
     let events = String::from_utf8_lossy(&events.stdout).into_owned();
     assert!(events.contains("another program listens on"), "{events}");
 

@@ -214,13 +214,14 @@ async fn admit(
     request: HttpRequest,
     next: Next,
 ) -> Response {
+    // First, so that refusals cannot fill the log either.
+    limits.turn(asker).await;
     if !request.method().is_safe() && !asker.is_master() {
         let name = asker.name(None).await;
         tracing::warn!(path = request.uri().path(), by = name, "refused: only root may change something");
         let error = format!("{name} may look, but only root may change something: use sudo, or become root");
         return refuse(StatusCode::FORBIDDEN, &error);
     }
-    limits.turn(asker).await;
     next.run(request).await
 }
 

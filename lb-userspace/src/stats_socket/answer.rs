@@ -29,6 +29,8 @@ pub(super) fn figures(
         Command::Version => info::version(status) + "\n",
         Command::Weight(target) => match servers::find(status, target) {
             Ok((_, backend)) => servers::weight(backend),
+            // In this command alone HAProxy looks for a proxy without a name.
+            Err(_) if target.starts_with('/') && target.len() > 1 => "No such backend.\n".to_owned(),
             Err(error) => error.to_owned(),
         },
         Command::Level

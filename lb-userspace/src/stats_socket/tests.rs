@@ -315,7 +315,8 @@ fn a_server_is_found_by_name_or_number() {
         ("api/#3", "50 (initial 50)\n"),
         ("", "Require 'backend/server'.\n"),
         ("api", "Require 'backend/server'.\n"),
-        ("/m1", "Require 'backend/server'.\n"),
+        ("/", "Require 'backend/server'.\n"),
+        ("/m1", "No such backend.\n"),
         ("nobody/m1", "No such backend.\n"),
         ("api/nobody", "No such server.\n"),
         ("api/#9", "No such server.\n"),
@@ -369,6 +370,7 @@ fn an_order_is_the_daemon_s() {
             Err("Absolute weight can only be between 0 and 256 inclusive.\n"),
         ),
         ("set weight api/m1 -5%", Err("Relative weight must be positive.\n")),
+        ("set weight /m1 1", Err("Require 'backend/server'.\n")),
         ("set weight api/nobody x", Err("No such server.\n")),
         ("set server nobody/m1 state off", Err("No such backend.\n")),
         (
