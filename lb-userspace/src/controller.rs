@@ -43,6 +43,7 @@ mod reserved_ports;
 mod resets;
 mod rivals;
 mod routers;
+mod stats_socket;
 mod steering;
 pub mod succession;
 mod sweep;
@@ -105,6 +106,7 @@ use crate::{
     resets::Resets,
     slow_start::SlowStart,
     state_file,
+    stats_socket::StatsSocketService,
     vrrp::advert::Priority,
 };
 
@@ -147,10 +149,11 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let mut leave = signal(SignalKind::user_defined2()).context("signal handler")?;
     let loaded = if options.replace { succession::replace(&config, &options.socket).await? } else { None };
     let (requests_sender, mut requests) = mpsc::channel(16);
+    let stats_socket = StatsSocketService::new(requests_sender.clone());
     let server = Server::bind(&options.socket, requests_sender)?;
 
     let wake = Wake::default();
-    let mut controller = Controller::start(config, options, &wake, loaded).await?;
+    let mut controller = Controller::start(config, options, &wake, loaded, stats_socket).await?;
     let mut pulse = controller.pulse_timer();
     let mut resync = interval(RESYNC);
     let mut sweep = interval(SWEEP);
@@ -223,7 +226,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                 controller.follow_orders();
                 controller.look_at_balance();
             }
-            _ = alerts.tick() => controller.look_at_alerts(),
+            _ = alerts.tick() => {
+                controller.look_at_alerts();
+                controller.look_at_stats_socket();
+            }
             () = replication::worth_a_look(waits) => controller.look_at_flows(),
             _ = rivals.tick() => {
                 controller.look_at_rivals();
@@ -340,6 +346,7 @@ struct Controller {
     routers: Routers,
     replication: Replication,
     connections: Connections,
+    stats_socket: StatsSocketService,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
     /// When VRRP goes on at the latest after the link came back.
@@ -364,6 +371,7 @@ impl Controller {
         options: Options,
         wake: &Wake,
         loaded: Option<Dataplane>,
+        stats_socket: StatsSocketService,
     ) -> anyhow::Result<Self> {
         let interface = config.node.interface().to_owned();
         let claims = || config.node.interfaces.iter().map(|interface| Claim::take(interface)).collect();
@@ -436,6 +444,7 @@ impl Controller {
             tracking,
             replication: Replication::default(),
             connections: Connections::default(),
+            stats_socket,
             recheck: None,
             succession: Succession::default(),
             due: None,
