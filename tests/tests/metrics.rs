@@ -6,17 +6,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use lb_common::reason::DropReason;
+use lb_tests::daemon::{Daemon, last_lines};
 use lb_tests::node::LbNode;
 use lb_tests::shared_flows::share;
-use lb_tests::topology::{Connections, Lab};
+use lb_tests::topology::Lab;
 use lb_tests::wait;
 use lb_userspace::metrics::{self, Format, Metric, catalogue};
+use lb_userspace::status::Status;
 use serde_json::{Value, json};
 
 type TestResult = Result<(), Box<dyn Error>>;
@@ -95,8 +100,11 @@ fn real_nodes_tell_what_the_catalogue_says() -> TestResult {
     lab.start_lbs()?;
     lab.wait_owner(Some("lb1"), SOON)?;
     let (lb1, lb2) = (lab.lb(0), lab.lb(1));
-    let count = 20;
-    lab.short(&Connections { count, parallel: 4, ..Connections::default() })?.wait_done(SOON)?;
+    let count: u32 = 10;
+    for _ in 0..count {
+        let output = lab.curl(&["--max-time", "10", &lab.vip_url("/version")])?;
+        assert!(output.status.success(), "{output:?}");
+    }
 
     // What a second node says about the first, and the first about itself.
     let peer = |text: &str, name: &str| {
@@ -145,6 +153,8 @@ fn real_nodes_tell_what_the_catalogue_says() -> TestResult {
     }
     assert!(scrape(lb1, Format::OpenMetrics)?.ends_with("# EOF\n"));
 
+    prometheus_understands(&lab)?;
+
     // A backend dies, and a reload is refused.
     lab.master(0).kill();
     fs::write(lb2.config_path(), "nonsense")?;
@@ -168,6 +178,72 @@ fn real_nodes_tell_what_the_catalogue_says() -> TestResult {
         .map(|what| value(&text, &format!("xvip_config_{what}_timestamp_seconds")))
         .into();
     assert!(read.is_some() && read < tried, "{read:?} {tried:?}");
+    Ok(())
+}
+
+/// Answers each request with what the node tells at that moment, in the form that is asked for; until the test ends.
+fn serve(listener: TcpListener, status: Status, asked: mpsc::Sender<Format>) {
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut lines =
+                BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            let accept =
+                lines.find_map(|line| Some(line.to_lowercase().strip_prefix("accept:")?.trim().to_owned()));
+            let format = Format::accepted(accept.as_deref());
+            let text = metrics::encode(&status, format);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                format.content_type(),
+                text.len()
+            );
+            let answered = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(text.as_bytes()));
+            if answered.is_err() || asked.send(format).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// A real Prometheus reads what the first node tells, asks for OpenMetrics, and has the same numbers of it.
+fn prometheus_understands(lab: &Lab) -> TestResult {
+    let lb = lab.lb(0);
+    let status: Status = serde_json::from_value(lb.status()?.raw)?;
+    let series = metrics::encode(&status, Format::Text).lines().filter(|line| !line.starts_with('#')).count();
+    let listener = lb.machine().run(|| TcpListener::bind("127.0.0.1:0"))??;
+    let port = listener.local_addr()?.port();
+    let (asked, formats) = mpsc::channel();
+    serve(listener, status, asked);
+    let file = lab.dir().join("prometheus.yml");
+    let scrape = json!({
+        "global": { "scrape_interval": "1s", "evaluation_interval": "1s" },
+        "rule_files": [repository("packaging/prometheus/alerts.yml").canonicalize()?],
+        "scrape_configs": [{ "job_name": "xvip", "static_configs": [{ "targets": [format!("127.0.0.1:{port}")] }] }],
+    });
+    fs::write(&file, scrape.to_string())?;
+    let mut command = Command::new("prometheus");
+    command.arg(format!("--config.file={}", file.display()));
+    command.arg(format!("--storage.tsdb.path={}", lab.dir().join("prometheus").display()));
+    command.arg("--web.listen-address=127.0.0.1:9090");
+    let log = lab.dir().join("prometheus.log");
+    let prometheus = Daemon::start(lb.machine(), "prometheus", &mut command, &log)?;
+    let query = |query: &str| -> Option<f64> {
+        let mut curl = Command::new("curl");
+        curl.args(["-sG", "--max-time", "5", "--data-urlencode", &format!("query={query}")]);
+        let output = lb.machine().output(curl.arg("http://127.0.0.1:9090/api/v1/query")).ok()?;
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    };
+    let scraped = format!("scrape_samples_scraped{{job=\"xvip\"}} == {series}");
+    wait::until("Prometheus to have every series", SOON, || {
+        query("up{job=\"xvip\"}") == Some(1.0) && query(&scraped).is_some()
+    })
+    .map_err(|why| format!("{why}: {series} series\n{}", last_lines(&log, 20)))?;
+    assert_eq!(formats.recv()?, Format::OpenMetrics);
+    assert_eq!(query("sum by (vip) (xvip_vip_held)"), Some(1.0));
+    assert_eq!(query("count(xvip_backend_up == 1)"), Some(3.0));
+    assert_eq!(query("xvip_build_info"), Some(1.0));
+    drop(prometheus);
     Ok(())
 }
 

@@ -247,6 +247,7 @@ fn who_asks_for_openmetrics_gets_it() {
         ),
         (Some("Application/OpenMetrics-Text; Version=\"1.0.0\"; Q=0.5"), OpenMetrics),
         (Some("application/openmetrics-text;q=0.5,text/plain"), Text),
+        (Some("text/plain,application/openmetrics-text"), OpenMetrics),
         (Some("application/openmetrics-text;q=0"), Text),
         (Some("application/openmetrics-text;version=2.0.0"), Text),
         (Some("application/openmetrics-text;q=nan,text/plain"), Text),
