@@ -111,9 +111,21 @@ pub fn page(example: &str) -> String {
         }
     }
     roff.control("SH", ["FILES"]);
-    roff.text([italic("/etc/xvip/xvip.toml"), roman(", "), italic("/usr/share/doc/xvip/xvip.toml"), roman(" (this page as a file)")]);
+    roff.text([
+        italic("/etc/xvip/xvip.toml"),
+        roman(", "),
+        italic("/usr/share/doc/xvip/xvip.toml"),
+        roman(" (this page as a file)"),
+    ]);
     roff.control("SH", ["SEE ALSO"]);
-    roff.text([bold("xvip-check"), roman("(1), "), bold("xvip-import"), roman("(1), "), bold("xvip-reload"), roman("(1)")]);
+    roff.text([
+        bold("xvip-check"),
+        roman("(1), "),
+        bold("xvip-import"),
+        roman("(1), "),
+        bold("xvip-reload"),
+        roman("(1)"),
+    ]);
     roff.to_roff()
 }
 
@@ -145,9 +157,17 @@ mod tests {
 
     #[test]
     fn keys_have_their_default_and_their_meaning() {
-        let page = page("# title\n# About it.\n\n[node]\ninterface = \"eth0\"  # where\n#max = 5  # how many,\n          # at most\n#x = 1  # one (no default)\n");
+        let page = page(
+            "# title\n# About it.\n\n[node]\ninterface = \"eth0\"  # where\n#max = 5  # how many,\n          # at most\n#x = 1  # one (no default)\n",
+        );
         let flat = page.replace("\\-", "-");
-        for expected in ["About it.", ".SH [node]", "Where. An example.", "How many, at most. The default.", "One. An example."] {
+        for expected in [
+            "About it.",
+            ".SH [node]",
+            "Where. An example.",
+            "How many, at most. The default.",
+            "One. An example.",
+        ] {
             assert!(flat.contains(expected), "{expected}: {flat}");
         }
     }

@@ -62,7 +62,11 @@ mod tests {
 
     #[test]
     fn versions_are_compared_as_numbers() {
-        let versions = ["GLIBC_2.9", "GLIBC_2.34", "GLIBC_2.2.5", "GLIBC_PRIVATE"].map(str::to_owned).to_vec();
-        assert_eq!(newest_glibc(&Versions::from([("libc.so.6".to_owned(), versions)])), Some("2.34".to_owned()));
+        let versions =
+            ["GLIBC_2.9", "GLIBC_2.34", "GLIBC_2.2.5", "GLIBC_PRIVATE"].map(str::to_owned).to_vec();
+        assert_eq!(
+            newest_glibc(&Versions::from([("libc.so.6".to_owned(), versions)])),
+            Some("2.34".to_owned())
+        );
     }
 }

@@ -36,9 +36,15 @@ pub fn of_commands() -> anyhow::Result<Vec<Page>> {
 }
 
 fn collect(command: &Command, above: &str, pages: &mut Vec<Page>) -> anyhow::Result<()> {
-    let name =
-        if above.is_empty() { command.get_name().to_owned() } else { format!("{above}-{}", command.get_name()) };
-    let man = Man::new(command.clone().display_name(name.clone())).title(name.clone()).section("1").source(format!("xvip {}", crate::VERSION));
+    let name = if above.is_empty() {
+        command.get_name().to_owned()
+    } else {
+        format!("{above}-{}", command.get_name())
+    };
+    let man = Man::new(command.clone().display_name(name.clone()))
+        .title(name.clone())
+        .section("1")
+        .source(format!("xvip {}", crate::VERSION));
     let mut text = Vec::new();
     man.render_title(&mut text)?;
     man.render_name_section(&mut text)?;
@@ -57,7 +63,8 @@ fn collect(command: &Command, above: &str, pages: &mut Vec<Page>) -> anyhow::Res
     end.text([bold("xvip"), roman("(1), "), bold("xvip.toml"), roman("(5), /usr/share/doc/xvip/docs")]);
     text.extend(end.to_roff().into_bytes());
     pages.push(Page { name: name.clone(), text: String::from_utf8(text)? });
-    for below in command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help") {
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help")
+    {
         collect(below, &name, pages)?;
     }
     Ok(())

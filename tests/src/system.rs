@@ -20,7 +20,7 @@ use crate::netns::{Netns, NetnsError};
 use crate::wait::{self, TimedOut};
 
 /// Until systemd is up; generous, since the machine may be busy.
-const BOOT_LIMIT: Duration = Duration::from_secs(90);
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// Until all that it started is gone.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
@@ -119,7 +119,10 @@ impl System {
         let why = || fs::read_to_string(&log).unwrap_or_default();
         let children = format!("/proc/{0}/task/{0}/children", system.parent.id());
         system.init = wait::value("systemd to be started", BOOT_LIMIT, || {
-            fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok()
+            let child = fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok()?;
+            // Until then it is a shell, or what that has run before.
+            let name = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+            (name.trim_end() == "systemd").then_some(child)
         })
         .map_err(|_| SystemError::Boot(why()))?;
         wait::until("systemd to be up", BOOT_LIMIT, || {
@@ -130,7 +133,14 @@ impl System {
                 state == "running" || state == "degraded"
             })
         })
-        .map_err(|_| SystemError::Boot(why()))?;
+        .map_err(|_| {
+            let asked = ["is-system-running", "list-jobs", "--failed"].map(|what| {
+                let said = system.output(&["systemctl", "--no-pager", what]);
+                said.map(|said| String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned())
+                    .unwrap_or_else(|error| error.to_string())
+            });
+            SystemError::Boot(format!("{}\n{}", why(), asked.join("\n")))
+        })?;
         Ok(system)
     }
 
