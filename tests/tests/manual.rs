@@ -450,8 +450,6 @@ fn is_for_documents(address: std::net::Ipv4Addr) -> bool {
         || address.is_multicast()
         || address.is_unspecified()
         || address.is_link_local()
-        // A version is not an address: 2.2.7.0 and the like.
-        || address.octets()[0] < 10
 }
 
 #[test]
