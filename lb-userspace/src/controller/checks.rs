@@ -238,13 +238,17 @@ mod tests {
             "[node]\nname = \"lb1\"\ninterface = \"eth0\"\n\
              [[service]]\nname = \"one\"\nvip = \"172.16.0.10\"\nport = 6443\n\
              [service.health]\nverify = \"ca\"\nca_file = {ca_file:?}\n\
-             [[service.backend]]\nname = \"m1\"\naddress = \"127.0.0.1:1\"\n\
+             [[service.backend]]\nname = \"m1\"\naddress = \"172.16.0.4:6443\"\n\
              [[service]]\nname = \"two\"\nvip = \"172.16.0.11\"\nport = 6443\n\
              [service.health]\ncheck = \"tcp\"\n\
-             [[service.backend]]\nname = \"m2\"\naddress = \"127.0.0.1:2\"\n"
+             [[service.backend]]\nname = \"m2\"\naddress = \"172.16.0.5:6443\"\n"
         );
         fs::write(&file, text).expect("written");
-        let config = config::load(&file).unwrap_or_else(|error| panic!("{error}")).config;
+        let mut config = config::load(&file).unwrap_or_else(|error| panic!("{error}")).config;
+        // Nothing of a test leaves the machine.
+        for (service, port) in config.services.iter_mut().zip([1, 2]) {
+            service.backends[0].address = (std::net::Ipv4Addr::LOCALHOST, port).into();
+        }
 
         let mut checks = Checks::new(Arc::default(), Arc::default(), Teller::default());
         let begun = |checks: &mut Checks| {
