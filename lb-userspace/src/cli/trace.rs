@@ -27,6 +27,7 @@ use crate::{
         self, LoadError,
         model::{Config, DEFAULT_CONFIG, DEFAULT_PIN_PATH},
     },
+    reasons,
     trace::{
         Depth, Limits, Seen, Tracer,
         client::Client,
@@ -48,7 +49,7 @@ pub struct TraceArgs {
     /// Print the JSON Schema of a line that --json prints
     #[arg(long, value_parser = schema::asked::<Row>)]
     pub json_schema: bool,
-    /// Explain each verdict in a second line
+    /// Explain each verdict in a second line, and say what to do about it
     #[arg(long, short)]
     pub verbose: bool,
     /// What `capture` has, too
@@ -109,6 +110,9 @@ struct Row {
     reason: &'static str,
     /// The sentence that explains it.
     description: &'static str,
+    /// What to do about it, where it should not be; for people.
+    #[serde(skip)]
+    remedy: &'static str,
     /// The backend's name, its address where the configuration has no name for it; null where none has to do with it.
     backend: Option<String>,
     /// The packet as it came.
@@ -211,6 +215,7 @@ fn row(
         verdict,
         reason,
         description,
+        remedy: record.verdict().map_or("", |verdict| reasons::explain(verdict).remedy),
         backend,
         received,
         sent,
@@ -233,7 +238,9 @@ fn line(row: &Row, verbose: bool) -> String {
     }
     line.push('\n');
     if verbose {
-        line += &format!("    {}\n", row.description);
+        line += &format!("    {} {}", row.description, row.remedy);
+        line.truncate(line.trim_end().len());
+        line.push('\n');
     }
     line
 }

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +19,7 @@ use super::{
     history::{self, Subject},
 };
 use crate::{
-    config::model::{Config, Health},
+    config::model::{Check, Config, Health},
     desired::{PoolEntry, pool},
     health::{
         monitor::{BackendHealth, Monitor},
@@ -46,10 +48,25 @@ struct Results {
 #[derive(Debug)]
 struct Running {
     settings: Health,
+    /// See [`files`].
+    files: u64,
     /// Whom its events are about.
     subject: Subject,
     monitor: Monitor,
     health: watch::Receiver<BackendHealth>,
+}
+
+/// What is in the files that a monitor reads only when it begins, as a number that is another one where that has changed: a renewed
+/// certificate has the name of the former one.
+fn files(health: &Health) -> u64 {
+    let tls = match &health.check {
+        Check::Tls { tls } | Check::Https { tls, .. } => Some(tls),
+        Check::Tcp | Check::Http { .. } => None,
+    };
+    let named = tls.into_iter().flat_map(|tls| [&tls.ca_file, &tls.client_cert, &tls.client_key]);
+    let mut hasher = DefaultHasher::new();
+    named.flatten().for_each(|file| fs::read(file).ok().hash(&mut hasher));
+    hasher.finish()
 }
 
 /// Monitors that a configuration needs and that do not run yet, started; and which entries it has.
@@ -77,7 +94,10 @@ impl Checks {
             for (entry, backend) in pool(service).zip(&service.backends) {
                 let subject = history::subject_of(service, &backend.name);
                 plan.wanted.insert(entry, subject.clone());
-                if self.running.get(&entry).is_some_and(|running| running.settings == service.health) {
+                let files = files(&service.health);
+                let is_same =
+                    |running: &Running| running.settings == service.health && running.files == files;
+                if self.running.get(&entry).is_some_and(is_same) {
                     continue;
                 }
                 let subject = Arc::new(Mutex::new(subject));
@@ -88,8 +108,8 @@ impl Checks {
                 let health = monitor.health();
                 let (changed, results) = (Arc::clone(&self.changed), Arc::clone(&self.results));
                 tokio::spawn(follow(health.clone(), changed, results));
-                plan.new
-                    .insert(entry, Running { settings: service.health.clone(), subject, monitor, health });
+                let settings = service.health.clone();
+                plan.new.insert(entry, Running { settings, files, subject, monitor, health });
             }
         }
         Ok(plan)
@@ -196,5 +216,50 @@ async fn follow(mut health: watch::Receiver<BackendHealth>, changed: Arc<Notify>
         } else if results.are_awaited.load(Ordering::Relaxed) {
             results.arrived.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[tokio::test]
+    async fn a_renewed_certificate_is_used_after_a_reload_and_nothing_else_is_disturbed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let ca_file = directory.path().join("ca.crt");
+        let renew = || {
+            let identity = rcgen::generate_simple_self_signed(["ca".to_owned()]).expect("a certificate");
+            fs::write(&ca_file, identity.cert.pem()).expect("written");
+        };
+        renew();
+        let file = directory.path().join("xvip.toml");
+        let text = format!(
+            "[node]\nname = \"lb1\"\ninterface = \"eth0\"\n\
+             [[service]]\nname = \"one\"\nvip = \"172.16.0.10\"\nport = 6443\n\
+             [service.health]\nverify = \"ca\"\nca_file = {ca_file:?}\n\
+             [[service.backend]]\nname = \"m1\"\naddress = \"172.16.0.4:6443\"\n\
+             [[service]]\nname = \"two\"\nvip = \"172.16.0.11\"\nport = 6443\n\
+             [service.health]\ncheck = \"tcp\"\n\
+             [[service.backend]]\nname = \"m2\"\naddress = \"172.16.0.5:6443\"\n"
+        );
+        fs::write(&file, text).expect("written");
+        let mut config = config::load(&file).unwrap_or_else(|error| panic!("{error}")).config;
+        // Nothing of a test leaves the machine.
+        for (service, port) in config.services.iter_mut().zip([1, 2]) {
+            service.backends[0].address = (std::net::Ipv4Addr::LOCALHOST, port).into();
+        }
+
+        let mut checks = Checks::new(Arc::default(), Arc::default(), Teller::default());
+        let begun = |checks: &mut Checks| {
+            let plan = checks.plan(&config).expect("the files are there");
+            let begun: Vec<u16> = plan.new.keys().map(|entry| entry.address.port()).collect();
+            checks.commit(plan);
+            begun
+        };
+        assert_eq!(begun(&mut checks), [1, 2]);
+        assert_eq!(begun(&mut checks), [0_u16; 0], "nothing has changed");
+        renew();
+        assert_eq!(begun(&mut checks), [1], "the other has no certificate");
     }
 }
