@@ -48,6 +48,7 @@ pub mod succession;
 mod sweep;
 mod tracking;
 mod transmit_watch;
+mod web;
 
 use std::{
     collections::BTreeMap,
@@ -106,6 +107,7 @@ use crate::{
     slow_start::SlowStart,
     state_file,
     vrrp::advert::Priority,
+    web::Web,
 };
 
 /// What happened in the kernel within that time is looked at together.
@@ -147,10 +149,11 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let mut leave = signal(SignalKind::user_defined2()).context("signal handler")?;
     let loaded = if options.replace { succession::replace(&config, &options.socket).await? } else { None };
     let (requests_sender, mut requests) = mpsc::channel(16);
-    let server = Server::bind(&options.socket, requests_sender)?;
+    let server = Server::bind(&options.socket, requests_sender.clone())?;
+    let web = Web::new(requests_sender);
 
     let wake = Wake::default();
-    let mut controller = Controller::start(config, options, &wake, loaded).await?;
+    let mut controller = Controller::start(config, options, &wake, loaded, web).await?;
     let mut pulse = controller.pulse_timer();
     let mut resync = interval(RESYNC);
     let mut sweep = interval(SWEEP);
@@ -207,8 +210,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                     let _asked = reply.send(controller.leave_answer());
                     break true;
                 }
-                Request::Vip { action, name, reply } => {
-                    drop(reply.send(controller.hand_over(action, name.as_deref())));
+                Request::Vip { action, name, by, reply } => {
+                    drop(reply.send(controller.hand_over(action, name.as_deref(), by.as_deref())));
                 }
             },
             swept = finished(&mut controller.sweeping) => controller.swept(swept),
@@ -223,7 +226,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                 controller.follow_orders();
                 controller.look_at_balance();
             }
-            _ = alerts.tick() => controller.look_at_alerts(),
+            _ = alerts.tick() => {
+                controller.look_at_alerts();
+                controller.look_at_web();
+            }
             () = replication::worth_a_look(waits) => controller.look_at_flows(),
             _ = rivals.tick() => {
                 controller.look_at_rivals();
@@ -339,6 +345,7 @@ struct Controller {
     routers: Routers,
     replication: Replication,
     connections: Connections,
+    web: Web,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
     /// When VRRP goes on at the latest after the link came back.
@@ -363,6 +370,7 @@ impl Controller {
         options: Options,
         wake: &Wake,
         loaded: Option<Dataplane>,
+        web: Web,
     ) -> anyhow::Result<Self> {
         let interface = config.node.interface().to_owned();
         let claims = || config.node.interfaces.iter().map(|interface| Claim::take(interface)).collect();
@@ -432,6 +440,7 @@ impl Controller {
             tracking,
             replication: Replication::default(),
             connections: Connections::default(),
+            web,
             recheck: None,
             succession: Succession::default(),
             due: None,
@@ -451,6 +460,7 @@ impl Controller {
         controller.open_dataplane(loaded)?;
         controller.reconcile().await;
         controller.configure_followers();
+        controller.configure_web();
         Ok(controller)
     }
 

@@ -38,3 +38,4 @@ pub mod top;
 pub mod trace;
 pub mod track;
 pub mod vrrp;
+pub mod web;

@@ -190,7 +190,7 @@ async fn vip(
         Ok(name) => name,
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &error),
     };
-    match ask(&requests, |reply| Request::Vip { action, name, reply }).await {
+    match ask(&requests, |reply| Request::Vip { action, name, by: None, reply }).await {
         Some(answer) if answer.error.is_none() => Json(answer).into_response(),
         Some(answer) => (StatusCode::UNPROCESSABLE_ENTITY, Json(answer)).into_response(),
         None => stopping(),
@@ -318,7 +318,7 @@ mod tests {
                         let event = Event::new(Kind::Daemon, name, SystemTime::UNIX_EPOCH);
                         drop(reply.send(History { events: vec![event] }));
                     }
-                    Request::Vip { action, name, reply } => {
+                    Request::Vip { action, name, reply, .. } => {
                         let error = name.is_none().then(|| "say which".to_owned());
                         let instances = vec![format!("{action} {}", name.unwrap_or_default())];
                         drop(reply.send(VipAnswer { instances, patience_ms: 1, error }));
@@ -402,7 +402,7 @@ mod tests {
         let unknown = BackendOrder { backend: "nobody".to_owned(), by: None, ..order };
         let answer = client::backend(&socket, &unknown).await.expect("answered");
         assert_eq!(answer.error.as_deref(), Some("who is that"));
-        let order = RebalanceOrder { service: Some("web".to_owned()), dry_run: true };
+        let order = RebalanceOrder { service: Some("web".to_owned()), dry_run: true, by: None };
         let answer = client::rebalance(&socket, &order).await.expect("answered");
         assert_eq!(answer.error.as_deref(), Some("not web"));
     }

@@ -50,6 +50,8 @@ pub(super) struct Problems {
     pub(super) resets: Slot,
     /// Why the flows of backends that seem to be dead are not.
     pub(super) doubt: Slot,
+    /// Why nobody can see the web page.
+    pub(super) web: Slot,
 }
 
 impl Problems {
@@ -68,6 +70,7 @@ impl Problems {
             flows: slot(),
             resets: slot(),
             doubt: slot(),
+            web: slot(),
         }
     }
 

@@ -92,6 +92,7 @@ impl Controller {
             &problems.flows,
             &problems.resets,
             &problems.doubt,
+            &problems.web,
         ];
         let own = own.into_iter().flatten().chain(self.routers.problems()).cloned();
         let routers = self.config.vrrp.iter().filter_map(|instance| {
