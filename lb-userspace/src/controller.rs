@@ -301,6 +301,7 @@ struct Controller {
     started: Instant,
     loaded_at: SystemTime,
     last_reload_error: Option<String>,
+    last_reload_at: Option<SystemTime>,
 
     netlink: Netlink,
     /// `None` after the connection broke, until it is made anew.
@@ -404,6 +405,7 @@ impl Controller {
             started: now,
             loaded_at: SystemTime::now(),
             last_reload_error: None,
+            last_reload_at: None,
             netlink,
             events: Some(events),
             links,

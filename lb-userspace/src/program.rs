@@ -24,6 +24,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 
+use crate::privileges;
+
 /// The only search path of a program.
 pub(crate) const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// So many bytes of a program's output are kept, the last ones.
@@ -106,8 +108,7 @@ impl Program {
             .stdout(writer.try_clone().map_err(error)?)
             .stderr(writer);
         if let Some(Rights { uid, gid }) = rights {
-            // Of the other groups, `std` leaves none when root becomes somebody else.
-            command.uid(uid.as_raw()).gid(gid.as_raw());
+            privileges::run_as(&mut command, uid, gid);
         }
         let child = command.spawn().map_err(error)?;
         let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
@@ -133,13 +134,13 @@ impl Program {
         let user = User::from_name(&self.user).map_err(|error| format!("user {}: {error}", self.user))?;
         let user = user.ok_or_else(|| format!("user {} does not exist", self.user))?;
         let own = Uid::effective();
-        if own.is_root() {
-            Ok(Some(Rights { uid: user.uid, gid: user.gid }))
-        } else if own == user.uid {
-            Ok(None)
-        } else {
-            Err(format!("only root can run it as user {}", self.user))
+        if !own.is_root() {
+            if own == user.uid {
+                return Ok(None);
+            }
+            privileges::check_others(&self.user)?;
         }
+        Ok(Some(Rights { uid: user.uid, gid: user.gid }))
     }
 }
 

@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    connections::status::ConnectionLogStatus, hooks::HookStatus, sync::status::SyncStatus,
-    vrrp::lateness::Lateness,
+    connections::status::ConnectionLogStatus, health::tally::CheckTally, hooks::HookStatus,
+    sync::status::SyncStatus, vrrp::lateness::Lateness,
 };
 
 pub mod gather;
@@ -38,6 +38,9 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// What is wrong right now, in words; empty when all is well.
     pub problems: Vec<String>,
+    /// Who else claims a VIP or uses a VRID, in words, by VIP or name of the VRRP instance; among the problems, too.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rivals: BTreeMap<String, String>,
     /// The configuration in force.
     pub config: ConfigStatus,
     /// The first interface, where the VIPs are.
@@ -143,6 +146,13 @@ pub struct ConfigStatus {
     /// Why the last attempt to read it again changed nothing; absent after a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_reload_error: Option<String>,
+    /// When the last attempt to read it again was, successful or not; absent where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_reload_at: Option<String>,
+    /// 16 hexadecimal digits that change with what the file says, defaults included; of passwords and secrets only with whether
+    /// they are there. Each node has its own, since its name is part of it.
+    #[serde(default)]
+    pub fingerprint: String,
 }
 
 /// An interface.
@@ -425,6 +435,9 @@ pub struct BackendStatus {
     /// that there were none for are absent.
     #[serde(default)]
     pub resets: BTreeMap<String, u64>,
+    /// Its checks.
+    #[serde(default)]
+    pub checks: CheckTally,
 }
 
 /// Flows of a backend. Each number begins with zero when the backend is first configured, and goes on when the daemon is
@@ -492,6 +505,9 @@ pub struct Packets {
 pub struct FlowsStatus {
     /// `flows.max`
     pub max: u32,
+    /// `flows.half_open_max`
+    #[serde(default)]
+    pub half_open_max: u32,
     /// Flows whose handshake has completed.
     pub established: u64,
     /// Flows that wait for it.

@@ -44,6 +44,7 @@ pub mod screen;
 pub mod shared_flows;
 pub mod streams;
 pub mod syn;
+pub mod system;
 pub mod topology;
 pub mod tour;
 pub mod traffic;

@@ -491,7 +491,7 @@ fn pins_cgroups_and_keys_that_are_not_as_they_should_be() -> TestResult {
     let told = look(lb)?;
     told.assert_wrong(&["bpf-fs", "cgroup2", "sync-key"]);
     for (id, word) in
-        [("bpf-fs", "mount -t bpf bpf"), ("cgroup2", "mount -t cgroup2"), ("sync-key", "chmod 600")]
+        [("bpf-fs", "mount -t bpf bpf"), ("cgroup2", "mount -t cgroup2"), ("sync-key", "chmod 640")]
     {
         let (severity, text) = told.one(id);
         assert_eq!(severity, "problem");

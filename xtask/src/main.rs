@@ -1,6 +1,7 @@
 //! The project's own commands. Each subcommand is one module; this file only chooses.
 
 mod bench;
+mod package;
 mod process;
 mod run;
 mod setup;
@@ -54,6 +55,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
         arguments: Vec<String>,
     },
+    /// Write the packages (.deb and .rpm) into target/package
+    Package {
+        /// Of the development build: for a look at what is in them
+        #[arg(long)]
+        debug: bool,
+    },
     /// Check the house rules over the source tree
     Tidy,
 }
@@ -67,6 +74,7 @@ fn main() -> ExitCode {
         Command::Run { config, extra } => run::run(config.as_deref(), &extra),
         Command::Test { no_e2e, filters } => test::run(&test::Selection { no_e2e, filters }),
         Command::Bench { name, arguments } => bench::run(name.as_deref(), &arguments),
+        Command::Package { debug } => package::run(debug),
         Command::Tidy => tidy::run(),
     };
     done.unwrap_or_else(|error| {

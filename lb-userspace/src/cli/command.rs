@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use super::{
     backend, capture, check, cleanup, doctor, explain, flows, import, password, rebalance, reload, run,
@@ -71,6 +71,11 @@ pub struct SocketArgs {
     pub socket: PathBuf,
 }
 
+/// The whole command line, as the manual pages, the completions and the reference are made of it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the command line and carries it out. A wrong one ends the process with code 2.
 pub fn main() -> ExitCode {
     let command = match Cli::try_parse() {
@@ -123,13 +128,11 @@ pub(super) fn failed(error: &anyhow::Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]

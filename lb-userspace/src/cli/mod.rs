@@ -19,3 +19,5 @@ pub mod top;
 pub mod trace;
 pub mod vip;
 pub mod who;
+
+pub use command::command;

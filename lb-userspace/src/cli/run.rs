@@ -9,7 +9,7 @@ use super::command::{EXIT_USAGE, SocketArgs, block_on};
 use crate::{
     config::{self, Checked, model::DEFAULT_CONFIG},
     controller::{self, Options},
-    log, state_file,
+    log, privileges, state_file,
 };
 
 /// The arguments of `xvip run`.
@@ -28,6 +28,8 @@ pub struct RunArgs {
 
 /// Runs until it is told to stop.
 pub fn run(args: RunArgs) -> ExitCode {
+    // First of all, since threads inherit it.
+    let kept = privileges::keep_from_children();
     let Checked { config, warnings } = match config::load(&args.config) {
         Ok(checked) => checked,
         Err(problems) => {
@@ -37,6 +39,13 @@ pub fn run(args: RunArgs) -> ExitCode {
     };
     let log = log::begin(&config.log);
     warnings.iter().for_each(|warning| warn!("{warning}"));
+    if let Err(error) = kept {
+        warn!(%error, "what xvip starts inherits its capabilities");
+    }
+    if let Err(error) = privileges::check() {
+        error!("{error}");
+        return ExitCode::FAILURE;
+    }
     lock_memory();
     // What a check or the control socket needs is little; VRRP and announcements have threads of their own.
     let options = Options {

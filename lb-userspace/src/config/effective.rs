@@ -3,12 +3,13 @@
 use std::{fmt::Write as _, path::Path};
 
 use serde::Serialize;
+use siphasher::sip::SipHasher13;
 
 use super::{
     model::{
         AntiReplay, AuthHmac, Backend, Check, Config, ConnectionLog, Flows, Health, HmacKey, Hook,
-        HookAction, Http, HttpTls, HttpUser, Log, LogTarget, Mode, Node, Rebalance, Service, Sync, TlsVerify,
-        Track, Tracked, VrrpInstance, VrrpVersion, duration_text, size_text,
+        HookAction, Http, HttpTls, HttpUser, Log, LogTarget, Mode, Node, Rebalance, Service, StatsSocket,
+        Sync, TlsVerify, Track, Tracked, VrrpInstance, VrrpVersion, duration_text, mode_text, size_text,
     },
     schema::{HMAC_MASK, PASS_MASK},
 };
@@ -17,7 +18,7 @@ use super::{
 /// passwords and secrets, which are masked.
 pub fn effective(config: &Config) -> String {
     // Each struct is taken apart completely, so that a new field does not compile until it is written here.
-    let Config { node, services, vrrp, flows, connection_log, sync, http, log, hooks } = config;
+    let Config { node, services, vrrp, flows, connection_log, sync, http, log, hooks, stats_socket } = config;
     let mut out = Writer(String::new());
     out.node(node);
     services.iter().for_each(|service| out.service(service));
@@ -28,7 +29,14 @@ pub fn effective(config: &Config) -> String {
     http.iter().for_each(|http| out.http(http));
     out.log(*log);
     hooks.iter().for_each(|hook| out.hook(hook));
+    stats_socket.iter().for_each(|socket| out.stats_socket(socket));
     out.0
+}
+
+/// 16 hexadecimal digits that tell one configuration from another: a hash of [`effective`], so that of passwords and secrets
+/// it tells only whether they are there. The same in every build that writes the same.
+pub fn fingerprint(config: &Config) -> String {
+    format!("{:016x}", SipHasher13::new().hash(effective(config).as_bytes()))
 }
 
 struct Writer(String);
@@ -348,5 +356,16 @@ impl Writer {
         self.key("timeout", duration_text(*timeout));
         self.key("on", on);
         self.key("names", names);
+    }
+
+    fn stats_socket(&mut self, StatsSocket { path, mode, group, level, timeout }: &StatsSocket) {
+        self.header("[stats_socket]");
+        self.path("path", Some(path));
+        self.key("mode", mode_text(*mode));
+        if let Some(group) = group {
+            self.key("group", group);
+        }
+        self.key("level", level);
+        self.key("timeout", duration_text(*timeout));
     }
 }

@@ -11,6 +11,7 @@ use super::{
     diagnostic::Problems,
     parse::{Checked, Facts, parse_bytes},
 };
+use crate::privileges::DAEMON_USER;
 
 /// More than any configuration, certificate bundle or token; a wrong path must not fill the memory.
 const LARGEST_FILE: u64 = 4 << 20;
@@ -19,7 +20,7 @@ const LARGEST_FILE: u64 = 4 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read.
-    #[error("cannot read {}: {error}\n    write: --config FILE with the path of a file that can be read", file.display())]
+    #[error("cannot read {}: {error}\n    {}", file.display(), remedy(file, error))]
     Unreadable {
         /// The file.
         file: PathBuf,
@@ -30,6 +31,15 @@ pub enum LoadError {
     /// The file can be read and is refused.
     #[error(transparent)]
     Refused(#[from] Problems),
+}
+
+/// What is there and forbidden is made readable for the user of the package's unit; else another file is needed.
+fn remedy(file: &Path, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        format!("run: chgrp {DAEMON_USER} {0} && chmod 640 {0}", file.display())
+    } else {
+        "write: --config FILE with the path of a file that can be read".to_owned()
+    }
 }
 
 /// Reads and checks the configuration in `file`, with the files that it names.
@@ -94,6 +104,14 @@ mod tests {
             assert!(matches!(error, LoadError::Unreadable { .. }), "{error:?}");
             assert!(error.to_string().starts_with(&format!("cannot read {path}: ")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_forbidden_is_given_to_the_daemon() {
+        let file = Path::new("/etc/xvip/xvip.toml").to_owned();
+        let error = LoadError::Unreadable { file, error: io::ErrorKind::PermissionDenied.into() };
+        let said = error.to_string();
+        assert!(said.ends_with("run: chgrp xvip /etc/xvip/xvip.toml && chmod 640 /etc/xvip/xvip.toml"), "{said}");
     }
 
     #[test]

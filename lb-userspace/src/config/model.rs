@@ -6,6 +6,7 @@
 mod hook;
 mod http;
 mod log;
+mod stats_socket;
 mod vrrp;
 
 use std::{
@@ -25,6 +26,9 @@ pub use self::{
         HttpUser, MAX_HTTP_USERS, Role, TlsIdentity,
     },
     log::{Log, LogFormat, LogLevel, LogTarget},
+    stats_socket::{
+        DEFAULT_STATS_SOCKET_MODE, DEFAULT_STATS_SOCKET_TIMEOUT, StatsLevel, StatsSocket, mode_text,
+    },
     vrrp::{
         AntiReplay, AuthHmac, AuthMode, DEFAULT_ADVERT_INTERVAL_V2, DEFAULT_ADVERT_INTERVAL_V3,
         DEFAULT_PREEMPT, DEFAULT_PREEMPT_DELAY, DEFAULT_PRIORITY, DEFAULT_TRACK_COUNT,
@@ -160,6 +164,9 @@ pub struct Config {
     /// `[[notify]]`, in the file's order.
     #[serde(rename = "notify")]
     pub hooks: Vec<Hook>,
+    /// `[stats_socket]`; without it nobody listens there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats_socket: Option<StatsSocket>,
 }
 
 /// `[node]`: this machine.

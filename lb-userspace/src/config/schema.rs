@@ -1,5 +1,5 @@
-//! Every table of the file and every key, one function per table and one line per key; `[[vrrp]]`, `[http]`, `[log]` and `[[notify]]` are in
-//! files below `schema/`.
+//! Every table of the file and every key, one function per table and one line per key; `[[vrrp]]`, `[http]`, `[log]`, `[[notify]]` and
+//! `[stats_socket]` are in files below `schema/`.
 //!
 //! A new key is one line here, a field in the model, a line in `effective.rs` and one in `packaging/xvip.toml`; the tests
 //! notice what was forgotten. What tables say about each other is `agreement`'s.
@@ -7,10 +7,12 @@
 mod hook;
 mod http;
 mod log;
+mod stats_socket;
 mod vrrp;
 
 use std::{
     collections::BTreeSet,
+    io,
     net::SocketAddr,
     num::NonZeroU16,
     path::{Path, PathBuf},
@@ -43,6 +45,7 @@ use super::{
     reader::{At, Place, Table},
     sync_key::sync_keys,
 };
+use crate::privileges::DAEMON_USER;
 
 use self::hook::HookDraft;
 pub(super) use self::{
@@ -157,6 +160,7 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
     let log = log::log(root.table_or_empty("log"));
     let hooks: Vec<HookDraft> =
         root.tables("notify").into_iter().map(|table| hook::hook(table, facts)).collect();
+    let stats_socket = root.table("stats_socket").map(stats_socket::stats_socket);
     if root.place_of("service").is_none() {
         let message = "there is no service, so there is nothing to do";
         root.reader.error(
@@ -184,6 +188,10 @@ pub(super) fn document(root: Table<'_>, facts: &Facts<'_>) -> Option<Config> {
         },
         log,
         hooks: hooks.into_iter().map(HookDraft::finished).collect::<Option<_>>()?,
+        stats_socket: match stats_socket {
+            Some(socket) => Some(socket?),
+            None => None,
+        },
     })
 }
 
@@ -585,29 +593,32 @@ fn contents_of<T>(
     meaning: fn(&[u8]) -> Result<T, String>,
 ) -> Option<T> {
     let path: &Path = &file.value;
-    let read = (facts.read_file)(path).map_err(|error| format!("cannot be read: {error}"));
+    let read = (facts.read_file)(path);
+    let denied = read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    let read = read.map_err(|error| format!("cannot be read: {error}"));
     match read.and_then(|bytes| meaning(&bytes)) {
         Ok(meaning) => Some(meaning),
         Err(wrong) => {
             let message = format!("`{key}` {} {wrong}", path.display());
-            t.reader.error(
-                &file.place,
-                message,
-                format!("write: {key} = the path of {what}, readable for xvip"),
-            );
+            let remedy = if denied {
+                format!("run: chgrp {DAEMON_USER} {0} && chmod 640 {0}", path.display())
+            } else {
+                format!("write: {key} = the path of {what}, readable for xvip")
+            };
+            t.reader.error(&file.place, message, remedy);
             None
         }
     }
 }
 
-/// Whoever can read a file with a key can use it.
+/// Whoever can read a file with a key can use it. Its group may: it is the daemon's own where that is not root.
 fn private(t: &Table<'_>, key: &str, file: &At<PathBuf>, facts: &Facts<'_>) {
     let path = file.value.display();
     if let Ok(mode) = (facts.file_mode)(&file.value)
-        && mode & 0o077 != 0
+        && mode & 0o037 != 0
     {
-        let message = format!("`{key}` {path} is not for its owner alone: its mode is {mode:04o}");
-        t.reader.warning(&file.place, message, format!("run: chmod 600 {path}"));
+        let message = format!("`{key}` {path} is not for its owner, and the group of xvip, alone: its mode is {mode:04o}");
+        t.reader.warning(&file.place, message, format!("run: chmod 640 {path}"));
     }
 }
 

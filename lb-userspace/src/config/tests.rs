@@ -7,6 +7,7 @@ mod http;
 mod log;
 mod properties;
 mod refused;
+mod stats_socket;
 mod sync;
 mod vrrp;
 

@@ -1,7 +1,7 @@
 //! The claim on an interface: two daemons on one would take each other's addresses off for ever.
 //!
 //! It is a listening socket with an abstract name, since those are per network namespace, as interfaces are, and end
-//! with their process. Anybody can bind such a name; only root's counts as another instance.
+//! with their process. Anybody can bind such a name; only root's, and that of the user `xvip`, counts as another instance.
 
 use std::{
     io,
@@ -11,8 +11,13 @@ use std::{
     },
 };
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::{
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
+    unistd::Uid,
+};
 use tracing::warn;
+
+use crate::privileges;
 
 /// Why the claim was not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +57,7 @@ impl Claim {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 let other = UnixStream::connect_addr(&name).map_err(io)?;
                 let other = getsockopt(&other, PeerCredentials).map_err(io::Error::from).map_err(io)?;
-                if other.uid() == nix::unistd::geteuid().as_raw() {
+                if privileges::may_be_xvip(Uid::from_raw(other.uid())) {
                     return Err(ClaimError::InUse { interface: interface.to_owned(), pid: other.pid() });
                 }
                 warn!(

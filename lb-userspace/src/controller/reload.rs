@@ -32,6 +32,7 @@ impl Controller {
             }
         }
         self.last_reload_error = answer.error.clone();
+        self.last_reload_at = Some(SystemTime::now());
         notify(&[NotifyState::Ready]);
         answer
     }

@@ -6,9 +6,13 @@ use lb_common::layout::{BackendId, virtual_mac};
 
 use super::Controller;
 use crate::{
-    config::model::{Backend, Family, Service, VrrpInstance, family_of},
+    config::{
+        effective::fingerprint,
+        model::{Backend, Family, Service, VrrpInstance, family_of},
+    },
     dataplane::{Dataplane, Tables},
     desired::{PoolEntry, service_key, vips_of},
+    health::tally::CheckTally,
     netlink::Link,
     reconcile::MacText,
     status::{
@@ -35,10 +39,13 @@ impl Controller {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             problems: self.problems(),
+            rivals: self.rivals.status(),
             config: ConfigStatus {
                 path: self.options.config_path.clone(),
                 loaded_at: rfc3339(self.loaded_at),
                 last_reload_error: self.last_reload_error.clone(),
+                last_reload_at: self.last_reload_at.map(rfc3339),
+                fingerprint: fingerprint(&self.config),
             },
             interface: interfaces.first().cloned().unwrap_or_default(),
             interfaces,
@@ -52,6 +59,7 @@ impl Controller {
             packets: self.packets(),
             flows: FlowsStatus {
                 max: self.config.flows.max,
+                half_open_max: self.config.flows.half_open_max,
                 established: self.census.established,
                 half_open: self.census.half_open,
                 closing: self.census.closing,
@@ -257,6 +265,7 @@ impl Controller {
             next_hop: None,
             flows: BackendFlowsStatus::default(),
             resets: BTreeMap::new(),
+            checks: CheckTally::default(),
         };
         let entry = PoolEntry { service: service_key(service), address: backend.address };
         if let Some(one) = self.steering.overrides.of(service, backend) {
@@ -280,6 +289,7 @@ impl Controller {
             status.down = health.down.map(|kind| word(&kind));
             status.since = rfc3339(health.since);
             status.reason = health.reason;
+            status.checks = health.tally;
         }
         let Some(id) = self.ids.id(&entry) else { return status };
         status.share = share(id);

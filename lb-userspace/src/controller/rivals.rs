@@ -54,6 +54,15 @@ impl RivalWatch {
     pub(super) fn problems(&self) -> impl Iterator<Item = &String> {
         self.problems.values()
     }
+
+    /// The same by VIP or name of the instance.
+    pub(super) fn status(&self) -> BTreeMap<String, String> {
+        let about = |subject: &Subject| match subject {
+            Subject::Vip(vip) => vip.to_string(),
+            Subject::Instance(name) => name.clone(),
+        };
+        self.problems.iter().map(|(subject, problem)| (about(subject), problem.clone())).collect()
+    }
 }
 
 /// The moment of a time stamp of the data plane, `CLOCK_MONOTONIC` in nanoseconds.

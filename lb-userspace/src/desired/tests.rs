@@ -135,6 +135,7 @@ pub(crate) fn config(services: Vec<Service>) -> Config {
         http: None,
         log: Log::default(),
         hooks: Vec::new(),
+        stats_socket: None,
     }
 }
 

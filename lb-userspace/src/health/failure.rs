@@ -121,6 +121,26 @@ impl ProbeError {
         }
     }
 
+    /// The kind of failure as one word, for counters.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Unreachable(_) => "unreachable",
+            Self::Timeout { .. } => "timeout",
+            Self::Reset(_) => "reset",
+            Self::Closed(_) => "closed",
+            Self::Tls(_) => "tls",
+            Self::Alert(_) => "tls-alert",
+            Self::Certificate(_) => "certificate",
+            Self::Status { .. } => "status",
+            Self::NotHttp(_) => "not-http",
+            Self::HeadTooLarge => "head-too-large",
+            Self::Token { .. } => "token",
+            Self::Local(_) => "local",
+            Self::Broken { .. } => "broken",
+        }
+    }
+
     /// What it says about the way to the backend: true where something came back from there, false where nothing did, as if
     /// this node had been cut off; `None` where nothing was sent. Over a kept connection no answer at all may come, however far
     /// the check had got before.

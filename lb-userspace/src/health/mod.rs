@@ -4,12 +4,13 @@
 //! Monitor (one task per backend) -- check --> Probe --> result --> RiseFall --> Condition --> watch channel
 //! ```
 //!
-//! [`rise_fall`] is pure. [`probe`] and [`tls`] do one check; [`monitor`] repeats it and publishes the outcome.
+//! [`rise_fall`] and [`tally`] are pure. [`probe`] and [`tls`] do one check; [`monitor`] repeats it and publishes the outcome.
 
 pub mod failure;
 pub mod monitor;
 pub mod probe;
 pub mod rise_fall;
+pub mod tally;
 pub mod tls;
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ use super::{
     failure::ProbeError,
     probe::{Connection, LINGER, LONGEST, Outcome, Probe},
     rise_fall::{CheckResult, Condition, DownKind, HealthState, RiseFall, Transition},
+    tally::CheckTally,
 };
 use crate::config::model::Health;
 
@@ -56,6 +57,9 @@ pub struct BackendHealth {
     pub failures: u64,
     /// Why `state` and `down` are what they are: the result that decided.
     pub reason: String,
+    /// What all of them have come to, for metrics.
+    #[serde(skip)]
+    pub tally: CheckTally,
     /// The newest row of checks to which something came back from there, be it a refusal: from the end of the first to the end of
     /// the last.
     #[serde(skip)]
@@ -163,6 +167,7 @@ impl Monitor {
             checks: 0,
             failures: 0,
             reason: "not checked yet".into(),
+            tally: CheckTally::default(),
             heard: None,
             silent: None,
         });
@@ -263,10 +268,12 @@ impl Watch {
         self.publish.send_modify(|health| {
             health.checks += 1;
             health.failures += u64::from(result != CheckResult::Pass);
+            health.tally.add(outcome.latency, outcome.result.as_ref().err().map(ProbeError::name));
             if let Some(transition) = transition {
                 health.state = transition.to.state();
                 health.down = transition.to.down();
                 health.since = now;
+                health.tally.transitions += 1;
                 health.reason.clone_from(&words);
             }
             match was_heard {

@@ -21,10 +21,14 @@ use super::{
     WithoutDaemon,
 };
 use crate::{
-    config::model::{Config, Service, VrrpInstance},
+    config::{
+        effective::fingerprint,
+        model::{Config, Service, VrrpInstance},
+    },
     dataplane::PinnedTables,
     desired::{BackendIds, PoolEntry, pool_entries, service_key, vips_of},
     flows::{Carried, FlowState},
+    health::tally::CheckTally,
     reconcile::MacText,
     steering::{Overrides, Standing, rfc3339},
     vrrp::lateness::Lateness,
@@ -122,10 +126,13 @@ pub fn status(facts: &Facts) -> Status {
         problems: std::iter::once(format!("the daemon is down: {}", facts.why))
             .chain(facts.config_problem.clone())
             .collect(),
+        rivals: BTreeMap::new(),
         config: ConfigStatus {
             path: facts.config_path.clone(),
             loaded_at: rfc3339(facts.now),
             last_reload_error: None,
+            last_reload_at: None,
+            fingerprint: config.map(fingerprint).unwrap_or_default(),
         },
         interface: interfaces.first().cloned().unwrap_or_default(),
         interfaces,
@@ -134,6 +141,7 @@ pub fn status(facts: &Facts) -> Status {
         packets: packets(&facts.pinned.counters),
         flows: FlowsStatus {
             max: config.map_or(0, |config| config.flows.max),
+            half_open_max: config.map_or(0, |config| config.flows.half_open_max),
             established: facts.flows.values().map(|flows| flows.active).sum(),
             half_open: facts.flows.values().map(|flows| flows.half_open).sum(),
             closing: facts.flows.values().map(|flows| flows.closing).sum(),
@@ -405,6 +413,7 @@ fn backend_status(
         next_hop: None,
         flows: BackendFlowsStatus::default(),
         resets: BTreeMap::new(),
+        checks: CheckTally::default(),
     };
     let Some((id, entry)) = id.and_then(|id| Some((id, facts.pinned.tables.backends.get(&id)?))) else {
         return status;

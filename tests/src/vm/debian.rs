@@ -306,14 +306,7 @@ impl Apt {
             let path = directory.join(path);
             fs::create_dir_all(&path).map_err(at(&path))?;
         }
-        let targets = run(Command::new("apt-get").args([
-            "indextargets",
-            // Else it tells nothing where the machine's lists were never fetched.
-            "--no-release-info",
-            "--format=$(COMPONENT) $(REPO_URI)",
-            "Created-By: Packages",
-        ]))?;
-        let sources = sources(&String::from_utf8_lossy(&targets.stdout)).ok_or(DebianError::NoMirror)?;
+        let sources = sources(&targets()?).ok_or(DebianError::NoMirror)?;
         for (name, text) in [("sources.list", sources.as_str()), ("status", "")] {
             let path = directory.join(name);
             fs::write(&path, text).map_err(at(&path))?;
@@ -375,19 +368,40 @@ impl Apt {
     }
 }
 
+/// The mirror of Debian that the machine's apt uses.
+///
+/// # Errors
+/// It knows none.
+pub fn mirror() -> Result<String, DebianError> {
+    mirror_of(&targets()?, "/debian").ok_or(DebianError::NoMirror)
+}
+
+/// A line `COMPONENT URI` for each list that the machine's apt knows.
+fn targets() -> Result<String, DebianError> {
+    let targets = run(Command::new("apt-get").args([
+        "indextargets",
+        // Else it tells nothing where the machine's lists were never fetched.
+        "--no-release-info",
+        "--format=$(COMPONENT) $(REPO_URI)",
+        "Created-By: Packages",
+    ]))?;
+    Ok(String::from_utf8_lossy(&targets.stdout).into_owned())
+}
+
+fn mirror_of(targets: &str, archive: &str) -> Option<String> {
+    let mut uris = targets.lines().filter_map(|line| line.strip_prefix("main "));
+    uris.find(|uri| uri.trim_end_matches('/').ends_with(archive)).map(str::to_owned)
+}
+
 /// The sources of our own, on the mirrors that the machine uses. `targets` has a line `COMPONENT URI` for each list that
 /// the machine's apt knows.
 fn sources(targets: &str) -> Option<String> {
-    let mirror = |archive: &str| {
-        let mut uris = targets.lines().filter_map(|line| line.strip_prefix("main "));
-        uris.find(|uri| uri.trim_end_matches('/').ends_with(archive)).map(str::to_owned)
-    };
     let line = |uri: &str, suite: &str| {
         format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {uri} {suite} main\n")
     };
-    let debian = mirror("/debian")?;
+    let debian = mirror_of(targets, "/debian")?;
     let mut sources = line(&debian, RELEASE) + &line(&debian, &format!("{RELEASE}-backports"));
-    if let Some(security) = mirror("/debian-security") {
+    if let Some(security) = mirror_of(targets, "/debian-security") {
         sources += &line(&security, &format!("{RELEASE}-security"));
     }
     Some(sources)

@@ -52,10 +52,12 @@ const PURE: &[&str] = &[
     "lb-userspace/src/drift.rs",
     "lb-userspace/src/flows.rs",
     "lb-userspace/src/health/rise_fall.rs",
+    "lb-userspace/src/health/tally.rs",
     "lb-userspace/src/history/event.rs",
     "lb-userspace/src/history/explain.rs",
     "lb-userspace/src/import/",
     "lb-userspace/src/maglev.rs",
+    "lb-userspace/src/metrics.rs",
     "lb-userspace/src/pcapng.rs",
     "lb-userspace/src/rebalance/",
     "lb-userspace/src/reconcile.rs",
@@ -130,12 +132,13 @@ const IMPURE: [&str; 20] = [
 ];
 
 /// Where `lb-userspace` may be unsafe: map access and sockets that the standard library has no words for.
-const UNSAFE: [&str; 6] = [
+const UNSAFE: [&str; 7] = [
     "lb-userspace/src/announce.rs",
     "lb-userspace/src/announce/",
     "lb-userspace/src/dataplane.rs",
     "lb-userspace/src/dataplane/",
     "lb-userspace/src/doctor/gather/system_calls.rs",
+    "lb-userspace/src/privileges.rs",
     "lb-userspace/src/vrrp/socket.rs",
 ];
 

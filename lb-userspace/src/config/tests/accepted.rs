@@ -4,7 +4,7 @@ use std::{num::NonZeroU16, time::Duration};
 
 use super::{BASE, edited, parse};
 use crate::config::{
-    effective::effective,
+    effective::{effective, fingerprint},
     model::{
         Balance, Check, ConnectionLog, DEFAULT_RISE, LocalClients, Mode, OnAllDown, OnAllFull, Service, Snat,
         Verify, VrrpVersion,
@@ -436,6 +436,17 @@ fn a_password_is_masked_and_nothing_else_is_lost() {
     );
     config.vrrp[0].auth_pass = Some("********".to_owned());
     assert_eq!(again.config, config);
+}
+
+#[test]
+fn a_fingerprint_tells_configurations_apart_and_secrets_stay_out_of_it() {
+    let of = |text: &str| fingerprint(&parse(text).expect("accepted").config);
+    let with_password = |password| edited("priority = 101", &format!("version = 2\nauth_pass = \"{password}\""));
+    assert_eq!(of(BASE), of(&format!("# another comment\n{BASE}")));
+    assert_ne!(of(BASE), of(&edited("priority = 101", "priority = 102")));
+    assert_eq!(of(&with_password("one")), of(&with_password("two")));
+    assert_ne!(of(&with_password("one")), of(BASE));
+    assert!(of(BASE).len() == 16 && of(BASE).chars().all(|c| c.is_ascii_hexdigit()));
 }
 
 #[test]

@@ -64,6 +64,7 @@ const WORDS: &[&str] = &[
     "[vrrp.auth_hmac]\nactive_key = 1\n",
     "[[vrrp.auth_hmac.key]]\nid = 1\nfile = \"/etc/xvip/vrrp.key\"\n",
     "[log]\nformat = \"json\"\n",
+    "[stats_socket]\npath = \"/run/a\"\nmode = \"777\"\n",
     "[[notify]]\ncommand = [\"/bin/true\"]\n",
     "[[notify]]\nurl = \"https://h/\"\n",
     "names = [\"main\", \"?\"]\n",

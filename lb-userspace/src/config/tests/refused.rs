@@ -26,7 +26,7 @@ const MISTAKES: &[Mistake] = &[
     m("idle_timeout", "idle-timeout", "idle-timeout", "flows.idle-timeout", "unknown key", "write: idle_timeout = \"24h\""),
     m("[flows]", "[flow]", "[flow]", "flow", "unknown key `flow`", "write: [flows]   (did you mean `flows`?)"),
     m("[[service.backend]]\nname = \"master2\"", "[[service.bakend]]\nname = \"master2\"", "bakend", "service[0].bakend", "unknown key", "write: [[service.backend]]   (did you mean `backend`?)"),
-    m("[flows]", "[haproxy]\n[flows]", "[haproxy]", "haproxy", "unknown key", "remove it; the tables of the file are node, service, vrrp, flows, connection_log, sync, http, log, notify"),
+    m("[flows]", "[haproxy]\n[flows]", "[haproxy]", "haproxy", "unknown key", "remove it; the tables of the file are node, service, vrrp, flows, connection_log, sync, http, log, notify, stats_socket"),
     m("[[vrrp]]", "[sync]\nlisten = \"172.16.0.2:7946\"\npeers = [\"172.16.0.3:7946\"]\nkey_file = \"/etc/xvip/sync.key\"\nkey = 1\n[[vrrp]]", "key = 1", "sync.key", "unknown key", "remove it; the keys of [sync] are listen, peers, key_file"),
     m("[[vrrp]]", "[http]\nlisten = \"172.16.0.2:1\"\n[[http.user]]\nname = \"a\"\npassword_hash = \"********\"\nrole = \"admin\"\nrights = 1\n[[vrrp]]", "rights = 1", "http.user[0].rights", "unknown key", "remove it; the keys of [[http.user]] are name, password_hash, role"),
     m("[[vrrp]]", "[service.rebalance]\nmod = \"off\"\n[[vrrp]]", "mod = ", "service[0].rebalance.mod", "unknown key", "write: mode = \"off\""),

@@ -1,21 +1,16 @@
 //! `permissions`: what this process may not do, and so could not look at.
 
-use crate::doctor::{Finding, facts::Facts};
+use crate::{
+    doctor::{Finding, facts::Facts},
+    privileges::{self, Need},
+};
 
 const ID: &str = "permissions";
-/// linux/capability.h
-const SYS_ADMIN: u32 = 21;
-const NEEDED: [(u32, &str); 4] =
-    [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (39, "CAP_BPF"), (38, "CAP_PERFMON")];
 
 /// By its effective capabilities; `CAP_SYS_ADMIN` stands for the two of BPF.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
-    let has = |number: u32| facts.host.capabilities & 1 << number != 0;
-    let missing: Vec<&str> = NEEDED
-        .iter()
-        .filter(|(number, _)| !(has(*number) || *number > SYS_ADMIN && has(SYS_ADMIN)))
-        .map(|(_, name)| *name)
-        .collect();
+    let missing = privileges::missing(facts.host.capabilities);
+    let missing: Vec<String> = missing.iter().map(Need::name).collect();
     vec![if missing.is_empty() {
         Finding::fine(ID, "this process may look at everything")
     } else {
@@ -35,6 +30,9 @@ mod tests {
         Severity,
         findings::healthy::{fine, one},
     };
+
+    /// linux/capability.h
+    const SYS_ADMIN: u32 = 21;
 
     #[test]
     fn what_is_missing_is_named() {

@@ -3,8 +3,8 @@
 use crate::doctor::{Finding, facts::Facts};
 
 const ID: &str = "sync-key";
-/// The bits of everybody but the owner.
-const OTHERS: u32 = 0o077;
+/// The bits of everybody but the owner, and of the group all but reading: it is the daemon's own where that is not root.
+const OTHERS: u32 = 0o037;
 
 /// By owner and mode of `sync.key_file`.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
@@ -18,8 +18,8 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             format!("{file} has mode {:o} and is user {}'s", mode.mode, mode.owner),
             "whoever has the key can read every connection's addresses and make some up",
         )
-        .remedy(format!("chown root:root {file} && chmod 600 {file}")),
-        Some(Ok(_)) => Finding::fine(ID, format!("{file} is root's alone")),
+        .remedy(format!("chown root:xvip {file} && chmod 640 {file}")),
+        Some(Ok(_)) => Finding::fine(ID, format!("{file} is root's, and of its group, alone")),
         Some(Err(why)) => Finding::unseen(ID, &file.to_string(), why),
         None => Finding::unseen(ID, &file.to_string(), "it was not looked for"),
     }]
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn the_key_is_root_s_alone() {
         fine(judge, with_sync);
-        for (mode, owner) in [(0o640, 0), (0o604, 0), (0o600, 1000)] {
+        for (mode, owner) in [(0o660, 0), (0o604, 0), (0o600, 1000)] {
             let found = one(judge, |facts| {
                 with_sync(facts);
                 facts.host.sync_key = Some(Ok(FileMode { mode, owner }));

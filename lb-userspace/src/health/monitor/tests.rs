@@ -234,6 +234,7 @@ fn as_json() {
         checks: 7,
         failures: 2,
         reason: "status 500, expected 200".into(),
+        tally: CheckTally::default(),
         heard: None,
         silent: None,
     };

@@ -28,6 +28,7 @@ pub(crate) fn status() -> Status {
         local: false,
         flows: BackendFlowsStatus { opened: 12, active: 3, bytes_out: 5 << 20, ..Default::default() },
         resets: Default::default(),
+        checks: Default::default(),
     };
     let interface = InterfaceStatus {
         name: "eth0".into(),
@@ -60,10 +61,13 @@ pub(crate) fn status() -> Status {
         pid: 1,
         uptime_seconds: 61,
         problems: Vec::new(),
+        rivals: Default::default(),
         config: ConfigStatus {
             path: "/etc/xvip/xvip.toml".into(),
             loaded_at: since.clone(),
             last_reload_error: None,
+            last_reload_at: None,
+            fingerprint: String::new(),
         },
         interface: interface.clone(),
         interfaces: vec![interface],
@@ -85,7 +89,7 @@ pub(crate) fn status() -> Status {
             dropped: [("fragment".to_owned(), 7)].into(),
             transmitted: [("to-backend".to_owned(), 42)].into(),
         },
-        flows: FlowsStatus { max: 1024, established: 3, half_open: 0, closing: 2 },
+        flows: FlowsStatus { max: 1024, half_open_max: 512, established: 3, half_open: 0, closing: 2 },
         sync: None,
         hooks: Vec::new(),
         connection_log: None,
