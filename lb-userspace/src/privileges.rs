@@ -66,7 +66,8 @@ pub fn check() -> Result<(), String> {
     if missing.is_empty() {
         return Ok(());
     }
-    let list: Vec<String> = missing.iter().map(|need| format!("{} ({})", need.name(), need.purpose)).collect();
+    let list: Vec<String> =
+        missing.iter().map(|need| format!("{} ({})", need.name(), need.purpose)).collect();
     Err(format!(
         "xvip lacks {}; run it as root, by the unit of its package, or with these among the capabilities of its container",
         list.join(", ")
@@ -84,7 +85,11 @@ pub fn check_others(user: &str) -> Result<(), String> {
         .filter(|need| !need.is_met(effective))
         .map(|need| format!("{} ({})", need.name(), need.purpose))
         .collect();
-    if missing.is_empty() { Ok(()) } else { Err(format!("to run it as user {user}, xvip lacks {}", missing.join(", "))) }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("to run it as user {user}, xvip lacks {}", missing.join(", ")))
+    }
 }
 
 fn effective() -> u64 {
@@ -138,7 +143,8 @@ mod tests {
 
     #[test]
     fn sys_admin_stands_for_what_was_cut_out_of_it() {
-        let names: Vec<String> = missing(Capability::CAP_SYS_ADMIN.bitmask()).iter().map(Need::name).collect();
+        let names: Vec<String> =
+            missing(Capability::CAP_SYS_ADMIN.bitmask()).iter().map(Need::name).collect();
         assert_eq!(names, ["CAP_NET_ADMIN", "CAP_NET_RAW"]);
     }
 

@@ -111,7 +111,10 @@ mod tests {
         let file = Path::new("/etc/xvip/xvip.toml").to_owned();
         let error = LoadError::Unreadable { file, error: io::ErrorKind::PermissionDenied.into() };
         let said = error.to_string();
-        assert!(said.ends_with("run: chgrp xvip /etc/xvip/xvip.toml && chmod 640 /etc/xvip/xvip.toml"), "{said}");
+        assert!(
+            said.ends_with("run: chgrp xvip /etc/xvip/xvip.toml && chmod 640 /etc/xvip/xvip.toml"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -617,7 +617,9 @@ fn private(t: &Table<'_>, key: &str, file: &At<PathBuf>, facts: &Facts<'_>) {
     if let Ok(mode) = (facts.file_mode)(&file.value)
         && mode & 0o037 != 0
     {
-        let message = format!("`{key}` {path} is not for its owner, and the group of xvip, alone: its mode is {mode:04o}");
+        let message = format!(
+            "`{key}` {path} is not for its owner, and the group of xvip, alone: its mode is {mode:04o}"
+        );
         t.reader.warning(&file.place, message, format!("run: chmod 640 {path}"));
     }
 }

@@ -47,9 +47,13 @@ mod tests {
     #[test]
     fn every_check_is_in_one_bucket_and_a_failure_under_its_kind() {
         let mut tally = CheckTally::default();
-        for (us, failure) in
-            [(0, None), (1_000, None), (1_001, Some("timeout")), (5_000_001, Some("timeout")), (9, Some("refused"))]
-        {
+        for (us, failure) in [
+            (0, None),
+            (1_000, None),
+            (1_001, Some("timeout")),
+            (5_000_001, Some("timeout")),
+            (9, Some("refused")),
+        ] {
             tally.add(Duration::from_micros(us), failure);
         }
         assert_eq!(tally.buckets, [3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);

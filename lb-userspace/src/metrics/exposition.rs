@@ -108,12 +108,8 @@ impl Collector for Scrape {
 
 fn encode_value(metric: &mut MetricEncoder<'_>, kind: Kind, value: &Value) -> fmt::Result {
     match (value, kind) {
-        (Value::Whole(number), Kind::Counter) => {
-            metric.encode_counter::<NoLabelSet, _, u64>(number, None)
-        }
-        (Value::Fraction(number), Kind::Counter) => {
-            metric.encode_counter::<NoLabelSet, _, f64>(number, None)
-        }
+        (Value::Whole(number), Kind::Counter) => metric.encode_counter::<NoLabelSet, _, u64>(number, None),
+        (Value::Fraction(number), Kind::Counter) => metric.encode_counter::<NoLabelSet, _, f64>(number, None),
         (Value::Whole(number), _) => metric.encode_gauge(number),
         (Value::Fraction(number), _) => metric.encode_gauge(number),
         (Value::Distribution { sum, count, buckets }, _) => {
@@ -125,8 +121,7 @@ fn encode_value(metric: &mut MetricEncoder<'_>, kind: Kind, value: &Value) -> fm
 /// The text format 0.0.4 of an OpenMetrics text of ours. There a family has the name of its series, there is no type `info`, and
 /// neither units nor an end.
 fn classic(open_metrics: &str) -> String {
-    let known: BTreeMap<String, Kind> =
-        families().map(|family| (family.open_name(), family.kind)).collect();
+    let known: BTreeMap<String, Kind> = families().map(|family| (family.open_name(), family.kind)).collect();
     let mut out = String::with_capacity(open_metrics.len());
     for line in open_metrics.lines() {
         let mut words = line.splitn(4, ' ');

@@ -13,9 +13,14 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::info("node", "Name of this node, as `node.name` has it", &["node"], |status, out| {
         out.add(&[&status.node], true);
     }),
-    Family::gauge("up", "Whether the daemon tells this: 1, or 0 where it was made of the maps alone", &[], |status, out| {
-        out.add(&[], status.daemon == DaemonState::Up);
-    }),
+    Family::gauge(
+        "up",
+        "Whether the daemon tells this: 1, or 0 where it was made of the maps alone",
+        &[],
+        |status, out| {
+            out.add(&[], status.daemon == DaemonState::Up);
+        },
+    ),
     Family::gauge("uptime", "How long the daemon has been running", &[], |status, out| {
         out.add(&[], status.uptime_seconds as f64);
     })
@@ -32,9 +37,14 @@ pub(super) const FAMILIES: &[Family] = &[
         &["fingerprint"],
         |status, out| out.add(&[&status.config.fingerprint], true),
     ),
-    Family::gauge("config_loaded_timestamp", "When the configuration in force was read", &[], |status, out| {
-        out.moment(&[], &status.config.loaded_at);
-    })
+    Family::gauge(
+        "config_loaded_timestamp",
+        "When the configuration in force was read",
+        &[],
+        |status, out| {
+            out.moment(&[], &status.config.loaded_at);
+        },
+    )
     .of(Measure::Seconds),
     Family::gauge(
         "config_last_reload_successful",

@@ -2,10 +2,7 @@
 
 use super::family::Family;
 use crate::{
-    connections::status::ConnectionLogStatus,
-    hooks::HookStatus,
-    metrics::family::Samples,
-    status::Status,
+    connections::status::ConnectionLogStatus, hooks::HookStatus, metrics::family::Samples, status::Status,
 };
 
 const WITH_HOOKS: &str = "with `[[notify]]`";

@@ -35,8 +35,7 @@ fn full() -> Status {
         track("script /bin/ask --other", "down"),
         track("interface eth1", "up"),
     ];
-    vrrp.witness =
-        Some(WitnessStatus { addresses: vec!["172.16.0.1".into()], answers: true, problem: None });
+    vrrp.witness = Some(WitnessStatus { addresses: vec!["172.16.0.1".into()], answers: true, problem: None });
     let service = &mut status.services[0];
     service.rebalance = Some(RebalanceStatus { running: true, left: 4, ..RebalanceStatus::default() });
     let backend = &mut service.backends[0];
@@ -235,11 +234,15 @@ fn who_asks_for_openmetrics_gets_it() {
         (Some("application/openmetrics-text"), OpenMetrics),
         // Prometheus 2.42 and 3.
         (
-            Some("application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"),
+            Some(
+                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            ),
             OpenMetrics,
         ),
         (
-            Some("application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,*/*;q=0.2"),
+            Some(
+                "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,*/*;q=0.2",
+            ),
             OpenMetrics,
         ),
         (Some("Application/OpenMetrics-Text; Version=\"1.0.0\"; Q=0.5"), OpenMetrics),

@@ -11,8 +11,8 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::Body,
     header::{
-        ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
-        RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE,
+        ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+        LOCATION, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE,
     },
 };
 
@@ -29,6 +29,8 @@ use super::{
 use crate::{
     config::model::{Http, Role},
     control::protocol::{RebalanceAnswer, RebalanceOrder, Request as Ask},
+    metrics::{self, Format},
+    status::Status,
 };
 
 /// The largest body of a request, in bytes.
@@ -144,6 +146,13 @@ impl Site {
             Err(answer) => return *answer,
         };
         let view = who.view(http);
+        if path == "/metrics" {
+            return match who.rights {
+                Rights::Nothing => challenge(),
+                _ if looks => self.metrics(&view, &head.headers).await,
+                _ => not_allowed("GET, HEAD"),
+            };
+        }
         match (below, &head.method) {
             (Some("" | "/"), _) if looks => match who.rights {
                 Rights::View | Rights::Act => self.overview(&who, &view).await,
@@ -252,6 +261,19 @@ impl Site {
         let message = who.session.as_ref().and_then(|(id, _)| locked(&self.sessions).told(id));
         let samples = locked(&self.samples);
         html(StatusCode::OK, page::overview(view, &seen, &samples, message.as_ref()))
+    }
+
+    async fn metrics(&self, view: &View<'_>, headers: &HeaderMap) -> Answer {
+        let Some(seen) = self.watch.now().await else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "xvip does not answer\n");
+        };
+        let format = Format::accepted(headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()));
+        let text = if view.version {
+            metrics::encode(&seen.status, format)
+        } else {
+            metrics::encode(&Status { version: String::new(), ..seen.status.clone() }, format)
+        };
+        answer(StatusCode::OK, format.content_type(), text)
     }
 
     async fn live(&self, view: &View<'_>) -> Answer {

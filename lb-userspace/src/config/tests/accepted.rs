@@ -441,7 +441,8 @@ fn a_password_is_masked_and_nothing_else_is_lost() {
 #[test]
 fn a_fingerprint_tells_configurations_apart_and_secrets_stay_out_of_it() {
     let of = |text: &str| fingerprint(&parse(text).expect("accepted").config);
-    let with_password = |password| edited("priority = 101", &format!("version = 2\nauth_pass = \"{password}\""));
+    let with_password =
+        |password| edited("priority = 101", &format!("version = 2\nauth_pass = \"{password}\""));
     assert_eq!(of(BASE), of(&format!("# another comment\n{BASE}")));
     assert_ne!(of(BASE), of(&edited("priority = 101", "priority = 102")));
     assert_eq!(of(&with_password("one")), of(&with_password("two")));

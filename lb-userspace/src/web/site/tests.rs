@@ -106,7 +106,8 @@ async fn text(answer: Answer) -> String {
 /// The cookie of somebody who has logged in, and the word of their forms.
 async fn log_in(stand: &Stand, name: &str, password: &str) -> (String, String) {
     let answer = post("/stats/login", &format!("name={name}&password={password}")).to(stand).await;
-    assert_eq!((answer.status(), answer.headers()[LOCATION].to_str()), (StatusCode::SEE_OTHER, Ok("/stats")));
+    assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+    assert_eq!(answer.headers()[LOCATION], "/stats");
     let cookie = answer.headers()[SET_COOKIE].to_str().expect("text").to_owned();
     for part in ["xvip-9188=", "; Path=/stats;", "HttpOnly", "SameSite=Strict", "Max-Age=3600"] {
         assert!(cookie.contains(part), "{part} in {cookie}");
@@ -143,6 +144,14 @@ async fn who_has_not_logged_in_sees_what_anonymous_says() {
         let order = codes(&stand, vec![get("/stats/order?what=drain"), post("/stats/order", "")]).await;
         assert_eq!(order, [403, 403], "{anonymous:?}");
     }
+    let scrape = async |anonymous| {
+        stand.site.configure(Some(Arc::new(Http { anonymous, ..settings() })));
+        get("/metrics").to(&stand).await
+    };
+    assert_eq!(scrape(Anonymous::Nothing).await.status(), StatusCode::UNAUTHORIZED);
+    let scraped = scrape(Anonymous::Metrics).await;
+    assert!(scraped.headers()[CONTENT_TYPE].to_str().expect("text").contains("version=0.0.4"));
+    assert!(text(scraped).await.contains("\nxvip_"));
     let elsewhere =
         codes(&stand, ["/", "/statsx", "/login", "/stats/x", "/stats/../etc"].map(get).into()).await;
     assert_eq!(elsewhere, [404; 5]);
