@@ -14,6 +14,7 @@ use tracing::{
     field::{Field, Visit},
     warn,
 };
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     fmt::{
@@ -71,7 +72,8 @@ pub fn begin(settings: &Log) -> LevelSwitch {
     };
     let (journal, problem) = match wants_journal.then(tracing_journald::layer) {
         Some(Ok(journal)) => {
-            let journal = journal.with_syslog_identifier("xvip".to_owned());
+            let journal =
+                journal.with_syslog_identifier("xvip".to_owned()).with_priority_mappings(priorities());
             (Some(journal.with_field_prefix(Some(PREFIX.to_owned()))), None)
         }
         Some(Err(error)) => (None, Some(error)),
@@ -89,6 +91,17 @@ pub fn begin(settings: &Log) -> LevelSwitch {
         warn!("the journal cannot be reached, so the log goes to stderr: {error}");
     }
     LevelSwitch(Some(switch))
+}
+
+/// What is as it should be is no notice, which `journalctl` makes bold.
+const fn priorities() -> PriorityMappings {
+    PriorityMappings {
+        error: Priority::Error,
+        warn: Priority::Warning,
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        trace: Priority::Debug,
+    }
 }
 
 /// Whether stderr is what systemd said it is: a device and an inode. Whoever inherits the variable may have another one.

@@ -39,7 +39,7 @@ const PARTS: [(&str, &[Family]); 7] = [
     ("Backends", backends::FAMILIES),
     ("The data plane", dataplane::FAMILIES),
     ("Sync", sync::FAMILIES),
-    ("Who is told", telling::FAMILIES),
+    ("Hooks and the connection log", telling::FAMILIES),
 ];
 
 /// The OpenMetrics text of a status.

@@ -3,14 +3,24 @@
 //! Times are RFC 3339 in UTC with milliseconds (`2026-01-02T03:04:05.678Z`), durations have their unit in the field's
 //! name. Fields are only ever added.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
+use lb_common::layout::virtual_mac;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    connections::status::ConnectionLogStatus, health::tally::CheckTally, hooks::HookStatus,
-    sync::status::SyncStatus, vrrp::lateness::Lateness,
+    config::model::{Family, VrrpInstance, family_of},
+    connections::status::ConnectionLogStatus,
+    health::tally::CheckTally,
+    hooks::HookStatus,
+    reconcile::MacText,
+    sync::status::SyncStatus,
+    vrrp::lateness::Lateness,
 };
 
 pub mod gather;
@@ -248,6 +258,49 @@ pub struct VrrpStatus {
     /// Who has to answer before it takes over from a silent router; absent where nobody has to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness: Option<WitnessStatus>,
+}
+
+impl VrrpStatus {
+    /// What the configuration says of an instance with these VIPs; nothing is known of what it does.
+    pub(crate) fn configured(instance: &VrrpInstance, vips: &BTreeSet<(IpAddr, u8)>) -> Self {
+        let addresses: Vec<IpAddr> = vips.iter().map(|(vip, _)| *vip).collect();
+        let is_ipv6 = family_of(&addresses) == Family::Ipv6;
+        let router_id = instance.virtual_router_id.get();
+        Self {
+            name: instance.name.clone(),
+            state: "unknown".to_owned(),
+            since: String::new(),
+            reason: String::new(),
+            priority: instance.priority.get(),
+            virtual_router_id: router_id,
+            version: instance.version.into(),
+            vips: vips.iter().map(|(vip, prefix)| format!("{vip}/{prefix}")).collect(),
+            active_router: None,
+            adverts_sent: 0,
+            adverts_received: 0,
+            discarded: BTreeMap::new(),
+            holds_addresses: false,
+            sync_group: instance.sync_group.clone(),
+            blocked: None,
+            authentication: match (&instance.auth_hmac, &instance.auth_pass) {
+                (Some(_), _) => "hmac-sha256",
+                (None, Some(_)) => "password",
+                (None, None) => "none",
+            }
+            .to_owned(),
+            virtual_mac: (instance.virtual_mac).then(|| MacText(virtual_mac(is_ipv6, router_id)).to_string()),
+            transitions: 0,
+            send_errors: 0,
+            send_error: None,
+            address_mismatches: 0,
+            interval_mismatches: 0,
+            lateness: Lateness::default(),
+            realtime: false,
+            released: false,
+            tracks: Vec::new(),
+            witness: None,
+        }
+    }
 }
 
 /// Something that a virtual router depends on.

@@ -19,7 +19,7 @@ use crate::netns::Netns;
 use crate::topology::Lab;
 use crate::wait;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 /// Bytes; nothing in the lab is longer, with an MTU of 1500 and segmentation before each cable.
 const LONGEST_FRAME: u16 = 2048;
 

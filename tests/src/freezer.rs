@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::wait;
 
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// The group. Dropping it thaws the processes and puts them back where they were.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Freezer {
     /// Stops all its threads where they are; they have stopped when this returns.
     ///
     /// # Errors
-    /// When the kernel does not do it in 5 seconds.
+    /// When the kernel does not do it in 30 seconds.
     pub fn freeze(&self) -> io::Result<()> {
         self.set(true)
     }

@@ -24,10 +24,10 @@ use crate::master::Master;
 use crate::netns::Netns;
 use crate::topology::{API_PORT, Lab, LabError, PLAIN_PORT, PREFIX_LENGTH, VIP, host};
 
-const END_LIMIT: Duration = Duration::from_secs(10);
+const END_LIMIT: Duration = Duration::from_secs(60);
 /// Of each machine's own `/run`.
 const STATISTICS: &str = "/run/haproxy-stats";
-const START_LIMIT: Duration = Duration::from_secs(20);
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// The host number of the first node and its priority; the second's are one more and one less.
 const FIRST: (u8, u8) = (2, 100);
 

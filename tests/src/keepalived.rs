@@ -13,8 +13,8 @@ use nix::unistd::Pid;
 use crate::daemon::{Daemon, DaemonError};
 use crate::netns::Netns;
 
-const START_LIMIT: Duration = Duration::from_secs(20);
-const END_LIMIT: Duration = Duration::from_secs(10);
+const START_LIMIT: Duration = Duration::from_secs(60);
+const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// A `vrrp_instance` on `eth0`, as BACKUP at first.
 #[derive(Debug, Clone)]

@@ -34,6 +34,7 @@ pub mod netns;
 pub mod network;
 pub mod node;
 pub mod outage;
+pub mod packages;
 pub mod ping;
 pub mod plain;
 pub mod plane;

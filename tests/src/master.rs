@@ -235,7 +235,7 @@ impl Master {
             .arg("--control")
             .arg(&self.run_dir);
         let mut daemon = Daemon::start(&self.machine, self.name(), &mut command, &log)?;
-        daemon.wait_ready("its port to be open", Duration::from_secs(10), || {
+        daemon.wait_ready("its port to be open", Duration::from_secs(60), || {
             fs::read(&log).is_ok_and(|text| {
                 text.get(begin..).is_some_and(|new| String::from_utf8_lossy(new).contains(apiserver::READY))
             })

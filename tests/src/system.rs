@@ -169,7 +169,11 @@ impl System {
         let mut command = Command::new("nsenter");
         command.arg("--target").arg(self.init.to_string());
         command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--", "env", "-i"]);
-        command.args(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8"]);
+        command.args([
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            "DEBIAN_FRONTEND=noninteractive",
+            "LC_ALL=C.UTF-8",
+        ]);
         command.args(words).stdin(Stdio::null());
         command.output().map_err(at(Path::new("nsenter")))
     }

@@ -74,6 +74,8 @@ const VRRP: &str = "main";
 const FIRST_LB: u8 = 2;
 const FIRST_MASTER: u8 = 4;
 const CLIENT: u8 = 100;
+/// In [`Lab::start_lbs`] nothing waits for as long unless something is wrong.
+const PATIENCE: u32 = 5;
 
 /// Why the lab could not be built or changed.
 #[derive(Debug, thiserror::Error)]
@@ -222,10 +224,10 @@ impl LabBuilder {
         self
     }
 
-    /// Multiplies the limits of [`Lab::start_lbs`]: for a slow machine.
+    /// Multiplies the limits of [`Lab::start_lbs`] (5, for a machine that is busy; no less): for a slow machine.
     #[must_use]
     pub fn patience(mut self, factor: u32) -> Self {
-        self.patience = factor;
+        self.patience = factor.max(PATIENCE);
         self
     }
 
@@ -502,7 +504,7 @@ impl Lab {
             multicast: false,
             ipv6: false,
             stubs: true,
-            patience: 1,
+            patience: PATIENCE,
             mode: Mode::Nat,
             families: vec![Family::V4],
             narrow_clients: false,
@@ -621,8 +623,8 @@ impl Lab {
     /// and the VIPs answer.
     ///
     /// # Errors
-    /// When a daemon does not start, or that state is not reached within 20 seconds (times
-    /// [`LabBuilder::patience`]).
+    /// When a daemon does not start, or that state is not reached within 20 seconds times
+    /// [`LabBuilder::patience`].
     pub fn start_lbs(&self) -> Result<(), LabError> {
         let limit = Duration::from_secs(20) * self.patience;
         for lb in &self.lbs {

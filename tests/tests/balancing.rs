@@ -16,7 +16,7 @@ use lb_tests::wait;
 type TestResult = Result<(), Box<dyn Error>>;
 
 /// Generous, because the machine may be busy; nothing waits for it unless something is wrong.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A lab with one LB node and the plain service as `change` says, in each of `families`.
 fn running(families: &[Family], mut change: impl FnMut(&mut ServiceConfig)) -> Result<Lab, Box<dyn Error>> {

@@ -170,7 +170,8 @@ fn check_shows_what_vrrp_does_but_no_secret() -> TestResult {
     mode(0o644)?;
     let said = stderr(&check()?);
     assert!(
-        said.contains("is not for its owner, and the group of xvip, alone: its mode is 0644") && said.contains("run: chmod 640 "),
+        said.contains("is not for its owner, and the group of xvip, alone: its mode is 0644")
+            && said.contains("run: chmod 640 "),
         "{said}"
     );
 

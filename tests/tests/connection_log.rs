@@ -296,6 +296,69 @@ fn with_direct_server_return_the_client_s_own_port_is_seen() -> TestResult {
     Ok(())
 }
 
+/// What a log that is full leaves behind: so many files, none too large, each line whole, the newest connections in them,
+/// and `who` finds what is in any of them.
+#[test]
+fn a_log_that_is_full_is_put_aside_and_the_oldest_goes() -> TestResult {
+    const LARGEST: u64 = 100_000;
+    let lab = one(&[Family::V4], Mode::Nat, "max_size = \"100KB\"\nfiles = 3")?;
+    let lb = lab.lb(0);
+    let files = || -> Result<Vec<PathBuf>, Box<dyn Error>> {
+        let entries = fs::read_dir(directory(&lab, lb.name()))?;
+        let mut files = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+        // Those that were put aside have their time in their names; the one that is written to has none.
+        files.sort_by_key(|path| (path.to_string_lossy().ends_with("-connections.jsonl"), path.clone()));
+        Ok(files)
+    };
+    let first = connect(&lab, Family::V4)?.client;
+    wait_story(&lab, lb, &first, &["start handshake", "end closed"])?;
+    let begun = records(&lab, lb)?[0]["opened"].clone();
+    // Its port may be another one's later. While files change, they may not be there to be read.
+    let is_kept = || {
+        let is_first = |record: &Value| record["client"] == first && record["opened"] == begun;
+        records(&lab, lb).map_or(true, |records| records.iter().any(is_first))
+    };
+    // Until the first one is in a file that is gone: a few hundred, at some hundred bytes for each beginning and each end.
+    let mut opened = 0;
+    while is_kept() {
+        for _ in 0..50 {
+            drop(connect(&lab, Family::V4)?);
+        }
+        opened += 50;
+        assert!(opened < 5_000, "{:?}", files()?);
+        assert!(files()?.len() <= 3, "{:?}", files()?);
+    }
+    let last = connect(&lab, Family::V4)?.client;
+    wait_story(&lab, lb, &last, &["start handshake", "end closed"])?;
+    let left = files()?;
+    assert_eq!(left.len(), 3, "{left:?}");
+    let mut seen = BTreeSet::new();
+    for path in &left {
+        let text = fs::read_to_string(path)?;
+        assert!(text.len() as u64 <= LARGEST && text.ends_with('\n'), "{}: {}", path.display(), text.len());
+        for line in text.lines() {
+            let record: Value = serde_json::from_str(line)?;
+            let what = format!("{} {} {}", record["record"], record["client"], record["nat_port"]);
+            assert!(seen.insert((what, record["opened"].to_string())), "twice: {line}");
+        }
+    }
+    assert!(seen.len() > 300, "{} records", seen.len());
+    // Of the oldest that is left, and of one that is gone.
+    let oldest = fs::read_to_string(&left[0])?;
+    let ended = oldest
+        .lines()
+        .map(serde_json::from_str::<Value>)
+        .find(|record| record.as_ref().is_ok_and(|record| record["record"] == "end"));
+    let ended = ended.ok_or("an end")??;
+    let (port, at) = (ended["nat_port"].to_string(), ended["opened"].as_str().ok_or("a time")?.to_owned());
+    let (found, _) = who(lb, &["--nat-port", &port, "--at", &at])?;
+    assert!(clients(&found).contains(ended["client"].as_str().unwrap_or_default()), "{found:#}");
+    let status = lb.status()?.raw["connection_log"].clone();
+    assert_eq!((&status["dropped"], &status["lost"]), (&0.into(), &0.into()), "{status}");
+    println!("{opened} connections, {} records in {left:?}", seen.len());
+    Ok(())
+}
+
 /// Where a node tells its peers.
 fn sync_at(node: &LbNode) -> SocketAddr {
     SocketAddr::new(node.address(), SYNC_PORT)

@@ -18,7 +18,7 @@ use lb_tests::wait;
 type TestResult = Result<(), Box<dyn Error>>;
 
 /// Generous, because the machine may be busy; nothing waits for it unless something is wrong.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Two nodes with an API server each, and one API server on a machine of its own. `lb1` has the VIP.
 struct ControlPlane {

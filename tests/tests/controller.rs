@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 type TestResult = Result<(), Box<dyn Error>>;
 
 /// Generous, because the machine may be busy; nothing waits for it unless something is wrong.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const VIP: &str = "172.16.0.10/24";
 
 /// One LB node, not started, and some API servers.

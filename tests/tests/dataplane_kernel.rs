@@ -1,6 +1,8 @@
 //! The table of cases in the kernel, through `BPF_PROG_TEST_RUN`, and step by step the same as on the host. Needs root.
 //!
 //! Every run has pins and maps of its own; nothing is attached to an interface.
+//!
+//! Runner: once
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},

@@ -1,6 +1,8 @@
 //! What neighbours say in ARP, neighbour discovery and VRRP, right and wrong: whatever comes, nothing panics, nothing but a
 //! frame of a valid form is noted or answered, and a VIP stays where it is. On the host alone millions of frames; with root on
 //! host and kernel in step, which must agree on every byte and every map.
+//!
+//! Runner: once
 
 use std::{
     cell::RefCell,

@@ -20,7 +20,7 @@ use lb_tests::wait;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// `fall` times (`fast_interval` and `timeout`), at the defaults: what a decision may take where there is traffic.
 const DECISION: Duration = Duration::from_millis(2 * (200 + 1000));
 /// And where there is none: until the next check.

@@ -3,9 +3,13 @@
 //!
 //! Runner: threads 1, minutes 6
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::process::Output;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use lb_tests::node::LbNode;
@@ -222,4 +226,103 @@ fn the_log_can_be_json_and_its_level_changes_with_a_reload() -> TestResult {
     let refused = text(&lb.xvip(&["reload"])?);
     assert!(refused.contains("log.format cannot change while xvip runs"), "{refused}");
     Ok(())
+}
+
+/// What the journal's socket gets: its own form, fields of their own for an event, and nothing on stderr.
+#[test]
+fn the_journal_gets_each_event_with_its_fields() -> TestResult {
+    let lab = Lab::builder().lbs(1).masters(1).patience(4).build()?;
+    let lb = lab.lb(0);
+    // Where journald listens; the machine's /run is its own.
+    let journal = lb.machine().run(|| {
+        fs::create_dir_all("/run/systemd/journal")?;
+        UnixDatagram::bind("/run/systemd/journal/socket")
+    })??;
+    // Somebody must take what comes all the time, as journald does: whoever writes waits where much lies there.
+    let (sender, received) = mpsc::channel();
+    journal.set_read_timeout(Some(Duration::from_secs(5)))?;
+    thread::spawn(move || {
+        let mut datagram = vec![0; 1 << 16];
+        loop {
+            let entry = journal.recv(&mut datagram).ok().and_then(|length| entry(&datagram[..length]));
+            // None within that time: is anybody still there?
+            if sender.send(entry.unwrap_or_default()).is_err() {
+                return;
+            }
+        }
+    });
+    lb.configure(|config| config.extra.push_str("[log]\ntarget = \"journal\"\n"))?;
+    lab.start_lbs()?;
+    let mut entries: Vec<BTreeMap<String, String>> = Vec::new();
+    let mut heard = |kind: &str, to: &str| {
+        wait::value(&format!("{kind} {to} in the journal"), SOON, || {
+            entries.extend(received.try_iter());
+            let is_it = |entry: &&BTreeMap<String, String>| {
+                entry.get("XVIP_EVENT").is_some_and(|event| event == kind)
+                    && entry.get("XVIP_TO").is_some_and(|state| state == to)
+            };
+            entries.iter().find(is_it).cloned()
+        })
+    };
+    let active = heard("vrrp", "active")?;
+    for (field, value) in [
+        ("SYSLOG_IDENTIFIER", "xvip"),
+        ("PRIORITY", "6"),
+        ("XVIP_NAME", "main"),
+        ("XVIP_INSTANCE", "main"),
+        ("XVIP_FROM", "backup"),
+        ("XVIP_VIPS", &VIP.to_string()),
+    ] {
+        assert_eq!(active.get(field).map(String::as_str), Some(value), "{field} of {active:#?}");
+    }
+    assert!(
+        active["MESSAGE"].starts_with("vrrp main: backup -> active: no active router heard"),
+        "{active:#?}"
+    );
+    assert!(!active.contains_key("XVIP_SERVICE") && !active.contains_key("XVIP_ADDRESS"), "{active:#?}");
+    heard("backend", "up")?;
+    lab.master(0).kill();
+    let dead = heard("backend", "down (dead)")?;
+    let address = lab.master(0).socket_address().to_string();
+    for (field, value) in [
+        ("PRIORITY", "4"),
+        ("XVIP_NAME", "master1"),
+        ("XVIP_SERVICE", "kube-apiserver"),
+        ("XVIP_ADDRESS", &address),
+        ("XVIP_REASON", "connection refused"),
+    ] {
+        assert_eq!(dead.get(field).map(String::as_str), Some(value), "{field} of {dead:#?}");
+    }
+    let numbers: Value = serde_json::from_str(&dead["XVIP_NUMBERS"])?;
+    assert!(
+        numbers["checks"].as_u64() >= Some(1) && dead["XVIP_LASTED_MS"].parse::<u64>().is_ok(),
+        "{dead:#?}"
+    );
+    let said = fs::read_to_string(lb.log())?;
+    assert!(!said.contains("master1") && !said.contains("vrrp"), "stderr has the log, too:\n{said}");
+    Ok(())
+}
+
+/// An entry in the journal's own form (systemd, "Native Journal Protocol"): `NAME=VALUE` lines, or a name, a length of eight
+/// bytes and as many of a value that may have line ends. Those that come in a file of their own are none here.
+fn entry(mut datagram: &[u8]) -> Option<BTreeMap<String, String>> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut fields = BTreeMap::new();
+    while !datagram.is_empty() {
+        let end = datagram.iter().position(|byte| *byte == b'\n')?;
+        let (line, rest) = (&datagram[..end], &datagram[end + 1..]);
+        match line.iter().position(|byte| *byte == b'=') {
+            Some(at) => {
+                fields.insert(text(&line[..at]), text(&line[at + 1..]));
+                datagram = rest;
+            }
+            None => {
+                let length = u64::from_le_bytes(rest.get(..8)?.try_into().ok()?);
+                let length = usize::try_from(length).ok()?;
+                fields.insert(text(line), text(rest.get(8..8 + length)?));
+                datagram = rest.get(8 + length + 1..)?;
+            }
+        }
+    }
+    (!fields.is_empty()).then_some(fields)
 }

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// The flows that `xvip flows --json` shows with these arguments.
 fn flows(lb: &LbNode, words: &[&str]) -> Result<Vec<Value>, Box<dyn Error>> {

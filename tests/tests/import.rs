@@ -1,6 +1,6 @@
 //! What `xvip import` makes of the customers' own files runs beside the real keepalived and HAProxy with the original files
-//! on the other node: same VIP, VRID, priority, password and backends; the VIP goes there and back. Needs root, for the
-//! network namespaces, and HAProxy and keepalived.
+//! on the other node: same VIP, VRID, priority, password and backends; the VIP goes there and back. And what people and
+//! programs are told. Needs root, for the network namespaces, and HAProxy and keepalived.
 //!
 //! Runner: threads 2, minutes 5
 
@@ -13,7 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lb_tests::daemon::{Daemon, last_lines};
+use lb_tests::json_schema::validate;
 use lb_tests::netns::Netns;
+use lb_tests::node::LbNode;
+use lb_tests::pty::Pty;
 use lb_tests::topology::Lab;
 use lb_tests::wait;
 use serde_json::Value;
@@ -318,4 +321,133 @@ fn the_files_of_s0_run_beside_the_original() -> TestResult {
 #[test]
 fn the_files_of_s2_run_beside_the_original() -> TestResult {
     there_and_back(&S2)
+}
+
+/// The customers' files, each with its option.
+const SETS: [(&str, &[(&str, &str)]); 5] = [
+    ("s0", &[("--haproxy", "haproxy.cfg"), ("--keepalived", "keepalived-lb1.conf")]),
+    (
+        "s1",
+        &[
+            ("--haproxy", "haproxy.cfg"),
+            ("--keepalived", "keepalived-master1.conf"),
+            ("--keepalived", "keepalived-master2.conf"),
+            ("--keepalived", "keepalived-master3.conf"),
+        ],
+    ),
+    ("s2", &[("--haproxy", "haproxy.cfg"), ("--keepalived", "keepalived.conf")]),
+    ("s3", &[("--haproxy", "haproxy.cfg"), ("--crm", "crm.txt"), ("--corosync", "corosync.conf")]),
+    (
+        "s4",
+        &[
+            ("--haproxy", "haproxy.cfg"),
+            ("--keepalived", "keepalived-lb1.conf"),
+            ("--keepalived", "keepalived-lb2.conf"),
+        ],
+    ),
+];
+
+/// `xvip import` of files, with these words besides.
+fn import_of(lb: &LbNode, dir: &str, files: &[(&str, &str)], words: &[&str]) -> Command {
+    let mut command = Command::new(lb.program());
+    command.arg("import");
+    for (option, file) in files {
+        command.arg(option).arg(golden(dir).join(file));
+    }
+    command.args(words);
+    command
+}
+
+#[test]
+fn what_programs_are_told_is_as_the_schema_says() -> TestResult {
+    let lab = Lab::builder().lbs(1).masters(1).build()?;
+    let lb = lab.lb(0);
+    let schema = lb.machine().output(Command::new(lb.program()).args(["import", "--json-schema"]))?;
+    assert!(schema.status.success(), "{schema:?}");
+    let schema = String::from_utf8(schema.stdout)?;
+    let out = format!("{}/nodes/", lab.dir().display());
+    for (dir, files) in SETS {
+        for words in [&["--json"][..], &["--json", "-o", &out, "--keep-timeouts"]] {
+            let output = lb.machine().output(&mut import_of(lb, dir, files, words))?;
+            assert!(output.status.success() && output.stderr.is_empty(), "{dir}: {output:?}");
+            let report: Value = serde_json::from_slice(&output.stdout)?;
+            validate(&schema, &report).map_err(|why| format!("{dir} {words:?}: {why}"))?;
+            let nodes = report["nodes"].as_array().ok_or("no nodes")?;
+            assert!(!nodes.is_empty() && report["refused"] == Value::Array(Vec::new()), "{dir}");
+            assert!(report["elections"][0]["rows"].as_array().is_some_and(|rows| rows.len() > 2), "{dir}");
+            for node in nodes {
+                let written = node["written_to"].as_str();
+                assert_eq!(written.is_some(), words.len() > 1, "{dir}: {written:?}");
+                let text = written.map(fs::read_to_string).transpose()?;
+                assert!(text.is_none_or(|text| node["toml"] == text), "{dir}: {written:?}");
+            }
+        }
+    }
+    // Files with every fault there is: nothing is written, and all is told.
+    let faulty = [("--haproxy", "haproxy/faults.cfg"), ("--keepalived", "keepalived/broken.conf")];
+    let output = lb.machine().output(&mut import_of(lb, ".", &faulty, &["--json", "--vip", "10.0.0.1"]))?;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    validate(&schema, &report)?;
+    for fate in ["syntax-error", "unknown", "not-possible", "blank"] {
+        assert!(report["summary"][fate].as_u64() > Some(0), "{fate}: {}", report["summary"]);
+    }
+    // And files of which nothing can be made.
+    let nothing = [("--corosync", "s3/corosync.conf")];
+    let output = lb.machine().output(&mut import_of(lb, ".", &nothing, &["--json"]))?;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    validate(&schema, &report)?;
+    assert!(report["refused"][0].is_string() && report["nodes"] == Value::Array(Vec::new()), "{report}");
+    Ok(())
+}
+
+/// A line as it is seen: without what colours it.
+fn without_colour(line: &str) -> String {
+    let mut seen = String::new();
+    let mut rest = line;
+    while let Some((before, escape)) = rest.split_once("\u{1b}[") {
+        seen.push_str(before);
+        rest = escape.split_once(|c: char| c.is_ascii_alphabetic()).map_or("", |(_, after)| after);
+    }
+    seen + rest.trim_end_matches('\r')
+}
+
+#[test]
+fn the_report_fits_the_terminal_in_colour_and_without() -> TestResult {
+    let lab = Lab::builder().lbs(1).masters(1).build()?;
+    let lb = lab.lb(0);
+    let out = format!("{}/nodes/", lab.dir().display());
+    let (dir, files) = SETS[1];
+    for columns in [80, 200] {
+        for (variable, value, coloured) in
+            [("NO_COLOR", "", true), ("NO_COLOR", "1", false), ("TERM", "dumb", false)]
+        {
+            let mut command = import_of(lb, dir, files, &["-o", &out]);
+            command.env(variable, value);
+            let mut pty = Pty::start(lb.machine(), &command, columns, 100)?;
+            let status = pty.wait_end(SOON)?;
+            let written = pty.written();
+            assert!(status.success(), "{status}: {written}");
+            println!("{columns} columns, {variable}={value}:\n{written}\n");
+            let lines: Vec<String> = written.lines().map(without_colour).collect();
+            let widest = lines.iter().map(|line| line.chars().count()).max().unwrap_or_default();
+            assert!(widest <= usize::from(columns), "{widest} columns:\n{written}");
+            assert!(widest > usize::from(columns) * 3 / 4, "only {widest} columns:\n{written}");
+            let whole = lines.join("\n");
+            for part in [
+                "What was wrong or weak before",
+                "E1 ",
+                "Who owns 192.",
+                "not served",
+                "Summary",
+                "written: ",
+            ] {
+                assert!(whole.contains(part), "{part:?} in\n{whole}");
+            }
+            let has_colours = ["\u{1b}[3", "\u{1b}[1"].iter().any(|code| written.contains(code));
+            assert_eq!((has_colours, written.contains('\u{1b}')), (coloured, coloured), "{written:?}");
+        }
+    }
+    Ok(())
 }

@@ -19,7 +19,7 @@ use nix::net::if_::if_nametoindex;
 type TestResult = Result<(), Box<dyn Error>>;
 
 /// Generous, because the machine may be busy; nothing waits for it unless something is wrong.
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(60);
 
 fn lab(masters: u8) -> Lab {
     Lab::builder().lbs(0).masters(masters).build().expect("the lab comes up (it needs root)")

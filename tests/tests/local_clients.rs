@@ -21,7 +21,7 @@ use lb_tests::wait;
 type TestResult = Result<(), Box<dyn Error>>;
 
 /// Generous, because the machine may be busy; nothing waits for it unless something is wrong.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 /// Hooks of a dead daemon on a node without the VIP do nothing more after that: a lease of 3 s at most, and 10 s.
 const STALE: Duration = Duration::from_secs(14);
 

@@ -18,7 +18,7 @@ use lb_tests::wait;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// Some seconds' worth, so that the move happens in the middle of it.
 const BYTES: u64 = 400_000_000;
 
@@ -134,7 +134,7 @@ fn sent_on(lab: &Lab, lb: usize) -> Result<u64, Box<dyn Error>> {
 /// When the VIP moves, those on the link learn of it one after the other, and a handshake may be under way. Here they stay
 /// where they are in between: the clients send to one node, the API servers to the other.
 fn half_moved(virtual_mac: bool) -> TestResult {
-    let lab = start(Lab::builder().patience(2), &Family::BOTH, |config| {
+    let lab = start(Lab::builder(), &Family::BOTH, |config| {
         if virtual_mac {
             config.vrrp[0].extra.push("virtual_mac = true".to_owned());
         }

@@ -22,7 +22,11 @@ use lb_tests::wait;
 type TestResult = Result<(), Box<dyn Error>>;
 
 const BYTES: u64 = 10_000_000;
-const SOON: Duration = Duration::from_secs(10);
+/// What a sender of fragments may have on its way, in bytes with all that the kernel counts: some 40 packets, or 80
+/// fragments. A veth's ring has 256 places, and a machine that is busy may leave all of that there for a while. From a ring
+/// that overflows frames are lost, and of a packet whose first fragment is lost the node has to drop the others.
+const ON_ITS_WAY: &str = "4096 16384 65536";
+const SOON: Duration = Duration::from_secs(60);
 
 /// What a machine knows of the way to an address, in bytes; its interface's own where it has learned nothing.
 fn learned_mtu(machine: &Netns, to: IpAddr) -> Result<u32, Box<dyn Error>> {
@@ -132,7 +136,10 @@ fn nat_from_the_nodes_own_address_to_backends_behind_a_narrow_link() -> TestResu
 /// Lets one end send what routers may break into fragments, and the other receive it by way of a narrow link.
 fn fragments_arrive(builder: LabBuilder, mode: Mode, direction: Direction) -> TestResult {
     let lab = start(builder.lbs(1).mode(mode), &[Family::V4], |_| ())?;
-    let sender = |machine: &Netns| machine.sysctl("net/ipv4/ip_no_pmtu_disc", "1");
+    let sender = |machine: &Netns| {
+        machine.sysctl("net/ipv4/ip_no_pmtu_disc", "1")?;
+        machine.sysctl("net/ipv4/tcp_wmem", ON_ITS_WAY)
+    };
     match direction {
         Direction::Upload => sender(lab.client())?,
         Direction::Download => {
@@ -156,9 +163,10 @@ fn fragments_arrive(builder: LabBuilder, mode: Mode, direction: Direction) -> Te
     let (arrived, left) = (count(&format!("{late} && !({lb})"))?, count(&format!("{late} && {lb}"))?);
     println!("{mode:?} {direction:?}: {arrived} fragments without a header arrived at lb1, {left} left");
     assert!(arrived > 1000, "nothing was broken up");
-    // A veth's ring may overflow on a busy machine, and TCP sends again; what we drop is counted.
-    assert!(left <= arrived && left * 10 >= arrived * 9, "{left} of {arrived}");
-    assert_eq!(drops(&lab.lb(0).status()?), BTreeMap::new());
+    assert_eq!(drops(&lab.lb(0).status()?), BTreeMap::new(), "{left} of {arrived} left");
+    // Some the capture itself may have missed.
+    let missed = usize::try_from(captured.lost)?;
+    assert!(left <= arrived + missed && arrived <= left + missed, "{left} of {arrived}, {missed} missed");
     Ok(())
 }
 

@@ -49,7 +49,7 @@ struct Scene {
 
 impl Scene {
     fn new(version: u8) -> Result<Self, Box<dyn Error>> {
-        let lab = Lab::builder().lbs(2).patience(4).build()?;
+        let lab = Lab::builder().lbs(2).build()?;
         for lb in lab.lbs() {
             lb.configure(|config| {
                 for vrrp in &mut config.vrrp {
@@ -210,7 +210,7 @@ fn a_node_that_comes_meanwhile_becomes_the_only_owner() -> TestResult {
 #[test]
 fn keepalived_waits_for_the_successor_too() -> TestResult {
     const LONGER: Duration = Duration::from_secs(6);
-    let lab = Lab::builder().lbs(1).patience(4).build()?;
+    let lab = Lab::builder().lbs(1).build()?;
     let peer = lab.add_machine("old", 3, false)?;
     let lb = lab.lb(0);
     lb.configure(|config| {
@@ -245,7 +245,7 @@ fn keepalived_waits_for_the_successor_too() -> TestResult {
 
 #[test]
 fn killed_and_started_again_flows_go_on() -> TestResult {
-    let lab = Lab::builder().lbs(1).patience(4).build()?;
+    let lab = Lab::builder().lbs(1).build()?;
     lab.start_lbs()?;
     let streams = Streams::open(&lab, 9)?;
     let load = lab.steady_load(SOON)?;

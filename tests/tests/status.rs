@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -190,6 +191,51 @@ fn a_killed_daemon_leaves_its_maps_to_tell() -> TestResult {
     let up = checked(lb, &words, 0)?;
     assert_eq!((&up["daemon"], up.get("without_daemon")), (&"up".into(), None));
     drop(held);
+    Ok(())
+}
+
+/// Who is not root is told what to do, with the daemon up and down; nothing of what is there is shown.
+#[test]
+fn who_has_no_rights_is_told_what_to_do() -> TestResult {
+    let lab = start(Lab::builder().lbs(1).masters(1).patience(5), &[Family::V4], |_| {})?;
+    let lb = lab.lb(0);
+    // The way to the files is everybody's; what is in them is not.
+    std::fs::set_permissions(lab.dir(), std::fs::Permissions::from_mode(0o755))?;
+    let (socket, config) = (lb.socket_path(), lb.config_path());
+    // A user and a group that nobody is in.
+    let as_nobody = |words: &[&str]| -> Result<(Option<i32>, String, String), Box<dyn Error>> {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65533", "--regid=65533", "--clear-groups", "--inh-caps=-all"]);
+        command.arg(lb.program()).args(words).arg("--config").arg(&config);
+        if words[0] != "flows" {
+            command.arg("--socket").arg(&socket);
+        }
+        let output = lb.machine().output(&mut command)?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok((output.status.code(), text(output.stdout), text(output.stderr)))
+    };
+    let forbidden =
+        format!("error: {}: permission denied; run it as root, or as a member of", socket.display());
+    for words in [&["status"][..], &["status", "--json"]] {
+        let (code, out, err) = as_nobody(words)?;
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{words:?}: {err}");
+        assert!(err.starts_with(&forbidden), "{words:?}: {err}");
+    }
+    let (code, out, err) = as_nobody(&["explain", "main"])?;
+    assert!(code == Some(1) && out.is_empty() && err.contains("ermission denied"), "{code:?} {out} {err}");
+
+    // The flows are in maps alone.
+    let maps = "the maps at /sys/fs/bpf";
+    let (code, out, err) = as_nobody(&["flows"])?;
+    assert!(code == Some(1) && out.is_empty() && err.contains("root"), "{code:?} {out} {err}");
+    lb.kill();
+    std::fs::remove_file(&socket)?;
+    for words in [&["status"][..], &["status", "--json"]] {
+        let (code, out, err) = as_nobody(words)?;
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{words:?}: {err}");
+        assert!(err.starts_with("error: xvip is not running"), "{words:?}: {err}");
+        assert!(err.contains(maps) && err.contains("are only for root: run it as root"), "{words:?}: {err}");
+    }
     Ok(())
 }
 

@@ -45,8 +45,7 @@ const CLIENTS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0));
 
 /// Two nodes with the plain service beside the API's, which keep each other's flows.
 fn pair(families: &[Family]) -> Result<Lab, Box<dyn Error>> {
-    // Two daemons that load their programs at once, on a machine that may be busy.
-    let lab = start_with(Lab::builder().patience(4), families, |lab, config| {
+    let lab = start_with(Lab::builder(), families, |lab, config| {
         let Ok(key) = key_file(lab, "sync.key", "5a") else { return };
         let own = usize::from(config.name != "lb1");
         config.exchange_flows(listens_at(lab.lb(own)), &[listens_at(lab.lb(1 - own))], &key);

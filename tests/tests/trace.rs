@@ -22,7 +22,7 @@ use serde_json::Value;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 fn running_lab(masters: u8, change: impl FnOnce(&mut NodeConfig)) -> Result<Lab, Box<dyn Error>> {
     let lab = Lab::builder().lbs(1).masters(masters).build()?;

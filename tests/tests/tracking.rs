@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// Two nodes, of which the first has more keys in its `[[vrrp]]`.
 fn running_lab(first: &str) -> Result<Lab, Box<dyn Error>> {
-    let lab = Lab::builder().lbs(2).patience(4).build()?;
+    let lab = Lab::builder().lbs(2).build()?;
     lab.lb(0).configure(|config| config.vrrp[0].extra.extend(first.lines().map(str::to_owned)))?;
     lab.start_lbs()?;
     Ok(lab)
@@ -78,7 +78,7 @@ fn a_script_without_weight_is_a_fault_when_it_fails() -> TestResult {
 
 #[test]
 fn a_script_that_fails_at_the_start_keeps_its_node_from_claiming_anything() -> TestResult {
-    let lab = Lab::builder().lbs(1).patience(4).build()?;
+    let lab = Lab::builder().lbs(1).build()?;
     let lb = lab.lb(0);
     let keys = script("sleep 0.7; test -e /run/ready", "").replace("\"1s\"", "\"5s\"");
     lb.configure(|config| config.vrrp[0].extra.extend(keys.lines().map(str::to_owned)))?;
@@ -209,7 +209,7 @@ fn a_reload_starts_and_ends_what_it_changes() -> TestResult {
 
 #[test]
 fn a_node_that_is_cut_off_does_not_claim_the_vip_and_one_that_is_not_does() -> TestResult {
-    let lab = Lab::builder().lbs(2).patience(4).build()?;
+    let lab = Lab::builder().lbs(2).build()?;
     let witness = format!("witness = [\"172.16.0.250\", \"{}\"]", lab.master(0).address());
     for lb in lab.lbs() {
         lb.configure(|config| config.vrrp[0].extra.push(witness.clone()))?;

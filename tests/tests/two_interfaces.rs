@@ -15,7 +15,7 @@ use lb_tests::wait;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const BYTES: u64 = 30_000_000;
 
 fn between_networks(mode: Mode, xdp_mode: &str) -> TestResult {

@@ -17,7 +17,7 @@ type TestResult = Result<(), Box<dyn Error>>;
 const SOON: Duration = Duration::from_secs(60);
 
 fn running_lab(lbs: u8, configure: impl Fn(&LbNode) -> TestResult) -> Result<Lab, Box<dyn Error>> {
-    let lab = Lab::builder().lbs(lbs).patience(4).build()?;
+    let lab = Lab::builder().lbs(lbs).build()?;
     lab.lbs().iter().try_for_each(configure)?;
     lab.start_lbs()?;
     lab.wait_owner(Some("lb1"), SOON)?;

@@ -21,7 +21,7 @@ const VIRTUAL_MAC: &str = "00:00:5e:00:01:3c";
 
 /// Two nodes, configured alike, before they start.
 fn lab(configure: impl Fn(&LbNode) -> TestResult) -> Result<Lab, Box<dyn Error>> {
-    let lab = Lab::builder().lbs(2).patience(4).build()?;
+    let lab = Lab::builder().lbs(2).build()?;
     lab.lbs().iter().try_for_each(configure)?;
     Ok(lab)
 }
@@ -158,7 +158,7 @@ fn a_node_that_a_firewall_makes_deaf_does_not_take_over_and_says_why() -> TestRe
 /// `rm` of a link's pin takes the program off the interface; the node notices, and puts it back.
 #[test]
 fn a_program_that_somebody_takes_off_is_put_back() -> TestResult {
-    let lab = Lab::builder().lbs(1).patience(4).build()?;
+    let lab = Lab::builder().lbs(1).build()?;
     lab.start_lbs()?;
     let lb = lab.lb(0);
     lab.wait_owner(Some("lb1"), SOON)?;

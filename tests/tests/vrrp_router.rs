@@ -37,7 +37,7 @@ use nix::sys::{
 };
 use routers::{spawn, statuses};
 
-const GENEROUS: Duration = Duration::from_secs(20);
+const GENEROUS: Duration = Duration::from_secs(60);
 
 fn instance(priority: u8, peer: Ipv4Addr) -> VrrpInstance {
     VrrpInstance {

@@ -1,11 +1,14 @@
 //! `cargo xtask test`: everything there is to test, with one summary.
 //!
 //! Order: set-up, the house rules, then one build, then the tests that need nothing, all at once, then the ones that
-//! make network namespaces, a few at a time and as root, and last a look at what they left behind.
+//! make network namespaces, a few at a time and as root, then a second try for those of them that failed, and last a look
+//! at what they left behind.
 //!
 //! We start the test programs ourselves instead of leaving that to `cargo test`: it runs them one after the other,
 //! without a time limit, and has no word for a test that could not do its work on this kernel.
 
+mod again;
+mod essence;
 mod kernel;
 mod leftovers;
 mod libtest;
@@ -38,7 +41,8 @@ pub struct Selection {
     pub filters: Vec<String>,
 }
 
-/// Runs it all. The last line printed is `N passed, N failed`, with `, N skipped` if there are any.
+/// Runs it all. The last line printed is `N passed, N failed`, with `, N skipped` if there are any. What passed at its second
+/// try counts as passed; the table and the list before that line call it unsteady.
 ///
 /// # Errors
 /// None: what goes wrong is a failure in the summary.
@@ -50,6 +54,7 @@ pub fn run(selection: &Selection) -> anyhow::Result<ExitCode> {
     }
     print!("{}", summary::failures(&outcomes));
     print!("{}", summary::table(&outcomes));
+    print!("{}", summary::reasons(&outcomes));
     let totals = summary::totals(&outcomes);
     println!("{totals}");
     Ok(if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -73,6 +78,12 @@ fn all(selection: &Selection, outcomes: &mut Vec<Outcome>) -> anyhow::Result<()>
         let (alone, shared): (Vec<_>, Vec<_>) = namespaces.into_iter().partition(|suite| suite.alone);
         outcomes.extend(run_side_by_side(&shared, NAMESPACE_SUITES));
         outcomes.extend(run_side_by_side(&alone, 1));
+        let suite = |name: &str| shared.iter().chain(&alone).find(|suite| suite.name == name);
+        again::settle(
+            outcomes,
+            |name| suite(name).is_some_and(|suite| suite.may_be_repeated && !process::interrupted()),
+            |name, test| suite(name).is_some_and(|suite| suite.passes_again(test)),
+        );
         outcomes.extend(leftovers::clean_up(&before, leftovers::PATIENCE));
     }
     // A suite in which the filter met nothing is not worth a line.

@@ -2,7 +2,10 @@
 //!
 //! Colour only says again what a word says already: whoever sees none misses nothing.
 
-use std::{env, io, io::IsTerminal as _};
+use std::{
+    env,
+    io::{self, IsTerminal},
+};
 
 use comfy_table::{Attribute, Cell, Color};
 
@@ -45,9 +48,22 @@ pub enum Colours {
 }
 
 impl Colours {
-    /// What suits this process's standard output: see [`wanted`].
+    /// What suits this process's standard output.
     pub fn of_stdout() -> Self {
-        if wanted() { Self::On } else { Self::Off }
+        Self::of(&io::stdout())
+    }
+
+    /// What suits this process's standard error.
+    pub fn of_stderr() -> Self {
+        Self::of(&io::stderr())
+    }
+
+    /// Colour, if it is a terminal that can (`TERM` is not `dumb`), and nobody has said no (`NO_COLOR` is unset or empty,
+    /// <https://no-color.org>).
+    fn of(stream: &impl IsTerminal) -> Self {
+        let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let wanted = decide(stream.is_terminal(), refused, env::var("TERM").ok().as_deref());
+        if wanted { Self::On } else { Self::Off }
     }
 
     /// A text in a tone.
@@ -70,13 +86,6 @@ impl Colours {
             (Self::On, Tone::Strong) => cell.add_attribute(Attribute::Bold),
         }
     }
-}
-
-/// Whether standard output is to be coloured: it is a terminal that can (`TERM` is not `dumb`), and nobody has said no
-/// (`NO_COLOR` is unset or empty, <https://no-color.org>).
-pub fn wanted() -> bool {
-    let set = |name| env::var_os(name).is_some_and(|value: std::ffi::OsString| !value.is_empty());
-    decide(io::stdout().is_terminal(), set("NO_COLOR"), env::var("TERM").ok().as_deref())
 }
 
 /// A text in a tone, where standard output is to be coloured; else the text.

@@ -254,9 +254,7 @@ fn page(terminal: bool) -> Page {
     let mut table = comfy_table::Table::new();
     table.use_stderr();
     let width = table.width().unwrap_or(WIDTH).max(NARROWEST);
-    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    let colours = if set("NO_COLOR") || dumb { Colours::Off } else { Colours::On };
+    let colours = Colours::of_stderr();
     Page { look: Look::Terminal, width, colours }
 }
 

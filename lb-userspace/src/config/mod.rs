@@ -21,4 +21,6 @@ pub use load::{LoadError, load};
 pub use parse::{Checked, Facts, parse, parse_bytes};
 
 #[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
 mod tests;

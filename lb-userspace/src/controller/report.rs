@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::layout::{BackendId, virtual_mac};
+use lb_common::layout::BackendId;
 
 use super::Controller;
 use crate::{
     config::{
         effective::fingerprint,
-        model::{Backend, Family, Service, VrrpInstance, family_of},
+        model::{Backend, Service, VrrpInstance},
     },
     dataplane::{Dataplane, Tables},
     desired::{PoolEntry, service_key, vips_of},
@@ -21,7 +21,6 @@ use crate::{
         WeightOverrideStatus, without_daemon, word,
     },
     steering::{Standing, rfc3339},
-    vrrp::lateness::Lateness,
 };
 
 impl Controller {
@@ -123,36 +122,12 @@ impl Controller {
 
     pub(super) fn vrrp_status(&self, instance: &VrrpInstance) -> VrrpStatus {
         let vips = vips_of(&self.config, &instance.name);
-        let ipv4 = family_of(&vips.iter().map(|(vip, _)| *vip).collect::<Vec<_>>()) == Family::Ipv4;
         let mut status = VrrpStatus {
-            name: instance.name.clone(),
             state: "initialize".to_owned(),
             since: rfc3339(self.loaded_at),
-            reason: String::new(),
-            priority: instance.priority.get(),
-            virtual_router_id: instance.virtual_router_id.get(),
-            version: instance.version.into(),
-            vips: vips.iter().map(|(vip, prefix)| format!("{vip}/{prefix}")).collect(),
-            active_router: None,
-            adverts_sent: 0,
-            adverts_received: 0,
-            discarded: BTreeMap::new(),
-            holds_addresses: false,
-            sync_group: instance.sync_group.clone(),
-            blocked: None,
-            authentication: authentication(instance).to_owned(),
-            virtual_mac: (instance.virtual_mac)
-                .then(|| MacText(virtual_mac(!ipv4, instance.virtual_router_id.get())).to_string()),
-            transitions: 0,
-            send_errors: 0,
-            send_error: None,
-            address_mismatches: 0,
-            interval_mismatches: 0,
-            lateness: Lateness::default(),
-            realtime: false,
-            released: false,
             tracks: self.tracking.status(&instance.name),
             witness: self.tracking.witness_status(&instance.name),
+            ..VrrpStatus::configured(instance, &vips)
         };
         match self.routers.status(&instance.name) {
             Some(router) => {
@@ -344,13 +319,5 @@ impl Controller {
         let problems = self.problems().len();
         let problems = (problems > 0).then(|| format!("{problems} problems, see `xvip status`"));
         routers.chain([backends]).chain(problems).collect::<Vec<_>>().join("; ")
-    }
-}
-
-fn authentication(instance: &VrrpInstance) -> &'static str {
-    match (&instance.auth_hmac, &instance.auth_pass) {
-        (Some(_), _) => "hmac-sha256",
-        (None, Some(_)) => "password",
-        (None, None) => "none",
     }
 }

@@ -53,7 +53,7 @@ use lb_common::{
 use super::{
     Dataplane, DataplaneError, Ring, WideKey,
     hash_walk::{HashWalk, write_all},
-    in_map,
+    in_map, is_forbidden,
     pins::{pins_named, remove_other_layouts},
     refused,
 };
@@ -262,6 +262,8 @@ fn copy_rings(from: &Path, to: &Path) -> Result<(), DataplaneError> {
             // Each is a map of its own, and no different.
             Ok(ring) => to.set(service, &ring, 0).map_err(in_map("RINGS"))?,
             Err(MapError::KeyNotFound) => {}
+            // They are made anew.
+            Err(error) if is_forbidden(&error) => {}
             Err(error) => return Err(in_map("RINGS")(error)),
         }
     }

@@ -118,46 +118,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The line in the log: a sentence, and the same in fields.
+/// The line in the log: a sentence, and the same in fields, of which those that are `None` are left out.
 fn log(event: &Event) {
-    let Event {
-        at: _,
-        kind,
-        severity,
-        name,
-        service,
-        instance,
-        address,
-        vips,
-        from,
-        to,
-        reason,
-        lasted_ms,
-        numbers,
-    } = event;
-    let vips = (!vips.is_empty()).then(|| vips.join(" "));
-    let numbers = (!numbers.is_empty()).then(|| serde_json::to_string(numbers).unwrap_or_default());
+    let vips = (!event.vips.is_empty()).then(|| event.vips.join(" "));
+    let numbers =
+        (!event.numbers.is_empty()).then(|| serde_json::to_string(&event.numbers).unwrap_or_default());
     macro_rules! line {
         ($level:expr) => {
             tracing::event!(
                 target: TARGET,
                 $level,
-                event = kind.name(),
-                name,
-                service,
-                instance,
-                address,
+                event = event.kind.name(),
+                name = event.name,
+                service = event.service,
+                instance = event.instance,
+                address = event.address,
                 vips,
-                from,
-                to,
-                reason,
-                lasted_ms,
+                from = event.from,
+                to = event.to,
+                reason = event.reason,
+                lasted_ms = event.lasted_ms,
                 numbers,
                 "{event}"
             )
         };
     }
-    match severity {
+    // The level of a line is part of what is made of it once, so that each has its own.
+    match event.severity {
         Severity::Info => line!(Level::INFO),
         Severity::Warn => line!(Level::WARN),
         Severity::Error => line!(Level::ERROR),

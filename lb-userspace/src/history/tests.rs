@@ -1,4 +1,17 @@
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use tracing::{
+    Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, SubscriberExt as _},
+};
 
 use super::{event::duration, *};
 use crate::config::model::Topic;
@@ -174,4 +187,79 @@ fn hooks_are_told_of_what_somebody_would_be_woken_for() {
     assert_eq!((order.topic(), order.of_service("api").topic()), (None, Some(Topic::Backend)));
     assert_eq!(Event::new(Kind::Check, "m1", at(1)).topic(), None);
     assert_eq!(Event::new(Kind::Rival, "10.0.0.1", at(1)).topic(), Some(Topic::Problem));
+}
+
+/// The fields of a log line.
+#[derive(Default)]
+struct Fields(BTreeMap<String, String>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}").trim_matches('"').to_owned());
+    }
+}
+
+/// Keeps the level and the fields of the lines of this thread.
+struct Lines(Arc<Mutex<Vec<(Level, Fields)>>>);
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        self.0.lock().expect("not poisoned").push((*event.metadata().level(), fields));
+    }
+}
+
+/// What the log has of some events.
+fn logged(events: &[Event]) -> Vec<(Level, BTreeMap<String, String>)> {
+    let lines = Arc::default();
+    let log = tracing_subscriber::registry().with(Lines(Arc::clone(&lines)));
+    tracing::subscriber::with_default(log, || {
+        let teller = Teller::default();
+        events.iter().for_each(|event| teller.tell(event.clone()));
+    });
+    let lines = std::mem::take(&mut *lines.lock().expect("not poisoned"));
+    lines.into_iter().map(|(level, Fields(fields))| (level, fields)).collect()
+}
+
+#[test]
+fn the_log_has_each_field_of_an_event_and_none_that_it_has_not() {
+    let full = backend("m1", 1)
+        .of_instance("main")
+        .with_vips(&[[10, 0, 0, 1].into(), [10, 0, 0, 2].into()])
+        .with("checks", 2);
+    let bare = Event::new(Kind::Daemon, "lb1", at(1));
+    let levels = [Severity::Info, Severity::Warn, Severity::Error];
+    let mut events: Vec<Event> = levels.map(|severity| full.clone().grave(severity)).to_vec();
+    events.push(bare);
+    let lines = logged(&events);
+    let told: Vec<Level> = lines.iter().map(|(level, _)| *level).collect();
+    assert_eq!(told, [Level::INFO, Level::WARN, Level::ERROR, Level::INFO]);
+    // By name, as they are serialized: a new field is missed here. The level and the time are the line's own.
+    let serialized = serde_json::to_value(&events[0]).expect("JSON");
+    let mut names: Vec<&str> =
+        serialized.as_object().expect("an object").keys().map(String::as_str).collect();
+    names.retain(|name| !["at", "severity", "kind"].contains(name));
+    names.extend(["event", "message"]);
+    names.sort_unstable();
+    for (_, fields) in &lines[..3] {
+        assert_eq!(fields.keys().map(String::as_str).collect::<Vec<_>>(), names);
+        for (name, value) in [
+            ("event", "backend"),
+            ("name", "m1"),
+            ("service", "api"),
+            ("instance", "main"),
+            ("address", "172.16.0.4:6443"),
+            ("vips", "10.0.0.1 10.0.0.2"),
+            ("from", "up"),
+            ("to", "down (dead)"),
+            ("reason", "connection refused"),
+            ("lasted_ms", "303000"),
+            ("message", &events[0].to_string()),
+        ] {
+            assert_eq!(fields[name], value, "{name}");
+        }
+        assert!(fields["numbers"].contains("checks"), "{fields:?}");
+    }
+    assert_eq!(lines[3].1.keys().map(String::as_str).collect::<Vec<_>>(), ["event", "message", "name"]);
 }

@@ -23,6 +23,7 @@ mod page;
 mod proxy;
 mod roles;
 mod server;
+mod socket;
 mod units;
 mod words;
 
@@ -34,6 +35,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 pub use lint::lint;
+pub use page::DEFAULT_PATH as DEFAULT_PAGE_PATH;
 
 use self::{
     file::{Kind, Section},

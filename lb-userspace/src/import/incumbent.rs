@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::source::{At, FileId, Place};
-use crate::config::model::{Prefix, VrrpVersion};
+use crate::config::model::{Prefix, StatsLevel, VrrpVersion};
 
 /// All that was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +16,10 @@ pub struct Incumbent {
     pub proxies: Vec<Proxy>,
     /// HAProxy's statistics pages.
     pub stats: Vec<StatsPage>,
+    /// HAProxy's runtime socket: the first one at a path.
+    pub stats_socket: Option<StatsSocket>,
+    /// `stats timeout`.
+    pub stats_timeout: Option<At<Duration>>,
     /// HAProxy's limit of connections of the whole process.
     pub max_connections: Option<At<u64>>,
     /// keepalived's nodes: one for each file that was given.
@@ -168,7 +172,7 @@ pub struct StatsPage {
     pub name: At<String>,
     /// Where it listens.
     pub binds: Vec<At<Bind>>,
-    /// `stats uri`.
+    /// `stats uri`, without what follows a `?`.
     pub path: Option<At<String>>,
     /// `stats auth`: names and passwords in clear text.
     pub users: Vec<At<(String, String)>>,
@@ -176,6 +180,21 @@ pub struct StatsPage {
     pub admin: Option<Place>,
     /// `stats refresh`.
     pub refresh: Option<At<Duration>>,
+    /// `stats hide-version`.
+    pub hides_version: Option<Place>,
+}
+
+/// A socket for programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatsSocket {
+    /// An absolute path.
+    pub path: At<String>,
+    /// `mode`, below 0o1000.
+    pub mode: Option<u32>,
+    /// `group`.
+    pub group: Option<String>,
+    /// `level`.
+    pub level: Option<StatsLevel>,
 }
 
 /// A node of keepalived: one file.

@@ -12,6 +12,8 @@
 pub mod corosync;
 pub mod crm;
 pub mod election;
+#[cfg(test)]
+mod fuzz;
 pub mod haproxy;
 pub mod incumbent;
 pub mod keepalived;

@@ -6,6 +6,7 @@
 mod cluster;
 mod health;
 mod names;
+mod page;
 mod routers;
 mod services;
 mod side;
@@ -29,7 +30,7 @@ use super::{
 };
 use crate::config::{
     kinds,
-    model::{Balance, Prefix, Vip, VrrpVersion},
+    model::{Balance, Prefix, StatsLevel, Vip, VrrpVersion},
 };
 
 /// What the user wants besides what is in the files.
@@ -131,6 +132,8 @@ pub struct NodePlan {
     pub skip_empty: Option<Place>,
     /// `[http]`
     pub page: Option<PagePlan>,
+    /// `[stats_socket]`
+    pub stats_socket: Option<SocketPlan>,
     /// `[[notify]]`
     pub hooks: Vec<HookPlan>,
 }
@@ -287,10 +290,31 @@ pub enum TrackedPlan {
 pub struct PagePlan {
     /// `listen`.
     pub listen: Key<SocketAddr>,
+    /// `path`.
+    pub path: Key<String>,
+    /// `anonymous = "viewer"`.
+    pub is_open: bool,
+    /// `hide_version = true`.
+    pub hides_version: Option<Place>,
     /// `[[http.user]]`: name, and the password that is to be hashed.
     pub users: Vec<Key<(String, String)>>,
     /// Whether they may change things.
     pub admin: Option<Place>,
+}
+
+/// `[stats_socket]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketPlan {
+    /// `path`.
+    pub path: Key<String>,
+    /// `mode`.
+    pub mode: Option<u32>,
+    /// `group`.
+    pub group: Option<String>,
+    /// `level`.
+    pub level: Option<StatsLevel>,
+    /// `timeout`.
+    pub timeout: Option<Key<Duration>>,
 }
 
 /// A `[[notify]]`.
@@ -416,7 +440,8 @@ fn node(
         flows_max: services::flows_max(from),
         idle: services::idle(from, options.keep_timeouts, notes),
         skip_empty: from.proxies.iter().find_map(|proxy| proxy.skips_empty),
-        page: services::page(from, &services, notes),
+        page: page::page(from, &services, notes),
+        stats_socket: page::stats_socket(from, notes),
         services,
         instances: side.instances,
         hooks,

@@ -105,7 +105,7 @@ fn by_keepalived(from: &Incumbent, plans: &[NodePlan], first: &RouterInstance) -
         );
     }
     places.dedup();
-    let timing = keepalived_timing(&old, &new, &instances, plans, known_balancer);
+    let timing = keepalived_timing((&old, &old_rows), &new, &instances, plans, known_balancer);
     Some(Race {
         name: first.name.value.clone(),
         vips: first.vips.iter().map(|vip| vip.value.address).collect(),
@@ -196,20 +196,19 @@ fn owner_of(rows: &[Row], failures: &[Failure]) -> Option<usize> {
 }
 
 fn keepalived_timing(
-    old: &[Candidate],
+    (old, old_rows): (&[Candidate], &[Row]),
     new: &[Candidate],
     instances: &[&RouterInstance],
     plans: &[NodePlan],
     has_balancer: bool,
 ) -> Vec<TimingRow> {
-    let (old_rows, _) = election::table(old, has_balancer);
-    let Some(owner) = owner_of(&old_rows, &[]) else { return Vec::new() };
+    let Some(owner) = owner_of(old_rows, &[]) else { return Vec::new() };
     // A node that was assumed is as the only one that is known.
     let (Some(owner_instance), Some(first)) = (instances.get(owner).or(instances.first()), instances.first())
     else {
         return Vec::new();
     };
-    let heir = owner_of(&old_rows, &[Failure::Node(owner)]);
+    let heir = owner_of(old_rows, &[Failure::Node(owner)]);
     let nobody = || Takes::never("there is no other node");
     let speech = |priority: u8, interval: Duration| Speech { interval, priority };
     let advertised =
@@ -233,7 +232,7 @@ fn keepalived_timing(
             event: Event::ProcessDies,
             old: balancer_death(
                 owner_instance,
-                owner_of(&old_rows, &[Failure::Balancer(owner)]) != Some(owner),
+                owner_of(old_rows, &[Failure::Balancer(owner)]) != Some(owner),
                 old_speech,
             ),
             new: forwarding_goes_on(),

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    election::Row,
+    election::{Failure, Row},
     ledger::{Entry, Fate, Finding, Severity},
     outcome::{Format, Outcome},
     races::{Race, describe, owners},
@@ -299,8 +299,10 @@ fn finding_report(finding: &Finding, outcome: &Outcome) -> FindingReport {
 }
 
 fn election_report(race: &Race) -> ElectionReport {
+    let new_rows: BTreeMap<&[Failure], &Row> =
+        race.new_rows.iter().map(|row| (row.failures.as_slice(), row)).collect();
     let rows = race.old_rows.iter().map(|old| {
-        let new = new_row(race, old);
+        let new = new_rows.get(same_failures(race, old).as_slice()).copied();
         ElectionRow {
             failures: describe(&race.old, &old.failures),
             count: old.failures.len(),
@@ -332,8 +334,7 @@ fn election_report(race: &Race) -> ElectionReport {
 }
 
 /// The same failures with xvip, as far as they are there: something that is not imported does not fail there.
-fn new_row<'r>(race: &'r Race, old: &Row) -> Option<&'r Row> {
-    use super::election::Failure;
+fn same_failures(race: &Race, old: &Row) -> Vec<Failure> {
     let same = |failure: &Failure| match failure {
         Failure::Other(node, other) => {
             let (name, _) = race.old.get(*node)?.others.get(*other)?;
@@ -349,7 +350,7 @@ fn new_row<'r>(race: &'r Race, old: &Row) -> Option<&'r Row> {
     };
     let mut failures: Vec<Failure> = old.failures.iter().filter_map(same).collect();
     failures.sort();
-    race.new_rows.iter().find(|row| row.failures == failures)
+    failures
 }
 
 /// How the report is laid out.

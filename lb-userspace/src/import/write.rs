@@ -6,7 +6,7 @@ use super::{
     incumbent::HmacAuthentication,
     plan::{
         BackendPlan, CheckPlan, HealthPlan, HookPlan, Idle, InstancePlan, Key, NodePlan, PagePlan,
-        ServicePlan, TrackPlan, TrackedPlan,
+        ServicePlan, SocketPlan, TrackPlan, TrackedPlan,
     },
     source::{Place, Source},
 };
@@ -34,6 +34,9 @@ pub fn write(plan: &NodePlan, sources: &[Source], hash: &dyn Fn(&str) -> Option<
     out.sync(plan);
     if let Some(page) = &plan.page {
         out.page(page, hash);
+    }
+    if let Some(socket) = &plan.stats_socket {
+        out.stats_socket(socket);
     }
     out.flush();
     out.text
@@ -364,9 +367,16 @@ impl Writer<'_> {
     fn page(&mut self, page: &PagePlan, hash: &dyn Fn(&str) -> Option<String>) {
         self.flush();
         self.line("");
-        self.comment("HAProxy's statistics page. This version accepts these keys and serves no page yet.");
+        self.comment("Where HAProxy's statistics page was, with Prometheus' metrics at /metrics.");
         self.line("[http]");
         self.key("listen", quoted(&page.listen.value.to_string()), &page.listen);
+        self.key("path", quoted(&page.path.value), &page.path);
+        if page.is_open {
+            self.line("anonymous = \"viewer\"");
+        }
+        if let Some(place) = page.hides_version {
+            self.key("hide_version", "true", &Key::new((), Some(place)));
+        }
         for user in &page.users {
             let (name, password) = &user.value;
             let Some(hash) = hash(password) else {
@@ -382,6 +392,26 @@ impl Writer<'_> {
                 Some(place) => self.key("role", "\"admin\"", &Key::new((), Some(place))),
                 None => self.line("role = \"viewer\""),
             }
+        }
+    }
+
+    fn stats_socket(&mut self, socket: &SocketPlan) {
+        self.flush();
+        self.line("");
+        self.comment("HAProxy's runtime socket, for the scripts and monitors that are there.");
+        self.line("[stats_socket]");
+        self.key("path", quoted(&socket.path.value), &socket.path);
+        if let Some(mode) = socket.mode {
+            self.key("mode", quoted(&format!("{mode:03o}")), &socket.path);
+        }
+        if let Some(group) = &socket.group {
+            self.key("group", quoted(group), &socket.path);
+        }
+        if let Some(level) = socket.level {
+            self.key("level", quoted(level.as_str()), &socket.path);
+        }
+        if let Some(timeout) = &socket.timeout {
+            self.key("timeout", quoted(&duration_text(timeout.value)), timeout);
         }
     }
 }

@@ -31,7 +31,6 @@ use crate::{
     health::tally::CheckTally,
     reconcile::MacText,
     steering::{Overrides, Standing, rfc3339},
-    vrrp::lateness::Lateness,
 };
 
 #[cfg(test)]
@@ -243,33 +242,9 @@ fn is_stale(facts: &Facts) -> bool {
 fn router(facts: &Facts, instance: &VrrpInstance, since: &str) -> VrrpStatus {
     let vips = facts.config.as_ref().map(|config| vips_of(config, &instance.name)).unwrap_or_default();
     VrrpStatus {
-        name: instance.name.clone(),
-        state: "unknown".to_owned(),
         since: since.to_owned(),
         reason: "the daemon is down".to_owned(),
-        priority: instance.priority.get(),
-        virtual_router_id: instance.virtual_router_id.get(),
-        version: instance.version.into(),
-        vips: vips.iter().map(|(vip, prefix)| format!("{vip}/{prefix}")).collect(),
-        active_router: None,
-        adverts_sent: 0,
-        adverts_received: 0,
-        discarded: BTreeMap::new(),
-        holds_addresses: false,
-        sync_group: instance.sync_group.clone(),
-        blocked: None,
-        authentication: String::new(),
-        virtual_mac: None,
-        transitions: 0,
-        send_errors: 0,
-        send_error: None,
-        address_mismatches: 0,
-        interval_mismatches: 0,
-        lateness: Lateness::default(),
-        realtime: false,
-        released: false,
-        tracks: Vec::new(),
-        witness: None,
+        ..VrrpStatus::configured(instance, &vips)
     }
 }
 

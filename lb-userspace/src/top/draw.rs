@@ -69,8 +69,9 @@ pub fn draw(frame: &mut Frame<'_>, state: &State, look: &Look) {
         frame.render_widget(Paragraph::new("q quit").style(look.style(Tone::Dim)), foot);
         return;
     };
-    let head = head(state, status, look, area.width.into());
-    let news = news(state, status, look);
+    let width = usize::from(area.width);
+    let head: Vec<_> = head(state, status, look, width).into_iter().map(|line| fitted(line, width)).collect();
+    let news: Vec<_> = news(state, status, look).into_iter().map(|line| fitted(line, width)).collect();
     // Backends matter more than news: these get a third of the screen at most.
     let news_height = if news.is_empty() { 0 } else { news.len().min(usize::from(area.height) / 3) + 1 };
     let [top, middle, bottom, foot] = Layout::vertical([
@@ -88,10 +89,35 @@ pub fn draw(frame: &mut Frame<'_>, state: &State, look: &Look) {
         let lines: Vec<Line<'_>> = news.into_iter().take(room).collect();
         frame.render_widget(Paragraph::new(lines).block(block), bottom);
     }
-    frame.render_widget(Paragraph::new(foot_line(state, look)), foot);
+    frame.render_widget(Paragraph::new(fitted(foot_line(state, look), width)), foot);
     if *state.mode() == Mode::Help {
         draw_help(frame, area);
     }
+}
+
+/// A line that has to end before its end says so.
+fn fitted(mut line: Line<'_>, width: usize) -> Line<'_> {
+    if line.width() <= width {
+        return line;
+    }
+    let mut room = width.saturating_sub(1);
+    let mut kept = Vec::new();
+    for span in std::mem::take(&mut line.spans) {
+        let wide = span.width();
+        if wide <= room {
+            room -= wide;
+            kept.push(span);
+            continue;
+        }
+        let is_within = |end: &usize| Span::raw(&span.content[..*end]).width() <= room;
+        let ends = span.content.char_indices().map(|(at, _)| at);
+        let end = ends.take_while(is_within).last().unwrap_or_default();
+        let text = format!("{}…", span.content[..end].trim_end());
+        kept.push(Span::styled(text, span.style));
+        break;
+    }
+    line.spans = kept;
+    line
 }
 
 /// Whose status this is, who owns the VIPs, and how much goes through.
@@ -288,7 +314,7 @@ fn draw_backends(frame: &mut Frame<'_>, area: Rect, state: &State, status: &Stat
     let mut selected_line = 0;
     for (service, row) in &rows {
         let Some((backend, cells)) = row else {
-            lines.push(service_line(service, look));
+            lines.push(fitted(service_line(service, look), width));
             continue;
         };
         let rates = state.rates(&service.name, &backend.name);

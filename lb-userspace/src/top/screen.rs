@@ -88,7 +88,59 @@ fn key(event: KeyEvent) -> Option<Key> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs::File,
+        io::Read as _,
+        os::fd::OwnedFd,
+        process::{Command, Stdio},
+    };
+
+    use nix::{pty::openpty, sys::termios::tcgetattr};
+
     use super::*;
+
+    /// Says that this very test runs on a terminal.
+    const ON_TERMINAL: &str = "XVIP_TEST_ON_TERMINAL";
+
+    /// The test runs itself once more, as a program on a terminal, which it takes over and panics.
+    #[test]
+    fn a_panic_gives_the_terminal_back_before_it_is_told() {
+        if std::env::var_os(ON_TERMINAL).is_some() {
+            let mut screen = Screen::take().expect("a terminal");
+            screen.terminal.draw(|frame| frame.render_widget("taken", frame.area())).expect("drawn");
+            // As a thread of `xvip top` would; what it held is dropped after the message.
+            panic!("on purpose");
+        }
+        let pair = openpty(None, None).expect("a terminal");
+        let before = tcgetattr(&pair.slave).expect("its settings");
+        let end = || Stdio::from(OwnedFd::try_clone(&pair.slave).expect("one more"));
+        let name = "top::screen::tests::a_panic_gives_the_terminal_back_before_it_is_told";
+        let mut again = Command::new("setsid");
+        again.args(["--ctty", "--wait"]).arg(std::env::current_exe().expect("this program"));
+        again.args(["--exact", name, "--nocapture"]).env(ON_TERMINAL, "1").env("TERM", "xterm-256color");
+        let mut child = again.stdin(end()).stdout(end()).stderr(end()).spawn().expect("started");
+        drop(again);
+        let mut from = File::from(pair.master);
+        let reader = thread::spawn(move || {
+            let (mut written, mut piece) = (Vec::new(), [0; 4096]);
+            // EIO is the end of a terminal.
+            while let Ok(count @ 1..) = from.read(&mut piece) {
+                written.extend_from_slice(&piece[..count]);
+            }
+            String::from_utf8_lossy(&written).into_owned()
+        });
+        assert!(!child.wait().expect("ended").success(), "it panicked");
+        let after = tcgetattr(&pair.slave).expect("its settings");
+        drop(pair.slave);
+        let written = reader.join().expect("read");
+        let at = |text: &str| written.find(text).unwrap_or_else(|| panic!("no {text:?} in {written:?}"));
+        // The other screen and back.
+        assert!(at("\u{1b}[?1049h") < at("taken") && at("taken") < at("\u{1b}[?1049l"), "{written:?}");
+        assert!(at("\u{1b}[?1049l") < at("on purpose"), "the message would be gone: {written:?}");
+        assert!(written.rfind("\u{1b}[?25h") > written.rfind("\u{1b}[?25l"), "the cursor: {written:?}");
+        assert_eq!(after.local_flags, before.local_flags, "lines and echo");
+        assert_eq!((after.input_flags, after.output_flags), (before.input_flags, before.output_flags));
+    }
 
     #[test]
     fn keys_mean_what_they_say() {

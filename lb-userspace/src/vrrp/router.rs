@@ -17,7 +17,6 @@
 //! before it takes over from a router that it does not hear, it asks XDP when that one's last advertisement arrived.
 
 use std::{
-    collections::BTreeMap,
     io::{self, Read as _, Write as _},
     net::IpAddr,
     os::{fd::AsFd as _, unix::net::UnixStream},
@@ -40,7 +39,6 @@ use super::{
     auth::{self, AuthError, Authenticator},
     fsm::{ArrivalCredit, Event, Settings, VirtualRouter, VrrpState, parting_interval},
     group::SyncGroup,
-    lateness::Lateness,
     rivals::Refused,
     socket::{self, SocketError, VrrpSocket},
     status::{ActiveRouter, RouterStatus},
@@ -452,33 +450,10 @@ impl Member {
         let socket_plan = SocketPlan::of(&plan);
         let socket = socket_plan.open(interface)?;
         let machine = VirtualRouter::new(settings(&plan, &dialect, socket.source()), now);
+        let (name, source) = (plan.instance.name.clone(), socket.source());
         let status = RouterStatus {
-            name: plan.instance.name.clone(),
-            as_of: now,
-            state: machine.state(),
-            since: SystemTime::now(),
             reason: machine.reason().to_string(),
-            holds_addresses: false,
-            holds_since: now,
-            priority: machine.priority().0,
-            released: false,
-            blocked: None,
-            deaf: None,
-            primary_address: socket.source(),
-            active_router: None,
-            adverts_sent: 0,
-            lateness: Lateness::default(),
-            adverts_received: 0,
-            send_errors: 0,
-            send_error: None,
-            receive_errors: 0,
-            discards: BTreeMap::new(),
-            refused: None,
-            address_mismatches: 0,
-            interval_mismatches: 0,
-            transitions: 0,
-            announce_generation: 0,
-            realtime: false,
+            ..RouterStatus::begin(name, machine.state(), machine.priority().0, source, now, SystemTime::now())
         };
         let member = Self {
             vrid: Vrid(plan.instance.virtual_router_id),

@@ -73,3 +73,44 @@ pub struct RouterStatus {
     /// Whether the thread runs before all ordinary ones.
     pub realtime: bool,
 }
+
+impl RouterStatus {
+    /// Of one that has just been made: it has said and heard nothing, and has no addresses.
+    pub fn begin(
+        name: String,
+        state: VrrpState,
+        priority: u8,
+        source: IpAddr,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Self {
+        Self {
+            name,
+            as_of: now,
+            state,
+            since: wall,
+            reason: String::new(),
+            holds_addresses: false,
+            holds_since: now,
+            priority,
+            released: false,
+            blocked: None,
+            deaf: None,
+            primary_address: source,
+            active_router: None,
+            adverts_sent: 0,
+            lateness: Lateness::default(),
+            adverts_received: 0,
+            send_errors: 0,
+            send_error: None,
+            receive_errors: 0,
+            discards: BTreeMap::new(),
+            refused: None,
+            address_mismatches: 0,
+            interval_mismatches: 0,
+            transitions: 0,
+            announce_generation: 0,
+            realtime: false,
+        }
+    }
+}

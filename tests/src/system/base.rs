@@ -63,7 +63,8 @@ pub fn directory(scratch: &Path) -> Result<PathBuf, BaseError> {
     let output = debootstrap.env("LC_ALL", "C").stdin(Stdio::null()).output();
     let output = output.map_err(at(Path::new("debootstrap")))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         let lines: Vec<&str> = said.lines().collect();
         return Err(BaseError::Debootstrap(lines[lines.len().saturating_sub(20)..].join("\n")));
     }

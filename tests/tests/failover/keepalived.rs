@@ -49,7 +49,7 @@ impl<'a> Keepalived<'a> {
     /// Waits until it has the VIP, or has it no more: it has it exactly while it is MASTER.
     pub fn wait_vip(&self, expected: bool) -> Result<(), Box<dyn Error>> {
         let what = format!("keepalived to {} the VIP", if expected { "take" } else { "give up" });
-        wait::until(&what, Duration::from_secs(20), || {
+        wait::until(&what, Duration::from_secs(60), || {
             self.machine.addresses().is_ok_and(|all| all.contains(&IpAddr::V4(VIP)) == expected)
         })
         .map_err(|error| {

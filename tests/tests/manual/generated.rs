@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use clap::{Arg, Command, CommandFactory as _};
 use lb_common::reason::{DropReason, PassReason, TransmitReason};
 use lb_userspace::cli::command::Cli;
+use lb_userspace::metrics;
 use lb_userspace::reasons::{Advice, dropped, passed, transmitted};
 
 use super::{keys, page};
@@ -16,6 +17,7 @@ pub fn parts() -> Result<Vec<(&'static str, String)>, Box<dyn Error>> {
         ("contents", contents()?),
         ("commands", commands()?),
         ("configuration", configuration()?),
+        ("metrics", format!("\n{}", metrics::catalogue::markdown())),
         ("packets passed", reasons(PassReason::ALL.iter().map(|r| (r.name(), r.description(), passed(*r))))?),
         (
             "packets dropped",

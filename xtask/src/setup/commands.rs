@@ -24,6 +24,7 @@ const PROGRAMS: [Program; 14] = [
     Program { command: "tcpdump", package: "tcpdump", level: Level::Tests },
     Program { command: "tshark", package: "tshark", level: Level::Tests },
     Program { command: "nft", package: "nftables", level: Level::Tests },
+    Program { command: "cpio", package: "cpio", level: Level::Tests },
     Program { command: "kubectl", package: "kubernetes-client", level: Level::Tests },
     Program { command: "promtool", package: "prometheus", level: Level::Tests },
     Program { command: "debootstrap", package: "debootstrap", level: Level::Tests },

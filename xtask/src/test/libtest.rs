@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::kernel::Kernel;
+use super::{essence, kernel::Kernel};
 use crate::process::End;
 
 /// A failed test, or something else about a suite that counts as one.
@@ -26,6 +26,8 @@ pub struct Outcome {
     pub passed: usize,
     /// Those that did not.
     pub failed: Vec<Failure>,
+    /// Those that did not at first, and did when they were run again; they are among those that passed.
+    pub unsteady: Vec<Failure>,
     /// Tests that could not do their work here, with the reason.
     pub skipped: Vec<(String, String)>,
     /// Wall-clock time.
@@ -122,8 +124,16 @@ impl Reader {
         // Where a child process spoilt a line, the totals know more than the lines.
         let [total_passed, total_failed, _] = self.totals.unwrap_or_default();
         outcome.passed = passed.len().max(total_passed);
+        let listed = essence::listed(&self.lines);
+        if listed.len() == total_failed {
+            for test in listed {
+                if !outcome.failed.iter().any(|known| known.test == test) {
+                    outcome.fail(test, "");
+                }
+            }
+        }
         for _ in outcome.failed.len()..total_failed {
-            outcome.fail("(a test whose name was lost in its output)", "");
+            outcome.fail("(a test whose name was lost in its output)", "it is in the log");
         }
         // A skip of a test that "passed" takes it out of the passed ones; others are cases within a test.
         for (test, reason) in self.skips {

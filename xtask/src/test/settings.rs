@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Without that line a file in `tests/` runs as root, one test at a time, next to one other such file; a file whose
-//! name ends in `_host` needs no root. Words: `no root`, `alone` (no other suite at the same time), `threads N`,
-//! `minutes N` (instead of 15).
+//! name ends in `_host` needs no root. Words: `no root`, `alone` (no other suite at the same time), `once` (what it finds
+//! does not depend on time, so a case that failed is not run again), `threads N`, `minutes N` (instead of 15).
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,6 +20,8 @@ pub struct Settings {
     pub needs_root: bool,
     /// It measures, and must not be disturbed.
     pub alone: bool,
+    /// A case that failed gets no second try, although it needs root.
+    pub once: bool,
     /// Tests at the same time; None: as many as there are cores.
     pub threads: Option<u32>,
     /// When it counts as hung.
@@ -29,7 +31,13 @@ pub struct Settings {
 /// Of unit tests.
 impl Default for Settings {
     fn default() -> Self {
-        Self { needs_root: false, alone: false, threads: None, limit: Duration::from_secs(15 * 60) }
+        Self {
+            needs_root: false,
+            alone: false,
+            once: false,
+            threads: None,
+            limit: Duration::from_secs(15 * 60),
+        }
     }
 }
 
@@ -51,12 +59,15 @@ fn of_source(stem: &str, source: &str) -> anyhow::Result<Settings> {
         for wish in wishes.trim_end_matches('.').split(',').map(str::trim) {
             match wish.split_once(' ') {
                 None if wish == "alone" => settings.alone = true,
+                None if wish == "once" => settings.once = true,
                 Some(("no", "root")) => (settings.needs_root, settings.threads) = (false, None),
                 Some(("threads", number)) => settings.threads = Some(positive(number)?),
                 Some(("minutes", number)) => {
                     settings.limit = Duration::from_secs(60 * u64::from(positive(number)?));
                 }
-                _ => bail!("`Runner: {wish}`: known are `no root`, `alone`, `threads N` and `minutes N`"),
+                _ => bail!(
+                    "`Runner: {wish}`: known are `no root`, `alone`, `once`, `threads N` and `minutes N`"
+                ),
             }
         }
     }
@@ -86,10 +97,13 @@ mod tests {
 
     #[test]
     fn wishes_are_read_from_the_opening_comment_only() {
-        let source = "//! Words.\n//!\n//! Runner: alone, threads 4, minutes 2\n\n//! Runner: no root\n";
+        let source =
+            "//! Words.\n//!\n//! Runner: alone, once, threads 4, minutes 2\n\n//! Runner: no root\n";
         let settings = of_source("failover", source).unwrap();
-        assert_eq!((settings.needs_root, settings.threads, settings.alone), (true, Some(4), true));
+        assert_eq!((settings.needs_root, settings.threads), (true, Some(4)));
+        assert!(settings.alone && settings.once);
         assert_eq!(settings.limit, Duration::from_secs(120));
+        assert!(!of_source("failover", "//! Words: once.").unwrap().once);
         assert!(!of_source("packets", "//! Runner: no root").unwrap().needs_root);
     }
 

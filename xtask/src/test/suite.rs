@@ -20,6 +20,8 @@ pub struct Suite {
     pub needs_root: bool,
     /// Nothing else may run at the same time.
     pub alone: bool,
+    /// A case that failed may be run once more.
+    pub may_be_repeated: bool,
     limit: Duration,
     /// A line for each test that ends: for the suites that take long.
     chatty: bool,
@@ -62,6 +64,7 @@ impl Suite {
             name,
             needs_root: settings.needs_root,
             alone: settings.alone,
+            may_be_repeated: settings.needs_root && !settings.once,
             limit: settings.limit,
             chatty: settings.needs_root,
             start: Start::Program {
@@ -80,6 +83,7 @@ impl Suite {
             name: "documentation".to_owned(),
             needs_root: false,
             alone: false,
+            may_be_repeated: false,
             limit: Settings::default().limit,
             chatty: false,
             start: Start::Documentation,
@@ -88,10 +92,23 @@ impl Suite {
 
     /// Runs it to its end, prints how it goes, and keeps what it printed in a log file.
     pub fn run(&self) -> Outcome {
+        let outcome = self.follow(self.command(None), &self.name);
+        announce(&outcome);
+        outcome
+    }
+
+    /// Runs one of its tests alone; whether that passed. What it printed is kept in a log file of its own.
+    pub fn passes_again(&self, test: &str) -> bool {
+        println!("again: {} {test}", self.name);
+        let outcome = self.follow(self.command(Some(test)), &format!("{}-again-{test}", self.name));
+        outcome.passed == 1 && outcome.failed.is_empty()
+    }
+
+    fn follow(&self, command: anyhow::Result<Command>, log: &str) -> Outcome {
         let started = Instant::now();
         let mut reader = Reader::default();
         let mut ended_last = started;
-        let end = self.command().and_then(|mut command| {
+        let end = command.and_then(|mut command| {
             process::follow(&mut command, Some(self.limit), |line| {
                 if let Some((test, verdict)) = reader.line(line)
                     && (self.chatty || verdict == Verdict::Failed)
@@ -111,12 +128,12 @@ impl Suite {
             })
         });
         let outcome = reader.finish(&self.name, end, started.elapsed(), &Kernel::running());
-        self.keep_log(&outcome);
-        announce(&outcome);
+        self.keep_log(&outcome, log);
         outcome
     }
 
-    fn command(&self) -> anyhow::Result<Command> {
+    /// The whole of it, or one test.
+    fn command(&self, test: Option<&str>) -> anyhow::Result<Command> {
         let Start::Program { file, directory, arguments, variables, root } = &self.start else {
             let mut command = workspace::cargo();
             command.args(["test", "--doc", "--workspace", "--exclude=lb-ebpf"]);
@@ -131,14 +148,18 @@ impl Suite {
             command.envs(variables);
             command
         };
-        command.args(arguments).current_dir(directory);
+        match test {
+            Some(test) => command.args(["--show-output", "--test-threads=1", "--exact", test]),
+            None => command.args(arguments),
+        };
+        command.current_dir(directory);
         Ok(command)
     }
 
     /// Not worth failing for: the log is for people, and shown as well if the suite failed.
-    fn keep_log(&self, outcome: &Outcome) {
+    fn keep_log(&self, outcome: &Outcome, name: &str) {
         let kept = workspace::scratch("test").and_then(|directory| {
-            let file = directory.join(self.name.replace('/', "-")).with_extension("log");
+            let file = directory.join(format!("{}.log", name.replace(['/', ':'], "-")));
             Ok(std::fs::write(file, outcome.output.join("\n") + "\n")?)
         });
         if let Err(error) = kept {

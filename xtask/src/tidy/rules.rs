@@ -59,6 +59,7 @@ const PURE: &[&str] = &[
     "lb-userspace/src/maglev.rs",
     "lb-userspace/src/metrics.rs",
     "lb-userspace/src/pcapng.rs",
+    "lb-userspace/src/reasons.rs",
     "lb-userspace/src/rebalance/",
     "lb-userspace/src/reconcile.rs",
     "lb-userspace/src/replica.rs",

@@ -1,4 +1,4 @@
-use crate::vrrp::{lateness::Lateness, status::ActiveRouter};
+use crate::vrrp::status::ActiveRouter;
 
 use super::*;
 
@@ -10,37 +10,17 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 fn router(state: VrrpState, reason: &str, owner: Option<(IpAddr, u8)>) -> RouterStatus {
+    let source = [172, 16, 0, 2].into();
     RouterStatus {
-        name: "main".to_owned(),
-        as_of: Instant::now(),
-        state,
-        since: at(50),
         reason: reason.to_owned(),
         holds_addresses: state == VrrpState::Active,
-        holds_since: Instant::now(),
-        priority: 100,
-        released: false,
-        blocked: None,
-        deaf: None,
-        primary_address: [172, 16, 0, 2].into(),
         active_router: owner.map(|(address, priority)| ActiveRouter { address, priority }),
-        adverts_sent: 0,
-        lateness: Lateness::default(),
-        adverts_received: 0,
-        send_errors: 0,
-        send_error: None,
-        receive_errors: 0,
-        discards: BTreeMap::new(),
-        refused: None,
-        address_mismatches: 0,
-        interval_mismatches: 0,
         transitions: match state {
             VrrpState::Initialize => 0,
             VrrpState::Backup => 1,
             VrrpState::Active | VrrpState::Fault => 2,
         },
-        announce_generation: 0,
-        realtime: false,
+        ..RouterStatus::begin("main".to_owned(), state, 100, source, Instant::now(), at(50))
     }
 }
 

@@ -2,14 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
 use crate::{
-    config,
+    config::{
+        model::Config,
+        sample::{self, SAMPLE},
+    },
     doctor::{
         Finding, Severity,
         adverts::Heard,
@@ -27,28 +29,6 @@ use crate::{
     },
 };
 
-const CONFIG: &str = r#"
-[node]
-name = "lb1"
-interface = "eth0"
-[[service]]
-name = "api"
-vip = "172.16.0.10/24"
-port = 6443
-vrrp = "main"
-[service.health]
-check = "tcp"
-[[service.backend]]
-name = "m1"
-address = "172.16.0.4:6443"
-[[vrrp]]
-name = "main"
-virtual_router_id = 60
-priority = 100
-unicast_source = "172.16.0.2"
-unicast_peers = ["172.16.0.3"]
-"#;
-
 /// The peer's Ethernet address.
 pub const PEER_MAC: [u8; 6] = [2, 0, 0xac, 16, 0, 3];
 /// This node's.
@@ -59,15 +39,8 @@ pub fn address(text: &str) -> IpAddr {
 }
 
 /// The configuration with something replaced.
-pub fn config(change: impl FnOnce(&str) -> String) -> config::model::Config {
-    let text = change(CONFIG);
-    let read_file = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
-    let file_mode = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
-    let facts = config::Facts { host_name: "lb1".to_owned(), read_file: &read_file, file_mode: &file_mode };
-    match config::parse(&text, Path::new("xvip.toml"), &facts) {
-        Ok(checked) => checked.config,
-        Err(problems) => panic!("{problems}"),
-    }
+pub fn config(change: impl FnOnce(&str) -> String) -> Config {
+    sample::config(&change(SAMPLE))
 }
 
 /// An advertisement of the peer's, heard and delivered ten times.

@@ -1,7 +1,12 @@
 use std::{fmt::Write as _, path::PathBuf};
 
 use super::*;
-use crate::import::{corosync, incumbent::Cluster, ledger::Entry};
+use crate::import::{
+    corosync,
+    fuzz::{self, Corpus, Dice, Part, babble, damage, noise},
+    incumbent::Cluster,
+    ledger::Entry,
+};
 
 fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/import/crm")
@@ -200,46 +205,43 @@ const TOKENS: [&str; 44] = [
     "}\n",
 ];
 
-/// `XVIP_FUZZ_INPUTS=10000000 cargo test --release` is the long form.
+fn input(dice: &mut Dice, corpus: &Corpus) -> Vec<u8> {
+    match dice.below(8) {
+        0 => noise(dice, 400),
+        1..4 => babble(dice, &TOKENS, 50),
+        _ => {
+            let mut bytes = corpus.excerpt(dice);
+            for _ in 0..=dice.below(6) {
+                damage(&mut bytes, &TOKENS, dice);
+            }
+            bytes
+        }
+    }
+}
+
+/// The long run is in `import/fuzz.rs`.
 #[test]
 fn no_input_panics_hangs_or_hides_a_line() {
-    let inputs = std::env::var("XVIP_FUZZ_INPUTS").ok().and_then(|number| number.parse().ok()).unwrap_or(300);
-    let files: Vec<Vec<u8>> =
-        GOLDEN.into_iter().flat_map(sources).map(|source| source.text.into_bytes()).collect();
-    // SplitMix64.
-    let mut state = 3_u64;
-    let mut next = |bound: usize| {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((word ^ (word >> 31)) % bound.max(1) as u64).unwrap_or(0)
-    };
-    let mut vips = 0;
-    for _ in 0..inputs {
-        let bytes = match next(3) {
-            0 => (0..next(50)).map(|_| TOKENS[next(TOKENS.len())]).collect::<String>().into_bytes(),
-            1 => (0..next(400)).map(|_| u8::try_from(next(256)).unwrap_or(0)).collect(),
-            _ => {
-                let mut bytes = files[next(files.len())].clone();
-                for _ in 0..=next(6) {
-                    let at = next(bytes.len() + 1);
-                    let until = (at + next(30)).min(bytes.len());
-                    let token = TOKENS[next(TOKENS.len())];
-                    bytes.splice(at..until, token.bytes());
-                }
-                bytes
-            }
-        };
+    let corpus = Corpus::of(GOLDEN.into_iter().flat_map(sources).map(|source| source.text));
+    let part = Part {
+        name: "crm and corosync.conf",
+        share: fuzz::CLUSTER,
+        make: |dice: &mut Dice| input(dice, &corpus),
+        length: Vec::len,
+        allowed: fuzz::linear,
         // Each reader must bear each format.
-        let both = [Source::new("a", &bytes), Source::new("b", &bytes)];
-        let (cluster, lines) = read_all(&both);
-        assert_eq!(lines.len(), both.iter().map(|source| source.lines().count()).sum::<usize>());
-        for entry in lines.values().flatten() {
-            assert!(entry.note != FORGOTTEN, "{entry:?} of {:?}", both[0].text);
-        }
-        vips += cluster.vips.len();
-    }
-    assert!(vips > inputs / 20, "{vips} VIPs of {inputs} inputs");
+        judge: |bytes: &Vec<u8>| {
+            let both = [Source::new("a", bytes), Source::new("b", bytes)];
+            let (cluster, lines) = read_all(&both);
+            assert_eq!(lines.len(), both.iter().map(|source| source.lines().count()).sum::<usize>());
+            for entry in lines.values().flatten() {
+                assert!(entry.note != FORGOTTEN, "{entry:?}");
+            }
+            !cluster.vips.is_empty() || !cluster.nodes.is_empty()
+        },
+    };
+    let count = part.run();
+    assert!(count.fruitful > count.inputs / 8, "{count:?}");
 }
 
 #[test]

@@ -1,16 +1,11 @@
-//! Whatever the file is: no panic, each line accounted for, and time that grows with its length and no faster.
-//! `XVIP_FUZZ_INPUTS=N` is how many inputs.
+//! Whatever the file is: no panic, each line accounted for, and time that grows with its length and no faster. The long run
+//! is in `import/fuzz.rs`.
 
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
-use proptest::{
-    prelude::*,
-    test_runner::{Config, TestRunner},
-};
-
 use super::{lint, read, tests};
 use crate::import::{
+    fuzz::{self, Corpus, Dice, Part, damage, noise, worked},
     incumbent::Incumbent,
     ledger::Ledger,
     source::{FileId, Source},
@@ -27,11 +22,82 @@ const FILES: [&str; 8] = [
     include_str!("../../../../tests/golden/import/haproxy/keywords-2.6.txt"),
 ];
 
-fn inputs() -> u32 {
-    std::env::var("XVIP_FUZZ_INPUTS").ok().and_then(|count| count.parse().ok()).unwrap_or(100)
+/// Words of the files, of which lines are made that nobody wrote.
+fn vocabulary() -> Vec<&'static str> {
+    let mut words: Vec<&str> = FILES.iter().flat_map(|file| file.split_whitespace()).collect();
+    words.extend([
+        "\"",
+        "'",
+        "\\",
+        "${",
+        "$A",
+        "\"$A\"",
+        "\"${A-b}\"",
+        "{",
+        "}",
+        "!",
+        "#",
+        "=",
+        "0",
+        "-1",
+        "99999999999",
+        "1us",
+        "25d",
+        "::",
+        ":::6443",
+        "*:6443-6450",
+        "0.0.0.0",
+        "é\u{0}",
+        "\u{85}",
+        "\r",
+        "\t",
+    ]);
+    words.sort_unstable();
+    words.dedup();
+    words
 }
 
-fn holds(bytes: &[u8]) {
+/// Beginnings of sections.
+const HEADS: [&str; 8] = [
+    "global\n",
+    "defaults\n",
+    "defaults d\n",
+    "frontend f\n",
+    "backend b\n",
+    "listen l\n",
+    "listen l2 from d\n",
+    "\n",
+];
+
+fn input(dice: &mut Dice, corpus: &Corpus, words: &[&str]) -> Vec<u8> {
+    match dice.below(8) {
+        0 => noise(dice, 200),
+        1..4 => {
+            let mut text = String::new();
+            for _ in 0..dice.below(5) {
+                text.push_str(dice.of_all::<&str>(&HEADS));
+                for _ in 0..dice.below(8) {
+                    for _ in 0..dice.below(6) {
+                        text.push(' ');
+                        text.push_str(dice.of_all::<&str>(words));
+                    }
+                    text.push('\n');
+                }
+            }
+            text.into_bytes()
+        }
+        _ => {
+            let mut bytes = corpus.excerpt(dice);
+            for _ in 0..=dice.below(8) {
+                damage(&mut bytes, words, dice);
+            }
+            bytes
+        }
+    }
+}
+
+/// Whether a proxy came of it.
+fn holds(bytes: &[u8]) -> bool {
     let source = Source::new("fuzz", bytes);
     let (mut incumbent, mut ledger) = (Incumbent::default(), Ledger::default());
     read(&source, FileId(0), &mut incumbent, &mut ledger);
@@ -40,99 +106,22 @@ fn holds(bytes: &[u8]) {
         assert!(!finding.places.is_empty() && !finding.message.is_empty() && !finding.remedy.is_empty());
     }
     tests::unaccounted(&ledger, &source, "fuzz");
-}
-
-fn run(strategy: impl Strategy<Value = Vec<u8>>) {
-    let config = Config { cases: inputs(), failure_persistence: None, ..Config::default() };
-    TestRunner::new(config)
-        .run(&strategy, |bytes| {
-            holds(&bytes);
-            Ok(())
-        })
-        .unwrap();
-}
-
-/// Words of the files, of which lines are made that nobody wrote.
-fn vocabulary() -> Vec<String> {
-    let mut words: Vec<String> =
-        FILES.iter().flat_map(|file| file.split_whitespace()).map(str::to_owned).collect();
-    words.extend(
-        [
-            "\"",
-            "'",
-            "\\",
-            "${",
-            "$A",
-            "\"$A\"",
-            "\"${A-b}\"",
-            "{",
-            "}",
-            "!",
-            "0",
-            "-1",
-            "99999999999",
-            "::",
-            "é\u{0}",
-        ]
-        .map(String::from),
-    );
-    words.sort();
-    words.dedup();
-    words
+    !incumbent.proxies.is_empty()
 }
 
 #[test]
-fn raw_bytes() {
-    run(prop::collection::vec(any::<u8>(), 0..200));
-}
-
-#[test]
-fn words_in_any_order() {
-    let word = prop::sample::select(vocabulary());
-    let line = prop::collection::vec(word, 0..6).prop_map(|words| words.join(" "));
-    let head = prop::sample::select(vec![
-        "global",
-        "defaults",
-        "defaults d",
-        "frontend f",
-        "backend b",
-        "listen l",
-        "listen l2 from d",
-    ]);
-    let section = (head, prop::collection::vec(line, 0..8))
-        .prop_map(|(head, lines)| format!("{head}\n{}\n", lines.join("\n")));
-    run(prop::collection::vec(section, 0..5).prop_map(|sections| sections.concat().into_bytes()));
-}
-
-#[test]
-fn files_with_changes() {
-    let change = (any::<prop::sample::Index>(), 0..5_u8, any::<u8>(), any::<prop::sample::Index>());
-    let changed = (prop::sample::select(FILES.to_vec()), prop::collection::vec(change, 1..12)).prop_map(
-        |(file, changes)| {
-            let mut bytes = file.as_bytes().to_vec();
-            for (at, kind, byte, other) in changes {
-                if bytes.is_empty() {
-                    break;
-                }
-                let (at, other) = (at.index(bytes.len()), other.index(bytes.len()));
-                match kind {
-                    0 => bytes[at] = byte,
-                    1 => bytes.insert(at, byte),
-                    2 => drop(bytes.remove(at)),
-                    3 => bytes.swap(at, other),
-                    // A piece is moved.
-                    _ => bytes.rotate_left(at),
-                }
-            }
-            bytes
-        },
-    );
-    run(changed);
-}
-
-/// What this thread has worked: the others of the machine do not count.
-fn worked() -> Duration {
-    Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap())
+fn no_input_panics_hangs_or_hides_a_line() {
+    let (corpus, words) = (Corpus::of(FILES), vocabulary());
+    let part = Part {
+        name: "haproxy.cfg",
+        share: fuzz::HAPROXY,
+        make: |dice: &mut Dice| input(dice, &corpus, &words),
+        length: Vec::len,
+        allowed: fuzz::linear,
+        judge: |bytes: &Vec<u8>| holds(bytes),
+    };
+    let count = part.run();
+    assert!(count.fruitful > count.inputs / 8, "{count:?}");
 }
 
 /// A name, and a file of about so many lines.
@@ -185,7 +174,7 @@ fn time_grows_with_the_length_alone() {
         holds(text.as_bytes());
         worked() - start
     };
-    let length = if inputs() < 10_000 { 50 } else { 5_000 };
+    let length = if fuzz::asked_for().is_none_or(|inputs| inputs < 10_000) { 50 } else { 5_000 };
     for (name, shape) in shapes {
         let fastest = |length: usize| (0..3).map(|_| time(&shape(length))).min().unwrap_or_default();
         let (small, large) = (fastest(length), fastest(length * 4));

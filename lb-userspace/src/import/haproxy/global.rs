@@ -4,7 +4,7 @@ use super::{
     file::{Line, Section},
     keywords::{self, global},
     proxy::{self, Globals},
-    units,
+    socket, units,
 };
 use crate::import::{
     incumbent::Incumbent,
@@ -55,12 +55,10 @@ fn directive(line: &Line, keyword: &str, globals: &mut Globals, into: &mut Incum
             ledger.note(place, Fate::Exact, "", "in front of each ca-file");
         }
         "stats" => match line.word(1) {
-            "socket" => {
-                let note = "xvip has a socket of its own, for `xvip status`, `xvip backend` and others; it does not take HAProxy's commands";
-                ledger.note(place, Fate::Approximate, "", note);
-            }
-            "timeout" | "maxconn" | "bind-process" => {
-                ledger.note(place, Fate::NotNeeded, "", "xvip's control socket needs no settings");
+            "socket" => socket::read(line, into, ledger),
+            "timeout" => socket::timeout(line, into, ledger),
+            "maxconn" | "bind-process" => {
+                ledger.note(place, Fate::NotNeeded, "", "xvip's sockets need no such setting");
             }
             other => ledger.note(place, Fate::Unknown, "", format!("nothing is known of `stats {other}`")),
         },

@@ -25,6 +25,22 @@ pub struct Page {
     users: Rc<Vec<At<(String, String)>>>,
     admin: Option<Place>,
     refresh: Option<At<Duration>>,
+    hides_version: Option<Place>,
+}
+
+/// HAProxy's own path of its page, without what follows the `?`.
+pub const DEFAULT_PATH: &str = "/haproxy";
+
+/// A path that xvip's page may have; what follows a `?` does not count.
+fn path_of(uri: &str) -> Option<&str> {
+    let path = uri.split(['?', ';']).next().unwrap_or_default();
+    let path = if path.len() > 1 { path.strip_suffix('/').unwrap_or(path) } else { path };
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/-_.~".contains(c);
+    let is_segment = |segment: &str| !matches!(segment, "" | "." | "..");
+    let has_segments = path == "/" || path.split('/').skip(1).all(is_segment);
+    let is_free = !matches!(path.split('/').nth(1), Some("metrics" | "healthz"));
+    (path.starts_with('/') && path.len() <= 128 && path.chars().all(is_plain) && has_segments && is_free)
+        .then_some(path)
 }
 
 impl Page {
@@ -48,9 +64,20 @@ impl Page {
         match line.word(1) {
             "enable" => scribe.always(place, Fate::Exact, "[http]", ""),
             "uri" => {
-                self.path = Some(At::new(line.word(2).to_owned(), place));
-                let note = "xvip's page has a path of its own";
-                scribe.always(place, Fate::Approximate, "[http]", note);
+                let uri = line.word(2);
+                let Some(path) = path_of(uri) else {
+                    let note = "xvip's page cannot have this path: letters, digits and / - _ . ~, and neither /metrics nor \
+                                /healthz";
+                    scribe.always(place, Fate::NotPossible, "", note);
+                    return;
+                };
+                self.path = Some(At::new(path.to_owned(), place));
+                let becomes = format!("http.path = {path:?}");
+                let (fate, note) = match path == uri {
+                    true => (Fate::Exact, ""),
+                    false => (Fate::Approximate, "without what follows the path"),
+                };
+                scribe.always(place, fate, becomes, note);
             }
             "auth" if line.words.len() < 3 => scribe.wrong(place, "`stats auth` takes NAME:PASSWORD"),
             "auth" => {
@@ -78,8 +105,13 @@ impl Page {
                 }
                 None => scribe.wrong(place, "`stats refresh` takes a time"),
             },
-            "realm" | "hide-version" | "show-version" | "scope" | "show-desc" | "show-legends"
-            | "show-node" | "show-modules" => {
+            "hide-version" => {
+                self.hides_version = Some(place);
+                let note = "whoever has logged in sees the version";
+                scribe.always(place, Fate::Approximate, "http.hide_version = true", note);
+            }
+            "realm" | "show-version" | "scope" | "show-desc" | "show-legends" | "show-node"
+            | "show-modules" => {
                 scribe.always(place, Fate::NotNeeded, "", "is about how HAProxy's page looks");
             }
             "http-request" => {
@@ -99,6 +131,7 @@ impl Page {
             users: self.users.iter().take(MOST_USERS).cloned().collect(),
             admin: self.admin,
             refresh: self.refresh.clone(),
+            hides_version: self.hides_version,
         }
     }
 }

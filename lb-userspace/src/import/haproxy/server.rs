@@ -214,47 +214,14 @@ impl Settings {
     }
 
     fn plain(&mut self, word: &str, place: Place, scribe: &mut Scribe<'_>) {
+        if let Some(switch) = SWITCHES.iter().find(|switch| switch.on == word || switch.off == word) {
+            let turns_on = switch.on == word;
+            (switch.set)(self, turns_on.then_some(place));
+            let (fate, note) = if turns_on { switch.means } else { switch.off_means };
+            scribe.note(place, fate, "", note);
+            return;
+        }
         match word {
-            "check" => {
-                self.checked = Some(place);
-                scribe.note(place, Fate::Exact, "", "");
-            }
-            "no-check" => {
-                self.checked = None;
-                let note = "xvip checks each backend: one that does not answer gets no connections";
-                scribe.note(place, Fate::Improved, "", note);
-            }
-            "check-ssl" | "no-check-ssl" => {
-                self.check_tls = word == "check-ssl";
-                scribe.note(place, Fate::Exact, "", "");
-            }
-            "backup" => {
-                self.backup = true;
-                let note = "xvip has no tier of spare backends: it gets no new connections before somebody gives it a weight";
-                scribe.note(place, Fate::Approximate, "", note);
-            }
-            "no-backup" => {
-                self.backup = false;
-                scribe.note(place, Fate::Exact, "", "");
-            }
-            "disabled" => {
-                self.disabled = true;
-                let note = "xvip.toml has no such state: it gets no new connections before somebody gives it a weight";
-                scribe.note(place, Fate::Approximate, "", note);
-            }
-            "enabled" => {
-                self.disabled = false;
-                scribe.note(place, Fate::Exact, "", "");
-            }
-            "ssl" => {
-                self.tls = true;
-                let note = "HAProxy speaks TLS to this server; xvip passes on what the client says";
-                scribe.note(place, Fate::NotPossible, "", note);
-            }
-            "no-ssl" => {
-                self.tls = false;
-                scribe.note(place, Fate::Exact, "", "");
-            }
             "no-verifyhost" => {
                 scribe.note(place, Fate::NotNeeded, "", "a check verifies the backend's address");
             }
@@ -288,6 +255,62 @@ impl Settings {
         }
     }
 }
+
+/// A word without a value, and the one that takes it back.
+struct Switch {
+    on: &'static str,
+    off: &'static str,
+    /// Sets it: with the place of the word that turns it on, or `None`.
+    set: fn(&mut Settings, Option<Place>),
+    /// What becomes of the word.
+    means: (Fate, &'static str),
+    /// And of the one that takes it back.
+    off_means: (Fate, &'static str),
+}
+
+const SWITCHES: [Switch; 5] = [
+    Switch {
+        on: "check",
+        off: "no-check",
+        set: |settings, at| settings.checked = at,
+        means: (Fate::Exact, ""),
+        off_means: (Fate::Improved, "xvip checks each backend: one that does not answer gets no connections"),
+    },
+    Switch {
+        on: "check-ssl",
+        off: "no-check-ssl",
+        set: |settings, at| settings.check_tls = at.is_some(),
+        means: (Fate::Exact, ""),
+        off_means: (Fate::Exact, ""),
+    },
+    Switch {
+        on: "backup",
+        off: "no-backup",
+        set: |settings, at| settings.backup = at.is_some(),
+        means: (
+            Fate::Approximate,
+            "xvip has no tier of spare backends: it gets no new connections before somebody gives it a weight",
+        ),
+        off_means: (Fate::Exact, ""),
+    },
+    Switch {
+        on: "disabled",
+        off: "enabled",
+        set: |settings, at| settings.disabled = at.is_some(),
+        means: (
+            Fate::Approximate,
+            "xvip.toml has no such state: it gets no new connections before somebody gives it a weight",
+        ),
+        off_means: (Fate::Exact, ""),
+    },
+    Switch {
+        on: "ssl",
+        off: "no-ssl",
+        set: |settings, at| settings.tls = at.is_some(),
+        means: (Fate::NotPossible, "HAProxy speaks TLS to this server; xvip passes on what the client says"),
+        off_means: (Fate::Exact, ""),
+    },
+];
 
 fn timed(key: &str, time: Duration) -> String {
     format!("service.health.{key} = \"{}\"", duration_text(time))

@@ -17,6 +17,7 @@ use crate::{
             Authentication, HmacAuthentication, Incumbent, RouterInstance, RouterNode, RouterScript,
             RouterTracked,
         },
+        keepalived::names_balancer,
         ledger::Fate,
         source::{At, FileId, Place, Source},
     },
@@ -230,10 +231,7 @@ fn priority(instance: &RouterInstance) -> Key<u8> {
 pub fn asks_for_balancer(what: &RouterTracked) -> bool {
     match what {
         RouterTracked::Script(script) => script.asks_for_balancer,
-        RouterTracked::Process(process) => process
-            .split_whitespace()
-            .next()
-            .is_some_and(|program| program.rsplit('/').next() == Some("haproxy")),
+        RouterTracked::Process(process) => names_balancer(process),
         RouterTracked::Interface(_) | RouterTracked::Other(_) => false,
     }
 }

@@ -2,13 +2,13 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use lb_common::layout::{MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES};
 
-use super::{BackendPlan, Idle, Key, Notes, Owned, PagePlan, ServicePlan, health, names};
+use super::{BackendPlan, Idle, Key, Notes, Owned, ServicePlan, health, names};
 use crate::{
     config::{
         kinds,
@@ -295,36 +295,4 @@ fn idle_of(proxy: &Proxy) -> Option<At<Duration>> {
         return Some(tunnel.clone());
     }
     [&proxy.client_timeout, &pool.server_timeout].into_iter().flatten().min_by_key(|at| at.value).cloned()
-}
-
-/// `[http]`: the first statistics page.
-pub(super) fn page(from: &Incumbent, services: &[ServicePlan], notes: &mut Notes<'_>) -> Option<PagePlan> {
-    let mut pages = from.stats.iter().filter_map(|stats| {
-        let bind = stats.binds.iter().find(|bind| bind.value.port != 0)?;
-        Some((stats, bind))
-    });
-    let (stats, bind) = pages.next()?;
-    for (other, _) in pages {
-        notes.say(
-            other.name.place,
-            Fate::NotPossible,
-            "",
-            "xvip has one page: that of the first statistics section",
-        );
-    }
-    let address = bind.value.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let mut listen = Key::new(SocketAddr::new(address, bind.value.port), Some(bind.place));
-    if services.iter().any(|service| {
-        service.port.value == bind.value.port
-            && bind.value.address.is_none_or(|address| address == service.vip.value.address)
-    }) {
-        listen.check = "a service has this port, too: choose another one here".to_owned();
-    }
-    let mut taken = BTreeSet::new();
-    let users = stats.users.iter().filter_map(|user| {
-        let (name, password) = &user.value;
-        let name = names::name(name, "admin");
-        taken.insert(name.clone()).then(|| Key::new((name, password.clone()), Some(user.place)))
-    });
-    Some(PagePlan { listen, users: users.collect(), admin: stats.admin })
 }

@@ -1,21 +1,11 @@
-use std::{io, path::Path};
+use std::sync::LazyLock;
 
 use super::*;
-use crate::config::{Facts, parse};
+use crate::config::sample::{SAMPLE, config};
 
-const FILE: &str = r#"
-[node]
-name = "lb1"
-interface = "eth0"
-[[service]]
-name = "api"
-vip = "172.16.0.10/24"
-port = 6443
-vrrp = "main"
-health.check = "tcp"
-[[service.backend]]
-name = "m1"
-address = "172.16.0.4:6443"
+static FILE: LazyLock<String> = LazyLock::new(|| {
+    SAMPLE.to_owned()
+        + r#"
 [[service.backend]]
 name = "m2"
 address = "172.16.0.5:6443"
@@ -27,27 +17,18 @@ health.check = "tcp"
 [[service.backend]]
 name = "m1"
 address = "[2001:db8::4]:6443"
-[[vrrp]]
-name = "main"
-virtual_router_id = 60
-priority = 101
-unicast_source = "172.16.0.2"
-unicast_peers = ["172.16.0.3"]
 [flows]
 max = 2048
-"#;
+"#
+});
 
 fn of(text: &str) -> Agreement {
-    let missing = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
-    let read_mode = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
-    let facts = Facts { host_name: "lb1".to_owned(), read_file: &missing, file_mode: &read_mode };
-    let checked = parse(text, Path::new("xvip.toml"), &facts);
-    Agreement::of(&checked.unwrap_or_else(|problems| panic!("{problems}")).config)
+    Agreement::of(&config(text))
 }
 
 #[test]
 fn the_parts_are_named_after_what_packets_see() {
-    let names: Vec<String> = of(FILE).parts.into_keys().collect();
+    let names: Vec<String> = of(&FILE).parts.into_keys().collect();
     assert_eq!(names, ["flows", "service 172.16.0.10:6443", "service [2001:db8::10]:443", "vrrp 60 IPv4"]);
 }
 
@@ -56,7 +37,7 @@ fn what_may_differ_is_no_drift() {
     for (from, to) in [
         ("name = \"lb1\"", "name = \"lb2\""),
         ("interface = \"eth0\"", "interface = \"ens3\""),
-        ("priority = 101", "priority = 100\npreempt = false"),
+        ("priority = 100", "priority = 101\npreempt = false"),
         ("unicast_source = \"172.16.0.2\"", "unicast_source = \"172.16.0.7\""),
         ("unicast_peers = [\"172.16.0.3\"]", "unicast_peers = [\"172.16.0.8\"]"),
         ("name = \"other\"", "name = \"another\""),
@@ -70,7 +51,7 @@ fn what_may_differ_is_no_drift() {
             other = other
                 .replace("\"m2\"\naddress = \"172.16.0.5:6443\"", "\"m2\"\naddress = \"172.16.0.4:6443\"");
         }
-        assert_eq!(of(FILE), of(&other), "{to}");
+        assert_eq!(of(&FILE), of(&other), "{to}");
     }
 }
 
@@ -95,7 +76,7 @@ fn what_must_be_the_same_is_named() {
         ("max = 2048", "max = 2048\nidle_timeout = \"2h\"", vec!["flows"]),
     ] {
         assert_eq!(FILE.matches(from).count(), 1, "{from}");
-        let (ours, theirs) = (of(FILE), of(&FILE.replace(from, to)));
+        let (ours, theirs) = (of(&FILE), of(&FILE.replace(from, to)));
         assert_eq!(ours.drift(&theirs), drift, "{to}");
         assert_eq!(theirs.drift(&ours), drift, "{to}");
         assert_ne!(ours.total, theirs.total);

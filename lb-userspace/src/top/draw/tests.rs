@@ -89,6 +89,29 @@ fn problems_and_events_are_below_the_newest_first() {
     assert!(rows.iter().any(|row| row.starts_with("m2")), "the backends stay: {rows:#?}");
 }
 
+/// What does not fit says so, on every line that can be long.
+#[test]
+fn what_is_cut_off_ends_with_an_ellipsis() {
+    let mut state = state();
+    let mut status = known::status();
+    status.vrrp[0].reason =
+        "advertisements of 172.16.0.3 are not heard any more, and so it goes on and on".into();
+    status.services[0].name = "a-service-whose-name-is-as-long-as-nobody-would-ever-call-one-of-them".into();
+    state.seen(Duration::from_secs(7), Ok(status));
+    let event = Event::new(Kind::Backend, "m1", look().now).of_service("api").because("x".repeat(63));
+    let just = Event::new(Kind::Backend, "m1", look().now).of_service("api").because("ü".repeat(51));
+    state.tell_events(vec![just, event]);
+    let rows = screen(&state, &look(), 80, 24);
+    let row = |begin: &str| rows.iter().find(|row| row.starts_with(begin)).expect("its row").as_str();
+    for long in ["main ACTIVE", "a-service-whose", "03:09:05 backend m1 of api: xxx"] {
+        assert!(row(long).ends_with('…'), "{rows:#?}");
+        assert!((78..=80).contains(&row(long).chars().count()), "{rows:#?}");
+    }
+    assert_eq!(row("03:09:05 backend m1 of api: üüü").chars().count(), 79, "what fits is whole: {rows:#?}");
+    let wide = screen(&state, &look(), 200, 50);
+    assert!(!wide.iter().any(|row| row.contains('…')), "{wide:#?}");
+}
+
 #[test]
 fn a_daemon_that_is_down_is_in_the_first_line() {
     let mut state = state();

@@ -64,6 +64,15 @@ fn the_totals_are_the_last_word() {
 }
 
 #[test]
+fn a_name_that_was_lost_in_a_childs_output_is_in_the_list_at_the_end() {
+    let output = "test a ... noisetest b ... ok\nfailures:\n\n---- a stdout ----\nboom\n\nfailures:\n    a\n\n\
+                  test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+    let outcome = read(output, code(101));
+    assert_eq!(failed(&outcome), ["a"]);
+    assert_eq!(outcome.failed[0].why, "");
+}
+
+#[test]
 fn documentation_tests_print_several_totals() {
     let outcome = read(&format!("{PASSED}\n   Doc-tests b\n{PASSED}"), code(0));
     assert_eq!(outcome.passed, 4);
