@@ -274,10 +274,12 @@ async fn wrong_passwords_are_answered_late_and_then_not_at_all() {
 #[tokio::test]
 async fn sessions_end_by_logging_out_and_with_their_user() {
     let stand = stand();
+    // Each call makes hashes of its own.
+    let mut changed = settings();
+    stand.site.configure(Some(Arc::new(changed.clone())));
     let (ann, token) = log_in(&stand, "ann", "secret").await;
     let (bob, _) = log_in(&stand, "bob", "other").await;
     let look = |cookie: &str| get("/stats/live").with(COOKIE, cookie);
-    let mut changed = settings();
     changed.users[1].password_hash = password::cheap_hash("new");
     stand.site.configure(Some(Arc::new(changed)));
     assert_eq!(codes(&stand, vec![look(&ann), look(&bob)]).await, [200, 403]);
