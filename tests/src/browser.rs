@@ -92,7 +92,12 @@ impl Browser {
         let open = |pipe: &PathBuf| OpenOptions::new().read(true).write(true).open(pipe);
         let (to, from) = (open(&commands)?, open(&answers)?);
         let mut command = Command::new("sh");
-        command.arg("-c").arg("exec \"$@\" 3<\"$COMMANDS\" 4>\"$ANSWERS\"").arg("sh").arg("chromium").args(FLAGS);
+        command
+            .arg("-c")
+            .arg("exec \"$@\" 3<\"$COMMANDS\" 4>\"$ANSWERS\"")
+            .arg("sh")
+            .arg("chromium")
+            .args(FLAGS);
         command.arg(format!("--user-data-dir={}", home.join("profile").display())).arg("about:blank");
         command.env("COMMANDS", &commands).env("ANSWERS", &answers).env("HOME", &home);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(home.join("log"))?);
@@ -190,9 +195,7 @@ impl Browser {
         let params = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let result = self.call("Runtime.evaluate", params)?;
         match result.get("exceptionDetails") {
-            Some(why) => {
-                Err(BrowserError::Refused { method: expression.to_owned(), why: why.to_string() })
-            }
+            Some(why) => Err(BrowserError::Refused { method: expression.to_owned(), why: why.to_string() }),
             None => Ok(result["result"]["value"].clone()),
         }
     }
@@ -248,8 +251,7 @@ impl Browser {
             other => panic!("no key {other}"),
         };
         for kind in ["keyDown", "keyUp"] {
-            let mut event =
-                json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code });
+            let mut event = json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code });
             if let Some(text) = text.filter(|_| kind == "keyDown") {
                 event["text"] = json!(text);
             }
@@ -303,7 +305,8 @@ impl Browser {
         let tree = self.call("Accessibility.getFullAXTree", json!({}))?;
         let nodes = tree["nodes"].as_array().into_iter().flatten();
         let text = |value: &Value| value["value"].as_str().unwrap_or_default().to_owned();
-        let used = ["button", "link", "textbox", "spinbutton", "checkbox", "combobox", "image", "img", "table"];
+        let used =
+            ["button", "link", "textbox", "spinbutton", "checkbox", "combobox", "image", "img", "table"];
         Ok(nodes
             .filter(|node| node["ignored"] != json!(true))
             .map(|node| (text(&node["role"]), text(&node["name"])))
@@ -340,7 +343,8 @@ impl Browser {
         let metrics = json!({ "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600 });
         self.call("Emulation.setDeviceMetricsOverride", metrics)?;
         let overflows = self.evaluate("document.documentElement.scrollWidth > innerWidth")?;
-        let shot = self.call("Page.captureScreenshot", json!({ "format": "png", "captureBeyondViewport": true }))?;
+        let shot =
+            self.call("Page.captureScreenshot", json!({ "format": "png", "captureBeyondViewport": true }))?;
         let data = shot["data"].as_str().unwrap_or_default();
         let png = BASE64_STANDARD.decode(data).map_err(|error| io::Error::other(error.to_string()))?;
         fs::write(file, png)?;

@@ -84,7 +84,8 @@ fn the_packages_have_all_that_a_node_needs_and_are_the_same_each_time() -> TestR
     let listed = output("rpm", &["--query", "--package", "--list"], &first_rpm)?;
     for file in FILES {
         let file = file.trim_start_matches('.').trim_end_matches('/');
-        let file = file.replace("/lib/systemd", "/usr/lib/systemd").replace("vendor-completions", "site-functions");
+        let file =
+            file.replace("/lib/systemd", "/usr/lib/systemd").replace("vendor-completions", "site-functions");
         assert!(listed.lines().any(|line| line == file), "{file}: {listed}");
     }
     let scripts = output("rpm", &["--query", "--package", "--scripts"], &first_rpm)?;
@@ -106,7 +107,8 @@ fn manifest(words: &[&str]) -> Result<Value, Box<dyn Error>> {
 fn unknown(written: &Value, known: &Value, path: &str) -> Vec<String> {
     match (written, known) {
         (Value::Object(written), Value::Object(_)) => {
-            let below = written.iter().map(|(key, value)| unknown(value, &known[key], &format!("{path}.{key}")));
+            let below =
+                written.iter().map(|(key, value)| unknown(value, &known[key], &format!("{path}.{key}")));
             below.flatten().collect()
         }
         (Value::Array(written), Value::Array(there)) if written.len() == there.len() => {
@@ -129,10 +131,14 @@ fn the_static_pod_is_what_kubernetes_has_types_for() -> TestResult {
     assert_eq!(unknown(&written, &known, ""), Vec::<String>::new());
 
     let spec = &written["spec"];
-    assert_eq!((&spec["hostNetwork"], &spec["priorityClassName"]), (&true.into(), &"system-node-critical".into()));
+    assert_eq!(
+        (&spec["hostNetwork"], &spec["priorityClassName"]),
+        (&true.into(), &"system-node-critical".into())
+    );
     // The pod may do what the unit lets the daemon do.
     let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/xvip.service"))?;
-    let unit = unit.lines().find_map(|line| line.strip_prefix("AmbientCapabilities=")).ok_or("no capabilities")?;
+    let unit =
+        unit.lines().find_map(|line| line.strip_prefix("AmbientCapabilities=")).ok_or("no capabilities")?;
     let unit: Vec<&str> = unit.split(' ').map(|name| name.trim_start_matches("CAP_")).collect();
     let capabilities = &spec["containers"][0]["securityContext"]["capabilities"];
     assert_eq!(capabilities["add"], Value::from(unit));
@@ -141,7 +147,10 @@ fn the_static_pod_is_what_kubernetes_has_types_for() -> TestResult {
     let volumes = spec["volumes"].as_array().ok_or("no volumes")?;
     let mounts = spec["containers"][0]["volumeMounts"].as_array().ok_or("no mounts")?;
     for mount in mounts {
-        let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).ok_or("a mount without a volume")?;
+        let volume = volumes
+            .iter()
+            .find(|volume| volume["name"] == mount["name"])
+            .ok_or("a mount without a volume")?;
         assert_eq!(volume["hostPath"]["path"], mount["mountPath"]);
     }
     for path in ["/sys/fs/bpf", "/sys/fs/cgroup", "/run/xvip", "/var/lib/xvip", "/etc/xvip"] {

@@ -86,7 +86,8 @@ fn listed(system: &System) -> Result<u64, Box<dyn Error>> {
 #[test]
 fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
     let lab = Lab::builder().lbs(2).patience(4).build()?;
-    let script = "[[vrrp.track]]\nkind = \"script\"\ncommand = [\"/usr/local/bin/look\"]\ninterval = \"500ms\"";
+    let script =
+        "[[vrrp.track]]\nkind = \"script\"\ncommand = [\"/usr/local/bin/look\"]\ninterval = \"500ms\"";
     let add_script = |vrrp: &mut VrrpConfig| vrrp.tables.push(script.to_owned());
     lab.lb(0).configure(|config| config.vrrp.iter_mut().for_each(add_script))?;
     let config = lab.lb(0).config().to_toml();
@@ -109,8 +110,14 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
     // What is missing is named, at once.
     system.write(CONFIG, &config)?;
     for missing in ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_PERFMON"] {
-        amend(&system, &format!("Restart=no\nCapabilityBoundingSet=~{missing}\nAmbientCapabilities=~{missing}"))?;
-        assert!(!system.output(&["systemctl", "start", "xvip"])?.status.success(), "starts without {missing}");
+        amend(
+            &system,
+            &format!("Restart=no\nCapabilityBoundingSet=~{missing}\nAmbientCapabilities=~{missing}"),
+        )?;
+        assert!(
+            !system.output(&["systemctl", "start", "xvip"])?.status.success(),
+            "starts without {missing}"
+        );
         let log = system.journal(UNIT);
         assert!(log.contains(&format!("xvip lacks {missing} (to ")), "{missing}: {log}");
     }
@@ -132,7 +139,10 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
     system.write("/usr/local/bin/look", "#!/bin/sh\necho \"$(id -u) $(grep CapEff /proc/self/status)\"\n")?;
     system.run(&["chmod", "755", "/usr/local/bin/look"])?;
     let optional = "CAP_SETUID CAP_SETGID CAP_KILL CAP_SYS_NICE CAP_IPC_LOCK";
-    amend(&system, &format!("Restart=no\nCapabilityBoundingSet=~{optional}\nAmbientCapabilities=~{optional}"))?;
+    amend(
+        &system,
+        &format!("Restart=no\nCapabilityBoundingSet=~{optional}\nAmbientCapabilities=~{optional}"),
+    )?;
     system.run(&["systemctl", "start", "xvip"])?;
     let track = || -> Result<String, Box<dyn Error>> {
         Ok(status(&system)?["vrrp"][0]["tracks"][0]["reason"].as_str().unwrap_or_default().to_owned())
@@ -163,7 +173,10 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
         assert_eq!(u64::from_str_radix(&process(&system, set)?, 16)?, mask, "{set}");
     }
     assert_eq!(u64::from_str_radix(&process(&system, "CapAmb")?, 16)?, 0, "what it starts inherits nothing");
-    assert_eq!((process(&system, "NoNewPrivs")?, process(&system, "Seccomp")?), ("1".to_owned(), "2".to_owned()));
+    assert_eq!(
+        (process(&system, "NoNewPrivs")?, process(&system, "Seccomp")?),
+        ("1".to_owned(), "2".to_owned())
+    );
     let all = status(&system)?;
     assert_eq!(all["problems"], Value::Array(vec![]), "{all}");
     assert_eq!(all["vrrp"][0]["realtime"], true);

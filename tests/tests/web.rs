@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use lb_tests::browser::Browser;
 use lb_tests::netns::Netns;
 use lb_tests::node::LbNode;
-use lb_tests::topology::{Connections, Lab, VIP};
+use lb_tests::topology::{Connections, Family, Lab, VIP};
+use lb_tests::traffic::start;
 use lb_tests::wait;
 
 type TestResult = Result<(), Box<dyn Error>>;
@@ -42,13 +43,15 @@ struct Reply {
 impl Reply {
     /// The first header line of that name.
     fn header(&self, name: &str) -> Option<&str> {
-        let of = |line: &'_ str| line.split_once(": ").is_some_and(|(found, _)| found.eq_ignore_ascii_case(name));
+        let of =
+            |line: &'_ str| line.split_once(": ").is_some_and(|(found, _)| found.eq_ignore_ascii_case(name));
         self.head.lines().find(|line| of(line)).and_then(|line| line.split_once(": ")).map(|(_, value)| value)
     }
 
     /// The cookie that was set.
     fn cookie(&self) -> Result<String, Box<dyn Error>> {
-        let cookie = self.header("set-cookie").ok_or_else(|| format!("no cookie: {}\n{}", self.head, self.body))?;
+        let cookie =
+            self.header("set-cookie").ok_or_else(|| format!("no cookie: {}\n{}", self.head, self.body))?;
         Ok(cookie.split(';').next().unwrap_or_default().to_owned())
     }
 
@@ -78,7 +81,13 @@ fn get(machine: &Netns, to: SocketAddr, path: &str, headers: &str) -> Result<Rep
 }
 
 /// Sends a form as a browser does from our own page, unless `headers` say otherwise.
-fn post(machine: &Netns, to: SocketAddr, path: &str, headers: &str, form: &str) -> Result<Reply, Box<dyn Error>> {
+fn post(
+    machine: &Netns,
+    to: SocketAddr,
+    path: &str,
+    headers: &str,
+    form: &str,
+) -> Result<Reply, Box<dyn Error>> {
     let origin = if headers.contains("Origin:") { String::new() } else { format!("Origin: http://{to}\r\n") };
     let length = form.len();
     send(
@@ -122,13 +131,11 @@ fn everything_has_a_name(browser: &mut Browser, page: &str) -> TestResult {
 
 #[test]
 fn a_browser_follows_what_happens_and_gives_orders_by_keyboard_alone() -> TestResult {
-    let lab = Lab::builder().lbs(1).patience(4).build()?;
-    let lb = lab.lb(0);
-    lb.configure(|config| {
+    let lab = start(Lab::builder().lbs(1).patience(4), &[Family::V4], |config| {
         config.services[0].extra.push("rebalance.mode = \"manual\"".to_owned());
         config.extra = format!("[http]\nlisten = \"0.0.0.0:{PORT}\"\npath = \"/haproxy-status\"\n{USERS}");
     })?;
-    lab.start_lbs()?;
+    let lb = lab.lb(0);
     lab.wait_owner(Some("lb1"), SOON)?;
     let held = lab.hold(&Connections { count: 24, parallel: 4, ..Connections::default() })?;
     held.wait_done(SOON)?;
@@ -160,7 +167,8 @@ fn a_browser_follows_what_happens_and_gives_orders_by_keyboard_alone() -> TestRe
     browser.tab_to("Drain master2 of kube-apiserver")?;
     lab.master(0).kill();
     browser.until("document.body.innerText.includes('down (dead)')")?;
-    browser.until("document.getElementById('said').textContent.includes('master1 of kube-apiserver: down')")?;
+    browser
+        .until("document.getElementById('said').textContent.includes('master1 of kube-apiserver: down')")?;
     browser.until("document.body.innerText.includes('2 of 3 backends usable')")?;
     assert_eq!(browser.evaluate("window.sameOne === true")?, true, "the page was not loaded again");
     assert_eq!(browser.focused()?, "Drain master2 of kube-apiserver", "the focus stayed");
@@ -183,7 +191,8 @@ fn a_browser_follows_what_happens_and_gives_orders_by_keyboard_alone() -> TestRe
     let admin = status.raw["services"][0]["backends"][1]["admin"].clone();
     assert_eq!((admin["state"].as_str(), admin["by"].as_str()), (Some("drain"), Some("web:ann")), "{admin}");
     assert!(admin["deadline"].is_string(), "{admin}");
-    browser.until("[...document.querySelectorAll('.events li')].some(e => e.innerText.includes('web:ann'))")?;
+    browser
+        .until("[...document.querySelectorAll('.events li')].some(e => e.innerText.includes('web:ann'))")?;
 
     browser.tab_to("Weight master3 of kube-apiserver")?;
     browser.press("Enter")?;
@@ -267,7 +276,9 @@ fn who_has_no_right_is_refused_and_nobody_else_notices() -> TestResult {
     let owner = lab.wait_owner(Some("lb1"), SOON)?;
     let at = SocketAddr::new(owner.address(), PORT);
     let client = lab.client();
-    wait::until("the page", SOON, || get(client, at, "/healthz", "").is_ok_and(|reply| reply.body == "ok\n"))?;
+    wait::until("the page", SOON, || {
+        get(client, at, "/healthz", "").is_ok_and(|reply| reply.body == "ok\n")
+    })?;
 
     // Nobody, somebody with less than it takes, and somebody else's page.
     assert_eq!(get(client, at, "/", "")?.header("location"), Some("/login"));
@@ -322,7 +333,8 @@ fn who_has_no_right_is_refused_and_nobody_else_notices() -> TestResult {
         assert!(output.status.success(), "{output:?}");
         Ok(())
     };
-    let moved = |port: u16| format!("[http]\nlisten = \"{}:{port}\"\npath = \"/stats\"\n{USERS}", owner.address());
+    let moved =
+        |port: u16| format!("[http]\nlisten = \"{}:{port}\"\npath = \"/stats\"\n{USERS}", owner.address());
     owner.configure(|config| config.extra = moved(PORT))?;
     reload()?;
     wait::until("the new path", SOON, || {
@@ -332,7 +344,11 @@ fn who_has_no_right_is_refused_and_nobody_else_notices() -> TestResult {
     let taken = owner.machine().run(|| TcpListener::bind((owner.address(), PORT + 1)))??;
     owner.configure(|config| config.extra = moved(PORT + 1))?;
     reload()?;
-    let problems = || owner.status().is_ok_and(|status| status.raw["problems"].to_string().contains("the web page cannot listen"));
+    let problems = || {
+        owner
+            .status()
+            .is_ok_and(|status| status.raw["problems"].to_string().contains("the web page cannot listen"))
+    };
     wait::until("a problem", SOON, problems)?;
     drop(taken);
     wait::until("no problem", SOON, || !problems())?;
@@ -359,6 +375,10 @@ fn who_has_no_right_is_refused_and_nobody_else_notices() -> TestResult {
     assert!(wrong.starts_with("HTTP/1.1 401"), "{wrong}");
     let right = curl(&["--user", "bob:other"], "live")?;
     assert!(right.starts_with("HTTP/1.1 200"), "{right}");
-    assert_eq!(get(client, SocketAddr::new(lab.lb(1).address(), PORT), "/", "")?.code, 0, "plain HTTP gets nothing");
+    assert_eq!(
+        get(client, SocketAddr::new(lab.lb(1).address(), PORT), "/", "")?.code,
+        0,
+        "plain HTTP gets nothing"
+    );
     Ok(())
 }

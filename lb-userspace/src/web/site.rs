@@ -116,7 +116,7 @@ impl Site {
     {
         let Some(http) = self.http() else { return plain(StatusCode::NOT_FOUND, "nothing is served here\n") };
         let mut answer = self.route(&http, peer, request).await;
-        protect(answer.headers_mut());
+        protect(answer.headers_mut(), peer);
         answer
     }
 
@@ -435,18 +435,22 @@ fn set_cookie(answer: &mut Answer, http: &Http, peer: Peer, value: &str, lifetim
 }
 
 /// What every answer says to a browser.
-fn protect(headers: &mut HeaderMap) {
+fn protect(headers: &mut HeaderMap, peer: Peer) {
     for (name, value) in [
         ("content-security-policy", POLICY),
         ("x-frame-options", "DENY"),
         ("x-content-type-options", "nosniff"),
         // With "no-referrer" a browser would say "null" for the origin of our own forms (Fetch, "append a request Origin header").
         ("referrer-policy", "same-origin"),
-        ("cross-origin-opener-policy", "same-origin"),
         ("cross-origin-resource-policy", "same-origin"),
         ("permissions-policy", "camera=(), geolocation=(), microphone=()"),
     ] {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    if peer.tls {
+        // Over plain HTTP a browser only complains about it.
+        let opener = HeaderName::from_static("cross-origin-opener-policy");
+        headers.insert(opener, HeaderValue::from_static("same-origin"));
     }
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }

@@ -52,7 +52,7 @@ fn card(view: &View<'_>, seen: &Seen, vrrp: &VrrpStatus) -> Markup {
                 @if discarded > 0 { div { dt { "Not used" } dd { (reasons(vrrp)) } } }
                 @if vrrp.lateness.count > 0 {
                     @let late = std::time::Duration::from_micros(vrrp.lateness.percentile_us(99));
-                    div { dt { "99 % at most late" } dd { (humantime::format_duration(late)) } }
+                    div { dt { "Late, 99 %" } dd { (humantime::format_duration(late)) } }
                 }
                 @if vrrp.send_errors > 0 {
                     div { dt { "Not sent" } dd { (vrrp.send_errors) " (" (vrrp.send_error.as_deref().unwrap_or("works again")) ")" } }
