@@ -49,6 +49,7 @@ pub mod succession;
 mod sweep;
 mod tracking;
 mod transmit_watch;
+mod web;
 
 use std::{
     collections::BTreeMap,
@@ -108,6 +109,7 @@ use crate::{
     state_file,
     stats_socket::StatsSocketService,
     vrrp::advert::Priority,
+    web::Web,
 };
 
 /// What happened in the kernel within that time is looked at together.
@@ -150,10 +152,11 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let loaded = if options.replace { succession::replace(&config, &options.socket).await? } else { None };
     let (requests_sender, mut requests) = mpsc::channel(16);
     let stats_socket = StatsSocketService::new(requests_sender.clone());
+    let web = Web::new(requests_sender.clone());
     let server = Server::bind(&options.socket, requests_sender)?;
 
     let wake = Wake::default();
-    let mut controller = Controller::start(config, options, &wake, loaded, stats_socket).await?;
+    let mut controller = Controller::start(config, options, &wake, loaded, stats_socket, web).await?;
     let mut pulse = controller.pulse_timer();
     let mut resync = interval(RESYNC);
     let mut sweep = interval(SWEEP);
@@ -210,8 +213,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                     let _asked = reply.send(controller.leave_answer());
                     break true;
                 }
-                Request::Vip { action, name, reply } => {
-                    drop(reply.send(controller.hand_over(action, name.as_deref())));
+                Request::Vip { action, name, by, reply } => {
+                    drop(reply.send(controller.hand_over(action, name.as_deref(), by.as_deref())));
                 }
             },
             swept = finished(&mut controller.sweeping) => controller.swept(swept),
@@ -229,6 +232,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = alerts.tick() => {
                 controller.look_at_alerts();
                 controller.look_at_stats_socket();
+                controller.look_at_web();
             }
             () = replication::worth_a_look(waits) => controller.look_at_flows(),
             _ = rivals.tick() => {
@@ -347,6 +351,7 @@ struct Controller {
     replication: Replication,
     connections: Connections,
     stats_socket: StatsSocketService,
+    web: Web,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
     /// When VRRP goes on at the latest after the link came back.
@@ -372,6 +377,7 @@ impl Controller {
         wake: &Wake,
         loaded: Option<Dataplane>,
         stats_socket: StatsSocketService,
+        web: Web,
     ) -> anyhow::Result<Self> {
         let interface = config.node.interface().to_owned();
         let claims = || config.node.interfaces.iter().map(|interface| Claim::take(interface)).collect();
@@ -445,6 +451,7 @@ impl Controller {
             replication: Replication::default(),
             connections: Connections::default(),
             stats_socket,
+            web,
             recheck: None,
             succession: Succession::default(),
             due: None,
@@ -464,6 +471,7 @@ impl Controller {
         controller.open_dataplane(loaded)?;
         controller.reconcile().await;
         controller.configure_followers();
+        controller.configure_web();
         Ok(controller)
     }
 

@@ -42,3 +42,4 @@ pub mod top;
 pub mod trace;
 pub mod track;
 pub mod vrrp;
+pub mod web;

@@ -93,6 +93,13 @@ pub fn verify(password: &str, hash: &str) -> bool {
         .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
 
+/// A hash that costs next to nothing.
+#[cfg(test)]
+pub(crate) fn cheap_hash(password: &str) -> String {
+    let params = Params::new(Params::MIN_M_COST, 1, 1, None).expect("small");
+    hash_with(password, params).expect("hashed")
+}
+
 /// Of no known password, for tests that only need one to be there.
 #[cfg(test)]
 pub(crate) const SAMPLE: &str =

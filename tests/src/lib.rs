@@ -8,6 +8,7 @@ pub mod apiserver;
 pub mod asker;
 pub mod bench;
 mod bpf;
+pub mod browser;
 pub mod capture;
 pub mod cases;
 pub mod certificates;

@@ -62,7 +62,7 @@ pub fn run(args: &RebalanceArgs) -> ExitCode {
 
 async fn carry_out(args: &RebalanceArgs) -> anyhow::Result<bool> {
     let socket = &args.socket.socket;
-    let order = RebalanceOrder { service: args.service.clone(), dry_run: args.dry_run };
+    let order = RebalanceOrder { service: args.service.clone(), dry_run: args.dry_run, by: None };
     let answer = client::rebalance(socket, &order).await?;
     let mut out = io::stdout();
     if args.json {

@@ -93,7 +93,7 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 fn file_mode(path: &Path) -> io::Result<u32> {
     read_file(path)?;
     Ok(match path.to_str() {
-        Some("/etc/xvip/shared.key" | "/etc/xvip/http-shared.key") => 0o640,
+        Some("/etc/xvip/shared.key" | "/etc/xvip/http-shared.key") => 0o644,
         Some(path) if path.starts_with("/usr/") => 0o755,
         _ => 0o600,
     })

@@ -67,6 +67,8 @@ pub enum Request {
         action: VipAction,
         /// An instance, a service or a VIP; `None`: the only instance or sync group.
         name: Option<String>,
+        /// Who says so, if that is not `xvip vip`.
+        by: Option<String>,
         /// Where the answer goes.
         reply: oneshot::Sender<VipAnswer>,
     },
@@ -143,6 +145,9 @@ pub struct RebalanceOrder {
     /// Only say what would be done.
     #[serde(default)]
     pub dry_run: bool,
+    /// Who says so, if that is not `xvip rebalance`.
+    #[serde(skip)]
+    pub by: Option<String>,
 }
 
 /// The plans of a rebalance.

@@ -274,7 +274,7 @@ async fn vip(
         Ok(name) => name,
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &error),
     };
-    match ask(&requests, |reply| Request::Vip { action, name, reply }).await {
+    match ask(&requests, |reply| Request::Vip { action, name, by: None, reply }).await {
         Some(answer) if answer.error.is_none() => Json(answer).into_response(),
         Some(answer) => (StatusCode::UNPROCESSABLE_ENTITY, Json(answer)).into_response(),
         None => stopping(),

@@ -17,8 +17,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Controller {
-    /// Hands VIPs over, or takes them back. Answers at once; what becomes of it is in the status.
-    pub(super) fn hand_over(&self, action: VipAction, name: Option<&str>) -> VipAnswer {
+    /// Hands VIPs over, or takes them back, since `by` says so. Answers at once; what becomes of it is in the status.
+    pub(super) fn hand_over(&self, action: VipAction, name: Option<&str>, by: Option<&str>) -> VipAnswer {
         let instances = match meant(&self.config, name) {
             Ok(instances) => instances,
             Err(error) => return VipAnswer { error: Some(error), ..VipAnswer::default() },
@@ -29,7 +29,12 @@ impl Controller {
                 Event::new(Kind::Order, &instance.name, SystemTime::now()).of_instance(&instance.name);
             let vips: Vec<_> =
                 vips_of(&self.config, &instance.name).into_iter().map(|(vip, _)| vip).collect();
-            self.tell(event.with_vips(&vips).became(action.to_string()).because("by `xvip vip`"));
+            self.tell(
+                event
+                    .with_vips(&vips)
+                    .became(action.to_string())
+                    .because(format!("by {}", by.unwrap_or("`xvip vip`"))),
+            );
             let told = match action {
                 VipAction::Release => self.routers.release(&instance.name),
                 VipAction::Acquire => self.routers.acquire(&instance.name),

@@ -133,7 +133,7 @@ impl Controller {
         if watched.trigger.observe(&candidates, tolerance, now)
             && let Some(course) = Course::begin(&candidates, tolerance, settings.rate, now)
         {
-            self.begin_rebalance(key, &name, course, settings, false, now);
+            self.begin_rebalance(key, &name, course, settings, None, now);
         }
     }
 
@@ -143,17 +143,17 @@ impl Controller {
         name: &str,
         course: Course,
         settings: Rebalance,
-        is_manual: bool,
+        by: Option<&str>,
         now: Instant,
     ) {
-        let asked = if is_manual { "an operator has asked for it" } else { "there is skew" };
+        let asked = by.map_or_else(|| "there is skew".to_owned(), |by| format!("{by} has asked for it"));
         let event = Event::new(Kind::Rebalance, name, SystemTime::now()).of_service(name).became("begins");
         let event = event.because(asked).with("connections_to_reset", course.left());
         self.tell(event.with("per_second", settings.rate.into()));
         let running = Running {
             course,
             settings,
-            is_manual,
+            is_manual: by.is_some(),
             began: now,
             began_at: SystemTime::now(),
             victims: BTreeMap::new(),
@@ -352,11 +352,11 @@ impl Controller {
             );
         }
         let now = Instant::now();
-        let plans = chosen.into_iter().filter_map(|n| self.plan_for(n, order.dry_run, now)).collect();
+        let plans = chosen.into_iter().filter_map(|n| self.plan_for(n, order, now)).collect();
         RebalanceAnswer { plans, error: None }
     }
 
-    fn plan_for(&mut self, n: usize, dry_run: bool, now: Instant) -> Option<RebalancePlan> {
+    fn plan_for(&mut self, n: usize, order: &RebalanceOrder, now: Instant) -> Option<RebalancePlan> {
         let service = self.config.services.get(n)?.clone();
         let settings = Rebalance { rate: rate(&service), ..service.rebalance };
         let key = service_key(&service);
@@ -400,8 +400,11 @@ impl Controller {
                 Some(format!("a rebalance goes on already; {} are to be reset yet", running.course.left()));
         } else if answer.resets == 0 {
             answer.note = Some("everybody is within the margin, or at the floor".to_owned());
-        } else if !dry_run && let Some(course) = Course::begin(&candidates, tolerance, settings.rate, now) {
-            self.begin_rebalance(key, &service.name, course, settings, true, now);
+        } else if !order.dry_run
+            && let Some(course) = Course::begin(&candidates, tolerance, settings.rate, now)
+        {
+            let by = order.by.as_deref().unwrap_or("an operator");
+            self.begin_rebalance(key, &service.name, course, settings, Some(by), now);
             answer.begun = true;
         }
         Some(answer)

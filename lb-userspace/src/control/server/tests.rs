@@ -28,7 +28,7 @@ fn daemon(socket: &Path, answer: ReloadAnswer) -> Server {
                     let event = Event::new(Kind::Daemon, name, SystemTime::UNIX_EPOCH);
                     drop(reply.send(History { events: vec![event] }));
                 }
-                Request::Vip { action, name, reply } => {
+                Request::Vip { action, name, reply, .. } => {
                     let error = name.is_none().then(|| "say which".to_owned());
                     let instances = vec![format!("{action} {}", name.unwrap_or_default())];
                     drop(reply.send(VipAnswer { instances, patience_ms: 1, error }));
@@ -112,7 +112,7 @@ async fn an_order_arrives_with_who_gave_it() {
     let unknown = BackendOrder { backend: "nobody".to_owned(), by: None, ..order };
     let answer = client::backend(&socket, &unknown).await.expect("answered");
     assert_eq!(answer.error.as_deref(), Some("who is that"));
-    let order = RebalanceOrder { service: Some("web".to_owned()), dry_run: true };
+    let order = RebalanceOrder { service: Some("web".to_owned()), dry_run: true, by: None };
     let answer = client::rebalance(&socket, &order).await.expect("answered");
     assert_eq!(answer.error.as_deref(), Some("not web"));
 }

@@ -1,0 +1,251 @@
+//! What the page says, to whom, and that nothing in it is more than text.
+
+use super::*;
+use crate::{
+    control::protocol::{PlannedBackend, RebalancePlan},
+    history::{Event, Kind, Severity},
+    status::{AdminStatus, WeightOverrideStatus, text::tests::status},
+    web::order::What,
+};
+
+/// What a hostile peer, backend or file could bring into a status.
+const HOSTILE: &str = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;";
+
+fn seen() -> Seen {
+    let at = humantime::parse_rfc3339("2026-01-02T04:00:00Z").expect("a time");
+    let event = Event::new(Kind::Backend, "master1", at).of_service("kube-apiserver").changed("up", "down");
+    Seen { at, status: status(), events: vec![event.because("connection refused").grave(Severity::Warn)] }
+}
+
+const fn view(role: Option<Role>) -> View<'static> {
+    View {
+        base: "/stats",
+        user: match role {
+            Some(role) => Some(("ann", role)),
+            None => None,
+        },
+        token: match role {
+            Some(_) => Some("t0ken"),
+            None => None,
+        },
+        may_act: matches!(role, Some(Role::Admin)),
+        users: true,
+        version: true,
+    }
+}
+
+fn page(role: Option<Role>) -> String {
+    overview(&view(role), &seen(), &Samples::default(), None)
+}
+
+#[test]
+fn who_may_act_finds_a_way_to_and_nobody_else() {
+    let (admin, viewer, nobody) = (page(Some(Role::Admin)), page(Some(Role::Viewer)), page(None));
+    for what in ["drain", "disable", "weight"] {
+        let link = format!("/stats/order?what={what}&amp;service=");
+        assert!(admin.contains(&link), "{link} in {admin}");
+    }
+    for other in [&viewer, &nobody] {
+        assert!(!other.contains("/order"), "{other}");
+    }
+    assert!(viewer.contains("Log out") && !viewer.contains(">Log in<"));
+    assert!(nobody.contains(">Log in<") && !nobody.contains("Log out"));
+    assert!(viewer.contains("value=\"t0ken\"") && !nobody.contains("t0ken"));
+}
+
+#[test]
+fn the_state_is_told_in_words() {
+    let mut seen = seen();
+    seen.status.problems = vec!["no carrier on eth0".to_owned()];
+    let backend = &mut seen.status.services[0].backends[0];
+    backend.state = "down".to_owned();
+    backend.down = Some("dead".to_owned());
+    backend.reason = "connection refused".to_owned();
+    backend.admin = Some(AdminStatus {
+        state: "drain".to_owned(),
+        deadline: None,
+        by: "web:ann".to_owned(),
+        at: "2026-01-02T03:59:00Z".to_owned(),
+    });
+    let name = backend.name.clone();
+    let page = overview(&view(None), &seen, &Samples::default(), None);
+    for part in [
+        "no carrier on eth0",
+        "1 problem<",
+        "down (dead), draining",
+        "connection refused",
+        "By web:ann, <time datetime=\"2026-01-02T03:59:00Z\" title=\"2026-01-02T03:59:00Z\">1m</time> ago.",
+        "backend master1 of kube-apiserver: up -&gt; down: connection refused",
+        &name,
+    ] {
+        assert!(page.contains(part), "{part} in {page}");
+    }
+    assert!(page.find("no carrier on eth0") < page.find("Virtual IPs"), "problems come first");
+}
+
+#[test]
+fn a_version_is_told_only_where_it_may_be() {
+    let mut view = view(None);
+    assert!(live(&view, &seen(), &Samples::default()).into_string().contains(&seen().status.version));
+    view.version = false;
+    let page = overview(&view, &seen(), &Samples::default(), None);
+    assert!(!page.contains(&format!("xvip {}", seen().status.version)), "{page}");
+}
+
+/// Every text that comes from somewhere else, made hostile.
+fn poisoned() -> Seen {
+    let mut seen = seen();
+    let poison = |text: &mut String| HOSTILE.clone_into(text);
+    let status = &mut seen.status;
+    poison(&mut status.node);
+    status.problems = vec![HOSTILE.to_owned()];
+    status.config.path = HOSTILE.into();
+    status.config.last_reload_error = Some(HOSTILE.to_owned());
+    for vrrp in &mut status.vrrp {
+        for text in [&mut vrrp.name, &mut vrrp.state, &mut vrrp.reason, &mut vrrp.since] {
+            poison(text);
+        }
+        vrrp.vips = vec![HOSTILE.to_owned()];
+        vrrp.blocked = Some(HOSTILE.to_owned());
+        vrrp.sync_group = Some(HOSTILE.to_owned());
+        vrrp.discarded.insert(HOSTILE.to_owned(), 1);
+        vrrp.send_errors = 1;
+        vrrp.send_error = Some(HOSTILE.to_owned());
+    }
+    for service in &mut status.services {
+        for text in [&mut service.name, &mut service.vip, &mut service.mode, &mut service.balance] {
+            poison(text);
+        }
+        for backend in &mut service.backends {
+            for text in [&mut backend.name, &mut backend.address, &mut backend.state, &mut backend.reason] {
+                poison(text);
+            }
+            backend.admin = Some(AdminStatus {
+                state: "drain".to_owned(),
+                deadline: Some(HOSTILE.to_owned()),
+                by: HOSTILE.to_owned(),
+                at: HOSTILE.to_owned(),
+            });
+            backend.weight_override =
+                Some(WeightOverrideStatus { weight: 1, by: HOSTILE.to_owned(), at: HOSTILE.to_owned() });
+        }
+    }
+    status.packets.dropped.insert(HOSTILE.to_owned(), 7);
+    for interface in &mut status.interfaces {
+        poison(&mut interface.name);
+    }
+    seen.events = vec![Event::new(Kind::Problem, HOSTILE, seen.at).because(HOSTILE)];
+    seen
+}
+
+#[test]
+fn whatever_is_in_a_name_stays_text() {
+    let seen = poisoned();
+    let admin = view(Some(Role::Admin));
+    let admin = View { user: Some((HOSTILE, Role::Admin)), token: Some(HOSTILE), ..admin };
+    let message = Message { lines: vec![HOSTILE.to_owned()], is_error: true };
+    let plan = RebalanceAnswer {
+        plans: vec![RebalancePlan {
+            service: HOSTILE.to_owned(),
+            note: Some(HOSTILE.to_owned()),
+            backends: vec![PlannedBackend {
+                name: HOSTILE.to_owned(),
+                left_out: Some(HOSTILE.to_owned()),
+                ..PlannedBackend::default()
+            }],
+            ..RebalancePlan::default()
+        }],
+        error: Some(HOSTILE.to_owned()),
+    };
+    let mut pages = vec![
+        overview(&admin, &seen, &Samples::default(), Some(&message)),
+        login(&admin, Some(HOSTILE)),
+        refused(&admin, HOSTILE),
+    ];
+    for what in [What::Drain, What::Weight, What::Release, What::Rebalance] {
+        let subject = Subject { what, service: HOSTILE.to_owned(), name: HOSTILE.to_owned() };
+        pages.push(confirm(&admin, &subject, &seen, &plan));
+    }
+    for page in pages {
+        assert!(page.contains("&lt;script&gt;alert(1)"), "the text is there: {page}");
+        assert!(!page.contains("<script>") && !page.contains("<img"), "{page}");
+        // Every attribute is in double quotes, and none ends early.
+        assert!(!page.contains("\"'>"), "{page}");
+    }
+}
+
+/// The policy forbids all that is inline.
+#[test]
+fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
+    let admin = view(Some(Role::Admin));
+    let subject =
+        Subject { what: What::Drain, service: "kube-apiserver".to_owned(), name: "master1".to_owned() };
+    for page in [
+        page(Some(Role::Admin)),
+        login(&admin, None),
+        confirm(&admin, &subject, &seen(), &RebalanceAnswer::default()),
+    ] {
+        for forbidden in ["style=", "onclick", "javascript:", "http://", "https://", "src=\"//"] {
+            assert!(!page.contains(forbidden), "{forbidden} in {page}");
+        }
+        assert_eq!(
+            page.matches("<script").count(),
+            page.matches("<script src=\"/stats/script.js\" defer>").count()
+        );
+    }
+}
+
+/// Whoever cannot see the colours, or uses no mouse, has a name for every control.
+#[test]
+fn every_control_has_a_name() {
+    let admin = view(Some(Role::Admin));
+    let subject =
+        Subject { what: What::Weight, service: "kube-apiserver".to_owned(), name: "master1".to_owned() };
+    for page in [login(&admin, None), confirm(&admin, &subject, &seen(), &RebalanceAnswer::default())] {
+        for input in page.split("<input ").skip(1).filter(|input| !input.starts_with("type=\"hidden\"")) {
+            let id = input.split("id=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("an id");
+            assert!(page.contains(&format!("<label for=\"{id}\">")), "{id} in {page}");
+        }
+    }
+    let overview = page(Some(Role::Admin));
+    for link in overview.split("<a class=\"button\"").skip(1) {
+        let tag = link.split('>').next().unwrap_or_default();
+        assert!(tag.contains("aria-label=\""), "{tag}");
+    }
+    for drawing in overview.split("<svg").skip(1) {
+        assert!(
+            drawing.split('>').next().unwrap_or_default().contains("role=\"img\" aria-label=\""),
+            "{drawing}"
+        );
+    }
+}
+
+#[test]
+fn a_plan_says_what_it_would_do_and_whether_there_is_anything_to_do() {
+    let admin = view(Some(Role::Admin));
+    let subject =
+        Subject { what: What::Rebalance, service: "kube-apiserver".to_owned(), name: String::new() };
+    let plan = |resets, note: Option<&str>| RebalanceAnswer {
+        plans: vec![RebalancePlan {
+            service: "kube-apiserver".to_owned(),
+            resets,
+            rate: 10,
+            margin: 10,
+            note: note.map(str::to_owned),
+            ..RebalancePlan::default()
+        }],
+        error: None,
+    };
+    let page = confirm(&admin, &subject, &seen(), &plan(40, None));
+    assert!(
+        page.contains("40 connections to reset, 10 each second")
+            && page.contains("type=\"submit\">Rebalance"),
+        "{page}"
+    );
+    let page = confirm(&admin, &subject, &seen(), &plan(0, Some("everybody is within the margin")));
+    assert!(
+        page.contains("everybody is within the margin")
+            && !page.contains(">Rebalance kube-apiserver</button>"),
+        "{page}"
+    );
+}
