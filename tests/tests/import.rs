@@ -175,6 +175,9 @@ impl Beside {
             .arg(self.config());
         let output = lb.machine().output(&mut import)?;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // As with the original's: the machine's own /run; /var is everybody's.
+        let text = fs::read_to_string(self.config())?;
+        fs::write(self.config(), text.replace("/var/lib/haproxy/stats", "/run/haproxy-stats"))?;
         let mut check = Command::new(lb.program());
         check.args(["check", "--json", "--config"]).arg(self.config());
         let output = lb.machine().output(&mut check)?;

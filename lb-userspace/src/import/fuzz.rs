@@ -114,14 +114,14 @@ impl Corpus {
         Self { files, sections }
     }
 
-    /// Some sections, of which long ones lack lines; now and then a whole file. Most of what can be wrong with a reader is
-    /// wrong with a few lines, and a few lines are soon read.
+    /// Some sections, of which long ones lack lines; or a whole file. Most of what can be wrong with a reader is wrong with a
+    /// few lines, and a few lines are soon read; but sections need each other.
     pub fn excerpt(&self, dice: &mut Dice) -> Vec<u8> {
-        if dice.one_in(64) {
+        if dice.one_in(3) {
             return dice.of_all(&self.files).clone();
         }
         let mut bytes = Vec::new();
-        for _ in 0..=dice.below(3) {
+        for _ in 0..=dice.below(6) {
             let section = dice.of_all(&self.sections);
             // Its first and its last line are what makes it a section.
             let middle = section.len().saturating_sub(2);
@@ -381,7 +381,7 @@ mod tests {
         for number in 0..1000 {
             let text = String::from_utf8(corpus.excerpt(&mut Dice::of(7, number))).expect("text");
             assert_eq!(text.matches('{').count(), text.matches('}').count(), "{text}");
-            assert!(text.len() <= 3 * 13, "{text}");
+            assert!(text.len() <= 6 * 15, "{text}");
         }
     }
 }

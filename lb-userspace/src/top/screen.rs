@@ -95,7 +95,10 @@ mod tests {
         process::{Command, Stdio},
     };
 
-    use nix::{pty::openpty, sys::termios::tcgetattr};
+    use nix::{
+        pty::{Winsize, openpty},
+        sys::termios::tcgetattr,
+    };
 
     use super::*;
 
@@ -111,7 +114,8 @@ mod tests {
             // As a thread of `xvip top` would; what it held is dropped after the message.
             panic!("on purpose");
         }
-        let pair = openpty(None, None).expect("a terminal");
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let pair = openpty(Some(&size), None).expect("a terminal");
         let before = tcgetattr(&pair.slave).expect("its settings");
         let end = || Stdio::from(OwnedFd::try_clone(&pair.slave).expect("one more"));
         let name = "top::screen::tests::a_panic_gives_the_terminal_back_before_it_is_told";

@@ -135,3 +135,31 @@ impl Page {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::path_of;
+
+    #[test]
+    fn a_path_is_what_a_browser_and_xvip_agree_on() {
+        for (uri, path) in [
+            ("/", Some("/")),
+            ("/haproxy?stats", Some("/haproxy")),
+            ("/haproxy-status", Some("/haproxy-status")),
+            ("/a/b/", Some("/a/b")),
+            ("/?stats;csv", Some("/")),
+            ("", None),
+            ("stats", None),
+            ("//", None),
+            ("/a//b", None),
+            ("/../a", None),
+            ("/ä", None),
+            ("/a b", None),
+            ("/metrics", None),
+            ("/healthz/x", None),
+            ("/metrics2", Some("/metrics2")),
+        ] {
+            assert_eq!(path_of(uri), path, "{uri}");
+        }
+    }
+}

@@ -136,3 +136,67 @@ fn level(text: &str) -> Option<StatsLevel> {
         .into_iter()
         .find(|level| level.as_str() == text)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::import::source::{FileId, Source};
+
+    use Fate::{Exact, NotNeeded};
+
+    /// What a `global` section with these lines says, and the fates of its lines' words.
+    fn read_lines(lines: &str) -> (Incumbent, Vec<(usize, Fate)>) {
+        let source = Source::new("f", format!("global\n{lines}").as_bytes());
+        let (mut incumbent, mut ledger) = (Incumbent::default(), Ledger::default());
+        super::super::read(&source, FileId(0), &mut incumbent, &mut ledger);
+        let of_socket = ledger.entries().iter().filter(|entry| entry.place.line > 1);
+        (incumbent, of_socket.map(|entry| (entry.place.line, entry.fate)).collect())
+    }
+
+    #[test]
+    fn the_first_socket_at_a_path_is_xvip_s() {
+        let (incumbent, fates) = read_lines(
+            " stats socket ipv4@127.0.0.1:9999 level admin\n \
+             stats socket unix@/run/haproxy/admin.sock mode 660 level admin expose-fd listeners group haproxy user haproxy\n \
+             stats socket /run/other.sock\n stats timeout 2m\n",
+        );
+        let socket = incumbent.stats_socket.expect("one");
+        assert_eq!((socket.path.value.as_str(), socket.path.place.line), ("/run/haproxy/admin.sock", 3));
+        assert_eq!((socket.mode, socket.group.as_deref()), (Some(0o660), Some("haproxy")));
+        assert_eq!(socket.level, Some(StatsLevel::Admin));
+        assert_eq!(incumbent.stats_timeout.map(|timeout| timeout.value), Some(Duration::from_secs(120)));
+        let of_line =
+            |line| fates.iter().filter(|fate| fate.0 == line).map(|fate| fate.1).collect::<Vec<_>>();
+        assert_eq!(of_line(2), [Fate::NotPossible]);
+        // Path, mode, level and group; listeners and the user mean nothing.
+
+        assert_eq!(of_line(3), [Exact, Exact, Exact, NotNeeded, Exact, NotNeeded]);
+        assert_eq!(of_line(4), [Fate::NotPossible]);
+        assert_eq!(of_line(5), [Exact]);
+    }
+
+    #[test]
+    fn what_it_cannot_be_is_said_and_changes_nothing() {
+        for (line, fate) in [
+            ("stats socket", Fate::SyntaxError),
+            ("stats socket abns@name", Fate::NotPossible),
+            ("stats socket /run/../a", Fate::NotPossible),
+            ("stats socket /run/a mode 888", Fate::SyntaxError),
+            ("stats socket /run/a mode 1777", Fate::SyntaxError),
+            ("stats socket /run/a level root", Fate::SyntaxError),
+            ("stats socket /run/a mode", Fate::SyntaxError),
+            ("stats socket /run/a flubber", Fate::Unknown),
+            ("stats timeout soon", Fate::SyntaxError),
+        ] {
+            let (incumbent, fates) = read_lines(&format!(" {line}\n"));
+            assert!(fates.contains(&(2, fate)), "{line}: {fates:?}");
+            let socket = incumbent.stats_socket;
+            assert_eq!(socket.is_some(), line.contains("/run/a "), "{line}");
+            assert!(socket.is_none_or(|socket| socket.mode.is_none() && socket.level.is_none()), "{line}");
+        }
+        let long = format!(" stats socket /{}\n", "a".repeat(LONGEST_PATH));
+        assert_eq!(read_lines(&long).1, [(2, Fate::NotPossible)]);
+    }
+}

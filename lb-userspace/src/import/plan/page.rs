@@ -21,7 +21,10 @@ const TIMEOUT: (u64, u64) = (1, 3600);
 /// `[http]`: the first statistics page.
 pub(super) fn page(from: &Incumbent, services: &[ServicePlan], notes: &mut Notes<'_>) -> Option<PagePlan> {
     let mut pages = from.stats.iter().filter_map(|stats| {
-        let bind = stats.binds.iter().find(|bind| bind.value.port != 0)?;
+        let bind = stats
+            .binds
+            .iter()
+            .find(|bind| bind.value.port != 0 && bind.value.address.is_none_or(is_a_host))?;
         Some((stats, bind))
     });
     let (stats, bind) = pages.next()?;
@@ -62,6 +65,11 @@ pub(super) fn page(from: &Incumbent, services: &[ServicePlan], notes: &mut Notes
         users,
         admin: stats.admin,
     })
+}
+
+/// Whether a host can have the address: HAProxy would not find out before it binds.
+fn is_a_host(address: IpAddr) -> bool {
+    !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 fn path(stats: &StatsPage) -> Key<String> {
