@@ -308,3 +308,24 @@ fn leave_to_slow<A: Family>(scratch: Slot<Scratch>, segment: &Segment<A>) -> Ste
 fn flow_clock<T: Tables>(tables: &T) -> u32 {
     tables.pulse().map_or(0, |pulse| pulse.flow_clock)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Stage;
+
+    #[test]
+    fn each_stage_is_listed_once_and_what_is_new_before_what_leads_to_it() {
+        let place = |wanted: Stage| Stage::ALL.iter().position(|&stage| stage == wanted);
+        for stage in Stage::ALL {
+            assert_eq!(
+                Stage::ALL.iter().filter(|&&other| other as u32 == stage as u32).count(),
+                1,
+                "{stage:?}"
+            );
+        }
+        let new = place(Stage::Choose);
+        for earlier in [Stage::Open4, Stage::Open6, Stage::Observe4, Stage::Observe6] {
+            assert!(new < place(earlier), "{earlier:?}");
+        }
+    }
+}

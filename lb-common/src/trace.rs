@@ -302,7 +302,7 @@ impl Wanted {
     /// In arithmetic: the verifier would follow each combination.
     #[inline(always)]
     fn sides(&self, source: Be128, destination: Be128) -> u32 {
-        FROM * is_zero(self.difference(source)) | TO * is_zero(self.difference(destination))
+        (FROM * is_zero(self.difference(source))) | (TO * is_zero(self.difference(destination)))
     }
 
     /// Whether an address is the client's.

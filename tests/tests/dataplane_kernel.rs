@@ -77,10 +77,10 @@ fn assert_same(in_kernel: &[Step], on_host: &[Step]) {
     }
 }
 
-/// How many instructions the verifier may look at, in a program and in all of them: half as many again as it does. Kernels
-/// differ in that.
-const STEPS_OF_A_PROGRAM: u32 = 80_000;
-const STEPS_OF_ALL: u32 = 450_000;
+/// How many instructions the verifier may look at, in a program and in all of them. Linux 6.18 looks at 290,000, 6.1 at 360,000,
+/// of which 150,000 are for one program.
+const STEPS_OF_A_PROGRAM: u32 = 250_000;
+const STEPS_OF_ALL: u32 = 500_000;
 
 #[test]
 fn the_programs_load_and_are_small() {
