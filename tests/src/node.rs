@@ -29,7 +29,7 @@ pub use status::{
 
 const ANSWERS: &str = "`xvip status` to answer";
 /// Generous: on a busy machine the kernel takes its time to verify the programs.
-const START_LIMIT: Duration = Duration::from_secs(90);
+const START_LIMIT: Duration = Duration::from_secs(180);
 /// As generous: a test that promises more measures how long it took.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
@@ -137,7 +137,7 @@ impl LbNode {
         self.start_within(START_LIMIT)
     }
 
-    /// The same, with another limit than a minute and a half.
+    /// The same, with another limit than three minutes.
     ///
     /// # Errors
     /// As [`LbNode::start`].
