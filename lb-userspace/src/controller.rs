@@ -43,6 +43,7 @@ mod reserved_ports;
 mod resets;
 mod rivals;
 mod routers;
+mod stats_socket;
 mod steering;
 pub mod succession;
 mod sweep;
@@ -106,6 +107,7 @@ use crate::{
     resets::Resets,
     slow_start::SlowStart,
     state_file,
+    stats_socket::StatsSocketService,
     vrrp::advert::Priority,
     web::Web,
 };
@@ -149,11 +151,12 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let mut leave = signal(SignalKind::user_defined2()).context("signal handler")?;
     let loaded = if options.replace { succession::replace(&config, &options.socket).await? } else { None };
     let (requests_sender, mut requests) = mpsc::channel(16);
+    let stats_socket = StatsSocketService::new(requests_sender.clone());
     let server = Server::bind(&options.socket, requests_sender.clone())?;
     let web = Web::new(requests_sender);
 
     let wake = Wake::default();
-    let mut controller = Controller::start(config, options, &wake, loaded, web).await?;
+    let mut controller = Controller::start(config, options, &wake, loaded, web, stats_socket).await?;
     let mut pulse = controller.pulse_timer();
     let mut resync = interval(RESYNC);
     let mut sweep = interval(SWEEP);
@@ -229,6 +232,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = alerts.tick() => {
                 controller.look_at_alerts();
                 controller.look_at_web();
+                controller.look_at_stats_socket();
             }
             () = replication::worth_a_look(waits) => controller.look_at_flows(),
             _ = rivals.tick() => {
@@ -347,6 +351,7 @@ struct Controller {
     replication: Replication,
     connections: Connections,
     web: Web,
+    stats_socket: StatsSocketService,
     /// When VRRP joins at the latest; `None` once it has.
     join_at: Option<Instant>,
     /// When VRRP goes on at the latest after the link came back.
@@ -372,6 +377,7 @@ impl Controller {
         wake: &Wake,
         loaded: Option<Dataplane>,
         web: Web,
+        stats_socket: StatsSocketService,
     ) -> anyhow::Result<Self> {
         let interface = config.node.interface().to_owned();
         let claims = || config.node.interfaces.iter().map(|interface| Claim::take(interface)).collect();
@@ -443,6 +449,7 @@ impl Controller {
             replication: Replication::default(),
             connections: Connections::default(),
             web,
+            stats_socket,
             recheck: None,
             succession: Succession::default(),
             due: None,

@@ -33,6 +33,7 @@ pub mod resets;
 pub mod round_robin;
 pub mod slow_start;
 pub mod state_file;
+pub mod stats_socket;
 pub mod status;
 pub mod steering;
 pub mod succession;

@@ -33,6 +33,7 @@ pub mod measure;
 pub mod netns;
 pub mod network;
 pub mod node;
+pub mod other_user;
 pub mod outage;
 pub mod packages;
 pub mod ping;

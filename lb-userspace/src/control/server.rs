@@ -7,36 +7,50 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use axum::{
-    Json, Router,
-    body::Bytes,
-    extract::{ConnectInfo, RawQuery, State, connect_info::Connected},
+    Extension, Json, Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{RawQuery, Request as HttpRequest, State},
     http::StatusCode,
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
-    serve::IncomingStream,
 };
-use nix::{
-    sys::socket::{getsockopt, sockopt::PeerCredentials},
-    unistd::{Uid, User},
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
 };
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{
-    net::UnixListener,
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
+    io::AsyncWriteExt as _,
+    net::{self, UnixListener},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
 };
 
-use super::protocol::{
-    BACKEND, BackendOrder, HISTORY, LEAVE, REBALANCE, RELOAD, RebalanceOrder, Request, STATUS, VIP_ACQUIRE,
-    VIP_RELEASE, VRRP, VipAction, queried_history, queried_name,
+use super::{
+    asker::Asker,
+    limits::{BODY_AT_MOST, BODY_WITHIN, CONNECTION_WITHIN, HEAD_AT_MOST, HEAD_WITHIN, HEAR_WITHIN, Limits},
+    protocol::{
+        BACKEND, BackendOrder, HISTORY, LEAVE, REBALANCE, RELOAD, RebalanceOrder, Request, STATUS,
+        VIP_ACQUIRE, VIP_RELEASE, VRRP, VipAction, queried_history, queried_name,
+    },
 };
 
-/// Root and its group; the group may be changed on the directory to let others look.
+/// Root and its group; a directory that gives its group to what is made in it (the setgid bit) lets others look.
 const MODE: u32 = 0o660;
+/// After the system has refused a connection (no file descriptor is left), before the next one is accepted.
+const RESPITE: Duration = Duration::from_millis(100);
+/// What one gets for whom there is no room: too many others of its kind have a connection.
+const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 45\r\n\
+                       connection: close\r\n\r\n{\"error\":\"too many connections at this time\"}";
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -116,29 +130,99 @@ impl Server {
         let listener = UnixListener::bind(socket).map_err(io)?;
         fs::set_permissions(socket, fs::Permissions::from_mode(MODE)).map_err(io)?;
 
-        let router = Router::new()
-            .route(STATUS, get(status))
-            .route(RELOAD, post(reload))
-            .route(LEAVE, post(leave))
-            .route(VRRP, get(vrrp))
-            .route(HISTORY, get(history))
-            .route(VIP_RELEASE, post(async |state, query| vip(VipAction::Release, state, query).await))
-            .route(VIP_ACQUIRE, post(async |state, query| vip(VipAction::Acquire, state, query).await))
-            .route(BACKEND, post(backend))
-            .route(REBALANCE, post(rebalance))
-            .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path"))
-            .method_not_allowed_fallback(async || {
-                refuse(StatusCode::METHOD_NOT_ALLOWED, "no such method here")
-            })
-            .with_state(requests);
-        let router = router.into_make_service_with_connect_info::<Asker>();
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "the control socket is gone");
-            }
-        });
+        let limits = Limits::default();
+        let router = router(requests, &limits);
+        let task = tokio::spawn(accept(listener, router, limits));
         Ok(Self { socket: socket.to_owned(), task })
     }
+}
+
+fn router(requests: mpsc::Sender<Request>, limits: &Limits) -> Router {
+    Router::new()
+        .route(STATUS, get(status))
+        .route(RELOAD, post(reload))
+        .route(LEAVE, post(leave))
+        .route(VRRP, get(vrrp))
+        .route(HISTORY, get(history))
+        .route(VIP_RELEASE, post(async |state, query| vip(VipAction::Release, state, query).await))
+        .route(VIP_ACQUIRE, post(async |state, query| vip(VipAction::Acquire, state, query).await))
+        .route(BACKEND, post(backend))
+        .route(REBALANCE, post(rebalance))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path"))
+        .method_not_allowed_fallback(async || refuse(StatusCode::METHOD_NOT_ALLOWED, "no such method here"))
+        .with_state(requests)
+        .layer(from_fn_with_state(limits.clone(), admit))
+}
+
+/// Serves whoever connects, as long as it is polled.
+async fn accept(listener: UnixListener, router: Router, limits: Limits) {
+    // Ends them when this is dropped.
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let asker = Asker::of(&stream);
+                match limits.connection(asker) {
+                    Some(permit) => {
+                        connections.spawn(serve(stream, router.clone().layer(Extension(asker)), permit));
+                    }
+                    None => {
+                        if let Some(permit) = limits.turn_away() {
+                            connections.spawn(turn_away(stream, permit));
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the control socket was not accepted");
+                sleep(RESPITE).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: net::UnixStream, router: Router, _permit: OwnedSemaphorePermit) {
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_AT_MOST);
+    let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // Whoever is slow, stuck or talks nonsense has no answer, and nobody else would want to know.
+    if let Ok(Err(error)) = timeout(CONNECTION_WITHIN, connection).await {
+        tracing::debug!(%error, "a connection to the control socket broke");
+    }
+}
+
+/// Whoever has not said everything yet must be able to, or the answer is lost with the connection.
+async fn turn_away(mut stream: net::UnixStream, _permit: OwnedSemaphorePermit) {
+    let told = async {
+        stream.write_all(NO_ROOM.as_bytes()).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    // Whether it has heard it or not.
+    let _ = timeout(HEAR_WITHIN, told).await;
+}
+
+/// Lets through what whoever asks may ask: everybody who can connect may look, and only root and the daemon's own user may
+/// change something.
+async fn admit(
+    State(limits): State<Limits>,
+    Extension(asker): Extension<Asker>,
+    request: HttpRequest,
+    next: Next,
+) -> Response {
+    // First, so that refusals cannot fill the log either.
+    limits.turn(asker).await;
+    if !request.method().is_safe() && !asker.is_master() {
+        let name = asker.name(None).await;
+        tracing::warn!(path = request.uri().path(), by = name, "refused: only root may change something");
+        let error = format!("{name} may look, but only root may change something: use sudo, or become root");
+        return refuse(StatusCode::FORBIDDEN, &error);
+    }
+    next.run(request).await
 }
 
 async fn status(State(requests): State<mpsc::Sender<Request>>) -> Response {
@@ -198,11 +282,11 @@ async fn vip(
 }
 
 async fn backend(
-    ConnectInfo(asker): ConnectInfo<Asker>,
+    Extension(asker): Extension<Asker>,
     State(requests): State<mpsc::Sender<Request>>,
-    body: Bytes,
+    body: Body,
 ) -> Response {
-    let order: BackendOrder = match read(&body) {
+    let order: BackendOrder = match read(body).await {
         Ok(order) => order,
         Err(response) => return *response,
     };
@@ -213,8 +297,8 @@ async fn backend(
     }
 }
 
-async fn rebalance(State(requests): State<mpsc::Sender<Request>>, body: Bytes) -> Response {
-    let order: RebalanceOrder = match read(&body) {
+async fn rebalance(State(requests): State<mpsc::Sender<Request>>, body: Body) -> Response {
+    let order: RebalanceOrder = match read(body).await {
         Ok(order) => order,
         Err(response) => return *response,
     };
@@ -224,8 +308,19 @@ async fn rebalance(State(requests): State<mpsc::Sender<Request>>, body: Bytes) -
     }
 }
 
+async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Box<Response>> {
+    match timeout(BODY_WITHIN, to_bytes(body, BODY_AT_MOST)).await {
+        Ok(Ok(body)) => parse(&body),
+        Ok(Err(error)) => {
+            let error = format!("the body is longer than {BODY_AT_MOST} bytes, or broken off: {error}");
+            Err(Box::new(refuse(StatusCode::PAYLOAD_TOO_LARGE, &error)))
+        }
+        Err(_) => Err(Box::new(refuse(StatusCode::REQUEST_TIMEOUT, "the body has not come in time"))),
+    }
+}
+
 /// Whoever asks need not say of what type a body is that can have only one.
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
     serde_json::from_slice(body).map_err(|error| {
         Box::new(refuse(StatusCode::BAD_REQUEST, &format!("the body is not understood: {error}")))
     })
@@ -234,43 +329,6 @@ fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
 fn answered(answer: &impl Serialize, is_well: bool) -> Response {
     let code = if is_well { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
     (code, Json(answer)).into_response()
-}
-
-/// Who is at the other end of the socket, as the kernel tells.
-#[derive(Clone, Copy, Debug)]
-struct Asker {
-    uid: Option<u32>,
-}
-
-impl Connected<IncomingStream<'_, UnixListener>> for Asker {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self { uid: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
-    }
-}
-
-impl Asker {
-    /// The user's name; `on_behalf` is what the client says for whom that is.
-    async fn name(self, on_behalf: Option<&str>) -> String {
-        let name = match self.uid {
-            Some(0) => "root".to_owned(),
-            Some(uid) => {
-                // A directory service may take its time to answer.
-                let found = tokio::task::spawn_blocking(move || User::from_uid(Uid::from_raw(uid))).await;
-                let user = found.ok().and_then(Result::ok).flatten();
-                user.map_or_else(|| format!("uid {uid}"), |user| user.name)
-            }
-            None => "somebody".to_owned(),
-        };
-        match on_behalf.map(printable).filter(|other| !other.is_empty() && *other != name) {
-            Some(other) => format!("{name} ({other})"),
-            None => name,
-        }
-    }
-}
-
-/// What can be shown of a name that somebody says.
-fn printable(name: &str) -> String {
-    name.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
 async fn ask<T>(
@@ -291,177 +349,4 @@ fn refuse(code: StatusCode, error: &str) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::SystemTime;
-
-    use super::*;
-    use crate::control::{
-        client::{self, ClientError},
-        protocol::{BackendAction, BackendAnswer, LeaveAnswer, RebalanceAnswer, ReloadAnswer, VipAnswer},
-    };
-    use crate::history::{Event, History, Kind};
-
-    /// A daemon whose reloads answer as given.
-    fn daemon(socket: &Path, answer: ReloadAnswer) -> Server {
-        let (sender, mut receiver) = mpsc::channel(1);
-        tokio::spawn(async move {
-            while let Some(request) = receiver.recv().await {
-                match request {
-                    Request::Reload(reply) => drop(reply.send(answer.clone())),
-                    Request::Status(reply) => drop(reply),
-                    Request::Leave(reply) => {
-                        let _asked = reply.send(LeaveAnswer { respite_ms: Some(8500) });
-                    }
-                    Request::Vrrp(reply) => drop(reply.send(Vec::new())),
-                    Request::History { name, limit, reply } => {
-                        let name = format!("{name:?} {limit:?}");
-                        let event = Event::new(Kind::Daemon, name, SystemTime::UNIX_EPOCH);
-                        drop(reply.send(History { events: vec![event] }));
-                    }
-                    Request::Vip { action, name, reply, .. } => {
-                        let error = name.is_none().then(|| "say which".to_owned());
-                        let instances = vec![format!("{action} {}", name.unwrap_or_default())];
-                        drop(reply.send(VipAnswer { instances, patience_ms: 1, error }));
-                    }
-                    Request::Backend { order, by, reply } => {
-                        let lines = vec![format!("{by}: {order:?}")];
-                        let error = (order.backend == "nobody").then(|| "who is that".to_owned());
-                        drop(reply.send(BackendAnswer { lines, warnings: Vec::new(), error }));
-                    }
-                    Request::Rebalance(order, reply) => {
-                        let error = order.service.map(|service| format!("not {service}"));
-                        drop(reply.send(RebalanceAnswer { plans: Vec::new(), error }));
-                    }
-                }
-            }
-        });
-        Server::bind(socket, sender).expect("bound")
-    }
-
-    fn socket() -> (tempfile::TempDir, PathBuf) {
-        let directory = tempfile::tempdir().expect("a directory");
-        let socket = directory.path().join("run/control.sock");
-        (directory, socket)
-    }
-
-    fn accepted() -> ReloadAnswer {
-        ReloadAnswer { applied: true, error: None, findings: Vec::new() }
-    }
-
-    #[tokio::test]
-    async fn a_question_is_answered_and_only_root_and_its_group_may_ask() {
-        let (_directory, socket) = socket();
-        let refused = ReloadAnswer {
-            applied: false,
-            error: Some("xvip.toml: 1 error".into()),
-            findings: vec!["line 3".into()],
-        };
-        let _server = daemon(&socket, refused.clone());
-        assert_eq!(client::reload(&socket).await.expect("answered"), refused);
-        assert_eq!(fs::metadata(&socket).expect("there").permissions().mode() & 0o777, MODE);
-        let error = client::status(&socket).await.expect_err("the reply was dropped");
-        assert!(matches!(&error, ClientError::Refused(text) if text.contains("stopping")), "{error:?}");
-    }
-
-    #[tokio::test]
-    async fn a_name_arrives_as_it_was_given() {
-        let (_directory, socket) = socket();
-        let _server = daemon(&socket, accepted());
-        let answer = client::vip(&socket, VipAction::Acquire, Some("fd10::10 & co")).await.expect("answered");
-        assert_eq!((answer.instances, answer.error), (vec!["acquire fd10::10 & co".to_owned()], None));
-        let answer = client::vip(&socket, VipAction::Release, None).await.expect("answered");
-        assert_eq!(answer.error.as_deref(), Some("say which"));
-        assert_eq!(client::vrrp(&socket).await.expect("answered"), Vec::new());
-        assert_eq!(client::leave(&socket).await.expect("answered").respite_ms, Some(8500));
-    }
-
-    #[tokio::test]
-    async fn what_is_asked_of_the_history_arrives() {
-        let (_directory, socket) = socket();
-        let _server = daemon(&socket, accepted());
-        for (name, limit) in [(None, None), (Some("fd10::10 & co"), Some(7))] {
-            let history = client::history(&socket, name, limit).await.expect("answered");
-            assert_eq!(history.events[0].name, format!("{name:?} {limit:?}"));
-        }
-    }
-
-    #[tokio::test]
-    async fn an_order_arrives_with_who_gave_it() {
-        let (_directory, socket) = socket();
-        let _server = daemon(&socket, accepted());
-        let order = BackendOrder {
-            backend: "m1".to_owned(),
-            service: Some("api".to_owned()),
-            action: BackendAction::Drain { deadline_s: Some(300) },
-            by: Some("ali\nce".to_owned()),
-        };
-        let answer = client::backend(&socket, &order).await.expect("answered");
-        let own = if Uid::effective().is_root() { "root".to_owned() } else { String::new() };
-        let expected = format!(" (alice): {order:?}");
-        assert!(answer.lines[0].starts_with(&own) && answer.lines[0].ends_with(&expected), "{answer:?}");
-        let unknown = BackendOrder { backend: "nobody".to_owned(), by: None, ..order };
-        let answer = client::backend(&socket, &unknown).await.expect("answered");
-        assert_eq!(answer.error.as_deref(), Some("who is that"));
-        let order = RebalanceOrder { service: Some("web".to_owned()), dry_run: true, by: None };
-        let answer = client::rebalance(&socket, &order).await.expect("answered");
-        assert_eq!(answer.error.as_deref(), Some("not web"));
-    }
-
-    #[test]
-    fn an_order_has_the_form_that_a_person_writes() {
-        for (text, action) in [
-            (r#"{"backend":"m1","action":"drain"}"#, BackendAction::Drain { deadline_s: None }),
-            (
-                r#"{"backend":"m1","action":"drain","deadline_s":5}"#,
-                BackendAction::Drain { deadline_s: Some(5) },
-            ),
-            (r#"{"backend":"m1","action":"enable"}"#, BackendAction::Enable),
-            (r#"{"backend":"m1","action":"weight","weight":7}"#, BackendAction::Weight { weight: Some(7) }),
-            (r#"{"backend":"m1","action":"weight"}"#, BackendAction::Weight { weight: None }),
-        ] {
-            let order: BackendOrder = serde_json::from_str(text).expect(text);
-            assert_eq!((order.backend.as_str(), order.action), ("m1", action));
-        }
-        for text in ["", "{}", r#"{"backend":"m1"}"#, r#"{"backend":"m1","action":"fly"}"#] {
-            assert!(read::<BackendOrder>(&Bytes::from_static(text.as_bytes())).is_err(), "{text}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_live_socket_is_not_taken_and_a_dead_one_is() {
-        let (_directory, socket) = socket();
-        let server = daemon(&socket, accepted());
-        let (sender, _receiver) = mpsc::channel(1);
-        let error = Server::bind(&socket, sender).expect_err("taken");
-        let pid = std::process::id() as i32;
-        assert!(matches!(error, ControlError::AlreadyRunning { pid: found, .. } if found == pid), "{error}");
-        assert_eq!(running(&socket).expect("asked"), Some(pid));
-        drop(server);
-        assert!(!socket.exists());
-
-        // What a killed daemon leaves: a file that nobody listens on.
-        drop(std::os::unix::net::UnixListener::bind(&socket).expect("bound"));
-        assert_eq!(running(&socket).expect("asked"), None);
-        let _server = daemon(&socket, accepted());
-        assert!(client::reload(&socket).await.expect("answered").applied);
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_no_socket_is_left_alone() {
-        let (_directory, socket) = socket();
-        fs::create_dir_all(socket.parent().expect("a parent")).expect("created");
-        fs::write(&socket, "precious").expect("written");
-        let (sender, _receiver) = mpsc::channel(1);
-        assert!(matches!(
-            Server::bind(&socket, sender),
-            Err(ControlError::NotASocket(_) | ControlError::Io { .. })
-        ));
-        assert_eq!(fs::read_to_string(&socket).expect("still there"), "precious");
-    }
-
-    #[tokio::test]
-    async fn a_daemon_that_is_not_there_is_named_so() {
-        let (_directory, socket) = socket();
-        assert!(matches!(client::status(&socket).await, Err(ClientError::NotRunning(_))));
-    }
-}
+mod tests;

@@ -52,6 +52,8 @@ pub(super) struct Problems {
     pub(super) doubt: Slot,
     /// Why nobody can see the web page.
     pub(super) web: Slot,
+    /// Why nobody listens where HAProxy did.
+    pub(super) stats_socket: Slot,
 }
 
 impl Problems {
@@ -71,6 +73,7 @@ impl Problems {
             resets: slot(),
             doubt: slot(),
             web: slot(),
+            stats_socket: slot(),
         }
     }
 

@@ -100,6 +100,7 @@ impl Controller {
             &problems.resets,
             &problems.doubt,
             &problems.web,
+            &problems.stats_socket,
         ];
         let own = own.into_iter().flatten().chain(self.routers.problems()).cloned();
         let routers = self.config.vrrp.iter().filter_map(|instance| {
