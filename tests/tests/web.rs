@@ -373,6 +373,8 @@ fn who_has_no_right_is_refused_and_nobody_else_notices() -> TestResult {
     assert!(logged_in.contains("; Secure") && logged_in.contains("HttpOnly"), "{logged_in}");
     let wrong = curl(&["--user", "ann:wrong"], "live")?;
     assert!(wrong.starts_with("HTTP/1.1 401"), "{wrong}");
+    let csv = curl(&["--user", "bob:other"], ";csv")?;
+    assert!(csv.contains("\r\n\r\n# pxname,svname,") && csv.contains("\nkube-apiserver,master1,"), "{csv}");
     let right = curl(&["--user", "bob:other"], "live")?;
     assert!(right.starts_with("HTTP/1.1 200"), "{right}");
     assert_eq!(

@@ -30,6 +30,7 @@ use crate::{
     config::model::{Http, Role},
     control::protocol::{RebalanceAnswer, RebalanceOrder, Request as Ask},
     metrics::{self, Format},
+    stats_socket::show_stat,
     status::Status,
 };
 
@@ -162,6 +163,10 @@ impl Site {
                 Rights::View | Rights::Act => self.live(&view).await,
                 _ => plain(StatusCode::FORBIDDEN, "log in first\n"),
             },
+            (Some(below), _) if looks && wants_csv(below) => match who.rights {
+                Rights::View | Rights::Act => self.csv().await,
+                _ => challenge(),
+            },
             (Some("/login"), _) if looks => html(StatusCode::OK, page::login(&view, None)),
             (Some("/login"), &Method::POST) => match self.form(&head.headers, body).await {
                 Ok(fields) => self.log_in(http, peer, &head.headers, &view, &fields).await,
@@ -274,6 +279,13 @@ impl Site {
             metrics::encode(&Status { version: String::new(), ..seen.status.clone() }, format)
         };
         answer(StatusCode::OK, format.content_type(), text)
+    }
+
+    async fn csv(&self) -> Answer {
+        match self.watch.now().await {
+            Some(seen) => answer(StatusCode::OK, TEXT, show_stat(&seen.status)),
+            None => plain(StatusCode::SERVICE_UNAVAILABLE, "xvip does not answer\n"),
+        }
     }
 
     async fn live(&self, view: &View<'_>) -> Answer {
@@ -413,6 +425,12 @@ impl Subject {
             }
         }
     }
+}
+
+/// HAProxy's page has its figures as CSV where `;csv` stands behind its path; other words may stand there, too.
+fn wants_csv(below: &str) -> bool {
+    let words = below.strip_prefix('/').unwrap_or(below).strip_prefix(';');
+    words.is_some_and(|words| words.split(';').any(|word| word == "csv"))
 }
 
 /// Cookies do not know ports: two nodes behind one host name, or two instances, would log each other out.

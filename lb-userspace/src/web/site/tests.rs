@@ -327,3 +327,18 @@ async fn methods_that_make_no_sense_are_refused() {
     ];
     assert_eq!(codes(&stand, sent).await, [405; 4]);
 }
+
+#[tokio::test]
+async fn haproxy_s_figures_are_where_monitors_look_for_them() {
+    let stand = stand();
+    let csv = |path: &str| get(path).with(AUTHORIZATION, "Basic Ym9iOm90aGVy");
+    for path in ["/stats;csv", "/stats/;csv", "/stats;csv;norefresh"] {
+        let answer = csv(path).to(&stand).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        assert!(text(answer).await.starts_with("# pxname,svname,"), "{path}");
+        assert_eq!(get(path).to(&stand).await.status(), StatusCode::UNAUTHORIZED);
+    }
+    for path in ["/stats;up", "/stats;", "/stats/x;csv"] {
+        assert_eq!(csv(path).to(&stand).await.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+}
