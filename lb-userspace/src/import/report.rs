@@ -529,7 +529,10 @@ fn write_summary(out: &mut String, report: &Report, page: Page) -> std::fmt::Res
     }
     for node in &report.nodes {
         if let Some(file) = &node.written_to {
-            writeln!(out, "written: {file} ({})", node.names.join(", "))?;
+            let text = format!("written: {file} ({})", node.names.join(", "));
+            for line in wrapped(&text, usize::from(page.width)) {
+                writeln!(out, "{line}")?;
+            }
         }
     }
     for refusal in &report.refused {
