@@ -107,7 +107,11 @@ fn the_table_has_haproxy_s_columns_and_a_row_for_each_thing() {
     ];
     assert_eq!(names, expected);
     for (server, column, value) in [
-        ("m1", "chkfail", "3"), ("m1", "chkdown", "1"), ("m3", "chkdown", "2"), ("m1", "check_duration", "4"), ("BACKEND", "chkdown", ""),
+        ("m1", "chkfail", "3"),
+        ("m1", "chkdown", "1"),
+        ("m3", "chkdown", "2"),
+        ("m1", "check_duration", "4"),
+        ("BACKEND", "chkdown", ""),
         ("m1", "status", "UP"),
         ("m1", "weight", "100"),
         ("m1", "scur", "3"),
@@ -396,6 +400,7 @@ fn an_order_is_the_daemon_s() {
 }
 
 /// Words that mean something somewhere.
+#[rustfmt::skip]
 const WORDS: &[&str] = &[
     "show", "stat", "info", "servers", "state", "conn", "errors", "set", "server", "weight", "timeout", "cli", "get", "api/m1",
     "api/#2", "#2/m3", "nobody/x", "api", "ready", "drain", "maint", "json", "typed", "domain", "proxy", "-1", "4",
