@@ -400,6 +400,7 @@ fn an_order_is_the_daemon_s() {
 }
 
 /// Words that mean something somewhere.
+#[rustfmt::skip]
 const WORDS: &[&str] = &[
     "show",
     "stat",
