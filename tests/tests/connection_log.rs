@@ -88,11 +88,14 @@ fn one(families: &[Family], mode: Mode, keys: &str) -> Result<Lab, Box<dyn Error
     })
 }
 
-/// The records of a node, in the order of the file.
+/// The records of a node, in the order of its files: those that were put aside come first by their names.
 fn records(lab: &Lab, node: &LbNode) -> Result<Vec<Value>, Box<dyn Error>> {
     let mut records = Vec::new();
-    for file in fs::read_dir(directory(lab, node.name()))? {
-        for line in fs::read_to_string(file?.path())?.lines() {
+    let files = fs::read_dir(directory(lab, node.name()))?;
+    let mut files = files.map(|file| Ok(file?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    files.sort();
+    for file in files {
+        for line in fs::read_to_string(file)?.lines() {
             records.push(serde_json::from_str(line)?);
         }
     }
