@@ -6,12 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use lb_common::reason::DropReason;
@@ -20,8 +18,7 @@ use lb_tests::node::LbNode;
 use lb_tests::shared_flows::share;
 use lb_tests::topology::Lab;
 use lb_tests::wait;
-use lb_userspace::metrics::{self, Format, Metric, catalogue};
-use lb_userspace::status::Status;
+use lb_userspace::metrics::{Format, Metric, catalogue};
 use serde_json::{Value, json};
 
 type TestResult = Result<(), Box<dyn Error>>;
@@ -59,10 +56,24 @@ fn promtool(words: &[&str], directory: &Path, input: &str) -> Result<Output, Box
     Ok(output)
 }
 
-/// What a node tells, in a format.
+/// What a node tells who asks for a format.
 fn scrape(node: &LbNode, format: Format) -> Result<String, Box<dyn Error>> {
-    let status = serde_json::from_value(node.status()?.raw)?;
-    Ok(metrics::encode(&status, format))
+    let accept = format.content_type().split("; charset").next().unwrap_or_default();
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--fail", "--max-time", "10", "--write-out", "%{content_type}", "--header"]);
+    curl.arg(format!("Accept: {accept}")).arg(format!("http://{}/metrics", listens_at(node)));
+    let output = node.machine().output(&mut curl)?;
+    let text = String::from_utf8(output.stdout)?;
+    if !output.status.success() {
+        return Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)).into());
+    }
+    let body = text.strip_suffix(format.content_type());
+    Ok(body.ok_or_else(|| format!("not {}: {text}", format.content_type()))?.to_owned())
+}
+
+/// `[http] listen` of a node.
+fn listens_at(node: &LbNode) -> SocketAddr {
+    SocketAddr::new(node.address(), 9188)
 }
 
 /// The value of a series, written as in the text.
@@ -93,6 +104,7 @@ fn real_nodes_tell_what_the_catalogue_says() -> TestResult {
         lb.configure(|config| {
             config.vrrp[0].tables.push("[[vrrp.track]]\nkind = \"interface\"\ninterface = \"lo\"".to_owned());
             config.services[0].extra.push("connection_log = true".to_owned());
+            config.extra += &format!("\n[http]\nlisten = \"{}\"\n", listens_at(lb));
             config.extra += "\n[[notify]]\ncommand = [\"/bin/true\"]\n";
             config.extra += &format!("\n[connection_log]\ndirectory = {log:?}\n");
         })?;
@@ -181,46 +193,16 @@ fn real_nodes_tell_what_the_catalogue_says() -> TestResult {
     Ok(())
 }
 
-/// Answers each request with what the node tells at that moment, in the form that is asked for; until the test ends.
-fn serve(listener: TcpListener, status: Status, asked: mpsc::Sender<Format>) {
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            let mut lines =
-                BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
-            let accept =
-                lines.find_map(|line| Some(line.to_lowercase().strip_prefix("accept:")?.trim().to_owned()));
-            let format = Format::accepted(accept.as_deref());
-            let text = metrics::encode(&status, format);
-            let head = format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                format.content_type(),
-                text.len()
-            );
-            let answered = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(text.as_bytes()));
-            if answered.is_err() || asked.send(format).is_err() {
-                return;
-            }
-        }
-    });
-}
-
-/// A real Prometheus reads what the first node tells, asks for OpenMetrics, and has the same numbers of it.
+/// A real Prometheus scrapes the first node, and has the same numbers of it.
 fn prometheus_understands(lab: &Lab) -> TestResult {
     let lb = lab.lb(0);
-    let status: Status = serde_json::from_value(lb.status()?.raw)?;
-    let series = metrics::encode(&status, Format::Text).lines().filter(|line| !line.starts_with('#')).count();
-    let listener = lb.machine().run(|| TcpListener::bind("127.0.0.1:0"))??;
-    let port = listener.local_addr()?.port();
-    let (asked, formats) = mpsc::channel();
-    serve(listener, status, asked);
     let file = lab.dir().join("prometheus.yml");
-    let scrape = json!({
+    let configuration = json!({
         "global": { "scrape_interval": "1s", "evaluation_interval": "1s" },
         "rule_files": [repository("packaging/prometheus/alerts.yml").canonicalize()?],
-        "scrape_configs": [{ "job_name": "xvip", "static_configs": [{ "targets": [format!("127.0.0.1:{port}")] }] }],
+        "scrape_configs": [{ "job_name": "xvip", "static_configs": [{ "targets": [listens_at(lb).to_string()] }] }],
     });
-    fs::write(&file, scrape.to_string())?;
+    fs::write(&file, configuration.to_string())?;
     let mut command = Command::new("prometheus");
     command.arg(format!("--config.file={}", file.display()));
     command.arg(format!("--storage.tsdb.path={}", lab.dir().join("prometheus").display()));
@@ -234,12 +216,15 @@ fn prometheus_understands(lab: &Lab) -> TestResult {
         let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
         answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
     };
-    let scraped = format!("scrape_samples_scraped{{job=\"xvip\"}} == {series}");
+    let told = || {
+        let text = scrape(lb, Format::Text).unwrap_or_default();
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    };
     wait::until("Prometheus to have every series", SOON, || {
-        query("up{job=\"xvip\"}") == Some(1.0) && query(&scraped).is_some()
+        let scraped = query("scrape_samples_scraped{job=\"xvip\"}");
+        query("up{job=\"xvip\"}") == Some(1.0) && scraped == Some(told() as f64)
     })
-    .map_err(|why| format!("{why}: {series} series\n{}", last_lines(&log, 20)))?;
-    assert_eq!(formats.recv()?, Format::OpenMetrics);
+    .map_err(|why| format!("{why}: {} series\n{}", told(), last_lines(&log, 20)))?;
     assert_eq!(query("sum by (vip) (xvip_vip_held)"), Some(1.0));
     assert_eq!(query("count(xvip_backend_up == 1)"), Some(3.0));
     assert_eq!(query("xvip_build_info"), Some(1.0));
@@ -357,7 +342,7 @@ fn queries<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
             for (key, part) in parts {
                 match part {
                     Value::String(text) if ["expr", "query", "definition"].contains(&key.as_str()) => {
-                        found.push(text)
+                        found.push(text);
                     }
                     _ => queries(part, found),
                 }
