@@ -313,7 +313,10 @@ fn a_log_that_is_full_is_put_aside_and_the_oldest_goes() -> TestResult {
         files.sort_by_key(|path| (path.to_string_lossy().ends_with("-connections.jsonl"), path.clone()));
         Ok(files)
     };
-    let first = connect(&lab, Family::V4)?.client;
+    let held = open(&lab, Family::V4)?;
+    let first = held.client.clone();
+    wait_story(&lab, lb, &first, &["start handshake"])?;
+    drop(held);
     wait_story(&lab, lb, &first, &["start handshake", "end closed"])?;
     let begun = records(&lab, lb)?[0]["opened"].clone();
     // Its port may be another one's later. While files change, they may not be there to be read.
@@ -331,8 +334,22 @@ fn a_log_that_is_full_is_put_aside_and_the_oldest_goes() -> TestResult {
         assert!(opened < 5_000, "{:?}", files()?);
         assert!(files()?.len() <= 3, "{:?}", files()?);
     }
-    let last = connect(&lab, Family::V4)?.client;
-    wait_story(&lab, lb, &last, &["start handshake", "end closed"])?;
+    // Ends are written when they are found: many at once could push out the beginning of the last one.
+    wait::until("all of them to have ended", SOON, || {
+        lb.status().is_ok_and(|status| status.raw["connection_log"]["open"] == 0)
+    })?;
+    let held = open(&lab, Family::V4)?;
+    let last = held.client.clone();
+    // Before it, its port may have been another one's.
+    let ends_with = |expected: &str| {
+        wait::until(&format!("{expected} of {last}"), SOON, || {
+            story(&lab, lb, &last).last().is_some_and(|record| record == expected)
+        })
+        .map_err(|why| format!("{why}: {:?} {:?}\n{}", story(&lab, lb, &last), files(), lb.last_lines()))
+    };
+    ends_with("start handshake")?;
+    drop(held);
+    ends_with("end closed")?;
     let left = files()?;
     assert_eq!(left.len(), 3, "{left:?}");
     let mut seen = BTreeSet::new();
