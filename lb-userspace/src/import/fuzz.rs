@@ -249,7 +249,7 @@ where
                 })
                 .collect();
             let watch = scope.spawn(|| self.watch(&at, begun, &done, seed));
-            let sums = workers.into_iter().map(|worker| worker.join()).collect::<Vec<_>>();
+            let sums = workers.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>();
             done.store(true, Ordering::Relaxed);
             watch.thread().unpark();
             sums.into_iter().map(|sum| sum.unwrap_or_else(|panic| resume_unwind(panic))).collect()
