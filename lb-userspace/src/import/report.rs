@@ -494,10 +494,12 @@ fn write_election(out: &mut String, election: &ElectionReport, page: Page) -> st
     }
     writeln!(out, "{}", trimmed(&table))?;
     if left_out > 0 {
-        writeln!(
-            out,
+        let text = format!(
             "{left_out} rows with three failures or more, all of them served, are not shown (--json has them)"
-        )?;
+        );
+        for line in wrapped(&text, width) {
+            writeln!(out, "{line}")?;
+        }
     }
     if !election.complete {
         writeln!(out, "sets with more failures are left out: there are too many")?;

@@ -180,7 +180,9 @@ impl Reading<'_, '_> {
     pub fn track_process_object(&mut self, directive: &Directive) {
         let Some(name) = self.named_block(directive) else { return };
         let mut process = Process { process: String::new(), weight: 0, reverse: false };
-        for item in directive.items().iter().filter(|item| item.name() == "process") {
+        // One without a name changes nothing.
+        let named = |item: &&Directive| item.name() == "process" && item.word(1).is_some();
+        for item in directive.items().iter().filter(named) {
             process.process =
                 item.words.iter().skip(1).map(|word| word.text.as_str()).collect::<Vec<_>>().join(" ");
         }
@@ -196,7 +198,7 @@ impl Reading<'_, '_> {
             match item.name() {
                 "process" => {
                     self.takes_no_block(item);
-                    if process.process.is_empty() {
+                    if item.word(1).is_none() {
                         self.value(item);
                     } else {
                         self.notes.say(item.place, fate, becomes, note);

@@ -116,6 +116,13 @@ fn no_line_is_forgotten() {
     }
 }
 
+/// Found by the fuzz: the line with the process was forgotten because of the one without.
+#[test]
+fn a_process_without_a_name_changes_nothing() {
+    let read = read_text("vrrp_track_process etcd {\n process /usr/bin/etcd\n process\n}\n");
+    assert_eq!((read.fates(2), read.fates(3)), (vec![Fate::Approximate], vec![Fate::SyntaxError]));
+}
+
 #[test]
 fn secrets_are_in_no_entry_and_no_finding() {
     for names in GOLDEN {
