@@ -652,6 +652,23 @@ pub fn members_of(tables: &Tables, service: ServiceKey) -> BTreeSet<BackendId> {
     members.ids.iter().take(members.count as usize).copied().collect()
 }
 
+/// A backend that new connections go to stays as it was (`Unknown`) while it is in `doubted`: down by a first check that got no
+/// answer. A controller that has just begun, after a restart or with other settings of a check, knows less than the one before
+/// it: an answer that is late once must not turn that into an outage.
+pub fn keep_until_sure(
+    health: &mut BTreeMap<PoolEntry, HealthState>,
+    doubted: &BTreeSet<PoolEntry>,
+    ids: &BackendIds,
+    observed: &Tables,
+) {
+    for entry in doubted {
+        let is_member = ids.id(entry).is_some_and(|id| members_of(observed, entry.service).contains(&id));
+        if let Some(state) = health.get_mut(entry).filter(|_| is_member) {
+            *state = HealthState::Unknown;
+        }
+    }
+}
+
 /// Which index each service has: the one that it had, else the lowest that no service has.
 fn service_indices(config: &Config, observed: &Tables) -> BTreeMap<ServiceKey, u32> {
     let mut taken: BTreeSet<u32> = observed.services.values().map(|entry| entry.index).collect();

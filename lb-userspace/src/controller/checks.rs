@@ -1,7 +1,7 @@
 //! The health checks that run: one monitor for each pool entry.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{
@@ -136,6 +136,13 @@ impl Checks {
     /// The states, for the reconciler.
     pub fn states(&self) -> BTreeMap<PoolEntry, HealthState> {
         self.running.iter().map(|(&entry, running)| (entry, running.health.borrow().state)).collect()
+    }
+
+    /// Those that are down by fewer than `fall` checks, which got no answer, and none before: it may have been the check.
+    pub fn doubted(&self) -> BTreeSet<PoolEntry> {
+        let is_doubted = |health: &BackendHealth| health.state == HealthState::Down && health.down.is_none();
+        let all = self.running.iter();
+        all.filter(|(_, running)| is_doubted(&running.health.borrow())).map(|(&entry, _)| entry).collect()
     }
 
     /// All that is known about one.

@@ -14,7 +14,9 @@ use super::{Controller, RETRY, inheritance::former_router, set_problem};
 use crate::{
     config::model::{Config, Family, family_of},
     dataplane::{Dataplane, DataplaneError, Tables},
-    desired::{Desired, Inputs, InterfaceAddress, NextHop, PoolEntry, desired, pool, vips_of},
+    desired::{
+        Desired, Inputs, InterfaceAddress, NextHop, PoolEntry, desired, keep_until_sure, pool, vips_of,
+    },
     health::rise_fall::HealthState,
     reconcile::{Change, Observed, Stage, diff},
 };
@@ -90,7 +92,8 @@ impl Controller {
                 problems: Vec::new(),
             };
         }
-        let health = self.checks.states();
+        let mut health = self.checks.states();
+        keep_until_sure(&mut health, &self.checks.doubted(), &self.ids, &observed.tables);
         let now = Instant::now().into_std();
         self.follow_recoveries(&health, now);
         let steers = self.steers();

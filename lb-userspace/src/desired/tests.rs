@@ -282,6 +282,23 @@ fn an_adopted_data_plane_goes_on_until_results_are_in() {
 }
 
 #[test]
+fn one_answer_that_is_late_takes_nobody_out_of_an_adopted_data_plane() {
+    let mut world = World::new(config(vec![service("api", VIP, &[4, 5, 6])]));
+    world.health(Up, &[4, 5]).health(Down, &[6]).reconcile();
+    let doubted: BTreeSet<PoolEntry> = pool_entries(&world.config).into_iter().collect();
+    world.health(Down, &[4, 5, 6]);
+    let sure = world.health.clone();
+    keep_until_sure(&mut world.health, &doubted, &world.ids, &world.kernel);
+    assert_eq!(world.reconcile(), [4, 5], "6 was no member, and is not made one by not being sure");
+    assert_eq!(world.reconcile(), [4, 5], "for as long as it takes");
+    world.health = sure;
+    keep_until_sure(&mut world.health, &BTreeSet::new(), &world.ids, &world.kernel);
+    assert_eq!(world.reconcile(), NOBODY);
+    keep_until_sure(&mut world.health, &doubted, &world.ids, &world.kernel);
+    assert_eq!(world.reconcile(), NOBODY, "who is out stays out");
+}
+
+#[test]
 fn a_backend_is_used_once_its_next_hop_is_known_and_keeps_it() {
     let mut world = World::new(config(vec![service("api", VIP, &[4, 5])]));
     let host = IpAddr::V4(*address(5).ip());
