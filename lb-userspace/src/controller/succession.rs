@@ -45,6 +45,8 @@ use crate::{
 const UNIT_VARIABLE: &str = "XVIP_UNIT";
 /// How long `systemctl` may take to answer.
 const SYSTEMD_WITHIN: Duration = Duration::from_secs(1);
+/// The pause before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// How long a daemon that was asked to leave may take to end.
 const REPLACED_WITHIN: Duration = Duration::from_secs(10);
 /// How often it is looked whether it has.
@@ -129,19 +131,37 @@ pub(super) async fn once_free<T, E>(patiently: bool, take: impl Fn() -> Result<T
 /// Whether this daemon was told to stop because systemd restarts it.
 pub(super) async fn is_restart() -> bool {
     let Ok(unit) = std::env::var(UNIT_VARIABLE) else { return false };
-    let mut systemctl = tokio::process::Command::new("systemctl");
-    systemctl.args(["list-jobs", "--no-legend", "--plain"]).stdin(Stdio::null()).kill_on_drop(true);
-    match timeout(SYSTEMD_WITHIN, systemctl.output()).await {
-        Ok(Ok(output)) => is_being_restarted(&unit, &String::from_utf8_lossy(&output.stdout)),
-        Ok(Err(error)) => {
-            warn!(%error, "whether this is a restart is not known: handing over");
-            false
+    let mut why = String::from("no answer");
+    let jobs = timeout(SYSTEMD_WITHIN, async {
+        // Who is not root asks over the system bus, which may have just been started for this question: it then says for a
+        // moment that systemd is not there.
+        loop {
+            match jobs().await {
+                Ok(jobs) => break jobs,
+                Err(error) => why = error.to_string(),
+            }
+            sleep(ASK_AGAIN).await;
         }
+    });
+    match jobs.await {
+        Ok(jobs) => is_being_restarted(&unit, &jobs),
         Err(_) => {
-            warn!("systemctl does not answer; whether this is a restart is not known: handing over");
+            warn!("whether this is a restart is not known: handing over: systemctl list-jobs: {why}");
             false
         }
     }
+}
+
+/// What systemd is about to do.
+async fn jobs() -> io::Result<String> {
+    let mut systemctl = tokio::process::Command::new("systemctl");
+    systemctl.args(["list-jobs", "--no-legend", "--plain"]).stdin(Stdio::null()).kill_on_drop(true);
+    let output = systemctl.output().await?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("{}: {}", output.status, said.trim())))
 }
 
 /// How long nobody else takes over from an instance that leaves.
