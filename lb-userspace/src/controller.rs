@@ -31,6 +31,7 @@ mod history;
 mod host_sockets;
 mod inheritance;
 mod interface;
+mod listeners;
 mod observing;
 pub mod pins;
 mod problems;
@@ -43,13 +44,11 @@ mod reserved_ports;
 mod resets;
 mod rivals;
 mod routers;
-mod stats_socket;
 mod steering;
 pub mod succession;
 mod sweep;
 mod tracking;
 mod transmit_watch;
-mod web;
 
 use std::{
     collections::BTreeMap,
@@ -231,8 +230,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             }
             _ = alerts.tick() => {
                 controller.look_at_alerts();
-                controller.look_at_stats_socket();
-                controller.look_at_web();
+                controller.look_at_listeners();
             }
             () = replication::worth_a_look(waits) => controller.look_at_flows(),
             _ = rivals.tick() => {
@@ -471,7 +469,7 @@ impl Controller {
         controller.open_dataplane(loaded)?;
         controller.reconcile().await;
         controller.configure_followers();
-        controller.configure_web();
+        controller.configure_listeners();
         Ok(controller)
     }
 

@@ -91,10 +91,11 @@ impl Checks {
     pub fn plan(&self, config: &Config) -> anyhow::Result<Plan> {
         let mut plan = Plan { wanted: BTreeMap::new(), new: BTreeMap::new() };
         for service in &config.services {
+            // The same for all of its backends.
+            let files = files(&service.health);
             for (entry, backend) in pool(service).zip(&service.backends) {
                 let subject = history::subject_of(service, &backend.name);
                 plan.wanted.insert(entry, subject.clone());
-                let files = files(&service.health);
                 let is_same =
                     |running: &Running| running.settings == service.health && running.files == files;
                 if self.running.get(&entry).is_some_and(is_same) {

@@ -136,7 +136,6 @@ impl Controller {
         let orders = self.steering.overrides.words();
         self.replication.configure(&self.config, &self.connections.tap(), orders);
         self.connections.configure(&self.config);
-        self.stats_socket.configure(self.config.stats_socket.as_ref());
     }
 }
 

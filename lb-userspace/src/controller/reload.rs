@@ -78,7 +78,7 @@ impl Controller {
         }
         self.refresh_reserved_ports();
         self.configure_followers();
-        self.configure_web();
+        self.configure_listeners();
         if self.join_at.is_none() {
             self.configure_routers().await;
         }
