@@ -3,11 +3,13 @@
 //! figure is bad.
 
 pub mod failover;
+pub mod icount;
 mod origin;
 mod samples;
 pub mod stack;
 pub mod survive;
 mod table;
+pub mod wire;
 
 use clap::Subcommand;
 
@@ -16,6 +18,8 @@ use clap::Subcommand;
 pub enum Bench {
     /// Time without service when a node dies, hands over or loses its balancer: HAProxy with keepalived, and xvip
     Failover(failover::Options),
+    /// Executed instructions per packet, on Debian's kernels in QEMU
+    Icount(icount::Options),
     /// What becomes of long-lived streams and of requests in all that can happen: HAProxy with keepalived, and xvip
     Survive(survive::Options),
 }
@@ -27,6 +31,7 @@ pub enum Bench {
 pub fn run(bench: Bench) -> anyhow::Result<()> {
     match bench {
         Bench::Failover(options) => failover::run(&options),
+        Bench::Icount(options) => icount::run(&options),
         Bench::Survive(options) => survive::run(&options),
     }
 }

@@ -1,8 +1,10 @@
 //! The few bpf(2) commands that the lab's own little XDP programs need. Aya loads programs from object files only; for
 //! a handful of instructions the system call is shorter than any object.
 
+pub(crate) mod live;
+
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::{c_long, c_uint};
 
@@ -168,9 +170,9 @@ pub(crate) fn load_xdp(program: &[Instruction]) -> io::Result<OwnedFd> {
 
 /// Attaches an XDP program to the interface of this index in the calling thread's network namespace; it is detached
 /// when the descriptor is closed. Kernel 5.9 or later (XDP links).
-pub(crate) fn attach_xdp(program: &OwnedFd, interface_index: u32, mode: XdpMode) -> io::Result<OwnedFd> {
+pub(crate) fn attach_xdp(program: impl AsFd, interface_index: u32, mode: XdpMode) -> io::Result<OwnedFd> {
     let attr = LinkCreate {
-        prog_fd: program.as_raw_fd().cast_unsigned(),
+        prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
         target_ifindex: interface_index,
         attach_type: BPF_XDP,
         flags: mode as u32,

@@ -6,6 +6,7 @@
 //! than outside: wait for conditions with generous limits, and measure nothing.
 
 mod forwarding;
+mod instructions;
 mod interfaces;
 mod load;
 mod local_clients;
@@ -37,6 +38,9 @@ pub struct Case {
 /// A lab takes some 15 seconds before it forwards, and several times that on a busy machine.
 const LAB_LIMIT: Duration = Duration::from_secs(240);
 
+/// Of the guest's own time, which is instructions here: more than any machine executes before it is killed from outside.
+const COUNT_LIMIT: Duration = Duration::from_secs(3600);
+
 /// All of them, in the order in which they run.
 pub const CASES: &[Case] = &[
     Case { name: "programs-load", limit: LAB_LIMIT, run: load::programs_load },
@@ -46,9 +50,13 @@ pub const CASES: &[Case] = &[
     Case { name: "tunnels", limit: LAB_LIMIT, run: tunnels::each_family_in_each },
 ];
 
-/// The cases whose names contain `only`.
-pub fn cases(only: &str) -> impl Iterator<Item = &'static Case> + use<'_> {
-    CASES.iter().filter(move |case| case.name.contains(only))
+/// What is counted where the machine counts instructions ([`crate::vm::count`]), each in a boot of its own.
+pub const COUNTS: &[Case] = &[Case { name: "xvip", limit: COUNT_LIMIT, run: instructions::of_xvip }];
+
+/// The cases whose names contain `only`; with `counting` that of [`COUNTS`] which is called so.
+pub fn cases(only: &str, counting: bool) -> impl Iterator<Item = &'static Case> + use<'_> {
+    let all = if counting { COUNTS } else { CASES };
+    all.iter().filter(move |case| if counting { case.name == only } else { case.name.contains(only) })
 }
 
 /// Says something that the test's log should have, for instance a figure.
@@ -64,17 +72,17 @@ fn say(report: &Report) {
 ///
 /// # Errors
 /// When this is not process 1. What goes wrong later is said on the console.
-pub fn run(only: &str) -> anyhow::Result<()> {
+pub fn run(only: &str, counting: bool) -> anyhow::Result<()> {
     anyhow::ensure!(std::process::id() == 1, "this is for process 1 of a virtual machine");
     match machine::set_up() {
-        Ok(()) => run_cases(only),
+        Ok(()) => run_cases(only, counting),
         Err(error) => println!("the guest cannot be set up: {error:#}"),
     }
     machine::power_off()
 }
 
-fn run_cases(only: &str) {
-    for case in cases(only) {
+fn run_cases(only: &str, counting: bool) {
+    for case in cases(only, counting) {
         let begin = Instant::now();
         let name = case.name.to_owned();
         let milliseconds = || begin.elapsed().as_millis();

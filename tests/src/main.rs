@@ -51,6 +51,9 @@ enum Program {
     /// Process 1 of a virtual machine (the tests boot it)
     #[command(hide = true)]
     Guest {
+        /// Count instructions
+        #[arg(long)]
+        counting: bool,
         /// Only the cases whose names contain this
         #[arg(default_value = "")]
         only: String,
@@ -104,7 +107,7 @@ fn main() -> ExitCode {
         Program::Client(ClientProgram::Streams(options)) => {
             runtime().and_then(|runtime| runtime.block_on(streams::run(options)))
         }
-        Program::Guest { only } => guest::run(&only),
+        Program::Guest { counting, only } => guest::run(&only, counting),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,8 +16,10 @@ pub mod root;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use crate::daemon::last_lines;
-use crate::guest::{self, report::Tally};
+use crate::guest::{self, report::{Report, Tally}};
 use crate::topology::{LabError, find_program};
 use debian::{Debian, DebianError};
 use qemu::Boot;
@@ -28,6 +30,11 @@ const HOST_PROGRAMS: [&str; 8] = ["sh", "cat", "mount", "ip", "tc", "ss", "ethto
 /// What the guest's lab and cases need, where it is not built in.
 const MODULES: [&str; 9] =
     ["veth", "bridge", "8021q", "bonding", "dummy", "sch_netem", "ipip", "ip6_tunnel", "sit"];
+/// What [`count`] needs of these.
+const COUNTING_PROGRAMS: [&str; 4] = ["sh", "cat", "mount", "ip"];
+const COUNTING_MODULES: [&str; 1] = ["veth"];
+/// For a boot that counts. No time passes there without instructions, so this is how long the host takes for them.
+const COUNTING_LIMIT: Duration = Duration::from_secs(900);
 const PROCESSORS: u32 = 2;
 const MEMORY_MIB: u32 = 2048;
 /// For everything up to the first case, and after the last.
@@ -70,50 +77,128 @@ pub enum VmError {
 /// # Errors
 /// When something is missing, the guest does not run to its end, or a case does not end well.
 pub fn run_cases(scratch: &Path, series: &str, only: &str) -> Result<(), VmError> {
-    let kernel = Debian::open(&scratch.join("kernels"))
-        .and_then(|debian| debian.kernel(series))
-        .map_err(VmError::Fetch)?;
-    let begin = Instant::now();
-    let mut root = Root::new();
-    for (name, variable) in [("xvip", "XVIP_BIN"), ("xvip-lab", "XVIP_LAB_BIN")] {
-        root.own_program(name, &find_program(name, variable)?)?;
-    }
-    for name in HOST_PROGRAMS {
-        root.program(name)?;
-    }
-    root.modules(&kernel, &MODULES)?;
-    let root = root.finish();
-    println!(
-        "Linux {}: a root of {} MiB, made in {:.1} s",
-        kernel.release,
-        root.len() >> 20,
-        begin.elapsed().as_secs_f32()
-    );
-
-    let cases: Vec<_> = guest::cases(only).collect();
-    let log = scratch.join("test").join(format!("guest-{series}.log"));
-    let mut tally = Tally::new(cases.iter().map(|case| case.name));
-    let init = [&format!("{}/xvip-lab", root::PROGRAMS), "guest", only];
-    let booted = Boot {
-        kernel: &kernel,
-        root: &root,
-        init: &init,
-        processors: PROCESSORS,
-        memory: MEMORY_MIB,
-        log: &log,
-        limit: cases.iter().map(|case| case.limit).sum::<Duration>() + BOOT_LIMIT,
-    }
-    .run(|line| {
-        if let Some(report) = tally.line(line) {
-            println!("Linux {} after {:5.1} s: {report}", kernel.release, begin.elapsed().as_secs_f32());
-        }
-    });
-    let why = match (tally.finish(), booted) {
-        (Ok(()), Ok(())) => return Ok(()),
-        (Ok(()), Err(error)) => error.to_string(),
-        (Err(why), Ok(())) => why,
-        (Err(why), Err(error)) => format!("{error}\n{why}"),
+    let limit = guest::cases(only, false).map(|case| case.limit).sum::<Duration>() + BOOT_LIMIT;
+    let guest = Guest {
+        counting: false,
+        own_programs: &[("xvip", "XVIP_BIN"), ("xvip-lab", "XVIP_LAB_BIN")],
+        host_programs: &HOST_PROGRAMS,
+        modules: &MODULES,
+        only,
+        log: format!("guest-{series}"),
+        limit,
     };
-    let tail = last_lines(&log, TAIL);
-    Err(VmError::Guest { release: kernel.release, why, log, tail })
+    let mut say = |report: &Report, release: &str, after: Duration| {
+        println!("Linux {release} after {:5.1} s: {report}", after.as_secs_f32());
+    };
+    guest.boot(scratch, series, &mut say).map(drop)
+}
+
+/// Instructions per packet, as one boot has counted them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Counted {
+    /// What `uname -r` says there.
+    pub kernel: String,
+    /// Of what, and how many, in the order in which they were counted.
+    pub counts: Vec<(String, f64)>,
+}
+
+/// Counts what one of [`guest::COUNTS`] counts, on Debian's kernel of this series. `say` is told what the guest says, as it
+/// comes.
+///
+/// # Errors
+/// As [`run_cases`].
+pub fn count(
+    scratch: &Path,
+    series: &str,
+    what: &str,
+    say: &mut impl FnMut(&str),
+) -> Result<Counted, VmError> {
+    let guest = Guest {
+        counting: true,
+        own_programs: &[("xvip-lab", "XVIP_LAB_BIN")],
+        host_programs: &COUNTING_PROGRAMS,
+        modules: &COUNTING_MODULES,
+        only: what,
+        log: format!("count-{what}-{series}"),
+        limit: COUNTING_LIMIT,
+    };
+    let mut counts = Vec::new();
+    let mut note = |report: &Report, release: &str, after: Duration| {
+        if let Report::Count { name, instructions } = report {
+            counts.push((name.clone(), *instructions));
+        }
+        say(&format!("Linux {release} after {:5.1} s: {report}", after.as_secs_f32()));
+    };
+    let kernel = guest.boot(scratch, series, &mut note)?;
+    Ok(Counted { kernel, counts })
+}
+
+/// What is booted, whatever the kernel.
+struct Guest<'a> {
+    counting: bool,
+    /// Programs of ours, each with the variable that may say where it is.
+    own_programs: &'a [(&'static str, &'static str)],
+    host_programs: &'a [&'a str],
+    modules: &'a [&'a str],
+    only: &'a str,
+    /// The name of its log.
+    log: String,
+    limit: Duration,
+}
+
+impl Guest<'_> {
+    /// Returns the kernel's release.
+    fn boot(
+        &self,
+        scratch: &Path,
+        series: &str,
+        say: &mut impl FnMut(&Report, &str, Duration),
+    ) -> Result<String, VmError> {
+        let kernel = Debian::open(&scratch.join("kernels"))
+            .and_then(|debian| debian.kernel(series))
+            .map_err(VmError::Fetch)?;
+        let begin = Instant::now();
+        let mut root = Root::new();
+        for (name, variable) in self.own_programs {
+            root.own_program(name, &find_program(name, variable)?)?;
+        }
+        for name in self.host_programs {
+            root.program(name)?;
+        }
+        root.modules(&kernel, self.modules)?;
+        let root = root.finish();
+        let made = format!("a root of {} MiB", root.len() >> 20);
+        say(&Report::Note(made), &kernel.release, begin.elapsed());
+
+        let cases = guest::cases(self.only, self.counting).map(|case| case.name);
+        let log = scratch.join("test").join(format!("{}.log", self.log));
+        let mut tally = Tally::new(cases);
+        let program = format!("{}/xvip-lab", root::PROGRAMS);
+        let mut init = vec![program.as_str(), "guest"];
+        init.extend(self.counting.then_some("--counting"));
+        init.push(self.only);
+        let booted = Boot {
+            kernel: &kernel,
+            root: &root,
+            init: &init,
+            counting: self.counting,
+            processors: if self.counting { 1 } else { PROCESSORS },
+            memory: MEMORY_MIB,
+            log: &log,
+            limit: self.limit,
+        }
+        .run(|line| {
+            if let Some(report) = tally.line(line) {
+                say(&report, &kernel.release, begin.elapsed());
+            }
+        });
+        let why = match (tally.finish(), booted) {
+            (Ok(()), Ok(())) => return Ok(kernel.release),
+            (Ok(()), Err(error)) => error.to_string(),
+            (Err(why), Ok(())) => why,
+            (Err(why), Err(error)) => format!("{error}\n{why}"),
+        };
+        let tail = last_lines(&log, TAIL);
+        Err(VmError::Guest { release: kernel.release, why, log, tail })
+    }
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! XVIP note TEXT
+//! XVIP count INSTRUCTIONS NAME
 //! XVIP ok NAME MILLISECONDS
 //! XVIP fail NAME REASON
 //! XVIP done
@@ -16,10 +17,17 @@ const MARK: &str = "XVIP ";
 const NEW_LINE: &str = " | ";
 
 /// One line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Report {
     /// Something worth to be shown, whatever comes of it.
     Note(String),
+    /// What a packet takes.
+    Count {
+        /// Of what; may have spaces.
+        name: String,
+        /// Executed instructions.
+        instructions: f64,
+    },
     /// A case has ended well.
     Ok {
         /// The case.
@@ -47,6 +55,7 @@ impl Report {
         let (name, text) = rest.split_once(' ').unwrap_or((rest, ""));
         match word {
             "note" => Some(Self::Note(rest.to_owned())),
+            "count" => Some(Self::Count { name: text.to_owned(), instructions: name.parse().ok()? }),
             "ok" => Some(Self::Ok { name: name.to_owned(), milliseconds: text.parse().ok()? }),
             "fail" => Some(Self::Fail { name: name.to_owned(), reason: text.replace(NEW_LINE, "\n") }),
             "done" => Some(Self::Done),
@@ -59,6 +68,7 @@ impl Report {
     pub fn to_line(&self) -> String {
         let line = match self {
             Self::Note(text) => format!("{MARK}note {text}"),
+            Self::Count { name, instructions } => format!("{MARK}count {instructions:.1} {name}"),
             Self::Ok { name, milliseconds } => format!("{MARK}ok {name} {milliseconds}"),
             Self::Fail { name, reason } => format!("{MARK}fail {name} {reason}"),
             Self::Done => format!("{MARK}done"),
@@ -72,6 +82,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Note(text) => write!(f, "{text}"),
+            Self::Count { name, instructions } => write!(f, "{name}: {instructions:.1} instructions"),
             Self::Ok { name, milliseconds } => write!(f, "{name} ... ok ({milliseconds} ms)"),
             Self::Fail { name, reason } => write!(f, "{name} ... FAILED: {reason}"),
             Self::Done => write!(f, "done"),
@@ -97,7 +108,7 @@ impl Tally {
     pub fn line(&mut self, line: &str) -> Option<Report> {
         let report = Report::parse(line)?;
         match &report {
-            Report::Note(_) => {}
+            Report::Note(_) | Report::Count { .. } => {}
             Report::Ok { name, .. } => drop(self.cases.insert(name.clone(), Some(Ok(())))),
             Report::Fail { name, reason } => {
                 drop(self.cases.insert(name.clone(), Some(Err(reason.clone()))));
@@ -138,6 +149,7 @@ mod tests {
     fn lines_are_read_as_they_were_written() {
         let reports = [
             Report::Note("xvip: 1187 instructions".to_owned()),
+            Report::Count { name: "path nat IPv4".to_owned(), instructions: 1393.5 },
             Report::Ok { name: "programs-load".to_owned(), milliseconds: 1234 },
             Report::Fail { name: "lossy".to_owned(), reason: "lost\nthe log:\n  x".to_owned() },
             Report::Done,

@@ -51,6 +51,9 @@ pub struct Boot<'a> {
     pub init: &'a [&'a str],
     /// Processors.
     pub processors: u32,
+    /// Whether a nanosecond of the guest is one executed instruction, on its only processor, and no time passes without
+    /// instructions.
+    pub counting: bool,
     /// Mebibytes of memory.
     pub memory: u32,
     /// Everything that the guest writes to its serial port, each line with the seconds since the start.
@@ -109,8 +112,15 @@ impl Boot<'_> {
         let tools = self.kernel.tools();
         let [init, arguments @ ..] = self.init else { return Err(io::ErrorKind::InvalidInput.into()) };
         let mut command = tools.command("usr/bin/qemu-system-x86_64");
+        if self.counting {
+            // One `rep movsb` counts as many as it moves bytes: without these the kernel uses loops of its own.
+            command.args(["-accel", "tcg,thread=single", "-cpu", "max,-erms,-fsrm"]);
+            command.args(["-icount", "shift=0,sleep=off"]);
+        } else {
+            command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]);
+        }
         command
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35"])
+            .args(["-machine", "q35"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"])
             .args(["-smp", &self.processors.to_string(), "-m", &self.memory.to_string()])
             .arg("-kernel")
