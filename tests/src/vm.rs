@@ -19,7 +19,10 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::daemon::last_lines;
-use crate::guest::{self, report::{Report, Tally}};
+use crate::guest::{
+    self,
+    report::{Report, Tally},
+};
 use crate::topology::{LabError, find_program};
 use debian::{Debian, DebianError};
 use qemu::Boot;

@@ -73,23 +73,29 @@ impl Course {
 
     /// Puts a program in the place of what is measured, until the descriptor is closed.
     pub(crate) fn attach(&self, program: impl AsFd + Send) -> anyhow::Result<OwnedFd> {
-        self.machine.run(|| bpf::attach_xdp(program, self.far, XdpMode::Native))?.context("attaching XDP to a veth")
+        self.machine
+            .run(|| bpf::attach_xdp(program, self.far, XdpMode::Native))?
+            .context("attaching XDP to a veth")
     }
 
     /// Does something in this network, on this CPU.
-    pub(crate) fn on_cpu<T: Send>(&self, cpu: usize, work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    pub(crate) fn on_cpu<T: Send>(
+        &self,
+        cpu: usize,
+        work: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
         self.machine.run(|| {
             let mut only = CpuSet::new();
             only.set(cpu)?;
-            sched_setaffinity(Pid::from_raw(0), &only)?;
+            sched_setaffinity(Pid::from_raw(0), &only).context("staying on one CPU")?;
             work()
         })?
     }
 
-    /// Sends frames; returns how many have arrived at the sink.
-    pub(crate) fn send(&self, generator: &Generator, frames: u32) -> io::Result<u64> {
+    /// Sends frames; returns how many have arrived at the sink, and the nanoseconds that each took on average.
+    pub(crate) fn send(&self, generator: &Generator, frames: u32) -> io::Result<(u64, u32)> {
         let before = self.arrived()?;
-        generator.send(frames)?;
-        Ok(self.arrived()? - before)
+        let nanoseconds = generator.send(frames)?;
+        Ok((self.arrived()? - before, nanoseconds))
     }
 }

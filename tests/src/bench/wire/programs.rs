@@ -115,8 +115,8 @@ impl Generator {
         Ok(Self { program: bpf::load_xdp(&program)?, frame, _sequence: sequence })
     }
 
-    /// Sends so many.
-    pub(crate) fn send(&self, frames: u32) -> io::Result<()> {
+    /// Sends so many; see [`bpf::live::run_live`].
+    pub(crate) fn send(&self, frames: u32) -> io::Result<u32> {
         bpf::live::run_live(self.program.as_fd(), &self.frame, frames)
     }
 }

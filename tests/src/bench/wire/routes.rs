@@ -183,10 +183,8 @@ impl Balancer {
             idle_timeout: IDLE_TIMEOUT,
             rebuild: Duration::ZERO,
         };
-        let service = |route: Route| Service {
-            mode: route.mode(),
-            ..Service::nat(route.service(), route.backends())
-        };
+        let service =
+            |route: Route| Service { mode: route.mode(), ..Service::nat(route.service(), route.backends()) };
         let mut mass = Mass::load(&flows, &Route::ALL.map(service))?;
         let dataplane = mass.dataplane();
         for route in Route::ALL {
@@ -218,7 +216,10 @@ impl Balancer {
     /// # Errors
     /// A flow does not come about, or not with the port of its client.
     pub fn open(&mut self, route: Route, flows: u32) -> anyhow::Result<()> {
-        let (begin, go_on) = (route.begin(flows), route.from_clients(Says { flags: ACK, seq: CLIENT_SEQ + 1, ack: BACKEND_SEQ + 1 }, flows));
+        let (begin, go_on) = (
+            route.begin(flows),
+            route.from_clients(Says { flags: ACK, seq: CLIENT_SEQ + 1, ack: BACKEND_SEQ + 1 }, flows),
+        );
         for flow in 0..begin.flows() {
             let sent = self.through(&begin.frame(flow)).with_context(|| format!("{route}: SYN {flow}"))?;
             if route.mode() == MODE_NAT {
@@ -244,7 +245,10 @@ impl Balancer {
             }
             self.through(&go_on.frame(flow)).with_context(|| format!("{route}: ACK {flow}"))?;
         }
-        let active: i64 = route.backends().map(|id| self.mass.active(id)).sum::<anyhow::Result<i64>>()?;
+        let active: i64 = route
+            .backends()
+            .map(|id| Ok(self.mass.dataplane().load_of(id)?.active))
+            .sum::<anyhow::Result<i64>>()?;
         ensure!(active == i64::from(begin.flows()), "{route}: {active} of {} flows", begin.flows());
         Ok(())
     }
@@ -281,7 +285,8 @@ mod tests {
             assert_eq!(begin.dst(), route.service());
             let is_reply = matches!(route, Route::NatReply { .. });
             assert_eq!(packet.src().port() == BACKEND_PORT, is_reply, "{route}");
-            let (own, other) = if is_reply { (packet.dst(), packet.src()) } else { (packet.src(), packet.dst()) };
+            let (own, other) =
+                if is_reply { (packet.dst(), packet.src()) } else { (packet.src(), packet.dst()) };
             assert_eq!(own.port(), Walk::port(3));
             assert_eq!(other.port(), SERVICE_PORT);
         }
