@@ -33,6 +33,8 @@ use crate::bpf;
 /// `enum xdp_action` of the kernel's `include/uapi/linux/bpf.h`.
 pub const XDP_DROP: u32 = 1;
 /// See [`XDP_DROP`].
+pub const XDP_PASS: u32 = 2;
+/// See [`XDP_DROP`].
 pub const XDP_TX: u32 = 3;
 /// See [`XDP_DROP`].
 const XDP_REDIRECT: u32 = 4;

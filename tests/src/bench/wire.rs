@@ -3,4 +3,5 @@
 pub(crate) mod course;
 pub(crate) mod programs;
 pub mod routes;
+pub mod strangers;
 pub mod walk;

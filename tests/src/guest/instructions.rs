@@ -10,8 +10,10 @@ use super::{CaseResult, say};
 use crate::bench::wire::course::Course;
 use crate::bench::wire::programs::{self, Generator};
 use crate::bench::wire::routes::{Balancer, Route};
+use crate::bench::wire::strangers;
+use crate::bench::wire::walk::Walk;
 use crate::bpf::live::OneRun;
-use crate::mass::{XDP_DROP, XDP_TX};
+use crate::mass::{XDP_DROP, XDP_PASS, XDP_TX};
 
 /// Flows that packets are spread over: so many as to have chains in the hash table, few enough to be opened in no time.
 const FLOWS: u32 = 64;
@@ -60,19 +62,32 @@ fn count_xvip() -> anyhow::Result<()> {
         course.on_cpu(0, || balancer.open(route, FLOWS))?;
         whole_path(&course, &format!("path {route}"), route, true)?;
     }
+    let alone = Alone { course: &course, program: balancer.mass().program(), floor: reflect.as_fd() };
     for route in Route::ALL {
-        let walk = route.established(FLOWS);
-        let frames: Vec<_> = (0..FLOWS).map(|flow| walk.frame(flow)).collect();
-        alone(
-            &course,
-            balancer.mass().program(),
-            reflect.as_fd(),
-            &format!("alone {route}"),
-            &frames,
-            XDP_TX,
-        )?;
+        alone.count(&format!("alone {route}"), &frames(&route.established(FLOWS), 0), XDP_TX)?;
+    }
+    // Flows that are not there yet, each run another one.
+    for route in Route::ALL {
+        let is_reply = matches!(route, Route::NatReply { .. });
+        if !is_reply {
+            alone.count(&format!("alone {route}, SYN"), &frames(&route.begin(FLOWS), FLOWS), XDP_TX)?;
+            continue;
+        }
+        course.on_cpu(0, || alone.run_all(&frames(&route.begin(FLOWS), FLOWS)))?;
+        alone.count(&format!("alone {route}, SYN-ACK"), &frames(&route.answers(FLOWS), FLOWS), XDP_TX)?;
+        let nat = Route::Nat { v6: route.is_v6() };
+        alone.count(&format!("alone {nat}, first ACK"), &frames(&route.go_on(FLOWS), FLOWS), XDP_TX)?;
+        alone.count(&format!("alone {nat}, FIN"), &frames(&route.end(FLOWS), FLOWS), XDP_TX)?;
+    }
+    for (name, frame) in strangers::frames() {
+        alone.count(&format!("alone {name}"), &[frame], XDP_PASS)?;
     }
     Ok(())
+}
+
+/// Frames of as many flows as there are runs, from this one on.
+fn frames(walk: &Walk, first: u32) -> Vec<Vec<u8>> {
+    (first..).take(RUNS).map(|flow| walk.frame(flow)).collect()
 }
 
 /// Generator, veth, what is measured, and where it comes back, veth and sink.
@@ -89,41 +104,40 @@ fn whole_path(course: &Course, name: &str, route: Route, comes_back: bool) -> an
         send()?;
         (0..ROUNDS).map(|_| send()).collect::<anyhow::Result<Vec<_>>>()
     })?;
-    super::note(format!("{name}: {counts:?}"));
     tell(name, median(counts) as f64);
     Ok(())
 }
 
 /// The program without anything around it: what a system call that runs it takes, less one that runs `XDP_TX` alone.
-fn alone(
-    course: &Course,
-    program: BorrowedFd<'_>,
-    floor: BorrowedFd<'_>,
-    name: &str,
-    frames: &[Vec<u8>],
-    expected: u32,
-) -> anyhow::Result<()> {
-    let counts = course.on_cpu(0, || {
-        let one = |program: BorrowedFd<'_>, frame: &[u8], expected: u32| -> anyhow::Result<u64> {
-            let mut run = OneRun::new(program, frame, course.far());
-            let before = executed();
-            let action = run.run()?;
-            let took = executed() - before;
-            ensure!(action == expected, "{name}: action {action}");
-            Ok(took)
+struct Alone<'a> {
+    course: &'a Course,
+    program: BorrowedFd<'a>,
+    floor: BorrowedFd<'a>,
+}
+
+impl Alone<'_> {
+    /// Counts runs on these frames, over and over where there are fewer.
+    fn count(&self, name: &str, frames: &[Vec<u8>], expected: u32) -> anyhow::Result<()> {
+        let with = |program: BorrowedFd<'_>, expected: u32| -> anyhow::Result<Vec<u64>> {
+            let runs = frames.iter().cycle().take(RUNS).map(|frame| self.once(program, frame, expected));
+            runs.collect::<anyhow::Result<_>>().with_context(|| name.to_owned())
         };
-        let with = |program: BorrowedFd<'_>, expected: u32| {
-            frames
-                .iter()
-                .cycle()
-                .take(RUNS)
-                .map(|frame| one(program, frame, expected))
-                .collect::<anyhow::Result<Vec<_>>>()
-        };
-        let bare = with(floor, XDP_TX)?;
-        Ok((with(program, expected)?, bare))
-    })?;
-    super::note(format!("{name}: {:?} {:?}", counts.0, counts.1));
-    tell(name, median(counts.0) as f64 - median(counts.1) as f64);
-    Ok(())
+        let (floor, counts) =
+            self.course.on_cpu(0, || Ok((with(self.floor, XDP_TX)?, with(self.program, expected)?)))?;
+        tell(name, median(counts) as f64 - median(floor) as f64);
+        Ok(())
+    }
+
+    fn run_all(&self, frames: &[Vec<u8>]) -> anyhow::Result<()> {
+        frames.iter().try_for_each(|frame| self.once(self.program, frame, XDP_TX).map(drop))
+    }
+
+    fn once(&self, program: BorrowedFd<'_>, frame: &[u8], expected: u32) -> anyhow::Result<u64> {
+        let mut run = OneRun::new(program, frame, self.course.far());
+        let before = executed();
+        let action = run.run()?;
+        let took = executed() - before;
+        ensure!(action == expected, "XDP action {action}, not {expected}");
+        Ok(took)
+    }
 }

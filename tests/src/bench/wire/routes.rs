@@ -12,14 +12,14 @@ use lb_userspace::config::model::Flows;
 use serde::Serialize;
 
 use super::walk::{Says, Varies, Walk};
-use crate::frames::{ACK, Packet, SYN, Segment};
+use crate::frames::{ACK, FIN, Packet, SYN, Segment};
 use crate::mass::{CLIENT_MAC, Mass, NODE_MAC, Service, XDP_TX, backend, backend_mac};
 
 /// The node's own addresses: outer sources of tunnelled packets.
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
 const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, 1);
-const CLIENT: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
-const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, 1);
+pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
+pub(super) const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, 1);
 const SERVICE_PORT: u16 = 6443;
 /// Of each service but those whose replies are measured: a backend's reply has to be one of its own flows.
 const BACKENDS: BackendId = 3;
@@ -129,17 +129,42 @@ impl Route {
         self.from_clients(Says { flags: SYN, seq: CLIENT_SEQ, ack: 0 }, flows)
     }
 
-    /// Packets of so many established flows.
-    #[must_use]
-    pub fn established(self, flows: u32) -> Walk {
-        let (seq, ack) = (CLIENT_SEQ + 1, BACKEND_SEQ + 1);
-        if !matches!(self, Self::NatReply { .. }) {
-            return self.from_clients(Says { flags: ACK, seq, ack }, flows);
-        }
+    /// Packets of the only backend to its clients, at the NAT ports that they get: their own.
+    ///
+    /// # Panics
+    /// Where there are more backends, and other ports.
+    fn from_backend(self, says: Says, flows: u32) -> Walk {
+        assert!(matches!(self, Self::NatReply { .. }), "{self} has more than one backend");
         let id = self.backends().start;
         let ends = (backend(id, self.is_v6()), SocketAddr::new(self.service().ip(), 0));
-        let says = Says { flags: ACK, seq: ack, ack: seq };
         Walk::new((backend_mac(id), NODE_MAC), ends, Varies::Destination, says, flows)
+    }
+
+    /// SYN-ACKs of the only backend.
+    #[must_use]
+    pub fn answers(self, flows: u32) -> Walk {
+        self.from_backend(Says { flags: SYN | ACK, seq: BACKEND_SEQ, ack: CLIENT_SEQ + 1 }, flows)
+    }
+
+    /// Packets of clients that complete handshakes, and of established flows.
+    #[must_use]
+    pub fn go_on(self, flows: u32) -> Walk {
+        self.from_clients(Says { flags: ACK, seq: CLIENT_SEQ + 1, ack: BACKEND_SEQ + 1 }, flows)
+    }
+
+    /// FINs of clients.
+    #[must_use]
+    pub fn end(self, flows: u32) -> Walk {
+        self.from_clients(Says { flags: FIN | ACK, seq: CLIENT_SEQ + 1, ack: BACKEND_SEQ + 1 }, flows)
+    }
+
+    /// Packets of so many established flows in the direction of the route.
+    #[must_use]
+    pub fn established(self, flows: u32) -> Walk {
+        if matches!(self, Self::NatReply { .. }) {
+            return self.from_backend(Says { flags: ACK, seq: BACKEND_SEQ + 1, ack: CLIENT_SEQ + 1 }, flows);
+        }
+        self.go_on(flows)
     }
 }
 
@@ -216,10 +241,7 @@ impl Balancer {
     /// # Errors
     /// A flow does not come about, or not with the port of its client.
     pub fn open(&mut self, route: Route, flows: u32) -> anyhow::Result<()> {
-        let (begin, go_on) = (
-            route.begin(flows),
-            route.from_clients(Says { flags: ACK, seq: CLIENT_SEQ + 1, ack: BACKEND_SEQ + 1 }, flows),
-        );
+        let (begin, go_on) = (route.begin(flows), route.go_on(flows));
         for flow in 0..begin.flows() {
             let sent = self.through(&begin.frame(flow)).with_context(|| format!("{route}: SYN {flow}"))?;
             if route.mode() == MODE_NAT {
