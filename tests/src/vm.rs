@@ -24,7 +24,7 @@ use crate::guest::{
     report::{Report, Tally},
 };
 use crate::topology::{LabError, find_program};
-use debian::{Debian, DebianError};
+use debian::{Debian, DebianError, Kernel};
 use qemu::Boot;
 use root::{Root, RootError};
 
@@ -101,6 +101,8 @@ pub fn run_cases(scratch: &Path, series: &str, only: &str) -> Result<(), VmError
 pub struct Counted {
     /// What `uname -r` says there.
     pub kernel: String,
+    /// What QEMU calls its version.
+    pub qemu: String,
     /// Of what, and how many, in the order in which they were counted.
     pub counts: Vec<(String, f64)>,
 }
@@ -133,7 +135,8 @@ pub fn count(
         say(&format!("Linux {release} after {:5.1} s: {report}", after.as_secs_f32()));
     };
     let kernel = guest.boot(scratch, series, &mut note)?;
-    Ok(Counted { kernel, counts })
+    let qemu = kernel.tools().qemu_version().map_err(VmError::Fetch)?;
+    Ok(Counted { kernel: kernel.release, qemu, counts })
 }
 
 /// What is booted, whatever the kernel.
@@ -150,13 +153,13 @@ struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Returns the kernel's release.
+    /// Returns the kernel.
     fn boot(
         &self,
         scratch: &Path,
         series: &str,
         say: &mut impl FnMut(&Report, &str, Duration),
-    ) -> Result<String, VmError> {
+    ) -> Result<Kernel, VmError> {
         let kernel = Debian::open(&scratch.join("kernels"))
             .and_then(|debian| debian.kernel(series))
             .map_err(VmError::Fetch)?;
@@ -196,7 +199,7 @@ impl Guest<'_> {
             }
         });
         let why = match (tally.finish(), booted) {
-            (Ok(()), Ok(())) => return Ok(kernel.release),
+            (Ok(()), Ok(())) => return Ok(kernel),
             (Ok(()), Err(error)) => error.to_string(),
             (Err(why), Ok(())) => why,
             (Err(why), Err(error)) => format!("{error}\n{why}"),

@@ -1,5 +1,7 @@
 //! Executed instructions per packet on Debian's kernels: repeatable to about one, whatever else the machine does.
 
+pub mod record;
+
 use std::path::PathBuf;
 
 use crate::vm;

@@ -228,6 +228,17 @@ impl Tools {
         self.root.join(path)
     }
 
+    /// What QEMU calls its version.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn qemu_version(&self) -> Result<String, DebianError> {
+        let output = run(self.command("usr/bin/qemu-system-x86_64").arg("--version"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().next().unwrap_or_default();
+        Ok(line.split_once("version ").map_or(line, |(_, version)| version).to_owned())
+    }
+
     /// What is packed in a file.
     fn unpacked(&self, packing: Packing, file: &Path) -> Result<Vec<u8>, DebianError> {
         let program = format!("usr/bin/{}", packing.program());
