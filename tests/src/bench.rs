@@ -4,6 +4,7 @@
 
 pub mod facts;
 pub mod failover;
+pub mod packet;
 pub mod plot;
 pub mod report;
 mod samples;
@@ -19,6 +20,8 @@ use clap::Subcommand;
 pub enum Bench {
     /// Time without service when a node dies, hands over or loses its balancer: HAProxy with keepalived, and xvip
     Failover(failover::Options),
+    /// Time per packet in the XDP programs, above an empty one; and in Katran's, where it was built
+    Packet(packet::Options),
     /// What becomes of long-lived streams and of requests in all that can happen: HAProxy with keepalived, and xvip
     Survive(survive::Options),
 }
@@ -30,6 +33,7 @@ pub enum Bench {
 pub fn run(bench: Bench) -> anyhow::Result<()> {
     match bench {
         Bench::Failover(options) => failover::run(&options),
+        Bench::Packet(options) => packet::run(&options),
         Bench::Survive(options) => survive::run(&options),
     }
 }
