@@ -20,11 +20,16 @@ struct Bench {
     level: setup::Level,
 }
 
-const BENCHES: [Bench; 2] = [
+const BENCHES: [Bench; 3] = [
     Bench {
         name: "failover",
         about: "time without service when a node dies, hands over or loses its balancer; also for HAProxy with keepalived",
         level: setup::Level::Bench,
+    },
+    Bench {
+        name: "packet",
+        about: "time per packet in the XDP programs, above an empty one; in Katran's, too, where you have built it",
+        level: setup::Level::Lab,
     },
     Bench {
         name: "survive",
