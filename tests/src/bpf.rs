@@ -22,10 +22,12 @@ pub(crate) enum XdpMode {
 // enum bpf_cmd, enum bpf_map_type, enum bpf_prog_type, enum bpf_attach_type.
 const BPF_MAP_CREATE: c_long = 0;
 const BPF_MAP_LOOKUP_ELEM: c_long = 1;
+const BPF_MAP_UPDATE_ELEM: c_long = 2;
 const BPF_PROG_LOAD: c_long = 5;
 const BPF_PROG_TEST_RUN: c_long = 10;
 const BPF_LINK_CREATE: c_long = 28;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 
@@ -38,7 +40,7 @@ struct MapCreate {
     max_entries: u32,
 }
 
-/// The head of `union bpf_attr` for `BPF_MAP_LOOKUP_ELEM`.
+/// The head of `union bpf_attr` for `BPF_MAP_LOOKUP_ELEM` and `BPF_MAP_UPDATE_ELEM`.
 #[repr(C)]
 struct MapElement {
     map_fd: u32,
@@ -59,6 +61,9 @@ struct ProgLoad {
     log_buf: u64,
     kern_version: u32,
     prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
 }
 
 /// The head of `union bpf_attr` for `BPF_LINK_CREATE`.
@@ -110,8 +115,83 @@ impl Counters {
     }
 }
 
+/// An array map with one entry of bytes, for programs that reach its value without a look-up (`BPF_PSEUDO_MAP_VALUE`).
+#[derive(Debug)]
+pub(crate) struct Bytes {
+    map: OwnedFd,
+}
+
+impl Bytes {
+    /// Room for `length` bytes, all zero.
+    pub(crate) fn create(length: usize) -> io::Result<Self> {
+        Ok(Self { map: map_create(BPF_MAP_TYPE_ARRAY, u32::try_from(length).map_err(io::Error::other)?)? })
+    }
+
+    /// Its file descriptor, for `ld_imm64`.
+    pub(crate) fn descriptor(&self) -> i32 {
+        self.map.as_raw_fd()
+    }
+
+    /// Writes all of it; `bytes` are as many as it was made with.
+    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        // SAFETY: the caller's slice is as long as the map's value, and alive until the call returns.
+        unsafe { map_update(&self.map, bytes.as_ptr() as u64) }
+    }
+}
+
+/// A program array with one entry.
+#[derive(Debug)]
+pub(crate) struct Target {
+    map: OwnedFd,
+}
+
+impl Target {
+    /// Without a program.
+    pub(crate) fn create() -> io::Result<Self> {
+        Ok(Self { map: map_create(BPF_MAP_TYPE_PROG_ARRAY, size_of::<u32>() as u32)? })
+    }
+
+    /// Its file descriptor, for `ld_imm64`.
+    pub(crate) fn descriptor(&self) -> i32 {
+        self.map.as_raw_fd()
+    }
+
+    /// The program that a tail call leads to from now on.
+    pub(crate) fn set(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        let value = program.as_raw_fd();
+        // SAFETY: the value of a program array is a descriptor, and this one is alive until the call returns.
+        unsafe { map_update(&self.map, &raw const value as u64) }
+    }
+}
+
+/// A map with one entry under a key of four bytes.
+fn map_create(map_type: u32, value_size: u32) -> io::Result<OwnedFd> {
+    let attr = MapCreate { map_type, key_size: size_of::<u32>() as u32, value_size, max_entries: 1 };
+    // SAFETY: MapCreate is the head of the bpf_attr that BPF_MAP_CREATE reads, and holds no pointer.
+    unsafe { bpf_fd(BPF_MAP_CREATE, &attr) }
+}
+
+/// Writes entry 0 of a map that [`map_create`] made.
+///
+/// # Safety
+/// `value` is the address of as many readable bytes as the map's values have.
+unsafe fn map_update(map: &OwnedFd, value: u64) -> io::Result<()> {
+    let key = 0_u32;
+    let attr = MapElement {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        _padding: 0,
+        key: &raw const key as u64,
+        value,
+    };
+    // SAFETY: MapElement is the head of the bpf_attr that BPF_MAP_UPDATE_ELEM reads, the flags after it zero; `key` is
+    // alive until the call returns, and the caller answers for `value`.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attr) }?;
+    Ok(())
+}
+
 /// The head of `union bpf_attr` for `BPF_PROG_TEST_RUN`.
 #[repr(C)]
+#[derive(Default)]
 struct TestRun {
     prog_fd: u32,
     retval: u32,
@@ -119,6 +199,24 @@ struct TestRun {
     data_size_out: u32,
     data_in: u64,
     data_out: u64,
+    repeat: u32,
+    duration: u32,
+}
+
+/// Runs an XDP program `repeat` times in a row; the frame of each run is what the one before has left. Returns the XDP
+/// action of the last run, and the nanoseconds that one took on average, by the kernel's own clock (whole ones).
+pub(crate) fn test_repeat(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<(u32, u32)> {
+    let mut attr = TestRun {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat,
+        ..TestRun::default()
+    };
+    // SAFETY: TestRun is the head of the bpf_attr that BPF_PROG_TEST_RUN reads and writes its results to; `data_in`
+    // points to data_size_in bytes that are alive until the call returns, and nothing is written to a null `data_out`.
+    unsafe { bpf_mut(BPF_PROG_TEST_RUN, &mut attr) }?;
+    Ok((attr.retval, attr.duration))
 }
 
 /// Runs an XDP program once on a frame, with the maps as they are. What the frame is afterwards is written to `out`, which
@@ -133,6 +231,7 @@ pub(crate) fn test_run(program: BorrowedFd<'_>, frame: &[u8], out: &mut [u8]) ->
         data_size_out: out.len() as u32,
         data_in: frame.as_ptr() as u64,
         data_out: out.as_mut_ptr() as u64,
+        ..TestRun::default()
     };
     // SAFETY: TestRun is the head of the bpf_attr that BPF_PROG_TEST_RUN reads and writes its results to; `data_in`
     // points to data_size_in bytes and `data_out` to data_size_out that nobody else uses, alive until the call returns.
@@ -142,6 +241,21 @@ pub(crate) fn test_run(program: BorrowedFd<'_>, frame: &[u8], out: &mut [u8]) ->
 
 /// Loads an XDP program. With an error of the verifier its log is the message.
 pub(crate) fn load_xdp(program: &[Instruction]) -> io::Result<OwnedFd> {
+    load_xdp_as(program, ExpectedAttach::Nothing)
+}
+
+/// What a program says about where it will be attached. From Linux 6.18 a tail call leads only to programs that say the
+/// same (`bpf_prog_map_compatible`, kernel/bpf/core.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExpectedAttach {
+    /// Nothing, which any kernel takes as an interface.
+    Nothing,
+    /// An interface.
+    Interface,
+}
+
+/// As [`load_xdp`].
+pub(crate) fn load_xdp_as(program: &[Instruction], expected: ExpectedAttach) -> io::Result<OwnedFd> {
     let mut log = vec![0_u8; 1 << 16];
     let attr = ProgLoad {
         prog_type: BPF_PROG_TYPE_XDP,
@@ -153,6 +267,12 @@ pub(crate) fn load_xdp(program: &[Instruction]) -> io::Result<OwnedFd> {
         log_buf: log.as_mut_ptr() as u64,
         kern_version: 0,
         prog_flags: 0,
+        prog_name: [0; 16],
+        prog_ifindex: 0,
+        expected_attach_type: match expected {
+            ExpectedAttach::Nothing => 0,
+            ExpectedAttach::Interface => BPF_XDP,
+        },
     };
     // SAFETY: ProgLoad is the head of the bpf_attr that BPF_PROG_LOAD reads; `insns` points to insn_cnt
     // instructions, `license` to a terminated string and `log_buf` to log_size bytes that nobody else uses, all alive

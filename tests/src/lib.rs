@@ -41,6 +41,7 @@ pub mod plain;
 pub mod plane;
 pub mod probe;
 pub mod pty;
+pub mod rig;
 pub mod run_dir;
 pub mod sampler;
 pub mod screen;

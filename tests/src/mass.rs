@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,6 +35,8 @@ pub const XDP_DROP: u32 = 1;
 /// See [`XDP_DROP`].
 pub const XDP_TX: u32 = 3;
 /// See [`XDP_DROP`].
+pub const XDP_PASS: u32 = 2;
+/// See [`XDP_DROP`].
 const XDP_REDIRECT: u32 = 4;
 
 /// TCP flags.
@@ -50,6 +52,10 @@ pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, 0x10);
 pub const BACKEND_PORT: u16 = 6443;
 /// The node's Ethernet address.
 pub const NODE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
+/// Its IPv4 address, the outer source of tunnelled packets.
+pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
+/// Its IPv6 address.
+pub const NODE_IP6: Ipv6Addr = Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, 2);
 /// The Ethernet address that clients' frames come from.
 pub const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xc1];
 
@@ -145,6 +151,7 @@ impl Mass {
             ..NodeEntry::EMPTY
         };
         node.macs[0] = MacWord::new(NODE_MAC);
+        (node.v4, node.v6) = (NODE_IP.into(), NODE_IP6.into());
         for (index, service) in (0..).zip(services) {
             let v6 = service.at.is_ipv6();
             let members =
@@ -186,6 +193,12 @@ impl Mass {
     #[must_use]
     pub fn clock(&self) -> u32 {
         CLOCK
+    }
+
+    /// The entry program, for [`crate::rig`].
+    #[must_use]
+    pub fn program(&self) -> BorrowedFd<'_> {
+        self.program.as_fd()
     }
 
     /// A hand on the programs; each thread has its own.
@@ -427,6 +440,18 @@ pub fn client(first: IpAddr, n: u32) -> SocketAddr {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() + u128::from(n / 4)).into(),
     };
     SocketAddr::new(ip, port as u16)
+}
+
+/// A packet's frame, both checksums right, filled up with zeros to so many bytes.
+///
+/// # Panics
+/// Where that is less than it takes, or more than [`crate::rig`] writes anew.
+#[must_use]
+pub fn frame(packet: &Packet, length: usize) -> Vec<u8> {
+    let mut room = [0; ROOM];
+    let end = write(&mut room, packet);
+    room[end..length].fill(0);
+    room[..length].to_vec()
 }
 
 /// Writes a frame, both checksums right. Returns its length.
