@@ -2,6 +2,7 @@
 //! with everything that is needed to judge it, and fails only when something could not be measured, never because a
 //! figure is bad.
 
+pub mod control;
 pub mod facts;
 pub mod failover;
 pub mod plot;
@@ -17,6 +18,8 @@ use clap::Subcommand;
 /// The benchmarks.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Bench {
+    /// Reloads, tables, health checks, sweeps, restarts and joining nodes; HAProxy where it does the same
+    Control(control::Options),
     /// Time without service when a node dies, hands over or loses its balancer: HAProxy with keepalived, and xvip
     Failover(failover::Options),
     /// What becomes of long-lived streams and of requests in all that can happen: HAProxy with keepalived, and xvip
@@ -29,6 +32,7 @@ pub enum Bench {
 /// What could not be measured.
 pub fn run(bench: Bench) -> anyhow::Result<()> {
     match bench {
+        Bench::Control(options) => control::run(&options),
         Bench::Failover(options) => failover::run(&options),
         Bench::Survive(options) => survive::run(&options),
     }
