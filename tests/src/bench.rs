@@ -2,6 +2,7 @@
 //! with everything that is needed to judge it, and fails only when something could not be measured, never because a
 //! figure is bad.
 
+pub mod control;
 pub mod facts;
 pub mod failover;
 pub mod icount;
@@ -20,6 +21,8 @@ use clap::Subcommand;
 /// The benchmarks.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Bench {
+    /// Reloads, tables, health checks, sweeps, restarts and joining nodes; HAProxy where it does the same
+    Control(control::Options),
     /// Time without service when a node dies, hands over or loses its balancer: HAProxy with keepalived, and xvip
     Failover(failover::Options),
     /// Executed instructions per packet, on Debian's kernels in QEMU
@@ -36,6 +39,7 @@ pub enum Bench {
 /// What could not be measured.
 pub fn run(bench: Bench) -> anyhow::Result<()> {
     match bench {
+        Bench::Control(options) => control::run(&options),
         Bench::Failover(options) => failover::run(&options),
         Bench::Icount(options) => icount::run(&options),
         Bench::Packet(options) => packet::run(&options),

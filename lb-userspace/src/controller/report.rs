@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::layout::BackendId;
+use lb_common::layout::{BackendCounters, BackendId};
 
 use super::Controller;
 use crate::{
@@ -28,6 +28,10 @@ impl Controller {
     pub(super) fn status(&self) -> Status {
         let tables =
             self.dataplane.as_ref().and_then(|dataplane| dataplane.observe().ok()).unwrap_or_default();
+        let end = self.ids.end();
+        let counters =
+            self.dataplane.as_ref().and_then(|dataplane| dataplane.backend_counters_below(end).ok());
+        let counters = counters.unwrap_or_default();
         let interfaces: Vec<InterfaceStatus> =
             self.links.iter().map(|link| self.interface_status(link)).collect();
         Status {
@@ -53,7 +57,7 @@ impl Controller {
                 .config
                 .services
                 .iter()
-                .map(|service| self.service_status(service, &tables))
+                .map(|service| self.service_status(service, &tables, &counters))
                 .collect(),
             packets: self.packets(),
             flows: FlowsStatus {
@@ -167,22 +171,30 @@ impl Controller {
         status
     }
 
-    fn service_status(&self, service: &Service, tables: &Tables) -> ServiceStatus {
+    /// `counters` are the backends', by id.
+    fn service_status(
+        &self,
+        service: &Service,
+        tables: &Tables,
+        counters: &[BackendCounters],
+    ) -> ServiceStatus {
         let entry = tables.services.get(&service_key(service));
-        let mut slots: BTreeMap<BackendId, usize> = BTreeMap::new();
+        let mut slots = vec![0usize; self.ids.end() as usize];
         let ring = entry.filter(|entry| entry.usable > 0).and_then(|entry| tables.rings.get(&entry.index));
         if let Some(ring) = ring {
             let turns = entry.map_or(0, |entry| entry.turns as usize);
             let part = if turns > 0 { turns } else { ring.len() };
             for &id in ring.iter().take(part) {
-                *slots.entry(id).or_default() += 1;
+                if let Some(slots) = slots.get_mut(usize::from(id)) {
+                    *slots += 1;
+                }
             }
         }
         let local = entry.zip(self.dataplane.as_ref());
         let local = local.and_then(|(entry, dataplane)| dataplane.local_counters(entry.index).ok());
         let local = local.unwrap_or_default();
-        let total: usize = slots.values().sum::<usize>().max(1);
-        let share = |id: BackendId| slots.get(&id).copied().unwrap_or(0) as f64 / total as f64;
+        let total: usize = slots.iter().sum::<usize>().max(1);
+        let share = |id: BackendId| slots.get(usize::from(id)).copied().unwrap_or(0) as f64 / total as f64;
         ServiceStatus {
             name: service.name.clone(),
             vip: service.vip.address.to_string(),
@@ -199,7 +211,7 @@ impl Controller {
             rebalance: self.rebalance_status(service),
             host_connections: self.host_connections(service, tables),
             backends: (service.backends.iter())
-                .map(|backend| self.backend_status(service, backend, tables, &share))
+                .map(|backend| self.backend_status(service, backend, tables, counters, &share))
                 .collect(),
         }
     }
@@ -221,6 +233,7 @@ impl Controller {
         service: &Service,
         backend: &Backend,
         tables: &Tables,
+        counters: &[BackendCounters],
         share: &dyn Fn(BackendId) -> f64,
     ) -> BackendStatus {
         let mut status = BackendStatus {
@@ -277,8 +290,7 @@ impl Controller {
             status.share_limit = Some(entry.share).filter(|share| *share > 0);
             status.local = entry.local != 0;
         }
-        let counters = self.dataplane.as_ref().and_then(|dataplane| dataplane.backend_counters(id).ok());
-        let counters = counters.unwrap_or_default();
+        let counters = counters.get(usize::from(id)).copied().unwrap_or_default();
         let counted = self.census.by_backend.get(&id).copied().unwrap_or_default();
         let figures = counted.figures;
         status.flows = BackendFlowsStatus {

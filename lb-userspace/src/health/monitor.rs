@@ -29,7 +29,7 @@ use tokio::{
 };
 use tracing::debug;
 
-pub use super::probe::SetupError;
+pub use super::probe::{Recipe, SetupError};
 use super::{
     failure::ProbeError,
     probe::{Connection, LINGER, LONGEST, Outcome, Probe},
@@ -157,8 +157,22 @@ impl Monitor {
         backend: SocketAddr,
         observer: Observer,
     ) -> Result<Self, SetupError> {
+        let recipe = Recipe::read(&health.check, health.timeout)?;
+        Self::spawn_by(&recipe, health, backend, observer)
+    }
+
+    /// The same by a recipe that was made of `health` before, for many backends.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`].
+    pub fn spawn_by(
+        recipe: &Recipe,
+        health: &Health,
+        backend: SocketAddr,
+        observer: Observer,
+    ) -> Result<Self, SetupError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| SetupError::NoRuntime)?;
-        let probe = Probe::new(&health.check, health.timeout, backend)?;
+        let probe = Probe::new(recipe, backend)?;
         let (publish, receiver) = watch::channel(BackendHealth {
             state: HealthState::Unknown,
             down: None,

@@ -40,6 +40,7 @@ use hyper::{
     http::Uri,
 };
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::{
@@ -149,21 +150,64 @@ enum Method {
     Http(Http),
 }
 
+/// How the backends of a service are checked: its certificates are read and prepared once, and not a thousand times for a
+/// thousand backends.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    timeout: Duration,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Tcp,
+    Tls(Arc<ClientConfig>),
+    Http {
+        tls: Option<Arc<ClientConfig>>,
+        path: String,
+        expect_status: Vec<u16>,
+        token_file: Option<PathBuf>,
+    },
+}
+
+impl Recipe {
+    /// Reads the certificates and keys that the check needs. `timeout` bounds each check.
+    ///
+    /// # Errors
+    /// One of them cannot be used.
+    pub fn read(check: &Check, timeout: Duration) -> Result<Self, SetupError> {
+        let kind = match check {
+            Check::Tcp => Kind::Tcp,
+            Check::Tls { tls } => Kind::Tls(Arc::new(client_config(tls, &[])?)),
+            Check::Http { path, expect_status } => Kind::Http {
+                tls: None,
+                path: path.clone(),
+                expect_status: expect_status.clone(),
+                token_file: None,
+            },
+            Check::Https { path, expect_status, tls, token_file } => Kind::Http {
+                tls: Some(Arc::new(client_config(tls, &[b"http/1.1"])?)),
+                path: path.clone(),
+                expect_status: expect_status.clone(),
+                token_file: token_file.clone(),
+            },
+        };
+        Ok(Self { timeout: timeout.min(LONGEST), kind })
+    }
+}
+
 impl Probe {
-    /// Reads the files that the check needs. `timeout` bounds each check.
-    pub fn new(check: &Check, timeout: Duration, backend: SocketAddr) -> Result<Self, SetupError> {
-        let method = match check {
-            Check::Tcp => Method::Tcp,
-            Check::Tls { tls } => Method::Tls(Tls::new(client_config(tls, &[])?, backend)),
-            Check::Http { path, expect_status } => {
-                Method::Http(Http::new(path, expect_status, None, None, backend)?)
-            }
-            Check::Https { path, expect_status, tls, token_file } => {
-                let tls = Tls::new(client_config(tls, &[b"http/1.1"])?, backend);
-                Method::Http(Http::new(path, expect_status, Some(tls), token_file.as_deref(), backend)?)
+    /// Of one backend; reads the token file, if there is one, to see that it can be used.
+    pub fn new(recipe: &Recipe, backend: SocketAddr) -> Result<Self, SetupError> {
+        let method = match &recipe.kind {
+            Kind::Tcp => Method::Tcp,
+            Kind::Tls(config) => Method::Tls(Tls::new(Arc::clone(config), backend)),
+            Kind::Http { tls, path, expect_status, token_file } => {
+                let tls = tls.as_ref().map(|config| Tls::new(Arc::clone(config), backend));
+                Method::Http(Http::new(path, expect_status, tls, token_file.as_deref(), backend)?)
             }
         };
-        Ok(Self { backend, timeout: timeout.min(LONGEST), method, kept: None })
+        Ok(Self { backend, timeout: recipe.timeout, method, kept: None })
     }
 
     /// Checks once. Takes at most `timeout` and [`LINGER`]; may be dropped half-way.
@@ -298,11 +342,8 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    fn new(config: rustls::ClientConfig, backend: SocketAddr) -> Self {
-        Self {
-            connector: TlsConnector::from(Arc::new(config)),
-            name: ServerName::IpAddress(backend.ip().into()),
-        }
+    fn new(config: Arc<ClientConfig>, backend: SocketAddr) -> Self {
+        Self { connector: TlsConnector::from(config), name: ServerName::IpAddress(backend.ip().into()) }
     }
 
     async fn connect(&self, backend: SocketAddr, limit: Limit) -> Result<TlsStream<TcpStream>, ProbeError> {
