@@ -38,6 +38,7 @@ mod problems;
 mod rebalance;
 mod reconciling;
 mod reload;
+mod reopening;
 mod replication;
 mod report;
 mod reserved_ports;
@@ -80,6 +81,7 @@ use self::{
     pins::PinLock,
     problems::{Problems, set_problem},
     rebalance::Rebalances,
+    reopening::Reopening,
     replication::Replication,
     reserved_ports::HostPorts,
     resets::Condemned,
@@ -216,6 +218,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                     drop(reply.send(controller.hand_over(action, name.as_deref(), by.as_deref())));
                 }
             },
+            loaded = controller.reopening.loaded() => controller.loaded(loaded).await,
             swept = finished(&mut controller.sweeping) => controller.swept(swept),
             _ = sweep.tick() => {
                 controller.look_at_former();
@@ -315,6 +318,7 @@ struct Controller {
     announced: BTreeMap<IpAddr, u64>,
 
     dataplane: Option<Dataplane>,
+    reopening: Reopening,
     drop_log: Option<DropLog>,
     transmit_watch: TransmitWatch,
     evidence: Evidence,
@@ -419,6 +423,7 @@ impl Controller {
             announcer,
             announced: BTreeMap::new(),
             dataplane: None,
+            reopening: Reopening::default(),
             drop_log: None,
             transmit_watch: TransmitWatch::default(),
             evidence: Evidence::default(),
@@ -679,11 +684,7 @@ impl Controller {
 
     async fn resync(&mut self) {
         (self.look_at_link, self.look_at_neighbours) = (true, true);
-        if self.dataplane.is_none()
-            && let Err(error) = self.open_dataplane(None)
-        {
-            set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
-        }
+        self.reopen_dataplane();
         if self.problems.local_clients.is_some() {
             self.serve_local_clients();
         }

@@ -19,6 +19,7 @@ use crate::{
     health::tally::CheckTally,
     hooks::HookStatus,
     reconcile::MacText,
+    steering::{Said, Standing, rfc3339},
     sync::status::SyncStatus,
     vrrp::lateness::Lateness,
 };
@@ -408,6 +409,9 @@ pub struct LastRebalanceStatus {
 pub struct AdminStatus {
     /// `drain`: no new connections; `disabled`: its connections are reset, too.
     pub state: String,
+    /// The drain was ordered as HAProxy's `maint`, and HAProxy's socket shows it as that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub maintenance: bool,
     /// When the connections that are left are reset; absent where they stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<String>,
@@ -415,6 +419,23 @@ pub struct AdminStatus {
     pub by: String,
     /// When.
     pub at: String,
+}
+
+impl AdminStatus {
+    /// What somebody has said of a backend.
+    pub fn of(standing: Standing, said: &Said) -> Self {
+        let state = match standing {
+            Standing::Drain { .. } | Standing::Maintenance => "drain",
+            Standing::Disabled => "disabled",
+        };
+        Self {
+            state: state.to_owned(),
+            maintenance: standing == Standing::Maintenance,
+            deadline: standing.deadline().map(rfc3339),
+            by: said.by.clone(),
+            at: rfc3339(said.at),
+        }
+    }
 }
 
 /// A weight by an operator's word.

@@ -20,7 +20,7 @@ use crate::{
         FlowsStatus, InterfaceStatus, LocalClientsStatus, Packets, ServiceStatus, Status, VrrpStatus,
         WeightOverrideStatus, without_daemon, word,
     },
-    steering::{Standing, rfc3339},
+    steering::rfc3339,
 };
 
 impl Controller {
@@ -258,15 +258,7 @@ impl Controller {
         };
         let entry = PoolEntry { service: service_key(service), address: backend.address };
         if let Some(one) = self.steering.overrides.of(service, backend) {
-            status.admin = one.standing.as_ref().map(|(standing, said)| AdminStatus {
-                state: standing.name().to_owned(),
-                deadline: match standing {
-                    Standing::Drain { deadline } => deadline.map(rfc3339),
-                    Standing::Disabled => None,
-                },
-                by: said.by.clone(),
-                at: rfc3339(said.at),
-            });
+            status.admin = one.standing.as_ref().map(|(standing, said)| AdminStatus::of(*standing, said));
             status.weight_override = one.weight.as_ref().map(|(weight, said)| WeightOverrideStatus {
                 weight: *weight,
                 by: said.by.clone(),

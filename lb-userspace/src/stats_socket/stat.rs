@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::model::StatsLevel,
-    status::{BackendStatus, ServiceStatus, Status},
+    status::{AdminStatus, BackendStatus, ServiceStatus, Status},
 };
 
 /// The number of the first proxy: 1 is HAProxy's own.
@@ -226,10 +226,15 @@ fn is_usable(backend: &BackendStatus) -> bool {
     backend.state == "up" && backend.admin.is_none() && backend.effective_weight > 0
 }
 
+/// Whether HAProxy would call that maintenance.
+pub(super) fn is_maintenance(admin: &AdminStatus) -> bool {
+    admin.maintenance || admin.state == "disabled"
+}
+
 /// What HAProxy calls it.
 pub(super) fn server_status(backend: &BackendStatus) -> &'static str {
-    match (backend.admin.as_ref().map(|admin| admin.state.as_str()), backend.state.as_str()) {
-        (Some("disabled"), _) => "MAINT",
+    match (&backend.admin, backend.state.as_str()) {
+        (Some(admin), _) if is_maintenance(admin) => "MAINT",
         (Some(_), "up") => "DRAIN",
         (None, "up") => "UP",
         _ => "DOWN",

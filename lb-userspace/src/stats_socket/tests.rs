@@ -187,6 +187,14 @@ fn what_an_operator_and_a_slow_start_change_is_seen() {
             && up.contains("web,BACKEND"),
         "{up}"
     );
+    // The same as `maint` in HAProxy, which keeps connections, too.
+    let mut status = status;
+    if let Some(admin) = &mut status.services[0].backends[1].admin {
+        admin.maintenance = true;
+    }
+    assert_eq!(figure(&asked("show stat", &status), "api", "m2", "status"), "MAINT");
+    assert!(!asked("show stat no-maint", &status).contains("api,m2,"));
+    assert!(asked("show servers state api", &status).contains("m2 172.16.0.5 0 1 100"));
     // A clock that was set back.
     assert_eq!(
         servers::state(&status, None, SystemTime::UNIX_EPOCH)
@@ -352,9 +360,9 @@ fn an_order_is_the_daemon_s() {
     for (line, expected) in [
         ("set server api/m1 state ready", Ok(Some(BackendAction::Enable))),
         ("set server api/m1 state drain", Ok(Some(BackendAction::Drain { deadline_s: None }))),
-        ("set server api/m1 state maint", Ok(Some(BackendAction::Disable))),
+        ("set server api/m1 state maint", Ok(Some(BackendAction::Maintain))),
         ("enable server api/m1", Ok(Some(BackendAction::Enable))),
-        ("disable server api/m1", Ok(Some(BackendAction::Disable))),
+        ("disable server api/m1", Ok(Some(BackendAction::Maintain))),
         ("set server api/m1 weight 7", weight(Some(7))),
         ("set weight api/m1 0", weight(Some(0))),
         ("set weight api/m1 256", weight(Some(256))),
@@ -384,16 +392,19 @@ fn an_order_is_the_daemon_s() {
         ("shutdown sessions server api/m2", Ok(Some(BackendAction::Drain { deadline_s: Some(0) }))),
         (
             "shutdown sessions server api/m1",
-            Err(
-                "api/m1 gets new connections: 'set server api/m1 state maint' ends that, and resets those that it has\n",
-            ),
+            Err("api/m1 gets new connections: 'set server api/m1 state maint' ends that\n"),
         ),
     ] {
         assert_eq!(ordered(line, &status), expected.map_err(str::to_owned), "{line}");
     }
     let mut status = status;
-    status.services[0].backends[0].admin =
-        Some(AdminStatus { state: "disabled".to_owned(), ..AdminStatus::default() });
+    let said = |state: &str, maintenance| {
+        Some(AdminStatus { state: state.to_owned(), maintenance, ..AdminStatus::default() })
+    };
+    status.services[0].backends[0].admin = said("drain", true);
+    let reset = Ok(Some(BackendAction::Disable));
+    assert_eq!(ordered("shutdown sessions server api/m1", &status), reset, "it stays in maintenance");
+    status.services[0].backends[0].admin = said("disabled", false);
     assert_eq!(ordered("shutdown sessions server api/m1", &status), Ok(None), "they are reset already");
     assert_eq!(answer::order(&status, "api/m1", &Order::Ready).map(|order| order.is_some()), Ok(true));
     assert!(now().duration_since(SystemTime::UNIX_EPOCH).expect("later") > Duration::ZERO);

@@ -30,7 +30,7 @@ use crate::{
     flows::{Carried, FlowState},
     health::tally::CheckTally,
     reconcile::MacText,
-    steering::{Overrides, Standing, rfc3339},
+    steering::{Overrides, rfc3339},
 };
 
 #[cfg(test)]
@@ -269,15 +269,7 @@ fn named(facts: &Facts, service: &Service, ids: &BackendIds, since: &str) -> Ser
         status.weight = backend.weight;
         status.max_connections = backend.max_connections;
         if let Some(said) = facts.overrides.of(service, backend) {
-            status.admin = said.standing.as_ref().map(|(standing, said)| AdminStatus {
-                state: standing.name().to_owned(),
-                deadline: match standing {
-                    Standing::Drain { deadline } => deadline.map(rfc3339),
-                    Standing::Disabled => None,
-                },
-                by: said.by.clone(),
-                at: rfc3339(said.at),
-            });
+            status.admin = said.standing.as_ref().map(|(standing, said)| AdminStatus::of(*standing, said));
             status.weight_override = said.weight.as_ref().map(|(weight, said)| WeightOverrideStatus {
                 weight: *weight,
                 by: said.by.clone(),

@@ -14,7 +14,7 @@ struct Program {
 
 /// A package is installed only where its command is missing: the command may come from somewhere else, and then the
 /// package could conflict with that (as `kubernetes-client` does with the `kubectl` of another repository).
-const PROGRAMS: [Program; 15] = [
+const PROGRAMS: [Program; 16] = [
     Program { command: "ip", package: "iproute2", level: Level::Lab },
     Program { command: "ethtool", package: "ethtool", level: Level::Lab },
     Program { command: "curl", package: "curl", level: Level::Lab },
@@ -29,6 +29,7 @@ const PROGRAMS: [Program; 15] = [
     Program { command: "promtool", package: "prometheus", level: Level::Tests },
     Program { command: "debootstrap", package: "debootstrap", level: Level::Tests },
     Program { command: "rpm", package: "rpm", level: Level::Tests },
+    Program { command: "lintian", package: "lintian", level: Level::Tests },
     Program { command: "chromium", package: "chromium", level: Level::Tests },
 ];
 

@@ -233,7 +233,13 @@ fn what_operators_have_said_and_what_rebalances_did_is_told() {
     let mut status = status();
     let service = &mut status.services[0];
     let (by, at) = ("root (alice)".to_owned(), "2026-01-02T03:04:05.678Z".to_owned());
-    let admin = AdminStatus { state: "drain".into(), deadline: None, by: by.clone(), at: at.clone() };
+    let admin = AdminStatus {
+        state: "drain".into(),
+        maintenance: false,
+        deadline: None,
+        by: by.clone(),
+        at: at.clone(),
+    };
     let backend = &mut service.backends[0];
     (backend.effective_weight, backend.admin) = (0, Some(admin));
     backend.weight_override = Some(WeightOverrideStatus { weight: 50, by, at });

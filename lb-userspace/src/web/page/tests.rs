@@ -63,6 +63,7 @@ fn the_state_is_told_in_words() {
     backend.reason = "connection refused".to_owned();
     backend.admin = Some(AdminStatus {
         state: "drain".to_owned(),
+        maintenance: false,
         deadline: None,
         by: "web:ann".to_owned(),
         at: "2026-01-02T03:59:00Z".to_owned(),
@@ -122,6 +123,7 @@ fn poisoned() -> Seen {
             }
             backend.admin = Some(AdminStatus {
                 state: "drain".to_owned(),
+                maintenance: false,
                 deadline: Some(HOSTILE.to_owned()),
                 by: HOSTILE.to_owned(),
                 at: HOSTILE.to_owned(),
