@@ -32,6 +32,7 @@ mod host_sockets;
 mod inheritance;
 mod interface;
 mod listeners;
+mod new_connections;
 mod observing;
 pub mod pins;
 mod problems;
@@ -105,6 +106,7 @@ use crate::{
     history::{Event, Kind, Severity, Teller, file},
     log::LevelSwitch,
     netlink::{Link, Netlink, NetlinkEvent, NextHops},
+    peaks::Peaks,
     resets::Resets,
     slow_start::SlowStart,
     state_file,
@@ -234,6 +236,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = alerts.tick() => {
                 controller.look_at_alerts();
                 controller.look_at_listeners();
+                controller.look_at_new_connections();
             }
             () = replication::worth_a_look(waits) => controller.look_at_flows(),
             _ = rivals.tick() => {
@@ -304,6 +307,7 @@ struct Controller {
     config: Config,
     options: Options,
     started: Instant,
+    began_at: SystemTime,
     loaded_at: SystemTime,
     last_reload_error: Option<String>,
     last_reload_at: Option<SystemTime>,
@@ -343,6 +347,7 @@ struct Controller {
     sweeping: Option<Sweep>,
     sweep_not_before: Instant,
     census: Census,
+    peaks: Peaks,
 
     checks: Checks,
     tracking: Tracking,
@@ -413,6 +418,7 @@ impl Controller {
             config,
             options,
             started: now,
+            began_at: SystemTime::now(),
             loaded_at: SystemTime::now(),
             last_reload_error: None,
             last_reload_at: None,
@@ -445,6 +451,7 @@ impl Controller {
             sweeping: None,
             sweep_not_before: now,
             census: Census::default(),
+            peaks: Peaks::default(),
             checks,
             slow_starts: BTreeMap::new(),
             inheritance: Inheritance::default(),

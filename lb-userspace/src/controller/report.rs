@@ -14,11 +14,12 @@ use crate::{
     desired::{PoolEntry, service_key, vips_of},
     health::tally::CheckTally,
     netlink::Link,
+    process,
     reconcile::MacText,
     status::{
         ActiveRouterStatus, AdminStatus, BackendFlowsStatus, BackendStatus, ConfigStatus, DaemonState,
-        FlowsStatus, InterfaceStatus, LocalClientsStatus, Packets, ServiceStatus, Status, VrrpStatus,
-        WeightOverrideStatus, without_daemon, word,
+        FlowsStatus, InterfaceStatus, LocalClientsStatus, PaceStatus, Packets, ServiceStatus, Status,
+        VrrpStatus, WeightOverrideStatus, without_daemon, word,
     },
     steering::rfc3339,
 };
@@ -41,6 +42,7 @@ impl Controller {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
+            process: Some(process::look(self.began_at)),
             problems: self.problems(),
             rivals: self.rivals.status(),
             config: ConfigStatus {
@@ -67,6 +69,8 @@ impl Controller {
                 half_open: self.census.half_open,
                 closing: self.census.closing,
             },
+            pace: self.peaks.of_node(),
+            http: self.http_status(),
             sync: self.replication.status(),
             hooks: self.teller.hooks().status(),
             connection_log: self.connections.status(),
@@ -210,6 +214,7 @@ impl Controller {
             },
             rebalance: self.rebalance_status(service),
             host_connections: self.host_connections(service, tables),
+            pace: self.peaks.of_service(&service_key(service)),
             backends: (service.backends.iter())
                 .map(|backend| self.backend_status(service, backend, tables, counters, &share))
                 .collect(),
@@ -253,10 +258,13 @@ impl Controller {
             share: 0.0,
             next_hop: None,
             flows: BackendFlowsStatus::default(),
+            pace: PaceStatus::default(),
+            certificate_not_after: None,
             resets: BTreeMap::new(),
             checks: CheckTally::default(),
         };
         let entry = PoolEntry { service: service_key(service), address: backend.address };
+        status.pace = self.peaks.of_backend(&entry);
         if let Some(one) = self.steering.overrides.of(service, backend) {
             status.admin = one.standing.as_ref().map(|(standing, said)| AdminStatus::of(*standing, said));
             status.weight_override = one.weight.as_ref().map(|(weight, said)| WeightOverrideStatus {
@@ -271,6 +279,7 @@ impl Controller {
             status.since = rfc3339(health.since);
             status.reason = health.reason;
             status.checks = health.tally;
+            status.certificate_not_after = health.certificate.map(rfc3339);
         }
         let Some(id) = self.ids.id(&entry) else { return status };
         status.share = share(id);

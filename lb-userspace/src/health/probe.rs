@@ -27,7 +27,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -57,7 +57,7 @@ use super::{
     failure::{Phase, ProbeError},
     tls::{TlsFileError, client_config},
 };
-use crate::config::model::Check;
+use crate::{certificate::not_after, config::model::Check};
 
 /// A kept connection carries that many checks.
 pub const CHECKS_PER_CONNECTION: u32 = 10;
@@ -132,6 +132,8 @@ pub struct Outcome {
     pub result: Result<Answer, ProbeError>,
     /// From the start of the check to its result.
     pub latency: Duration,
+    /// When the certificate ends that the backend has shown; `None` where it has shown none.
+    pub certificate: Option<SystemTime>,
 }
 
 /// Checks one backend, again and again. Dropping it closes its connection, in the background.
@@ -217,16 +219,17 @@ impl Probe {
         match &self.method {
             Method::Tcp => {
                 let result = check_tcp(self.backend, limit).await.map(|()| Answer::Connected);
-                Outcome { result, latency: started.elapsed() }
+                Outcome { result, latency: started.elapsed(), certificate: None }
             }
             Method::Tls(tls) => {
                 let handshake = tls.connect(self.backend, limit).await;
                 let latency = started.elapsed();
+                let certificate = handshake.as_ref().ok().and_then(certificate_of);
                 let result = match handshake {
                     Ok(stream) => say_goodbye(stream).await.map(|()| Answer::Handshake),
                     Err(error) => Err(error),
                 };
-                Outcome { result, latency }
+                Outcome { result, latency, certificate }
             }
             Method::Http(http) => {
                 let old = self.kept.take();
@@ -239,6 +242,7 @@ impl Probe {
                 let asked = http.ask(self.backend, reusable, limit).await;
                 let latency = started.elapsed();
                 drop(old);
+                let certificate = asked.as_ref().ok().and_then(|(exchange, _)| exchange.certificate);
                 let result = match asked {
                     Ok((exchange, response)) => {
                         let status = response.status();
@@ -250,7 +254,7 @@ impl Probe {
                     }
                     Err(error) => Err(error),
                 };
-                Outcome { result, latency }
+                Outcome { result, latency, certificate }
             }
         }
     }
@@ -355,6 +359,11 @@ impl Tls {
     }
 }
 
+/// When the certificate ends that the backend has shown.
+fn certificate_of(stream: &TlsStream<TcpStream>) -> Option<SystemTime> {
+    not_after(stream.get_ref().1.peer_certificates()?.first()?)
+}
+
 /// Says close_notify and waits for the other side's, or for an alert. Only an alert makes it an error: how a backend ends
 /// a connection that carried nothing is its own affair.
 async fn say_goodbye(mut stream: TlsStream<TcpStream>) -> Result<(), ProbeError> {
@@ -444,7 +453,12 @@ impl Http {
             None => None,
         };
         match &self.tls {
-            Some(tls) => Exchange::open(tls.connect(backend, limit).await?, authorization, limit).await,
+            Some(tls) => {
+                let stream = tls.connect(backend, limit).await?;
+                let certificate = certificate_of(&stream);
+                let exchange = Exchange::open(stream, authorization, limit).await?;
+                Ok(Exchange { certificate, ..exchange })
+            }
             None => Exchange::open(open_stream(backend, limit).await?, authorization, limit).await,
         }
     }
@@ -475,6 +489,7 @@ struct Exchange {
     hangup: oneshot::Sender<()>,
     driver: JoinHandle<Result<(), hyper::Error>>,
     authorization: Option<HeaderValue>,
+    certificate: Option<SystemTime>,
     used: u32,
 }
 
@@ -497,7 +512,7 @@ impl Exchange {
             }
             timeout(LINGER, connection).await.unwrap_or(Ok(()))
         });
-        Ok(Self { sender, hangup, driver, authorization, used: 0 })
+        Ok(Self { sender, hangup, driver, authorization, certificate: None, used: 0 })
     }
 
     async fn ask(mut self, http: &Http, limit: Limit) -> Result<(Self, Response<Incoming>), ProbeError> {

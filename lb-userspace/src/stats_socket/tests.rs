@@ -32,11 +32,12 @@ pub(super) fn status() -> Status {
         json!({
             "name": name, "address": address, "weight": weight, "state": state, "since": SINCE, "reason": reason,
             "effective_weight": if state == "up" { weight } else { 0 }, "share": 0.5, "next_hop": null,
-            "checks": { "count": 9, "failed": { "refused": 2, "timeout": 1 }, "transitions": 3, "last_us": 4_700, "sum_us": 9_000, "buckets": vec![0_u64; 13] },
+            "checks": { "count": 9, "failed": { "refused": 2, "timeout": 1 }, "transitions": 3, "last_us": 4_700, "sum_us": 9_000, "down_ms": 7_900, "buckets": vec![0_u64; 13] },
             "flows": { "opened": 12, "active": 3, "bytes_in": 1000, "bytes_out": 5_000_000_000_u64, "refused": 2, "unanswered": 1 },
+            "pace": { "rate": 4, "rate_max": 40, "active_max": 11, "last_opened": (state == "up").then_some("2026-01-02T03:05:02Z") },
         })
     };
-    let service = |name: &str, balance: &str, backends: Json| json!({ "name": name, "vip": "172.16.0.10", "port": 6443, "mode": "nat", "balance": balance, "usable": 1, "backends": backends });
+    let service = |name: &str, balance: &str, backends: Json| json!({ "name": name, "vip": "172.16.0.10", "port": 6443, "mode": "nat", "balance": balance, "usable": 1, "backends": backends, "pace": { "rate": 12, "rate_max": 99, "active_max": 30, "last_opened": "2026-01-02T03:05:00Z" } });
     let status = json!({
         "node": "lb1", "version": "0.1.0", "pid": 77, "uptime_seconds": 90_061, "problems": [],
         "config": { "path": "/etc/xvip/xvip.toml", "loaded_at": SINCE },
@@ -52,6 +53,7 @@ pub(super) fn status() -> Status {
         ],
         "packets": { "passed": {}, "dropped": {}, "transmitted": {} },
         "flows": { "max": 1024, "established": 9, "half_open": 0 },
+        "pace": { "rate": 24, "rate_max": 130, "active_max": 60 },
     });
     let mut status: Status = serde_json::from_value(status).expect("the rest has defaults");
     let m2 = &mut status.services[0].backends[1];
@@ -128,7 +130,28 @@ fn the_table_has_haproxy_s_columns_and_a_row_for_each_thing() {
         ("m1", "econ", "2"),
         ("m1", "wretr", "1"),
         ("m1", "throttle", ""),
-        ("m1", "smax", ""),
+        ("m1", "smax", "11"),
+        ("m1", "rate", "4"),
+        ("m1", "rate_max", "40"),
+        ("m1", "lastsess", "3"),
+        ("m3", "lastsess", "-1"),
+        ("m1", "downtime", "7"),
+        ("m3", "downtime", "66"),
+        ("m1", "qtime", "0"),
+        ("m1", "qtime_max", "0"),
+        ("m1", "ttime", ""),
+        ("m1", "conn_rate", ""),
+        ("FRONTEND", "smax", "30"),
+        ("FRONTEND", "rate", "12"),
+        ("FRONTEND", "rate_max", "99"),
+        ("FRONTEND", "conn_rate", "12"),
+        ("FRONTEND", "conn_rate_max", "99"),
+        ("FRONTEND", "dcon", "0"),
+        ("FRONTEND", "lastsess", ""),
+        ("BACKEND", "smax", "30"),
+        ("BACKEND", "rate_max", "99"),
+        ("BACKEND", "lastsess", "5"),
+        ("BACKEND", "qtime", "0"),
         ("m2", "status", "DRAIN"),
         ("m2", "weight", "100"),
         ("m3", "status", "DOWN"),
@@ -255,6 +278,7 @@ fn figures_have_other_forms() {
         "S.2.1.4.scur.1:MGP:u32:3",
         "S.2.1.7.stot.1:MCP:u64:12",
         "S.2.1.17.status.1:SGP:str:UP",
+        "S.2.1.55.lastsess.1:MAP:s32:3",
         "S.2.1.32.type.1:CGS:u32:2",
     ] {
         assert!(typed.lines().any(|found| found == line), "{line} in\n{typed}");
@@ -281,6 +305,11 @@ fn the_process_is_told_of() {
         "Maxconn: 1024",
         "CurrConns: 12",
         "CumConns: 48",
+        "ConnRate: 24",
+        "MaxConnRate: 130",
+        "SessRate: 24",
+        "MaxSessRate: 130",
+        "ConnRateLimit: 0",
         "node: lb1",
         "Stopping: 0",
     ] {
