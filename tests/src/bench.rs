@@ -8,6 +8,7 @@ mod samples;
 pub mod stack;
 pub mod survive;
 mod table;
+pub mod tcp;
 
 use clap::Subcommand;
 
@@ -18,6 +19,8 @@ pub enum Bench {
     Failover(failover::Options),
     /// What becomes of long-lived streams and of requests in all that can happen: HAProxy with keepalived, and xvip
     Survive(survive::Options),
+    /// What a balancer costs its clients and its machine: HAProxy, nftables, xvip, and none at all
+    Tcp(tcp::Options),
 }
 
 /// Runs one.
@@ -28,5 +31,6 @@ pub fn run(bench: Bench) -> anyhow::Result<()> {
     match bench {
         Bench::Failover(options) => failover::run(&options),
         Bench::Survive(options) => survive::run(&options),
+        Bench::Tcp(options) => tcp::run(&options),
     }
 }

@@ -48,6 +48,9 @@ enum Program {
     /// A client (the lab starts these itself)
     #[command(hide = true, subcommand)]
     Client(ClientProgram),
+    /// A server for `client drive`
+    #[command(hide = true)]
+    Loadserver(lb_load::server::Options),
     /// Process 1 of a virtual machine (the tests boot it)
     #[command(hide = true)]
     Guest {
@@ -73,6 +76,8 @@ enum ClientProgram {
     Streams(streams::Options),
     /// Requests to the plain service at a steady rate, whatever becomes of them
     Probe(probe::ProbeOptions),
+    /// As much as can be, of the plainest (`bench tcp`)
+    Drive(lb_load::client::Options),
 }
 
 fn main() -> ExitCode {
@@ -104,6 +109,10 @@ fn main() -> ExitCode {
         Program::Client(ClientProgram::Streams(options)) => {
             runtime().and_then(|runtime| runtime.block_on(streams::run(options)))
         }
+        Program::Client(ClientProgram::Drive(options)) => lb_load::client::run(&options),
+        Program::Loadserver(options) => lb_load::server::serve(&options)
+            .map(|never| match never {})
+            .context("serving"),
         Program::Guest { only } => guest::run(&only),
     };
     match result {

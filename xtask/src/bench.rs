@@ -20,7 +20,7 @@ struct Bench {
     level: setup::Level,
 }
 
-const BENCHES: [Bench; 2] = [
+const BENCHES: [Bench; 3] = [
     Bench {
         name: "failover",
         about: "time without service when a node dies, hands over or loses its balancer; also for HAProxy with keepalived",
@@ -29,6 +29,11 @@ const BENCHES: [Bench; 2] = [
     Bench {
         name: "survive",
         about: "what becomes of 200 streams and of requests in all that can happen; also for HAProxy with keepalived",
+        level: setup::Level::Bench,
+    },
+    Bench {
+        name: "tcp",
+        about: "connections, requests, latency, bulk, processor time and memory; also for HAProxy, nftables and no balancer",
         level: setup::Level::Bench,
     },
 ];
