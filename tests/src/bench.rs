@@ -2,12 +2,15 @@
 //! with everything that is needed to judge it, and fails only when something could not be measured, never because a
 //! figure is bad.
 
+pub mod facts;
 pub mod failover;
-mod origin;
+pub mod plot;
+pub mod report;
 mod samples;
+pub mod series;
 pub mod stack;
 pub mod survive;
-mod table;
+pub mod table;
 pub mod tcp;
 
 use clap::Subcommand;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 
-use super::origin::Origin;
+use super::facts::Facts;
 use super::samples::{Summary, ratio};
 use super::stack::{Incident, Kind, Stack};
 use super::table::{self, Progress, chosen, ms};
@@ -73,7 +73,7 @@ struct Sample {
 
 #[derive(Debug, Serialize)]
 struct Report<'a> {
-    origin: &'a Origin,
+    facts: &'a Facts,
     repeats: u32,
     interval_us: u64,
     timeout_us: u64,
@@ -89,7 +89,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let other = options.incident.iter().find(|incident| !INCIDENTS.contains(incident));
     ensure!(other.is_none(), "{other:?} moves no VIP; `bench survive` knows it");
     let interrupt = Interrupt::install().context("installing signal handlers")?;
-    let origin = Origin::find(&find_program("xvip", "XVIP_BIN")?)?;
+    let facts = Facts::find(&find_program("xvip", "XVIP_BIN")?)?
+        .and("haproxy", "-v")?
+        .and("keepalived", "--version")?;
     let mut bench = Bench { options, interrupt: &interrupt, progress: Progress::new(), samples: vec![] };
     let mut not_measured = vec![];
     for kind in chosen(&options.stack, &Kind::ALL) {
@@ -106,7 +108,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let took = bench.progress.elapsed();
     if let Some(file) = &options.json {
         let report = Report {
-            origin: &origin,
+            facts: &facts,
             repeats: options.repeats,
             interval_us: INTERVAL.as_micros() as u64,
             timeout_us: TIMEOUT.as_micros() as u64,
@@ -117,7 +119,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
     }
     // A reader that has gone away is no failure to measure.
-    let _ = stdout().write_all(text(samples, &origin, took).as_bytes());
+    let _ = stdout().write_all(text(samples, &facts, took).as_bytes());
     ensure!(not_measured.is_empty(), "not everything could be measured: {}", not_measured.join("; "));
     Ok(())
 }
@@ -217,7 +219,7 @@ impl Bench<'_> {
 }
 
 /// The table and what belongs to it.
-fn text(samples: &[Sample], origin: &Origin, took: Duration) -> String {
+fn text(samples: &[Sample], facts: &Facts, took: Duration) -> String {
     let header = ["incident", "pair", "n", "median", "p90", "max", "min", "slowest", "keepalived / this"];
     let mut table = table::with_header(&header, 2..header.len());
     for incident in INCIDENTS {
@@ -250,7 +252,7 @@ fn text(samples: &[Sample], origin: &Origin, took: Duration) -> String {
         } else {
             ""
         },
-        table::footer(origin, took)
+        table::footer(facts, took)
     )
 }
 
@@ -266,7 +268,7 @@ fn of(samples: &[Sample], kind: Kind, incident: Incident) -> impl Iterator<Item 
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::tests::{origin, row, tells};
+    use super::super::table::tests::{facts, row, tells};
     use super::*;
 
     fn sample(stack: Kind, incident: Incident, outage_ms: u64) -> Sample {
@@ -284,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_table_has_a_row_for_what_was_measured_and_compares_with_the_incumbent() {
-        let origin = origin("cargo xtask bench failover");
+        let facts = facts("cargo xtask bench failover");
         let samples = [
             sample(Kind::Incumbent, Incident::NodeDeath, 3000),
             sample(Kind::Incumbent, Incident::NodeDeath, 3200),
@@ -292,13 +294,13 @@ mod tests {
             sample(Kind::Xvip, Incident::NodeDeath, 620),
             sample(Kind::Xvip, Incident::Release, 20),
         ];
-        let text = text(&samples, &origin, Duration::from_secs(9));
+        let text = text(&samples, &facts, Duration::from_secs(9));
         let theirs =
             ["node death", "HAProxy + keepalived", "2", "3100 ms", "3200 ms", "3200 ms", "3000 ms", "0 ms"];
         assert_eq!(row(&text, "node death", "HAProxy + keepalived"), theirs);
         assert_eq!(row(&text, "node death", "xvip, defaults").last().unwrap(), "5.0x");
         assert_eq!(row(&text, "vip release", "xvip, defaults").last().unwrap(), "32x");
         assert!(!text.contains("xvip, 50 ms"), "{text}");
-        assert!(tells(&text, &origin), "{text}");
+        assert!(tells(&text, &facts), "{text}");
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
-use super::origin::Origin;
+use super::facts::Facts;
 use super::samples::Summary;
 use super::stack::{Incident, Kind};
 use super::table::{self, Progress, chosen, ms};
@@ -59,7 +59,7 @@ struct Measured {
 
 #[derive(Debug, Serialize)]
 struct Report<'a> {
-    origin: &'a Origin,
+    facts: &'a Facts,
     repeats: u32,
     streams: u32,
     interval_us: u64,
@@ -74,7 +74,9 @@ struct Report<'a> {
 /// When something could not be measured, after printing what could, or when interrupted.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("installing signal handlers")?;
-    let origin = Origin::find(&find_program("xvip", "XVIP_BIN")?)?;
+    let facts = Facts::find(&find_program("xvip", "XVIP_BIN")?)?
+        .and("haproxy", "-v")?
+        .and("keepalived", "--version")?;
     let mut bench = Bench {
         options,
         interrupt: &interrupt,
@@ -92,7 +94,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let Bench { samples, not_measured, progress, .. } = bench;
     if let Some(file) = &options.json {
         let report = Report {
-            origin: &origin,
+            facts: &facts,
             repeats: options.repeats,
             streams: options.streams,
             interval_us: INTERVAL.as_micros() as u64,
@@ -104,7 +106,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
     }
     // A reader that has gone away is no failure to measure.
-    let _ = stdout().write_all(text(&samples, &origin, progress.elapsed()).as_bytes());
+    let _ = stdout().write_all(text(&samples, &facts, progress.elapsed()).as_bytes());
     ensure!(not_measured.is_empty(), "not everything could be measured: {}", not_measured.join("; "));
     Ok(())
 }
@@ -204,7 +206,7 @@ impl Bench<'_> {
 }
 
 /// The table and what belongs to it.
-fn text(samples: &[Measured], origin: &Origin, took: Duration) -> String {
+fn text(samples: &[Measured], facts: &Facts, took: Duration) -> String {
     let header = [
         "incident",
         "pair",
@@ -241,7 +243,7 @@ fn text(samples: &[Measured], origin: &Origin, took: Duration) -> String {
         ms(INTERVAL),
         ms(TIMEOUT),
         ms(SLOW),
-        table::footer(origin, took)
+        table::footer(facts, took)
     )
 }
 
@@ -323,7 +325,7 @@ fn seconds(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::tests::{origin, row, tells};
+    use super::super::table::tests::{facts, row, tells};
     use super::*;
 
     fn sample(incident: Incident, broken: usize, noticed_s: u64) -> Sample {
@@ -356,7 +358,7 @@ mod tests {
 
     #[test]
     fn the_table_has_both_pairs_and_where_the_figures_come_from() {
-        let origin = origin("cargo xtask bench survive");
+        let facts = facts("cargo xtask bench survive");
         let measured = |stack, sample| Measured { stack, repeat: 0, sample };
         let samples = [
             measured(Kind::Incumbent, sample(Incident::Stop, 200, 29)),
@@ -366,7 +368,7 @@ mod tests {
             measured(Kind::Incumbent, sample(Incident::ServerBack, 0, 0)),
             measured(Kind::Incumbent, sample(Incident::ServerUnready, 0, 0)),
         ];
-        let text = text(&samples, &origin, Duration::from_secs(9));
+        let text = text(&samples, &facts, Duration::from_secs(9));
         let row = |one, other| row(&text, one, other);
         let theirs = row("graceful stop", "HAProxy + keepalived");
         assert_eq!(theirs[2..6], ["2", "400 of 400", "30.0 s, 31.0 s", "400"]);
@@ -378,6 +380,6 @@ mod tests {
         assert_eq!(row("API server killed", "xvip")[3], "0 elsewhere, 67 of 200");
         assert_eq!(row("API server returns", "HAProxy").last().unwrap(), "0/150/150 -> 0/0/0, never even");
         assert_eq!(row("API server not ready", "HAProxy").last().unwrap(), "asked for 2.5 s more");
-        assert!(tells(&text, &origin), "{text}");
+        assert!(tells(&text, &facts), "{text}");
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::origin::Origin;
+use super::facts::Facts;
+use super::series::Unit;
 
 /// What is said while a benchmark runs, where the table does not go, with the time since it began.
 #[derive(Debug, Clone, Copy)]
@@ -54,11 +55,21 @@ pub fn with_header(header: &[&str], figures: Range<usize>) -> Table {
 
 /// What one needs to know to judge the figures, and to measure them again.
 #[must_use]
-pub fn footer(origin: &Origin, took: Duration) -> String {
-    let Origin { command, kernel, processors, load, haproxy, keepalived, xvip } = origin;
+pub fn footer(facts: &Facts, took: Duration) -> String {
+    let Facts { command, kernel, cpu, processors, governor, mitigations, memory, load, xvip, programs } =
+        facts;
+    let governor = governor.as_ref().map_or_else(String::new, |governor| format!(", governor {governor}"));
+    let mitigations = match mitigations.keys().map(String::as_str).collect::<Vec<_>>() {
+        none if none.is_empty() => "no mitigations".to_owned(),
+        some => format!("mitigations on for {}", some.join(", ")),
+    };
+    let programs: String = programs.values().map(|version| format!("; {version}")).collect();
     format!(
-        "kernel {kernel}, {processors} processors, load average {load} before; {haproxy}; {keepalived}; {xvip}\n\
+        "kernel {kernel}, {processors} of {cpu}{governor}, {}, load average {load} before\n\
+         {mitigations}\n\
+         {xvip}{programs}\n\
          {command} (took {} s)\n",
+        Unit::Bytes.text(*memory as f64),
         took.as_secs()
     )
 }
@@ -78,18 +89,23 @@ pub fn ms(time: Duration) -> String {
 /// What the tests of the tables have in common.
 #[cfg(test)]
 pub mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     /// Somebody's.
-    pub fn origin(command: &str) -> Origin {
-        Origin {
+    pub fn facts(command: &str) -> Facts {
+        Facts {
             command: command.to_owned(),
             kernel: "6.1.0".to_owned(),
+            cpu: "Some processor".to_owned(),
             processors: 2,
+            governor: None,
+            mitigations: BTreeMap::from([("retbleed".to_owned(), "untrained return thunk".to_owned())]),
+            memory: 8_000_000_000,
             load: 0.5,
-            haproxy: "HAProxy version 2".to_owned(),
-            keepalived: "Keepalived v2".to_owned(),
             xvip: "xvip 0 (abc)".to_owned(),
+            programs: ["HAProxy version 2", "Keepalived v2"].map(|v| (v.to_owned(), v.to_owned())).into(),
         }
     }
 
@@ -101,9 +117,9 @@ pub mod tests {
     }
 
     /// Whether the text says where its figures come from.
-    pub fn tells(text: &str, origin: &Origin) -> bool {
-        let all = [&origin.command, &origin.kernel, &origin.haproxy, &origin.keepalived, &origin.xvip];
-        all.into_iter().all(|told| text.contains(told.as_str()))
+    pub fn tells(text: &str, facts: &Facts) -> bool {
+        let Facts { command, kernel, cpu, xvip, programs, .. } = facts;
+        [command, kernel, cpu, xvip].into_iter().chain(programs.values()).all(|told| text.contains(told))
     }
 
     #[test]
@@ -114,9 +130,9 @@ pub mod tests {
 
     #[test]
     fn the_footer_says_where_the_figures_come_from() {
-        let origin = origin("cargo xtask bench this");
-        let text = footer(&origin, Duration::from_millis(9400));
-        assert!(tells(&text, &origin), "{text}");
-        assert!(text.ends_with("(took 9 s)\n"), "{text}");
+        let facts = facts("cargo xtask bench this");
+        let text = footer(&facts, Duration::from_millis(9400));
+        assert!(tells(&text, &facts), "{text}");
+        assert!(text.ends_with("(took 9 s)\n") && text.contains("retbleed"), "{text}");
     }
 }
