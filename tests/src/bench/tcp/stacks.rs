@@ -12,6 +12,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -91,7 +92,9 @@ impl Stacks {
     /// When it cannot be built, or somebody does not start.
     pub fn start() -> anyhow::Result<Self> {
         let lab = Lab::builder().lbs(1).build()?;
+        plain_switch(&lab)?;
         let client = lab.client();
+        unpaced(client)?;
         client.sysctl("net/ipv4/ip_local_port_range", PORTS)?;
         // A port is free again as soon as its connection has ended: there are more of them than ports in a minute.
         client.sysctl("net/ipv4/tcp_max_tw_buckets", "0")?;
@@ -102,6 +105,7 @@ impl Stacks {
         for master in lab.masters() {
             master.kill();
             master.answer_for(IpAddr::V4(host(DIRECT_VIP)))?;
+            unpaced(master.machine())?;
             servers.push(server(&lab, master.name(), master.machine())?);
         }
         start_xvip(&lab)?;
@@ -193,6 +197,25 @@ impl Stacks {
     }
 }
 
+/// Makes the switch a plain one: no packet filter of the machine that plays it has a say, as none has in a real one.
+fn plain_switch(lab: &Lab) -> anyhow::Result<()> {
+    for family in ["iptables", "ip6tables", "arptables"] {
+        let path = format!("net/bridge/bridge-nf-call-{family}");
+        let is_there = lab.switch().run(|| Path::new("/proc/sys").join(&path).exists())?;
+        // Without br_netfilter nobody would ask a filter.
+        if is_there {
+            lab.switch().sysctl(&path, "0")?;
+        }
+    }
+    Ok(())
+}
+
+/// Without losses each congestion control does the same, but for those that pace what they send (BBR, which some kernels
+/// begin with): that would measure its timers. Reno is the one that a namespace may always choose.
+fn unpaced(machine: &Netns) -> anyhow::Result<()> {
+    Ok(machine.sysctl("net/ipv4/tcp_congestion_control", "reno")?)
+}
+
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {
     match address {
         IpAddr::V4(address) => Some(address),
@@ -228,6 +251,7 @@ fn start_xvip(lab: &Lab) -> anyhow::Result<()> {
 fn start_haproxy(lab: &Lab) -> anyhow::Result<IncumbentNode> {
     let mut node = IncumbentNode::create(lab, HAPROXY - 2)?;
     let machine = node.machine();
+    unpaced(machine)?;
     machine.sysctl("net/ipv4/ip_local_port_range", PORTS)?;
     machine.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
     node.start_haproxy()?;
