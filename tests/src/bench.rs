@@ -14,6 +14,7 @@ pub mod series;
 pub mod stack;
 pub mod survive;
 pub mod table;
+pub mod tcp;
 pub mod wire;
 
 use clap::Subcommand;
@@ -31,6 +32,8 @@ pub enum Bench {
     Packet(packet::Options),
     /// What becomes of long-lived streams and of requests in all that can happen: HAProxy with keepalived, and xvip
     Survive(survive::Options),
+    /// What a balancer costs its clients and its machine: HAProxy, nftables, xvip, and none at all
+    Tcp(tcp::Options),
 }
 
 /// Runs one.
@@ -44,5 +47,6 @@ pub fn run(bench: Bench) -> anyhow::Result<()> {
         Bench::Icount(options) => icount::run(&options),
         Bench::Packet(options) => packet::run(&options),
         Bench::Survive(options) => survive::run(&options),
+        Bench::Tcp(options) => tcp::run(&options),
     }
 }

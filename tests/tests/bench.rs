@@ -75,6 +75,37 @@ fn what_becomes_of_streams_is_measured_with_both_stacks() -> TestResult {
 }
 
 #[test]
+fn what_a_balancer_costs_is_measured_with_all_stacks() -> TestResult {
+    let dir = TempDir::new()?;
+    let json = dir.path().join("samples.json");
+    let arguments = ["--repeats", "1", "--measure-ms", "100", "--warm-up-ms", "50", "--connections", "8"];
+    let output = bench("tcp", &arguments)
+        .args(["--rate", "200", "--idle", "300", "--idle-repeats", "1", "--json"])
+        .arg(&json)
+        .output()?;
+    let table = String::from_utf8_lossy(&output.stdout);
+    println!("{table}");
+    // On a machine that is busy enough a connection may fail; that something was measured is the question here.
+    let report: Value = serde_json::from_slice(&fs::read(&json)?)
+        .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))?;
+    let series = report["series"].as_array().ok_or("no series")?;
+    let sample = |figure: &str, subject: &str| {
+        let of = |series: &&Value| series["figure"] == figure && series["subject"] == subject;
+        series.iter().find(of).and_then(|series| series["samples"][0].as_f64())
+    };
+    for subject in ["direct", "xvip, nat", "xvip, dsr-l2", "HAProxy", "nftables"] {
+        for figure in ["new connections", "requests", "latency p50 at 200/s", "bulk"] {
+            let sample = sample(figure, subject).unwrap_or_default();
+            assert!(sample > 0.0, "{figure}, {subject}: {report:#}");
+        }
+    }
+    // The customers' limits: three servers with 250 connections each.
+    assert_eq!(sample("connections held of 1000", "HAProxy, limits as configured"), Some(750.0), "{report:#}");
+    assert!(sample("memory per idle connection, 300", "xvip, nat").is_some(), "{report:#}");
+    Ok(())
+}
+
+#[test]
 fn an_interrupted_one_takes_everything_away() -> TestResult {
     let mut bench =
         failover(&["--stack", "incumbent"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;

@@ -36,6 +36,11 @@ const BENCHES: [Bench; 3] = [
         about: "what becomes of 200 streams and of requests in all that can happen; also for HAProxy with keepalived",
         level: setup::Level::Bench,
     },
+    Bench {
+        name: "tcp",
+        about: "connections, requests, latency, bulk, processor time and memory; also for HAProxy, nftables and no balancer",
+        level: setup::Level::Bench,
+    },
 ];
 
 /// Sets up, builds the release, and becomes `xvip-lab bench NAME ARGUMENTS`. Without a name it lists them.

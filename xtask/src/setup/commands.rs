@@ -21,9 +21,9 @@ const PROGRAMS: [Program; 16] = [
     Program { command: "keepalived", package: "keepalived", level: Level::Bench },
     Program { command: "haproxy", package: "haproxy", level: Level::Bench },
     Program { command: "killall", package: "psmisc", level: Level::Bench },
+    Program { command: "nft", package: "nftables", level: Level::Bench },
     Program { command: "tcpdump", package: "tcpdump", level: Level::Tests },
     Program { command: "tshark", package: "tshark", level: Level::Tests },
-    Program { command: "nft", package: "nftables", level: Level::Tests },
     Program { command: "cpio", package: "cpio", level: Level::Tests },
     Program { command: "kubectl", package: "kubernetes-client", level: Level::Tests },
     Program { command: "promtool", package: "prometheus", level: Level::Tests },
@@ -92,7 +92,7 @@ mod tests {
         let lab = commands(Level::Lab);
         assert_eq!(lab, ["ip", "ethtool", "curl"]);
         let bench = commands(Level::Bench);
-        assert_eq!(bench, ["ip", "ethtool", "curl", "keepalived", "haproxy", "killall"]);
+        assert_eq!(bench, ["ip", "ethtool", "curl", "keepalived", "haproxy", "killall", "nft"]);
         assert_eq!(commands(Level::Tests)[..bench.len()], bench);
         assert!(commands(Level::Tests).contains(&"kubectl"));
     }
