@@ -29,8 +29,8 @@ const EMPTY_NAMES: [&str; 7] = ["utils", "util", "helpers", "helper", "manager",
 /// Files, and directories (with `/` at the end), that must stay pure.
 const PURE: &[&str] = &[
     "lb-common/src/",
-    "lb-load/src/latency.rs",
-    "lb-load/src/message.rs",
+    "tests/load/src/latency.rs",
+    "tests/load/src/message.rs",
     "lb-userspace/src/apportion.rs",
     "lb-userspace/src/certificate.rs",
     "lb-userspace/src/config/",
