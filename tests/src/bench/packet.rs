@@ -7,15 +7,19 @@
 //! counters.
 
 mod cases;
+mod hardware;
 mod katran;
 mod plane;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 
 use super::facts::Facts;
 use super::plot::Curves;
@@ -25,6 +29,7 @@ use super::table::{self, Progress};
 use crate::interrupt::Interrupt;
 use crate::rig::{Prepared, Rig};
 use cases::{Case, FEW, FLOWS, KATRAN, Packets, Plane};
+use hardware::Hardware;
 use plane::{Loaded, NEW_FLOWS, Scale};
 
 /// Packets of a measurement that begin a flow each: fewer than Katran takes in a second before it spares its table.
@@ -43,10 +48,10 @@ pub struct Options {
     /// No case with more flows than this
     #[arg(long, default_value_t = 1 << 20)]
     flows: u32,
-    /// For how many flows the tables have room
+    /// Entries that the tables of flows have room for; a flow in nat takes two
     #[arg(long, default_value_t = 1 << 22, value_parser = clap::value_parser!(u32).range(1024..))]
     table: u32,
-    /// The CPU to measure on; the last one if it is not given
+    /// The CPU to measure on; the last one that this process may use if it is not given
     #[arg(long)]
     cpu: Option<u32>,
     /// Katran's balancer as you have built it (balancer.bpf.o), to measure beside; or in the variable XVIP_KATRAN
@@ -72,7 +77,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let facts = Facts::of_machine()?;
     let progress = Progress::new();
     let katran = options.katran.clone().or_else(|| std::env::var_os("XVIP_KATRAN").map(PathBuf::from));
-    let cpu = options.cpu.unwrap_or_else(|| facts.processors.saturating_sub(1) as u32);
+    let cpu = options.cpu.map_or_else(last_cpu, Ok)?;
     let scale = Scale { table: options.table, cpu, katran };
     let mut report = Report::new(
         "packet",
@@ -81,7 +86,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     );
     report.parameter("packets", options.packets);
     report.parameter("packets_new", options.packets.min(NEW_AT_ONCE));
-    report.parameter("table_flows", options.table);
+    report.parameter("table_entries", options.table);
     report.parameter("cpu", cpu);
     report.parameter("katran", scale.katran.is_some());
 
@@ -92,28 +97,38 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut planes = load(&cases, &scale, &progress, &mut report, &interrupt)?;
     // Threads that open flows would be tied, too.
     let rig = Rig::pinned(cpu as usize).with_context(|| format!("CPU {cpu}"))?;
+    let mut bench = Bench { report, hardware: Hardware::find(), packets: options.packets };
+    bench.report.parameter("hardware_counters", bench.hardware.is_some());
     let mut ready = vec![];
     for case in cases {
         let Some(loaded) = planes.get(&case.plane) else { continue };
         match loaded.prepare(&rig, &case) {
             Ok(prepared) => ready.push(Ready { case, prepared }),
-            Err(error) => report.fail(&format!("{}: {}: {error:#}", case.group, case.subject)),
+            Err(error) => bench.report.fail(&format!("{}: {}: {error:#}", case.group, case.subject)),
         }
     }
     for round in 0..options.wanted.rounds() {
         for Ready { case, prepared } in &ready {
             ensure!(!interrupt.asked(), "interrupted");
             let Some(loaded) = planes.get_mut(&case.plane) else { continue };
-            if let Err(error) = measure(&mut report, round, case, prepared, loaded, options.packets) {
-                report.fail(&format!("{}: {}: {error:#}", case.group, case.subject));
+            if let Err(error) = bench.measure(round, case, prepared, loaded) {
+                bench.report.fail(&format!("{}: {}: {error:#}", case.group, case.subject));
             }
         }
         progress.say(&format!("round {} of {} is over", round + 1, options.wanted.repeats));
     }
+    let mut report = bench.report;
     let cases: Vec<_> = ready.iter().map(|ready| &ready.case).collect();
     compare(&mut report, &cases);
     let table = table(&report, &cases);
     report.finish_with(&table, &options.wanted, &progress)
+}
+
+/// The last CPU that this thread may use: the first one is where interrupts are likely to come in.
+fn last_cpu() -> anyhow::Result<u32> {
+    let cpus = sched_getaffinity(Pid::from_raw(0)).context("which CPUs there are")?;
+    let last = (0..CpuSet::count()).rev().find(|cpu| cpus.is_set(*cpu).unwrap_or(false));
+    Ok(last.context("no CPU")? as u32)
 }
 
 /// Loads what the cases need.
@@ -163,37 +178,58 @@ fn load(
     Ok(planes)
 }
 
-/// One measurement: the floor, and the program.
-fn measure(
-    report: &mut Report,
-    round: usize,
-    case: &Case,
-    prepared: &Prepared,
-    loaded: &mut Loaded,
+struct Bench {
+    report: Report,
+    hardware: Option<Hardware>,
     packets: u32,
-) -> anyhow::Result<()> {
-    let is_new = case.packets == Packets::New;
-    let packets = if is_new { packets.min(NEW_AT_ONCE) } else { packets };
-    if case.plane == Plane::KatranNew {
-        thread::sleep(KATRAN_FORGETS);
+}
+
+impl Bench {
+    /// One measurement: the floor, and the program.
+    fn measure(
+        &mut self,
+        round: usize,
+        case: &Case,
+        prepared: &Prepared,
+        loaded: &mut Loaded,
+    ) -> anyhow::Result<()> {
+        let is_new = case.packets == Packets::New;
+        let packets = if is_new { self.packets.min(NEW_AT_ONCE) } else { self.packets };
+        if case.plane == Plane::KatranNew {
+            thread::sleep(KATRAN_FORGETS);
+        }
+        let first = (round as u64 * u64::from(packets)) % u64::from(NEW_FLOWS);
+        let before = loaded.count(case.packets)?;
+        let (floor_ns, floor_counts) = self.counted(|| prepared.run_floor(first, packets))?;
+        let ((action, ns), counts) = self.counted(|| prepared.run_program(first, packets))?;
+        let after = loaded.count(case.packets)?;
+        if let (Some(before), Some(after)) = (before, after) {
+            let (wanted, had) = (u64::from(packets), after.saturating_sub(before));
+            ensure!(had == wanted, "{had} of {wanted} packets became what they should (action {action})");
+        }
+        let Names { time, floor, net } = Names::of(case);
+        let report = &mut self.report;
+        report.record(round, &time, &case.subject, Unit::Nanoseconds, ns);
+        report.record(round, &time, &floor, Unit::Nanoseconds, floor_ns);
+        report.record(round, &net, &case.subject, Unit::Nanoseconds, ns - floor_ns);
+        for ((name, program), (_, floor)) in counts.into_iter().zip(floor_counts) {
+            let unit = if name == INSTRUCTIONS { Unit::Instructions } else { Unit::Count };
+            let each = (program as f64 - floor as f64) / f64::from(packets);
+            report.record(round, &Names::counted(case, name), &case.subject, unit, each);
+        }
+        Ok(())
     }
-    let first = (round as u64 * u64::from(packets)) % u64::from(NEW_FLOWS);
-    let before = loaded.count(case.packets)?;
-    let measured = prepared.measure(first, packets)?;
-    let after = loaded.count(case.packets)?;
-    if let (Some(before), Some(after)) = (before, after) {
-        let (wanted, had) = (u64::from(packets), after.saturating_sub(before));
-        ensure!(
-            had == wanted,
-            "{had} of {wanted} packets became what they should (action {})",
-            measured.action
-        );
+
+    /// Runs something with the CPU's counters around it, where there are any.
+    fn counted<T>(
+        &mut self,
+        work: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<(T, Vec<(&'static str, u64)>)> {
+        match &mut self.hardware {
+            Some(hardware) => hardware.around(work),
+            None => Ok((work()?, vec![])),
+        }
     }
-    let Names { time, floor, net } = Names::of(case);
-    report.record(round, &time, &case.subject, Unit::Nanoseconds, measured.ns);
-    report.record(round, &time, &floor, Unit::Nanoseconds, measured.floor_ns);
-    report.record(round, &net, &case.subject, Unit::Nanoseconds, measured.net());
-    Ok(())
 }
 
 /// How a case's series are called.
@@ -211,7 +247,16 @@ impl Names {
             net: format!("{}, net time", case.group),
         }
     }
+
+    /// What the CPU counted for it, without the floor.
+    fn counted(case: &Case, name: &str) -> String {
+        format!("{}, net {name}", case.group)
+    }
 }
+
+/// What [`Hardware`] calls them.
+const INSTRUCTIONS: &str = "instructions";
+const CYCLES: &str = "cycles";
 
 /// The figure of growth with flows, [`FEW`] to the most.
 const GROWTH: &str = "growth of the net time with flows";
@@ -279,8 +324,13 @@ fn table(report: &Report, cases: &[&Case]) -> String {
         "x floor",
         "x Katran's net",
         "goal",
+        "net instructions",
+        "net cycles",
     ];
-    let mut table = table::with_header(&header, 2..9);
+    // The last two only where the CPU counts.
+    let counts = report.of_unit(Unit::Instructions).next().is_some();
+    let columns = if counts { header.len() } else { header.len() - 2 };
+    let mut table = table::with_header(&header[..columns], 2..9);
     let mut last = "";
     let middle = |series: Option<&Series>| series.and_then(Series::spread);
     for case in cases {
@@ -294,7 +344,11 @@ fn table(report: &Report, cases: &[&Case]) -> String {
         let compared = of.map(|(figure, role)| report.comparison(figure, &case.subject, role));
         let ratio = |at: usize| compared[at].map_or_else(String::new, |c| Unit::Ratio.text(c.ratio.median));
         let goals = compared.iter().flatten().filter_map(|c| Some(c.goal?.text(c.ratio.median)));
-        table.add_row([
+        let counted = |name| {
+            let spread = middle(report.series(&Names::counted(case, name), &case.subject));
+            spread.map_or_else(String::new, |spread| Unit::Count.text(spread.median))
+        };
+        let cells = [
             if case.group == last { String::new() } else { case.group.clone() },
             case.subject.clone(),
             spread.count.to_string(),
@@ -305,7 +359,10 @@ fn table(report: &Report, cases: &[&Case]) -> String {
             ratio(0),
             ratio(1),
             goals.collect::<Vec<_>>().join(", "),
-        ]);
+            counted(INSTRUCTIONS),
+            counted(CYCLES),
+        ];
+        table.add_row(&cells[..columns]);
         last = &case.group;
     }
     let growth: String = report

@@ -35,7 +35,7 @@ pub const NEW_FLOWS: u32 = 1 << 20;
 /// What the measurement is made with.
 #[derive(Debug, Clone)]
 pub struct Scale {
-    /// For how many flows the tables have room.
+    /// Entries of the table of established flows, as the kernel counts.
     pub table: u32,
     /// The CPU on which packets are run.
     pub cpu: u32,
@@ -238,8 +238,9 @@ impl Loaded {
     }
 }
 
-/// Tables as large as asked for, otherwise as they are by default.
-fn tables(max: u32) -> Flows {
+/// Tables with that many entries, otherwise as they are by default. In a service's own words a flow has two entries.
+fn tables(entries: u32) -> Flows {
+    let max = entries / 2;
     Flows {
         max,
         half_open_max: default_half_open_max(max),
