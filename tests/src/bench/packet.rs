@@ -203,10 +203,7 @@ impl Bench {
         let (floor_ns, floor_counts) = self.counted(|| prepared.run_floor(first, packets))?;
         let ((action, ns), counts) = self.counted(|| prepared.run_program(first, packets))?;
         let after = loaded.count(case.packets)?;
-        if let (Some(before), Some(after)) = (before, after) {
-            let (wanted, had) = (u64::from(packets), after.saturating_sub(before));
-            ensure!(had == wanted, "{had} of {wanted} packets became what they should (action {action})");
-        }
+        became(before, after, packets).with_context(|| format!("action {action}"))?;
         let Names { time, floor, net } = Names::of(case);
         let report = &mut self.report;
         report.record(round, &time, &case.subject, Unit::Nanoseconds, ns);
@@ -230,6 +227,15 @@ impl Bench {
             None => Ok((work()?, vec![])),
         }
     }
+}
+
+/// Whether as many packets became what they should as there were, by the program's counters before and after; a program
+/// without counters is believed.
+fn became(before: Option<u64>, after: Option<u64>, packets: u32) -> anyhow::Result<()> {
+    let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
+    let had = after.saturating_sub(before);
+    ensure!(had == u64::from(packets), "{had} of {packets} packets became what they should");
+    Ok(())
 }
 
 /// How a case's series are called.
@@ -258,37 +264,37 @@ impl Names {
 const INSTRUCTIONS: &str = "instructions";
 const CYCLES: &str = "cycles";
 
-/// The figure of growth with flows, [`FEW`] to the most.
-const GROWTH: &str = "growth of the net time with flows";
+/// How the net time grows with something: the figure, and what the ratio ought to be.
+const BY_FLOWS: (&str, Goal) = ("net time with 1 M flows by that with 1 k", Goal::AtMost(2.0));
+/// Likewise; two measurements of the same differ by as much.
+const BY_BACKENDS: (&str, Goal) = ("net time with 1,000 backends by that with 3", Goal::AtMost(1.1));
 
 /// Compares everything with its floor, with Katran for the same packets, and with itself for fewer flows.
 fn compare(report: &mut Report, cases: &[&Case]) {
     for case in cases {
         let Names { time, floor, net } = Names::of(case);
         report.compare(&time, &case.subject, &floor, Role::Floor, case.of_floor);
-        if case.subject != KATRAN {
+        if case.subject != KATRAN && case.plane != Plane::Pass {
             report.compare(&net, &case.subject, KATRAN, Role::Peer, case.of_katran);
         }
         report.draw(&net);
     }
+    let net = |case: &Case| report.series(&Names::of(case).net, &case.subject).cloned();
+    let four = || cases.iter().filter(|case| !case.is_v6() && case.group.starts_with("established, IPv4, "));
     let mut lines: BTreeMap<&str, Vec<(f64, Spread)>> = BTreeMap::new();
-    let mut growth = vec![];
-    for case in cases.iter().filter(|case| !case.is_v6()) {
-        let (Packets::Established(count) | Packets::Replies(count)) = case.packets else { continue };
-        let series = report.series(&Names::of(case).net, &case.subject);
-        let Some((series, spread)) = series.and_then(|series| Some((series, series.spread()?))) else {
-            continue;
-        };
-        if case.group.contains("IPv4,") {
-            lines.entry(&case.subject).or_default().push((count.into(), spread));
+    let mut grown = vec![];
+    for case in four() {
+        let Some(series) = net(case) else { continue };
+        if let Some(spread) = series.spread() {
+            lines.entry(&case.subject).or_default().push((case.flows().into(), spread));
         }
-        if Some(&count) == FLOWS.last() {
-            let few = cases.iter().find(|other| {
-                other.subject == case.subject && other.flows() == FEW && other.is_v6() == case.is_v6()
-            });
-            if let Some(few) = few.and_then(|few| report.series(&Names::of(few).net, &few.subject)) {
-                growth.push((case.subject.clone(), series.samples.clone(), few.samples.clone()));
-            }
+        let fewer = |subject: &str| four().find(|few| few.subject == subject && few.flows() == FEW);
+        if Some(&case.flows()) == FLOWS.last() {
+            grown.extend(fewer(&case.subject).and_then(|few| Some((BY_FLOWS, series.clone(), net(few)?))));
+        }
+        if case.plane == Plane::ManyBackends {
+            let few = four().find(|few| few.plane == Plane::FewBackends);
+            grown.extend(few.and_then(|few| Some((BY_BACKENDS, series.clone(), net(few)?))));
         }
     }
     let lines = lines.into_iter().filter(|(_, line)| line.len() > 1);
@@ -299,14 +305,15 @@ fn compare(report: &mut Report, cases: &[&Case]) {
         unit: Unit::Nanoseconds,
         lines,
     });
-    for (subject, many, few) in growth {
-        for (round, pair) in many.iter().zip(&few).enumerate() {
-            if let (Some(many), Some(few)) = pair {
-                report.record(round, GROWTH, &subject, Unit::Ratio, many / few);
+    for ((figure, goal), more, fewer) in grown {
+        let Series { subject, samples, .. } = &more;
+        for (round, pair) in samples.iter().zip(&fewer.samples).enumerate() {
+            if let (Some(more), Some(fewer)) = pair {
+                report.record(round, figure, subject, Unit::Ratio, more / fewer);
             }
         }
         if subject != KATRAN {
-            report.expect(GROWTH, &subject, Goal::AtMost(2.0));
+            report.expect(figure, subject, goal);
         }
     }
 }
@@ -365,13 +372,13 @@ fn table(report: &Report, cases: &[&Case]) -> String {
         table.add_row(&cells[..columns]);
         last = &case.group;
     }
-    let growth: String = report
-        .of_figure(GROWTH)
+    let growth = [BY_FLOWS, BY_BACKENDS].into_iter().flat_map(|(figure, _)| report.of_figure(figure));
+    let growth: String = growth
         .filter_map(|series| {
-            let spread = series.spread()?;
-            let goal = report.goal(GROWTH, &series.subject);
-            let goal = goal.map_or_else(String::new, |goal| format!(", {}", goal.text(spread.median)));
-            Some(format!("{GROWTH}, 1 k to 1 M: {} {:.2}{goal}\n", series.subject, spread.median))
+            let median = series.spread()?.median;
+            let goal = report.goal(&series.figure, &series.subject);
+            let goal = goal.map_or_else(String::new, |goal| format!(", {}", goal.text(median)));
+            Some(format!("{}: {} {median:.2}{goal}\n", series.figure, series.subject))
         })
         .collect();
     format!(
@@ -379,4 +386,63 @@ fn table(report: &Report, cases: &[&Case]) -> String {
          dsr-ipip does; it has no nat and no dsr-l2.\nnew flows: each packet is the SYN of another one; the tables of \
          half-open flows are as large as by default.\n{growth}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::tests::{facts, row};
+    use super::*;
+
+    #[test]
+    fn packets_that_became_something_else_spoil_a_measurement() {
+        assert!(became(Some(5), Some(105), 100).is_ok() && became(None, None, 100).is_ok());
+        for after in [Some(5), Some(104), Some(106), Some(0)] {
+            let error = became(Some(5), after, 100).unwrap_err().to_string();
+            assert!(error.contains("of 100 packets"), "{error}");
+        }
+    }
+
+    /// Two rounds of everything: the floor takes 40 ns, Katran 100 more, the others 10 more for each that is before them
+    /// in the list; with a million flows three times that.
+    fn measured(cases: &[Case]) -> Report {
+        let mut report = Report::new("packet", "What it costs.", facts("cargo xtask bench packet"));
+        for (nth, case) in cases.iter().enumerate() {
+            let Names { time, floor, net } = Names::of(case);
+            let more = if case.subject == KATRAN { 100.0 } else { 10.0 * (nth % 8 + 1) as f64 };
+            let more = if case.flows() == 1 << 20 { 3.0 * more } else { more };
+            for round in 0..2 {
+                report.record(round, &time, &case.subject, Unit::Nanoseconds, 40.0 + more);
+                report.record(round, &time, &floor, Unit::Nanoseconds, 40.0);
+                report.record(round, &net, &case.subject, Unit::Nanoseconds, more);
+            }
+        }
+        report
+    }
+
+    #[test]
+    fn the_table_compares_with_the_floor_and_with_katran_in_the_same_packets() {
+        let cases = cases::all(1 << 20, true);
+        let cases: Vec<_> = cases.into_iter().filter(|case| case.is_called("IPv4, ")).collect();
+        let mut report = measured(&cases);
+        let cases: Vec<_> = cases.iter().collect();
+        compare(&mut report, &cases);
+        let text = table(&report, &cases);
+        let nat = row(&text, "IPv4, 1 flow", "nat");
+        let met = "met (<= 0.8)";
+        assert_eq!(nat[1..7], ["nat", "2", "50.0 ns", "40.0 ns", "10.0 ns", "10.0 - 10.0 ns"], "{text}");
+        assert_eq!(nat[7..], ["1.25", "0.10", met], "{text}");
+        // The only other that has Katran's time, and no goal.
+        assert_eq!(row(&text, "Katran", "140 ns").len(), 7, "{text}");
+        let nth = cases.iter().position(|case| case.flows() == 1 << 16).unwrap();
+        let ratio = |at: usize| ((at % 8 + 1) as f64) / 10.0;
+        let some = row(&text, "IPv4, 64 k flows", "nat");
+        let goal = Goal::AtMost(0.6).text(ratio(nth));
+        assert_eq!(some[8..], [Unit::Ratio.text(ratio(nth)), goal], "{text}");
+        assert!(
+            text.contains(&format!("{}: ", BY_FLOWS.0))
+                && text.contains(&format!("{}: nat, 1,000", BY_BACKENDS.0))
+        );
+        let katran = format!("{}: Katran 3.00\n", BY_FLOWS.0);
+        assert!(text.contains(&katran), "{text}");
+    }
 }

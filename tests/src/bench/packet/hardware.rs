@@ -54,6 +54,9 @@ impl Hardware {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+    use std::time::Duration;
+
     use perf_event::events::Software;
 
     use super::*;
@@ -61,11 +64,12 @@ mod tests {
     #[test]
     fn a_counter_counts_what_happens_meanwhile_and_nothing_else() {
         // The kernel counts these itself, on any CPU; whether this user may ask is the machine's business.
-        let Some(mut clock) = Hardware::of(&[("time", Software::TASK_CLOCK)]) else { return };
-        let work = |loops: u64| (0..loops).fold(0_u64, |sum, n| std::hint::black_box(sum ^ n));
-        let long = clock.around(|| Ok(work(3_000_000))).unwrap();
-        let short = clock.around(|| Ok(work(3_000))).unwrap();
-        assert_eq!((long.1[0].0, long.0), ("time", work(3_000_000)));
-        assert!(short.1[0].1 > 0 && long.1[0].1 > 10 * short.1[0].1, "{long:?} {short:?}");
+        let Some(mut switches) = Hardware::of(&[("switches", Software::CONTEXT_SWITCHES)]) else { return };
+        let sleep = || (0..30).for_each(|_| thread::sleep(Duration::from_millis(1)));
+        let ((), slept) = switches.around(|| Ok(sleep())).unwrap();
+        sleep();
+        let (done, not) = switches.around(|| Ok(7)).unwrap();
+        assert_eq!((slept[0].0, done), ("switches", 7));
+        assert!(slept[0].1 >= 30 && not[0].1 < 30, "{slept:?} {not:?}");
     }
 }
