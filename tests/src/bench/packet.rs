@@ -383,8 +383,8 @@ fn table(report: &Report, cases: &[&Case]) -> String {
         .collect();
     format!(
         "{table}\nnet: the time without that of a program that only returns XDP_TX, measured right before. Katran does as \
-         dsr-ipip does; it has no nat and no dsr-l2.\nnew flows: each packet is the SYN of another one; the tables of \
-         half-open flows are as large as by default.\n{growth}"
+         dsr-ipip does; it has no nat and no dsr-l2.\nnew flows: each packet is the SYN of another one, and the table of \
+         half-open flows is full soon.\n{growth}"
     )
 }
 
