@@ -65,9 +65,12 @@ mod tests {
     fn a_counter_counts_what_happens_meanwhile_and_nothing_else() {
         // The kernel counts these itself, on any CPU; whether this user may ask is the machine's business.
         let Some(mut switches) = Hardware::of(&[("switches", Software::CONTEXT_SWITCHES)]) else { return };
-        let sleep = || (0..30).for_each(|_| thread::sleep(Duration::from_millis(1)));
-        let ((), slept) = switches.around(|| Ok(sleep())).unwrap();
-        sleep();
+        let sleep = || {
+            (0..30).for_each(|_| thread::sleep(Duration::from_millis(1)));
+            Ok(())
+        };
+        let ((), slept) = switches.around(sleep).unwrap();
+        sleep().unwrap();
         let (done, not) = switches.around(|| Ok(7)).unwrap();
         assert_eq!((slept[0].0, done), ("switches", 7));
         assert!(slept[0].1 >= 30 && not[0].1 < 30, "{slept:?} {not:?}");
