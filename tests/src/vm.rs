@@ -34,8 +34,11 @@ const HOST_PROGRAMS: [&str; 8] = ["sh", "cat", "mount", "ip", "tc", "ss", "ethto
 const MODULES: [&str; 9] =
     ["veth", "bridge", "8021q", "bonding", "dummy", "sch_netem", "ipip", "ip6_tunnel", "sit"];
 /// What [`count`] needs of these.
-const COUNTING_PROGRAMS: [&str; 4] = ["sh", "cat", "mount", "ip"];
-const COUNTING_MODULES: [&str; 1] = ["veth"];
+const COUNTING_PROGRAMS: [&str; 6] = ["sh", "cat", "mount", "ip", "nft", "ipvsadm"];
+const COUNTING_MODULES: [&str; 8] =
+    ["veth", "dummy", "nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "ip_vs", "ip_vs_rr"];
+/// What xvip itself needs of both comes first.
+const XVIP_NEEDS: (usize, usize) = (4, 1);
 /// For a boot that counts. No time passes there without instructions, so this is how long the host takes for them.
 const COUNTING_LIMIT: Duration = Duration::from_secs(900);
 const PROCESSORS: u32 = 2;
@@ -118,11 +121,13 @@ pub fn count(
     what: &str,
     say: &mut impl FnMut(&str),
 ) -> Result<Counted, VmError> {
+    let all = (COUNTING_PROGRAMS.len(), COUNTING_MODULES.len());
+    let (programs, modules) = if what == "xvip" { XVIP_NEEDS } else { all };
     let guest = Guest {
         counting: true,
         own_programs: &[("xvip-lab", "XVIP_LAB_BIN")],
-        host_programs: &COUNTING_PROGRAMS,
-        modules: &COUNTING_MODULES,
+        host_programs: &COUNTING_PROGRAMS[..programs],
+        modules: &COUNTING_MODULES[..modules],
         only: what,
         log: format!("count-{what}-{series}"),
         limit: COUNTING_LIMIT,

@@ -13,7 +13,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', value_name = "SERIES,...", default_value = "6.1,6.12")]
     pub kernel: Vec<String>,
     /// What is counted
-    #[arg(long, value_delimiter = ',', value_name = "WHAT,...", default_value = "xvip")]
+    #[arg(long, value_delimiter = ',', value_name = "WHAT,...", default_value = "xvip,peers")]
     pub what: Vec<String>,
     /// Where kernels are kept (they are fetched where they are not there)
     #[arg(long, value_name = "DIR", default_value = "target/xtask")]
