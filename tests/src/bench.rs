@@ -25,6 +25,8 @@ pub enum Bench {
     Icount(icount::Options),
     /// What becomes of long-lived streams and of requests in all that can happen: HAProxy with keepalived, and xvip
     Survive(survive::Options),
+    /// Packets per second of one core over a veth: xvip in each mode, and what else the kernel can balance with
+    Wire(wire::Options),
 }
 
 /// Runs one.
@@ -36,5 +38,6 @@ pub fn run(bench: Bench) -> anyhow::Result<()> {
         Bench::Failover(options) => failover::run(&options),
         Bench::Icount(options) => icount::run(&options),
         Bench::Survive(options) => survive::run(&options),
+        Bench::Wire(options) => wire::run(&options),
     }
 }

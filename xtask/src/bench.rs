@@ -20,15 +20,25 @@ struct Bench {
     level: setup::Level,
 }
 
-const BENCHES: [Bench; 2] = [
+const BENCHES: [Bench; 4] = [
     Bench {
         name: "failover",
         about: "time without service when a node dies, hands over or loses its balancer; also for HAProxy with keepalived",
         level: setup::Level::Bench,
     },
     Bench {
+        name: "icount",
+        about: "executed instructions per packet, on Debian's kernels in QEMU; also of IPVS and nftables",
+        level: setup::Level::Bench,
+    },
+    Bench {
         name: "survive",
         about: "what becomes of 200 streams and of requests in all that can happen; also for HAProxy with keepalived",
+        level: setup::Level::Bench,
+    },
+    Bench {
+        name: "wire",
+        about: "packets per second of one core over a veth, in each mode; also of nftables, and IPVS where it is",
         level: setup::Level::Bench,
     },
 ];
