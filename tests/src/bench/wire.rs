@@ -60,8 +60,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let facts = Facts::of_machine()?;
     let cpu = options.cpu.unwrap_or(facts.processors - 1);
     let about = "Packets per second of one core that does everything: a generator of live frames, a veth, what is \
-                 measured, the veth back, a sink.\nThe kernel's own balancers send into a device that throws away, \
-                 which costs them less.";
+                 measured, the veth back, a sink.\nThe kernel's own balancers \
+                 send into a device that throws away, or where there is none over another veth.";
     let mut report = Report::new("wire", about, facts);
     report.parameter("packets", options.packets);
     report.parameter("cpu", cpu);

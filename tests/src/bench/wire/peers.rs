@@ -1,5 +1,5 @@
-//! What else a kernel can balance with, on the same course. What it sends on goes into a device that throws it away: the
-//! cheapest end that there is, in its favour.
+//! What else a kernel can balance with, on the same course. What it sends on goes into a device that throws it away, the
+//! cheapest end that there is, in its favour; where the kernel has no such device over a veth to where nobody wants it.
 //!
 //! ```text
 //! generator ==> near ----- far  XDP_PASS, then the network stack: forwarding, DNAT, IPVS ==> out (dummy, counts)
@@ -121,7 +121,10 @@ impl PeerCourse {
         let backend = backend(BACKEND, false).ip();
         let IpAddr::V4(v4) = backend else { anyhow::bail!("{backend} is not of IPv4") };
         let [a, b, c, _] = v4.octets();
-        machine.ip(&format!("link add {OUT} type dummy"))?;
+        if machine.ip(&format!("link add {OUT} type dummy")).is_err() {
+            machine.ip(&format!("link add {OUT} type veth peer name end"))?;
+            machine.ip("link set end up")?;
+        }
         machine.ip(&format!("link set {OUT} up"))?;
         machine.ip(&format!("address add {NODE_IP}/24 dev far"))?;
         machine.ip(&format!("address add {a}.{b}.{c}.250/24 dev {OUT}"))?;
