@@ -23,7 +23,7 @@ pub const LAYOUT_VERSION: u32 = 5;
 /// How many services a node can have; the size of the outer array of Maglev tables.
 pub const MAX_SERVICES: u32 = 256;
 /// How many backends a node can have, those that are draining included.
-pub const MAX_BACKENDS: u32 = 4096;
+pub const MAX_BACKENDS: u32 = 16_384;
 /// How many backends a service can have.
 pub const MAX_MEMBERS: usize = 256;
 /// Source prefixes that all services together can allow.

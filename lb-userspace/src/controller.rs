@@ -32,12 +32,14 @@ mod host_sockets;
 mod inheritance;
 mod interface;
 mod listeners;
+mod new_connections;
 mod observing;
 pub mod pins;
 mod problems;
 mod rebalance;
 mod reconciling;
 mod reload;
+mod reopening;
 mod replication;
 mod report;
 mod reserved_ports;
@@ -80,6 +82,7 @@ use self::{
     pins::PinLock,
     problems::{Problems, set_problem},
     rebalance::Rebalances,
+    reopening::Reopening,
     replication::Replication,
     reserved_ports::HostPorts,
     resets::Condemned,
@@ -103,6 +106,7 @@ use crate::{
     history::{Event, Kind, Severity, Teller, file},
     log::LevelSwitch,
     netlink::{Link, Netlink, NetlinkEvent, NextHops},
+    peaks::Peaks,
     resets::Resets,
     slow_start::SlowStart,
     state_file,
@@ -216,6 +220,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
                     drop(reply.send(controller.hand_over(action, name.as_deref(), by.as_deref())));
                 }
             },
+            loaded = controller.reopening.loaded() => controller.loaded(loaded).await,
             swept = finished(&mut controller.sweeping) => controller.swept(swept),
             _ = sweep.tick() => {
                 controller.look_at_former();
@@ -231,6 +236,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
             _ = alerts.tick() => {
                 controller.look_at_alerts();
                 controller.look_at_listeners();
+                controller.look_at_new_connections();
             }
             () = replication::worth_a_look(waits) => controller.look_at_flows(),
             _ = rivals.tick() => {
@@ -301,6 +307,7 @@ struct Controller {
     config: Config,
     options: Options,
     started: Instant,
+    began_at: SystemTime,
     loaded_at: SystemTime,
     last_reload_error: Option<String>,
     last_reload_at: Option<SystemTime>,
@@ -315,6 +322,7 @@ struct Controller {
     announced: BTreeMap<IpAddr, u64>,
 
     dataplane: Option<Dataplane>,
+    reopening: Reopening,
     drop_log: Option<DropLog>,
     transmit_watch: TransmitWatch,
     evidence: Evidence,
@@ -339,6 +347,7 @@ struct Controller {
     sweeping: Option<Sweep>,
     sweep_not_before: Instant,
     census: Census,
+    peaks: Peaks,
 
     checks: Checks,
     tracking: Tracking,
@@ -409,6 +418,7 @@ impl Controller {
             config,
             options,
             started: now,
+            began_at: SystemTime::now(),
             loaded_at: SystemTime::now(),
             last_reload_error: None,
             last_reload_at: None,
@@ -419,6 +429,7 @@ impl Controller {
             announcer,
             announced: BTreeMap::new(),
             dataplane: None,
+            reopening: Reopening::default(),
             drop_log: None,
             transmit_watch: TransmitWatch::default(),
             evidence: Evidence::default(),
@@ -440,6 +451,7 @@ impl Controller {
             sweeping: None,
             sweep_not_before: now,
             census: Census::default(),
+            peaks: Peaks::default(),
             checks,
             slow_starts: BTreeMap::new(),
             inheritance: Inheritance::default(),
@@ -679,11 +691,7 @@ impl Controller {
 
     async fn resync(&mut self) {
         (self.look_at_link, self.look_at_neighbours) = (true, true);
-        if self.dataplane.is_none()
-            && let Err(error) = self.open_dataplane(None)
-        {
-            set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
-        }
+        self.reopen_dataplane();
         if self.problems.local_clients.is_some() {
             self.serve_local_clients();
         }

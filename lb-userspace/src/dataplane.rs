@@ -5,6 +5,7 @@
 //! controller adopts what it finds: it puts its own program into the link in one step and keeps the maps, flows
 //! included.
 
+mod array_walk;
 mod attach;
 mod connections;
 mod flow_events;
@@ -19,6 +20,7 @@ mod programs;
 mod pulse;
 mod replica;
 pub mod ring;
+mod rings;
 mod sever;
 mod sightings;
 
@@ -34,7 +36,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader, Pod,
     maps::{
-        Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues,
+        Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues,
         lpm_trie::{Key, LpmTrie},
     },
     pin::PinError,
@@ -54,8 +56,10 @@ use lb_common::{
 
 use tokio::io::unix::AsyncFd;
 
+use self::array_walk::ArrayWalk;
 use self::migrate::Migration;
 use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
+use self::rings::Rings;
 pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
     connections::{ConnectionSource, ConnectionTables},
@@ -228,11 +232,12 @@ pub struct Dataplane {
     vips: HashMap<MapData, WideKey, VipEntry>,
     claims: HashMap<MapData, WideKey, ClaimEntry>,
     services: HashMap<MapData, ServiceKey, ServiceEntry>,
-    rings: ArrayOfMaps<MapData, Ring>,
+    rings: Rings,
     members: Array<MapData, Members>,
     backends: Array<MapData, BackendEntry>,
     loads: Array<MapData, Load>,
     backend_counters: PerCpuArray<MapData, BackendCounters>,
+    all_backend_counters: ArrayWalk<BackendCounters>,
     totals: Array<MapData, Removed>,
     allowed: LpmTrie<MapData, AllowedKey, u32>,
     reserved_ports: Array<MapData, u64>,
@@ -323,11 +328,12 @@ impl Dataplane {
             vips: take(&mut ebpf, "VIPS")?,
             claims: take(&mut ebpf, "CLAIMS")?,
             services: take(&mut ebpf, "SERVICES")?,
-            rings: take(&mut ebpf, "RINGS")?,
+            rings: Rings::open(&maps_path)?,
             members: take(&mut ebpf, "MEMBERS")?,
             backends: take(&mut ebpf, "BACKENDS")?,
             loads: take(&mut ebpf, "LOADS")?,
             backend_counters: take(&mut ebpf, "BACKEND_COUNTERS")?,
+            all_backend_counters: ArrayWalk::of_cpus(&maps_path, "BACKEND_COUNTERS")?,
             totals: flow_tables::open_totals(&maps_path)?,
             allowed: take(&mut ebpf, "ALLOWED")?,
             reserved_ports: take(&mut ebpf, "RESERVED_PORTS")?,
@@ -492,10 +498,17 @@ impl Dataplane {
     ///
     /// See [`Dataplane::set_node`].
     pub fn set_ring(&mut self, service: u32, slots: &Arc<MaglevSlots>) -> Result<(), DataplaneError> {
-        let mut inner = Ring::create(1, 0).map_err(in_map("RINGS"))?;
-        inner.set(0, slots.as_ref(), 0).map_err(in_map("RINGS"))?;
-        self.rings.set(service, &inner, 0).map_err(in_map("RINGS"))?;
-        self.written.rings.insert(service, Arc::clone(slots));
+        self.set_rings(&[(service, Arc::clone(slots))])
+    }
+
+    /// Replaces the tables of many services. That takes hardly longer than one of them, since the kernel waits once.
+    ///
+    /// # Errors
+    ///
+    /// See [`Dataplane::set_node`]; some may have been replaced then, and are replaced again the next time.
+    pub fn set_rings(&mut self, tables: &[(u32, Arc<MaglevSlots>)]) -> Result<(), DataplaneError> {
+        self.rings.replace(tables)?;
+        self.written.rings.extend(tables.iter().cloned());
         Ok(())
     }
 
@@ -574,6 +587,16 @@ impl Dataplane {
     pub fn backend_counters(&self, id: BackendId) -> Result<BackendCounters, DataplaneError> {
         let cpus = self.backend_counters.get(&u32::from(id), 0).map_err(in_map("BACKEND_COUNTERS"))?;
         Ok(total_of(&cpus))
+    }
+
+    /// The counters of all backends with an id below `count`, in the order of their ids.
+    ///
+    /// # Errors
+    ///
+    /// Where the map cannot be read.
+    pub fn backend_counters_below(&self, count: u32) -> Result<Vec<BackendCounters>, DataplaneError> {
+        let values = self.all_backend_counters.first(count)?;
+        Ok(values.chunks(self.all_backend_counters.copies()).map(total_of).collect())
     }
 
     /// How busy a backend is, as the data plane counts it.
@@ -687,14 +710,15 @@ impl Dataplane {
     /// Reads what a predecessor wrote into the maps that are not read again later.
     fn read_back(&mut self) -> Result<(), DataplaneError> {
         self.written = Written::default();
-        for id in 0..MAX_BACKENDS as BackendId {
-            let entry = self.backends.get(&u32::from(id), 0).map_err(in_map("BACKENDS"))?;
+        let backends =
+            ArrayWalk::<BackendEntry>::of_array(&self.maps_path, "BACKENDS")?.first(MAX_BACKENDS)?;
+        for (id, entry) in (0..).zip(backends) {
             if entry != BackendEntry::default() {
                 self.written.backends.insert(id, entry);
             }
         }
         for service in 0..MAX_SERVICES {
-            match self.rings.get(&service, 0) {
+            match self.rings.get(service) {
                 Ok(inner) => {
                     let slots = inner.get(&0, 0).map_err(in_map("RINGS"))?;
                     self.written.rings.insert(service, Arc::new(slots));

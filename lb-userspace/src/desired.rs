@@ -17,7 +17,7 @@
 //!   entry says that packets for it stay here.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -750,15 +750,22 @@ impl BackendIds {
         let unowned = |_: &PoolEntry, old: &Draining| old.service.is_none();
         let orphaned =
             |_: &PoolEntry, old: &Draining| old.service.is_some_and(|service| !services.contains(&service));
+        let mut by_address: HashMap<SocketAddr, BTreeSet<BackendId>> = HashMap::new();
+        for (&id, old) in &*draining {
+            by_address.entry(old.address).or_default().insert(id);
+        }
         let rounds: [&Fits; 3] = [&own, &unowned, &orphaned];
         for fits in rounds {
-            for entry in wanted.iter().filter(|entry| !self.assigned.contains_key(entry)).collect::<Vec<_>>()
-            {
-                let found = (self.draining.iter())
-                    .find(|(_, old)| old.address == entry.address && fits(entry, old))
-                    .map(|(&id, _)| id);
+            for entry in wanted {
+                if self.assigned.contains_key(entry) {
+                    continue;
+                }
+                let Some(candidates) = by_address.get_mut(&entry.address) else { continue };
+                let is_fit = |id: &&BackendId| draining.get(*id).is_some_and(|old| fits(entry, old));
+                let found = candidates.iter().find(is_fit).copied();
                 if let Some(id) = found {
-                    self.draining.remove(&id);
+                    candidates.remove(&id);
+                    draining.remove(&id);
                     self.assigned.insert(*entry, id);
                 }
             }
@@ -806,6 +813,12 @@ impl BackendIds {
         assigned.chain(
             draining.map(|(&id, old)| (id, BackendIdentity { address: old.address, service: old.service })),
         )
+    }
+
+    /// One more than the highest id in use, draining ones included: all are below.
+    pub fn end(&self) -> u32 {
+        let highest = self.assigned.values().chain(self.draining.keys()).max();
+        highest.map_or(0, |&id| u32::from(id) + 1)
     }
 
     /// How many ids are draining.

@@ -2,6 +2,7 @@
 
 pub mod announce;
 pub mod apportion;
+pub mod certificate;
 pub mod cli;
 pub mod config;
 pub mod connections;
@@ -23,7 +24,9 @@ pub mod metrics;
 pub mod netlink;
 pub mod password;
 pub mod pcapng;
+pub mod peaks;
 pub mod privileges;
+pub mod process;
 pub mod program;
 pub mod reasons;
 pub mod rebalance;

@@ -14,6 +14,7 @@ mod family;
 mod backends;
 mod dataplane;
 mod node;
+mod process;
 mod services;
 mod sync;
 mod telling;
@@ -28,11 +29,11 @@ use family::Family;
 #[cfg(test)]
 mod tests;
 
-/// Every metric's name begins with this and `_`.
+/// The name of every metric of ours begins with this and `_`; those of the process begin with `process_`.
 pub const PREFIX: &str = "xvip";
 
 /// The parts of the table, in the order of the page.
-const PARTS: [(&str, &[Family]); 7] = [
+const PARTS: [(&str, &[Family]); 8] = [
     ("The node", node::FAMILIES),
     ("VRRP", vrrp::FAMILIES),
     ("Services", services::FAMILIES),
@@ -40,6 +41,7 @@ const PARTS: [(&str, &[Family]); 7] = [
     ("The data plane", dataplane::FAMILIES),
     ("Sync", sync::FAMILIES),
     ("Hooks and the connection log", telling::FAMILIES),
+    ("The process", process::FAMILIES),
 ];
 
 /// The OpenMetrics text of a status.

@@ -19,6 +19,7 @@ use crate::{
     health::tally::CheckTally,
     hooks::HookStatus,
     reconcile::MacText,
+    steering::{Said, Standing, rfc3339},
     sync::status::SyncStatus,
     vrrp::lateness::Lateness,
 };
@@ -46,6 +47,9 @@ pub struct Status {
     pub pid: u32,
     /// How long it has been running; 0 while it is down.
     pub uptime_seconds: u64,
+    /// What its process takes of the system; absent while it is down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessStatus>,
     /// What is wrong right now, in words; empty when all is well.
     pub problems: Vec<String>,
     /// Who else claims a VIP or uses a VRID, in words, by VIP or name of the VRRP instance; among the problems, too.
@@ -66,6 +70,12 @@ pub struct Status {
     pub packets: Packets,
     /// The flow table.
     pub flows: FlowsStatus,
+    /// New connections to all services.
+    #[serde(default)]
+    pub pace: PaceStatus,
+    /// The web page; absent without `[http]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpStatus>,
     /// The exchange of flows with the other nodes; absent without `[sync]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<SyncStatus>,
@@ -90,6 +100,49 @@ pub enum DaemonState {
     /// Nobody: no daemon answers. Its configuration, its pinned maps and the interfaces were read. What only a daemon knows
     /// is `unknown` then: the states of virtual routers and backends.
     Down,
+}
+
+/// What a process takes of the system.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProcessStatus {
+    /// When it began.
+    pub began_at: String,
+    /// Time on processors since then, its own and the kernel's for it.
+    pub cpu_seconds: f64,
+    /// Memory that it has in RAM. Maps of the data plane are the kernel's and not in it.
+    pub resident_bytes: u64,
+    /// Memory that it has addresses for.
+    pub virtual_bytes: u64,
+    /// Open file descriptors.
+    pub open_files: u64,
+    /// How many it may have (`RLIMIT_NOFILE`).
+    pub max_files: u64,
+}
+
+/// The web page.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HttpStatus {
+    /// `http.listen`
+    pub listen: String,
+    /// `http.path`
+    pub path: String,
+    /// Until when its certificate is valid; absent without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_not_after: Option<String>,
+}
+
+/// How many connections come. The counters are looked at once a second.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PaceStatus {
+    /// New connections in the last second.
+    pub rate: u64,
+    /// The most in a second since the daemon was started.
+    pub rate_max: u64,
+    /// The most established connections at one time since then, as of the counts of flows.
+    pub active_max: u64,
+    /// When the last new one came; absent where none has come since then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_opened: Option<String>,
 }
 
 /// What is so because the daemon is down.
@@ -364,6 +417,9 @@ pub struct ServiceStatus {
     /// some seconds old. 0 where a backend is this very node, whose connections these are then.
     #[serde(default)]
     pub host_connections: u64,
+    /// New connections to all its backends.
+    #[serde(default)]
+    pub pace: PaceStatus,
     /// In the file's order.
     pub backends: Vec<BackendStatus>,
 }
@@ -408,6 +464,9 @@ pub struct LastRebalanceStatus {
 pub struct AdminStatus {
     /// `drain`: no new connections; `disabled`: its connections are reset, too.
     pub state: String,
+    /// The drain was ordered as HAProxy's `maint`, and HAProxy's socket shows it as that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub maintenance: bool,
     /// When the connections that are left are reset; absent where they stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<String>,
@@ -415,6 +474,23 @@ pub struct AdminStatus {
     pub by: String,
     /// When.
     pub at: String,
+}
+
+impl AdminStatus {
+    /// What somebody has said of a backend.
+    pub fn of(standing: Standing, said: &Said) -> Self {
+        let state = match standing {
+            Standing::Drain { .. } | Standing::Maintenance => "drain",
+            Standing::Disabled => "disabled",
+        };
+        Self {
+            state: state.to_owned(),
+            maintenance: standing == Standing::Maintenance,
+            deadline: standing.deadline().map(rfc3339),
+            by: said.by.clone(),
+            at: rfc3339(said.at),
+        }
+    }
 }
 
 /// A weight by an operator's word.
@@ -484,6 +560,12 @@ pub struct BackendStatus {
     pub next_hop: Option<String>,
     /// Its flows.
     pub flows: BackendFlowsStatus,
+    /// Its new connections.
+    #[serde(default)]
+    pub pace: PaceStatus,
+    /// Until when the certificate is valid that it showed a check last; absent where checks do not speak TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_not_after: Option<String>,
     /// How many of them this process has reset, by reason: `backend-dead`, `disabled`, `drain-deadline`, `rebalance`. Reasons
     /// that there were none for are absent.
     #[serde(default)]

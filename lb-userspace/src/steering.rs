@@ -58,16 +58,27 @@ pub enum Standing {
         /// By the wall clock, so that a restart does not move it.
         deadline: Option<SystemTime>,
     },
+    /// As a drain without a deadline, ordered as HAProxy's `maint`, which ends no connection, either.
+    Maintenance,
     /// Those that it has are reset at once.
     Disabled,
 }
 
 impl Standing {
-    /// The word in `status` and in the state file.
+    /// The word in the state file.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Drain { .. } => "drain",
+            Self::Maintenance => "maintenance",
             Self::Disabled => "disabled",
+        }
+    }
+
+    /// When its connections are reset, if they are not at once.
+    pub const fn deadline(self) -> Option<SystemTime> {
+        match self {
+            Self::Drain { deadline } => deadline,
+            Self::Maintenance | Self::Disabled => None,
         }
     }
 
@@ -75,6 +86,7 @@ impl Standing {
     pub fn resets_at(self, now: SystemTime) -> bool {
         match self {
             Self::Drain { deadline } => deadline.is_some_and(|deadline| deadline <= now),
+            Self::Maintenance => false,
             Self::Disabled => true,
         }
     }
@@ -183,10 +195,7 @@ impl Overrides {
     /// The first deadline after `now`.
     pub fn next_deadline(&self, now: SystemTime) -> Option<SystemTime> {
         let standings = self.given.values().filter_map(|one| one.standing.as_ref());
-        let deadlines = standings.filter_map(|(standing, _)| match standing {
-            Standing::Drain { deadline } => *deadline,
-            Standing::Disabled => None,
-        });
+        let deadlines = standings.filter_map(|(standing, _)| standing.deadline());
         deadlines.filter(|deadline| *deadline > now).min()
     }
 
@@ -210,6 +219,7 @@ impl Overrides {
                 });
                 Saying::of_standing(Standing::Drain { deadline: deadline.transpose()? })
             }
+            BackendAction::Maintain => Saying::Maintenance,
             BackendAction::Disable => Saying::Disabled,
             BackendAction::Enable => Saying::In,
             BackendAction::Weight { weight: None } => Saying::Weight(None),
@@ -236,10 +246,7 @@ impl Overrides {
             backend: name.backend.clone(),
             standing: one.standing.as_ref().map(|(standing, said)| StandingEntry {
                 kind: standing.name().to_owned(),
-                deadline: match standing {
-                    Standing::Drain { deadline } => deadline.map(rfc3339),
-                    Standing::Disabled => None,
-                },
+                deadline: standing.deadline().map(rfc3339),
                 by: said.by.clone(),
                 at: rfc3339(said.at),
             }),
@@ -292,6 +299,7 @@ impl Overrides {
                     ("drain", deadline) => {
                         Standing::Drain { deadline: deadline.as_deref().map(time).transpose()? }
                     }
+                    ("maintenance", None) => Standing::Maintenance,
                     ("disabled", None) => Standing::Disabled,
                     _ => return Err(wrong(format!("{kind:?} is no state, or has no deadline"))),
                 };

@@ -1,6 +1,7 @@
 //! What is in the packages: each file, where it goes, and its mode.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write as _,
     path::{Path, PathBuf},
@@ -36,6 +37,7 @@ pub struct File {
 
 const DOCUMENTATION: &str = "/usr/share/doc/xvip";
 const SHARED: &str = "/usr/share/xvip";
+const LICENSES: &str = "/usr/share/licenses/xvip";
 /// Of `packaging/`: what operators of other systems take from here.
 const SHARED_DIRECTORIES: [&str; 3] = ["grafana", "kubernetes", "prometheus"];
 
@@ -71,11 +73,11 @@ pub fn files(source: &Source, kind: Kind) -> anyhow::Result<Vec<File>> {
     }
     match kind {
         Kind::Deb => {
-            files.document(&format!("{DOCUMENTATION}/copyright"), copyright().into_bytes());
+            files.document(&format!("{DOCUMENTATION}/copyright"), copyright(source)?.into_bytes());
             files.document(&format!("{DOCUMENTATION}/changelog.gz"), compressed(&changelog(source)?)?);
         }
         Kind::Rpm => {
-            files.document("/usr/share/licenses/xvip/LICENSE", read(&source.root.join("LICENSE"))?);
+            files.document(&format!("{LICENSES}/LICENSE"), read(&source.root.join("LICENSE"))?);
         }
     }
     for directory in SHARED_DIRECTORIES {
@@ -119,6 +121,15 @@ fn completion(shell: impl Generator) -> Vec<u8> {
     script
 }
 
+/// The directories that are the packages' own, above their files: the parents before what is in them.
+#[must_use]
+pub fn own_directories(files: &[File]) -> BTreeSet<String> {
+    const OWN: [&str; 3] = [DOCUMENTATION, SHARED, LICENSES];
+    let directories = files.iter().flat_map(|file| Path::new(&file.path).ancestors().skip(1));
+    let own = directories.filter(|directory| OWN.iter().any(|own| directory.starts_with(own)));
+    own.map(|directory| directory.display().to_string()).collect()
+}
+
 /// The regular files below a directory by their relative paths; none where it does not exist.
 fn tree(directory: &Path) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
@@ -158,22 +169,27 @@ fn compressed(text: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Debian policy 12.5, in the form of DEP-5.
-fn copyright() -> String {
-    "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\
-     Upstream-Name: xvip\n\
-     \n\
-     Files: *\n\
-     Copyright: The xvip authors\n\
-     License: Apache-2.0\n \
-     On Debian systems the text of this licence is in\n \
-     /usr/share/common-licenses/Apache-2.0.\n"
-        .to_owned()
+fn copyright(source: &Source) -> anyhow::Result<String> {
+    let year = time(source)?.strftime("%Y");
+    Ok(format!(
+        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\
+         Upstream-Name: xvip\n\
+         \n\
+         Files: *\n\
+         Copyright: {year} The xvip authors\n\
+         License: Apache-2.0\n \
+         On Debian systems the text of this licence is in\n \
+         /usr/share/common-licenses/Apache-2.0.\n"
+    ))
+}
+
+fn time(source: &Source) -> anyhow::Result<jiff::Timestamp> {
+    let time = i64::try_from(source.epoch).ok().and_then(|second| jiff::Timestamp::from_second(second).ok());
+    time.context("the time of the packages is beyond what has a date")
 }
 
 fn changelog(source: &Source) -> anyhow::Result<String> {
-    let time = i64::try_from(source.epoch).ok().and_then(|second| jiff::Timestamp::from_second(second).ok());
-    let time = time.context("the time of the packages is beyond what has a date")?;
-    let date = time.strftime("%a, %d %b %Y %H:%M:%S +0000");
+    let date = time(source)?.strftime("%a, %d %b %Y %H:%M:%S +0000");
     let (version, maintainer) = (crate::VERSION, crate::maintainer());
     Ok(format!(
         "xvip ({version}) unstable; urgency=medium\n\n  * Release {version}; what is in it is told by \

@@ -41,6 +41,7 @@ pub fn write(source: &Source, directory: &Path) -> anyhow::Result<PathBuf> {
     let control = control(&architecture, &binary.content, installed)?;
     let debian = root.join("DEBIAN");
     put(&debian.join("control"), 0o644, control.as_bytes())?;
+    put(&debian.join("md5sums"), 0o644, sums(&root, &files)?.as_bytes())?;
     for script in SCRIPTS {
         let path = source.root.join("packaging/debian").join(script);
         let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -58,6 +59,17 @@ pub fn write(source: &Source, directory: &Path) -> anyhow::Result<PathBuf> {
         bail!("dpkg-deb: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(path)
+}
+
+/// By which `dpkg --verify` finds out what has been changed (deb-md5sums(5)).
+fn sums(root: &Path, files: &[contents::File]) -> anyhow::Result<String> {
+    let mut md5sum = Command::new("md5sum");
+    md5sum.current_dir(root).arg("--").args(files.iter().map(|file| file.path.trim_start_matches('/')));
+    let output = md5sum.output().context("starting md5sum, of Debian's package coreutils")?;
+    if !output.status.success() {
+        bail!("md5sum: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn put(path: &Path, mode: u32, content: &[u8]) -> anyhow::Result<()> {

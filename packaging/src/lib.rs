@@ -33,9 +33,10 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// One line about the package.
 pub const SUMMARY: &str = "virtual IP and XDP load balancer for Kubernetes API servers";
 /// More about it; lines of at most 78 characters.
-pub const DESCRIPTION: &str = "xvip replaces HAProxy and keepalived in front of the API servers of a Kubernetes\n\
-    cluster: an XDP program forwards VIP:6443 to the healthy ones inside the\n\
-    kernel, and a controller checks them and owns the virtual address by VRRP.";
+pub const DESCRIPTION: &str = "xvip replaces HAProxy and keepalived in front of the API servers of a\n\
+    Kubernetes cluster: an XDP program forwards VIP:6443 to the healthy ones\n\
+    inside the kernel, and a controller checks them and owns the virtual\n\
+    address by VRRP.";
 /// Whom a packager's tool names; `XVIP_MAINTAINER` in the environment is another one.
 pub const MAINTAINER: &str = "The xvip authors <xvip@xvip.invalid>";
 

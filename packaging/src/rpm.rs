@@ -32,7 +32,12 @@ pub fn write(source: &Source, directory: &Path) -> anyhow::Result<PathBuf> {
         .description(DESCRIPTION)
         .vendor(crate::maintainer())
         .build_host("localhost");
-    for file in contents::files(source, Kind::Rpm)? {
+    let files = contents::files(source, Kind::Rpm)?;
+    // What nobody owns stays when the package goes.
+    for directory in contents::own_directories(&files) {
+        builder.with_dir_entry(FileOptions::dir(directory).mode(FileMode::dir(0o755)))?;
+    }
+    for file in files {
         if file.path == "/usr/bin/xvip" {
             for (library, versions) in libraries::needed(&file.content)? {
                 for version in versions {

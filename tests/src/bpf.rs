@@ -30,6 +30,7 @@ const BPF_PROG_TEST_RUN: c_long = 10;
 const BPF_LINK_CREATE: c_long = 28;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
+const BPF_MAP_TYPE_LRU_HASH: u32 = 9;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 
@@ -169,6 +170,13 @@ impl Target {
 /// A map with one entry under a key of four bytes.
 fn map_create(map_type: u32, value_size: u32) -> io::Result<OwnedFd> {
     let attr = MapCreate { map_type, key_size: size_of::<u32>() as u32, value_size, max_entries: 1 };
+    // SAFETY: MapCreate is the head of the bpf_attr that BPF_MAP_CREATE reads, and holds no pointer.
+    unsafe { bpf_fd(BPF_MAP_CREATE, &attr) }
+}
+
+/// A hash that forgets what was not used for longest where it is full.
+pub(crate) fn lru_hash(key_size: u32, value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
+    let attr = MapCreate { map_type: BPF_MAP_TYPE_LRU_HASH, key_size, value_size, max_entries };
     // SAFETY: MapCreate is the head of the bpf_attr that BPF_MAP_CREATE reads, and holds no pointer.
     unsafe { bpf_fd(BPF_MAP_CREATE, &attr) }
 }

@@ -98,6 +98,21 @@ impl IncumbentNode {
         fs::write(self.file("haproxy.cfg"), haproxy_cfg(servers, &self.families))
     }
 
+    /// Changes the limits in the configuration that was written last, so that it can have so many connections at once. What
+    /// the customers wrote ends at 750.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn raise_limits(&self, connections: usize) -> io::Result<()> {
+        let file = self.file("haproxy.cfg");
+        fs::write(&file, with_limits(&fs::read_to_string(&file)?, connections))
+    }
+
+    /// Whether HAProxy runs.
+    pub fn is_running(&mut self) -> bool {
+        self.haproxy.as_mut().is_some_and(Daemon::is_running)
+    }
+
     /// Its machine.
     #[must_use]
     pub fn machine(&self) -> &Netns {
@@ -398,6 +413,19 @@ backend {name}
     text
 }
 
+/// The same configuration with limits for so many connections.
+fn with_limits(text: &str, connections: usize) -> String {
+    // One for the statistics, a few for whoever asks whether it listens.
+    let all = connections + 100;
+    text.lines()
+        .map(|line| match line.trim_start().split_once(' ') {
+            Some(("maxconn", _)) => format!("    maxconn {all}\n"),
+            Some(("default-server", _)) => line.replace("maxconn 250", &format!("maxconn {all}")) + "\n",
+            _ => format!("{line}\n"),
+        })
+        .collect()
+}
+
 fn keepalived_conf(index: u8) -> String {
     let (own, peer) = (host(FIRST.0 + index), host(FIRST.0 + 1 - index));
     let priority = FIRST.1 - index;
@@ -472,6 +500,16 @@ mod tests {
         let api = section("kube-apiserver");
         assert!(api.contains("server master1 172.16.0.4:6443 check\n"), "{api}");
         assert_eq!(api.replace("kube-apiserver", "plain").replace("6443", "7000"), section("plain"));
+    }
+
+    #[test]
+    fn limits_are_raised_everywhere() {
+        let text = haproxy_cfg(&[], &[Family::V4]);
+        assert!(text.contains("maxconn     4000") && text.contains("maxconn 250 "), "{text}");
+        let raised = with_limits(&text, 100_000);
+        assert_eq!(raised.matches("maxconn 100100").count(), 3, "{raised}");
+        assert_eq!(raised.matches("maxconn").count(), 3, "{raised}");
+        assert_eq!(raised.lines().count(), text.lines().count());
     }
 
     #[test]

@@ -48,6 +48,9 @@ enum Program {
     /// A client (the lab starts these itself)
     #[command(hide = true, subcommand)]
     Client(ClientProgram),
+    /// A server for `client drive`
+    #[command(hide = true)]
+    Loadserver(lb_load::server::Options),
     /// Process 1 of a virtual machine (the tests boot it)
     #[command(hide = true)]
     Guest {
@@ -76,6 +79,8 @@ enum ClientProgram {
     Streams(streams::Options),
     /// Requests to the plain service at a steady rate, whatever becomes of them
     Probe(probe::ProbeOptions),
+    /// As much as can be, of the plainest (`bench tcp`)
+    Drive(lb_load::client::Options),
 }
 
 fn main() -> ExitCode {
@@ -108,6 +113,10 @@ fn main() -> ExitCode {
             runtime().and_then(|runtime| runtime.block_on(streams::run(options)))
         }
         Program::Guest { counting, only } => guest::run(&only, counting),
+        Program::Client(ClientProgram::Drive(options)) => lb_load::client::run(&options),
+        Program::Loadserver(options) => {
+            lb_load::server::serve(&options).map(|never| match never {}).context("serving")
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

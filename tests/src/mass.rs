@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use aya::maps::{Array, Map, MapData};
-use aya::programs::{ProgramFd, loaded_programs};
+use aya::programs::{ProgramFd, ProgramInfo, loaded_programs};
 use lb_common::layout::{
     BackendEntry, BackendId, Hop, Load, MODE_NAT, MacWord, NodeEntry, PulseEntry, ServiceEntry, ServiceKey,
     VipEntry,
@@ -78,8 +78,10 @@ pub struct Service {
     pub at: SocketAddr,
     /// One of the `MODE_` constants of the layout.
     pub mode: u8,
-    /// Ids of its backends; the backend of an id is [`backend`], of the VIP's family.
+    /// Ids of its backends; the backend of an id is [`backend`].
     pub backends: std::ops::Range<BackendId>,
+    /// Whether their addresses are of the other family than the VIP; only in a tunnel.
+    pub crosses: bool,
     /// New connections per second and source; 0: no limit.
     pub source_rate: u32,
     /// And at once.
@@ -90,7 +92,7 @@ impl Service {
     /// A service in nat without limits.
     #[must_use]
     pub fn nat(at: SocketAddr, backends: std::ops::Range<BackendId>) -> Self {
-        Self { at, mode: MODE_NAT, backends, source_rate: 0, source_burst: 0 }
+        Self { at, mode: MODE_NAT, backends, crosses: false, source_rate: 0, source_burst: 0 }
     }
 }
 
@@ -153,7 +155,7 @@ impl Mass {
         node.macs[0] = MacWord::new(NODE_MAC);
         (node.v4, node.v6) = (NODE_IP.into(), NODE_IP6.into());
         for (index, service) in (0..).zip(services) {
-            let v6 = service.at.is_ipv6();
+            let v6 = service.at.is_ipv6() != service.crosses;
             let members =
                 service.backends.clone().map(|id| Member { id, address: backend(id, v6), weight: 1 });
             let slots = maglev::table(&members.collect::<Vec<_>>()).context("a service without backends")?;
@@ -199,6 +201,14 @@ impl Mass {
     #[must_use]
     pub fn program(&self) -> BorrowedFd<'_> {
         self.program.as_fd()
+    }
+
+    /// What the kernel says of each of the programs.
+    ///
+    /// # Errors
+    /// Where it says nothing.
+    pub fn programs(&self) -> anyhow::Result<Vec<ProgramInfo>> {
+        programs_with(&self.maps.join("NODE"))
     }
 
     /// A hand on the programs; each thread has its own.
@@ -275,14 +285,19 @@ fn backend_entry(id: BackendId, v6: bool) -> BackendEntry {
     }
 }
 
-/// The entry program among all that are loaded: the one that uses this map.
-fn program_with(map: &Path) -> anyhow::Result<ProgramFd> {
+/// The name of the entry program.
+pub const ENTRY: &str = "xvip";
+
+/// The programs that use this map, among all that are loaded.
+fn programs_with(map: &Path) -> anyhow::Result<Vec<ProgramInfo>> {
     let id = MapData::from_pin(map)?.info()?.id();
-    let mut programs = loaded_programs().flatten();
-    let ours = programs.find(|program| {
-        program.name_as_str() == Some("xvip")
-            && program.map_ids().ok().flatten().is_some_and(|ids| ids.contains(&id))
-    });
+    let uses = |program: &ProgramInfo| program.map_ids().ok().flatten().is_some_and(|ids| ids.contains(&id));
+    Ok(loaded_programs().flatten().filter(uses).collect())
+}
+
+/// The entry program among them.
+fn program_with(map: &Path) -> anyhow::Result<ProgramFd> {
+    let ours = programs_with(map)?.into_iter().find(|program| program.name_as_str() == Some(ENTRY));
     Ok(ours.context("the program is not loaded")?.fd()?)
 }
 

@@ -18,7 +18,11 @@ const EPOCH: u64 = 1_700_000_000;
 pub fn source(directory: &Path) -> anyhow::Result<Source> {
     let xvip = find_program("xvip", "XVIP_BIN")?;
     let binary = directory.join("xvip-stripped");
-    let strip = Command::new("strip").arg("--strip-all").arg("-o").arg(&binary).arg(xvip).status();
+    let strip = Command::new("strip")
+        .args(["--strip-all", "--remove-section=.comment", "-o"])
+        .arg(&binary)
+        .arg(xvip)
+        .status();
     if !strip?.success() {
         return Err(io::Error::other("strip failed").into());
     }

@@ -137,8 +137,10 @@ fn a_browser_follows_what_happens_and_gives_orders_by_keyboard_alone() -> TestRe
     })?;
     let lb = lab.lb(0);
     lab.wait_owner(Some("lb1"), SOON)?;
-    let held = lab.hold(&Connections { count: 24, parallel: 4, ..Connections::default() })?;
-    held.wait_done(SOON)?;
+    // Before their first check backends get nothing, and clients a RST.
+    wait::until("the backends", SOON, || {
+        lb.status().is_ok_and(|status| status.backends_up() == 3 && status.service_up("plain") == 3)
+    })?;
 
     // The page is where HAProxy's was: at the VIP, too.
     let mut browser = Browser::start(lab.client(), lab.dir())?;
@@ -157,10 +159,36 @@ fn a_browser_follows_what_happens_and_gives_orders_by_keyboard_alone() -> TestRe
     browser.tab_to("Password")?;
     browser.type_text("secret")?;
     browser.press("Enter")?;
-    browser.until("document.body.innerText.includes('this node owns them')")?;
+    browser.until("document.body.innerText.includes('this node owns it')")?;
     browser.until("document.body.innerText.includes('3 of 3 backends usable')")?;
     browser.until("document.title.includes('lb1 active')")?;
     everything_has_a_name(&mut browser, "overview")?;
+
+    // Connections are seen: how many, whose, when they came; and what the checks and their certificates say.
+    let held =
+        lab.hold(&Connections { count: 48, parallel: 4, reconnect: true, ..Connections::default() })?;
+    held.wait_done(SOON)?;
+    assert_eq!(
+        (held.failed(0), held.held_by_server().values().sum::<usize>()),
+        (0, 48),
+        "{:?}",
+        held.failures(0)
+    );
+    let watches = lab.watch(None, 12, SOON)?;
+    let numbers = "[...document.querySelectorAll('td.number .big')].map(one => Number(one.innerText))";
+    let sum =
+        |from: u32, to: u32| format!("{numbers}.slice({from}, {to}).reduce((one, other) => one + other)");
+    browser.until(&format!("{} === 12 && {} === 48", sum(0, 3), sum(3, 6)))?;
+    // Of so many, each of three has some.
+    let lines = "[...document.querySelectorAll('.line title')].slice(3, 6)";
+    browser.until(&format!(
+        r"{lines}.every(one => /^Connections in the last .*: \d+ to [1-9]/.test(one.innerHTML))"
+    ))?;
+    browser.until("[...document.querySelectorAll('.share title')].some(one => /^[1-9].* of the connections/.test(one.innerHTML))")?;
+    let said = browser.text()?;
+    for part in [" ms", "certificate until 4096", " new/s", "at most ", "No problems"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
 
     // It changes without being loaded again, and says so to who does not see it.
     browser.evaluate("window.sameOne = true")?;
@@ -170,10 +198,13 @@ fn a_browser_follows_what_happens_and_gives_orders_by_keyboard_alone() -> TestRe
     browser
         .until("document.getElementById('said').textContent.includes('master1 of kube-apiserver: down')")?;
     browser.until("document.body.innerText.includes('2 of 3 backends usable')")?;
+    browser.until("document.querySelector('.problems').innerText.includes('1 backend down')")?;
     assert_eq!(browser.evaluate("window.sameOne === true")?, true, "the page was not loaded again");
     assert_eq!(browser.focused()?, "Drain master2 of kube-apiserver", "the focus stayed");
     // For the pictures: some history.
     browser.until("document.querySelectorAll('.strip .down').length > 0")?;
+    // Whose connections it had have come again elsewhere.
+    browser.until(&format!("{numbers}[3] === 0 && {} === 48", sum(3, 6)))?;
     draw(&mut browser, &lab, "overview")?;
 
     browser.press("Enter")?;
@@ -220,7 +251,7 @@ fn a_browser_follows_what_happens_and_gives_orders_by_keyboard_alone() -> TestRe
     let complaints: Vec<String> =
         browser.complaints()?.into_iter().filter(|one| !one.contains("\"source\":\"network\"")).collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
-    drop(held);
+    drop((held, watches));
     Ok(())
 }
 
@@ -367,6 +398,7 @@ fn who_has_no_right_is_refused_and_nobody_else_notices() -> TestResult {
     };
     let page = curl(&[], "")?;
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("172.16.0.10/24"), "{page}");
+    assert!(page.contains("<dt>This page</dt><dd>certificate until <time datetime=\"4096-01-01"), "{page}");
     assert!(!page.contains(concat!("xvip ", env!("CARGO_PKG_VERSION"))), "the version is hidden: {page}");
     let origin = format!("Origin: https://lb2:{PORT}");
     let logged_in = curl(&["-H", &origin, "--data", "name=ann&password=secret"], "login")?;

@@ -20,7 +20,7 @@ struct Bench {
     level: setup::Level,
 }
 
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 6] = [
     Bench {
         name: "failover",
         about: "time without service when a node dies, hands over or loses its balancer; also for HAProxy with keepalived",
@@ -32,8 +32,18 @@ const BENCHES: [Bench; 4] = [
         level: setup::Level::Bench,
     },
     Bench {
+        name: "packet",
+        about: "time per packet in the XDP programs, above an empty one; in Katran's, too, where you have built it",
+        level: setup::Level::Lab,
+    },
+    Bench {
         name: "survive",
         about: "what becomes of 200 streams and of requests in all that can happen; also for HAProxy with keepalived",
+        level: setup::Level::Bench,
+    },
+    Bench {
+        name: "tcp",
+        about: "connections, requests, latency, bulk, processor time and memory; also for HAProxy, nftables and no balancer",
         level: setup::Level::Bench,
     },
     Bench {

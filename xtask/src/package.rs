@@ -28,8 +28,13 @@ pub fn run(debug: bool) -> anyhow::Result<ExitCode> {
 
 fn without_symbols(binary: &Path) -> anyhow::Result<PathBuf> {
     let stripped = workspace::scratch("package")?.join("xvip");
-    process::output(Command::new("strip").arg("--strip-all").arg("-o").arg(&stripped).arg(binary))
-        .context("`strip` is in Debian's package binutils")?;
+    process::output(
+        Command::new("strip")
+            .args(["--strip-all", "--remove-section=.comment", "-o"])
+            .arg(&stripped)
+            .arg(binary),
+    )
+    .context("`strip` is in Debian's package binutils")?;
     Ok(stripped)
 }
 

@@ -111,6 +111,8 @@ pub enum BackendAction {
         #[serde(default)]
         deadline_s: Option<u64>,
     },
+    /// The same without a deadline, by HAProxy's word for it: its socket calls the backend MAINT, not DRAIN.
+    Maintain,
     /// No new connections, and those that it has are reset at once.
     Disable,
     /// What the file says of it holds again.

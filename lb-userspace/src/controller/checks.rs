@@ -22,7 +22,7 @@ use crate::{
     config::model::{Check, Config, Health},
     desired::{PoolEntry, pool},
     health::{
-        monitor::{BackendHealth, Monitor},
+        monitor::{BackendHealth, Monitor, Recipe},
         rise_fall::HealthState,
     },
     history::Teller,
@@ -93,6 +93,7 @@ impl Checks {
         for service in &config.services {
             // The same for all of its backends.
             let files = files(&service.health);
+            let mut recipe = None;
             for (entry, backend) in pool(service).zip(&service.backends) {
                 let subject = history::subject_of(service, &backend.name);
                 plan.wanted.insert(entry, subject.clone());
@@ -104,8 +105,16 @@ impl Checks {
                 let subject = Arc::new(Mutex::new(subject));
                 let observer =
                     history::check_observer(self.teller.clone(), Arc::clone(&subject), entry.address);
-                let monitor = Monitor::spawn_observed(&service.health, entry.address, observer)
-                    .with_context(|| format!("service {:?}: checks of {}", service.name, entry.address))?;
+                let about = || format!("service {:?}: checks of {}", service.name, entry.address);
+                let recipe = match &recipe {
+                    Some(recipe) => recipe,
+                    None => {
+                        let health = &service.health;
+                        recipe.insert(Recipe::read(&health.check, health.timeout).with_context(about)?)
+                    }
+                };
+                let monitor = Monitor::spawn_by(recipe, &service.health, entry.address, observer)
+                    .with_context(about)?;
                 let health = monitor.health();
                 let (changed, results) = (Arc::clone(&self.changed), Arc::clone(&self.results));
                 tokio::spawn(follow(health.clone(), changed, results));

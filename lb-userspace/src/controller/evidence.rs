@@ -77,12 +77,13 @@ impl Controller {
             .map(|service| (crate::desired::service_key(service), service.mode))
             .collect();
         let up = self.checks.up();
+        let Ok(counters) = dataplane.backend_counters_below(self.ids.end()) else { return };
         let mut suspects = BTreeSet::new();
         for entry in &up {
             let Some(id) = self.ids.id(entry) else { continue };
-            let Ok(counters) = dataplane.backend_counters(id) else { continue };
+            let Some(counters) = counters.get(usize::from(id)) else { continue };
             let answers = modes.get(&entry.service) == Some(&Mode::Nat);
-            if self.evidence.is_new(id, &counters, answers, begin) {
+            if self.evidence.is_new(id, counters, answers, begin) {
                 suspects.insert(entry.address.ip());
             }
         }

@@ -149,9 +149,7 @@ impl Controller {
         self.look_at_carrier();
         self.announced.clear();
         self.close_dataplane();
-        if let Err(error) = self.open_dataplane(None) {
-            set_problem(&mut self.problems.dataplane, Some(format!("{error:#}")));
-        }
+        self.reopen_dataplane_now();
     }
 
     /// The other routers that advertise from the virtual router's Ethernet address, which is ours once we are active: what

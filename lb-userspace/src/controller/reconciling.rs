@@ -186,7 +186,9 @@ impl Controller {
         observed: &Observed,
     ) -> Result<(), (Stage, anyhow::Error)> {
         let mut failed: Option<(Stage, anyhow::Error)> = None;
-        for change in changes {
+        let owners: BTreeMap<_, _> = self.ids.all().collect();
+        let mut changes = changes.into_iter().peekable();
+        while let Some(change) = changes.next() {
             let wait = match (&failed, change.stage()) {
                 (None, _) | (_, Stage::Disown) => false,
                 (Some((stage, _)), Stage::Build) => *stage == Stage::Build,
@@ -206,16 +208,32 @@ impl Controller {
                 Change::SetBackend(id, entry) => {
                     debug!("{change}");
                     let was = observed.tables.backends.get(id).map(|old| old.weight);
-                    let of = self.ids.all().find(|(known, _)| known == id).map(|(_, entry)| entry);
+                    let of = owners.get(id);
                     if let (Some(was), Some(of)) = (was.filter(|was| *was != entry.weight), of) {
-                        self.tell_weight(&of, was, entry.weight);
+                        self.tell_weight(of, was, entry.weight);
                     }
                 }
                 _ => debug!("{change}"),
             }
             let stage = change.stage();
             let text = change.to_string();
-            if let Err(error) = self.apply_one(change).await {
+            let applied = match change {
+                Change::SetRing(ring, slots) => {
+                    let mut tables = vec![(ring, slots)];
+                    while let Some(Change::SetRing(ring, slots)) =
+                        changes.next_if(|next| matches!(next, Change::SetRing(..)))
+                    {
+                        debug!("table {ring}, too");
+                        tables.push((ring, slots));
+                    }
+                    self.dataplane
+                        .as_mut()
+                        .map_or(Ok(()), |dataplane| dataplane.set_rings(&tables))
+                        .map_err(Into::into)
+                }
+                change => self.apply_one(change).await,
+            };
+            if let Err(error) = applied {
                 let error = error.context(format!("applying `{text}`"));
                 failed = failed.or(Some((stage, error)));
             }

@@ -83,6 +83,7 @@ impl Controller {
             self.configure_routers().await;
         }
         self.look_at_neighbours = true;
+        self.reopen_dataplane_now();
         self.reconcile().await;
         ReloadAnswer { applied: true, error: None, findings }
     }

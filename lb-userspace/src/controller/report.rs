@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::layout::BackendId;
+use lb_common::layout::{BackendCounters, BackendId};
 
 use super::Controller;
 use crate::{
@@ -14,13 +14,14 @@ use crate::{
     desired::{PoolEntry, service_key, vips_of},
     health::tally::CheckTally,
     netlink::Link,
+    process,
     reconcile::MacText,
     status::{
         ActiveRouterStatus, AdminStatus, BackendFlowsStatus, BackendStatus, ConfigStatus, DaemonState,
-        FlowsStatus, InterfaceStatus, LocalClientsStatus, Packets, ServiceStatus, Status, VrrpStatus,
-        WeightOverrideStatus, without_daemon, word,
+        FlowsStatus, InterfaceStatus, LocalClientsStatus, PaceStatus, Packets, ServiceStatus, Status,
+        VrrpStatus, WeightOverrideStatus, without_daemon, word,
     },
-    steering::{Standing, rfc3339},
+    steering::rfc3339,
 };
 
 impl Controller {
@@ -28,6 +29,10 @@ impl Controller {
     pub(super) fn status(&self) -> Status {
         let tables =
             self.dataplane.as_ref().and_then(|dataplane| dataplane.observe().ok()).unwrap_or_default();
+        let end = self.ids.end();
+        let counters =
+            self.dataplane.as_ref().and_then(|dataplane| dataplane.backend_counters_below(end).ok());
+        let counters = counters.unwrap_or_default();
         let interfaces: Vec<InterfaceStatus> =
             self.links.iter().map(|link| self.interface_status(link)).collect();
         Status {
@@ -37,6 +42,7 @@ impl Controller {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
+            process: Some(process::look(self.began_at)),
             problems: self.problems(),
             rivals: self.rivals.status(),
             config: ConfigStatus {
@@ -53,7 +59,7 @@ impl Controller {
                 .config
                 .services
                 .iter()
-                .map(|service| self.service_status(service, &tables))
+                .map(|service| self.service_status(service, &tables, &counters))
                 .collect(),
             packets: self.packets(),
             flows: FlowsStatus {
@@ -63,6 +69,8 @@ impl Controller {
                 half_open: self.census.half_open,
                 closing: self.census.closing,
             },
+            pace: self.peaks.of_node(),
+            http: self.http_status(),
             sync: self.replication.status(),
             hooks: self.teller.hooks().status(),
             connection_log: self.connections.status(),
@@ -167,22 +175,30 @@ impl Controller {
         status
     }
 
-    fn service_status(&self, service: &Service, tables: &Tables) -> ServiceStatus {
+    /// `counters` are the backends', by id.
+    fn service_status(
+        &self,
+        service: &Service,
+        tables: &Tables,
+        counters: &[BackendCounters],
+    ) -> ServiceStatus {
         let entry = tables.services.get(&service_key(service));
-        let mut slots: BTreeMap<BackendId, usize> = BTreeMap::new();
+        let mut slots = vec![0usize; self.ids.end() as usize];
         let ring = entry.filter(|entry| entry.usable > 0).and_then(|entry| tables.rings.get(&entry.index));
         if let Some(ring) = ring {
             let turns = entry.map_or(0, |entry| entry.turns as usize);
             let part = if turns > 0 { turns } else { ring.len() };
             for &id in ring.iter().take(part) {
-                *slots.entry(id).or_default() += 1;
+                if let Some(slots) = slots.get_mut(usize::from(id)) {
+                    *slots += 1;
+                }
             }
         }
         let local = entry.zip(self.dataplane.as_ref());
         let local = local.and_then(|(entry, dataplane)| dataplane.local_counters(entry.index).ok());
         let local = local.unwrap_or_default();
-        let total: usize = slots.values().sum::<usize>().max(1);
-        let share = |id: BackendId| slots.get(&id).copied().unwrap_or(0) as f64 / total as f64;
+        let total: usize = slots.iter().sum::<usize>().max(1);
+        let share = |id: BackendId| slots.get(usize::from(id)).copied().unwrap_or(0) as f64 / total as f64;
         ServiceStatus {
             name: service.name.clone(),
             vip: service.vip.address.to_string(),
@@ -198,8 +214,9 @@ impl Controller {
             },
             rebalance: self.rebalance_status(service),
             host_connections: self.host_connections(service, tables),
+            pace: self.peaks.of_service(&service_key(service)),
             backends: (service.backends.iter())
-                .map(|backend| self.backend_status(service, backend, tables, &share))
+                .map(|backend| self.backend_status(service, backend, tables, counters, &share))
                 .collect(),
         }
     }
@@ -221,6 +238,7 @@ impl Controller {
         service: &Service,
         backend: &Backend,
         tables: &Tables,
+        counters: &[BackendCounters],
         share: &dyn Fn(BackendId) -> f64,
     ) -> BackendStatus {
         let mut status = BackendStatus {
@@ -240,20 +258,15 @@ impl Controller {
             share: 0.0,
             next_hop: None,
             flows: BackendFlowsStatus::default(),
+            pace: PaceStatus::default(),
+            certificate_not_after: None,
             resets: BTreeMap::new(),
             checks: CheckTally::default(),
         };
         let entry = PoolEntry { service: service_key(service), address: backend.address };
+        status.pace = self.peaks.of_backend(&entry);
         if let Some(one) = self.steering.overrides.of(service, backend) {
-            status.admin = one.standing.as_ref().map(|(standing, said)| AdminStatus {
-                state: standing.name().to_owned(),
-                deadline: match standing {
-                    Standing::Drain { deadline } => deadline.map(rfc3339),
-                    Standing::Disabled => None,
-                },
-                by: said.by.clone(),
-                at: rfc3339(said.at),
-            });
+            status.admin = one.standing.as_ref().map(|(standing, said)| AdminStatus::of(*standing, said));
             status.weight_override = one.weight.as_ref().map(|(weight, said)| WeightOverrideStatus {
                 weight: *weight,
                 by: said.by.clone(),
@@ -266,6 +279,7 @@ impl Controller {
             status.since = rfc3339(health.since);
             status.reason = health.reason;
             status.checks = health.tally;
+            status.certificate_not_after = health.certificate.map(rfc3339);
         }
         let Some(id) = self.ids.id(&entry) else { return status };
         status.share = share(id);
@@ -277,8 +291,7 @@ impl Controller {
             status.share_limit = Some(entry.share).filter(|share| *share > 0);
             status.local = entry.local != 0;
         }
-        let counters = self.dataplane.as_ref().and_then(|dataplane| dataplane.backend_counters(id).ok());
-        let counters = counters.unwrap_or_default();
+        let counters = counters.get(usize::from(id)).copied().unwrap_or_default();
         let counted = self.census.by_backend.get(&id).copied().unwrap_or_default();
         let figures = counted.figures;
         status.flows = BackendFlowsStatus {

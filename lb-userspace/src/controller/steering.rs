@@ -180,6 +180,9 @@ impl Controller {
                 );
                 format!("gets no new connections; its {active} stay {until}")
             }
+            Some((Standing::Maintenance, _)) => {
+                format!("gets no new connections; its {active} stay until they end")
+            }
             Some((Standing::Disabled, _)) => {
                 format!("gets no new connections; its {active} are reset")
             }
@@ -276,6 +279,8 @@ impl Controller {
                 let Some((standing, _)) = one.and_then(|one| one.standing.as_ref()) else { continue };
                 let why = match standing {
                     Standing::Drain { .. } => ResetReason::DrainDeadline,
+                    // Never due.
+                    Standing::Maintenance => continue,
                     Standing::Disabled => ResetReason::Disabled,
                 };
                 if standing.resets_at(now)
@@ -311,6 +316,7 @@ fn ordered(word: &Word) -> BackendAction {
         Saying::Drain(until) => BackendAction::Drain {
             deadline_s: until.map(|until| Duration::from_millis(until.saturating_sub(word.at_ms)).as_secs()),
         },
+        Saying::Maintenance => BackendAction::Maintain,
         Saying::Disabled => BackendAction::Disable,
         Saying::Weight(weight) => BackendAction::Weight { weight: weight.map(u32::from) },
     }
@@ -323,6 +329,7 @@ fn order_event(name: &Name, action: BackendAction, said: &Said) -> Event {
         BackendAction::Drain { deadline_s: Some(seconds) } => {
             format!("drain, connections reset after {}", duration_text(Duration::from_secs(seconds)))
         }
+        BackendAction::Maintain => "drain (maint)".to_owned(),
         BackendAction::Disable => "disable".to_owned(),
         BackendAction::Enable => "enable".to_owned(),
         BackendAction::Weight { weight: Some(weight) } => format!("weight {weight}"),

@@ -15,19 +15,15 @@ use std::{
     path::{Path, PathBuf},
     pin::pin,
     process::Stdio,
-    thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, bail};
 use nix::time::{ClockId, clock_gettime};
-use tokio::{
-    sync::oneshot,
-    time::{interval, sleep, timeout},
-};
+use tokio::time::{interval, sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Controller, history::HOOKS_LEAVE_WITHIN, lease};
+use super::{Controller, history::HOOKS_LEAVE_WITHIN, lease, reopening::Loading};
 use crate::{
     config::model::{Config, Family, VrrpInstance, VrrpVersion, family_of},
     control::{client, protocol::LeaveAnswer, server},
@@ -51,8 +47,6 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 const REPLACED_WITHIN: Duration = Duration::from_secs(10);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(2);
-/// As much as a process begins with: tables of a quarter of a megabyte are on it for a moment.
-const LOADING_STACK: usize = 8 << 20;
 /// While the programs are loaded, this process says that often that it runs.
 const ALIVE: Duration = Duration::from_millis(100);
 /// A router that resumes tells that within this time, or is not waited for.
@@ -107,14 +101,9 @@ pub(super) async fn replace(config: &Config, socket: &Path) -> anyhow::Result<Op
     Ok(Some(loaded))
 }
 
-/// Loads the programs on a thread of its own: on a busy machine that takes seconds.
+/// Loads the programs beside what goes on.
 async fn load(config: &Config) -> Result<Dataplane, DataplaneError> {
-    let (pin_path, flows) = (config.node.pin_path.clone(), config.flows.clone());
-    let (told, loaded) = oneshot::channel();
-    let load = move || drop(told.send(Dataplane::load(&pin_path, &flows)));
-    let thread = thread::Builder::new().name("load".to_owned()).stack_size(LOADING_STACK).spawn(load);
-    thread.map_err(DataplaneError::Thread)?;
-    loaded.await.unwrap_or_else(|_| Err(DataplaneError::Thread(io::ErrorKind::Interrupted.into())))
+    Loading::begin(config)?.outcome().await
 }
 
 /// Tries again until the predecessor's process has ended, which holds on to what `take` takes.

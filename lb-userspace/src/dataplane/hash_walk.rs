@@ -17,21 +17,21 @@ use super::{DataplaneError, in_map};
 /// Entries that are asked for at once, unless a bucket has more.
 const BATCH: usize = 4096;
 /// `enum bpf_cmd` of the kernel's `include/uapi/linux/bpf.h`.
-const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+pub(super) const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 
 /// The part of `union bpf_attr` that is for batches, as the kernel's `include/uapi/linux/bpf.h` has it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    elem_flags: u64,
-    flags: u64,
+pub(super) struct BatchAttr {
+    pub(super) in_batch: u64,
+    pub(super) out_batch: u64,
+    pub(super) keys: u64,
+    pub(super) values: u64,
+    pub(super) count: u32,
+    pub(super) map_fd: u32,
+    pub(super) elem_flags: u64,
+    pub(super) flags: u64,
 }
 
 /// Writes many entries at once (`BPF_MAP_UPDATE_BATCH`, kernel 5.6), over those that are there.

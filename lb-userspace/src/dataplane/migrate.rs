@@ -43,8 +43,8 @@ use lb_common::{
     forward::Stage,
     layout::{
         AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, ClaimEntry, FlowEntry, FlowKey,
-        FragmentEntry, FragmentKey, LAYOUT_VERSION, Load, LocalEntry, LocalPeer, MAX_BACKENDS, MAX_SERVICES,
-        Members, NODE_HAS_FORMER, NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, SEEN_FIN, SEEN_RST,
+        FragmentEntry, FragmentKey, LAYOUT_VERSION, Load, LocalEntry, LocalPeer, MAX_SERVICES, Members,
+        NODE_HAS_FORMER, NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, SEEN_FIN, SEEN_RST,
         ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
     wire::{Be32, Be128},
@@ -207,9 +207,9 @@ fn pinned(maps: &Path, name: &'static str) -> Result<MapData, DataplaneError> {
 /// Everything but the flows.
 fn copy_settings(from: &Path, to: &Path) -> Result<(), DataplaneError> {
     copy_array::<PulseEntry, PulseEntry>(from, to, "PULSE", 1)?;
-    copy_array::<BackendEntry, v4::BackendEntry>(from, to, "BACKENDS", MAX_BACKENDS)?;
-    copy_array::<Load, Load>(from, to, "LOADS", MAX_BACKENDS)?;
-    copy_array::<Removed, Removed>(from, to, "TOTALS", MAX_BACKENDS)?;
+    copy_array::<BackendEntry, v4::BackendEntry>(from, to, "BACKENDS", v4::MAX_BACKENDS)?;
+    copy_array::<Load, Load>(from, to, "LOADS", v4::MAX_BACKENDS)?;
+    copy_array::<Removed, Removed>(from, to, "TOTALS", v4::MAX_BACKENDS)?;
     copy_array::<u64, u64>(from, to, "RESERVED_PORTS", RESERVED_PORT_WORDS as u32)?;
     copy_array::<u32, u32>(from, to, "TURNS", MAX_SERVICES)?;
     copy_array::<LocalEntry, LocalEntry>(from, to, "LOCAL", 1)?;
@@ -276,7 +276,7 @@ fn copy_counters(from: &Path, to: &Path) -> Result<(), DataplaneError> {
         PerCpuArray::try_from(Map::PerCpuArray(pinned(from, NAME)?)).map_err(in_map(NAME))?;
     let mut to: PerCpuArray<MapData, BackendCounters> =
         PerCpuArray::try_from(Map::PerCpuArray(pinned(to, NAME)?)).map_err(in_map(NAME))?;
-    for id in 0..MAX_BACKENDS {
+    for id in 0..v4::MAX_BACKENDS {
         let cpus = from.get(&id, 0).map_err(in_map(NAME))?;
         if cpus.iter().all(|cpu| *cpu == v4::BackendCounters::default()) {
             continue;

@@ -13,8 +13,8 @@ use lb_common::{
 };
 
 use super::{
-    AttachedMode, DataplaneError, Ring, Tables, WideKey, flow_tables, in_map, local_clients, maps_path,
-    pins::pins_named, total_of,
+    AttachedMode, DataplaneError, Ring, Tables, WideKey, array_walk::ArrayWalk, flow_tables, in_map,
+    local_clients, maps_path, pins::pins_named, total_of,
 };
 use crate::flows;
 
@@ -50,7 +50,7 @@ impl PinnedTables {
         let pulse: Array<MapData, PulseEntry> = open(maps, "PULSE", Map::Array)?;
         let vips: HashMap<MapData, WideKey, VipEntry> = open(maps, "VIPS", Map::HashMap)?;
         let services: HashMap<MapData, ServiceKey, ServiceEntry> = open(maps, "SERVICES", Map::HashMap)?;
-        let backends: Array<MapData, BackendEntry> = open(maps, "BACKENDS", Map::Array)?;
+        let backends = ArrayWalk::<BackendEntry>::of_array(maps, "BACKENDS")?;
         let rings: ArrayOfMaps<MapData, Ring> = open(maps, "RINGS", Map::ArrayOfMaps)?;
         let counters: PerCpuArray<MapData, u64> = open(maps, "COUNTERS", Map::PerCpuArray)?;
         let of_backends: PerCpuArray<MapData, BackendCounters> =
@@ -68,9 +68,8 @@ impl PinnedTables {
             ..Tables::default()
         };
         let mut backend_counters = BTreeMap::new();
-        for id in 0..MAX_BACKENDS as BackendId {
+        for (id, entry) in (0..).zip(backends.first(MAX_BACKENDS)?) {
             let index = u32::from(id);
-            let entry = backends.get(&index, 0).map_err(in_map("BACKENDS"))?;
             if entry == BackendEntry::default() {
                 continue;
             }

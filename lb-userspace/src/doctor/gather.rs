@@ -25,7 +25,7 @@ use crate::{
     },
     control::client::{self, ClientError},
     desired::NextHop,
-    health::probe::{Connection, Probe},
+    health::probe::{Connection, Probe, Recipe},
     netlink::{self, Netlink},
     status::Status,
 };
@@ -201,7 +201,8 @@ async fn next_hops(
 }
 
 async fn check(health: &Health, address: SocketAddr) -> Looked<String> {
-    let mut probe = Probe::new(&health.check, health.timeout, address).map_err(|error| error.to_string())?;
+    let recipe = Recipe::read(&health.check, health.timeout).map_err(|error| error.to_string())?;
+    let mut probe = Probe::new(&recipe, address).map_err(|error| error.to_string())?;
     let outcome = probe.check(Connection::Fresh).await;
     probe.close().await;
     match outcome.result {

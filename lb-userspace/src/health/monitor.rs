@@ -29,7 +29,7 @@ use tokio::{
 };
 use tracing::debug;
 
-pub use super::probe::SetupError;
+pub use super::probe::{Recipe, SetupError};
 use super::{
     failure::ProbeError,
     probe::{Connection, LINGER, LONGEST, Outcome, Probe},
@@ -60,6 +60,9 @@ pub struct BackendHealth {
     /// What all of them have come to, for metrics.
     #[serde(skip)]
     pub tally: CheckTally,
+    /// When the certificate ends that the backend showed last.
+    #[serde(skip)]
+    pub certificate: Option<SystemTime>,
     /// The newest row of checks to which something came back from there, be it a refusal: from the end of the first to the end of
     /// the last.
     #[serde(skip)]
@@ -157,8 +160,22 @@ impl Monitor {
         backend: SocketAddr,
         observer: Observer,
     ) -> Result<Self, SetupError> {
+        let recipe = Recipe::read(&health.check, health.timeout)?;
+        Self::spawn_by(&recipe, health, backend, observer)
+    }
+
+    /// The same by a recipe that was made of `health` before, for many backends.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`].
+    pub fn spawn_by(
+        recipe: &Recipe,
+        health: &Health,
+        backend: SocketAddr,
+        observer: Observer,
+    ) -> Result<Self, SetupError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| SetupError::NoRuntime)?;
-        let probe = Probe::new(&health.check, health.timeout, backend)?;
+        let probe = Probe::new(recipe, backend)?;
         let (publish, receiver) = watch::channel(BackendHealth {
             state: HealthState::Unknown,
             down: None,
@@ -168,6 +185,7 @@ impl Monitor {
             failures: 0,
             reason: "not checked yet".into(),
             tally: CheckTally::default(),
+            certificate: None,
             heard: None,
             silent: None,
         });
@@ -264,11 +282,15 @@ impl Watch {
         let now = SystemTime::now();
         let ended = std::time::Instant::now();
         let was_heard = outcome.result.as_ref().map_or_else(ProbeError::was_heard, |_| Some(true));
+        let ends = transition.filter(|transition| transition.from.state() == HealthState::Down);
+        let was_down = ends.map(|_| Instant::now().saturating_duration_since(self.since));
         self.tell(transition, result == CheckResult::Pass, outcome.latency, &words, now);
         self.publish.send_modify(|health| {
             health.checks += 1;
             health.failures += u64::from(result != CheckResult::Pass);
             health.tally.add(outcome.latency, outcome.result.as_ref().err().map(ProbeError::name));
+            health.tally.was_down(was_down.unwrap_or_default());
+            health.certificate = outcome.certificate.or(health.certificate);
             if let Some(transition) = transition {
                 health.state = transition.to.state();
                 health.down = transition.to.down();

@@ -27,7 +27,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -40,6 +40,7 @@ use hyper::{
     http::Uri,
 };
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::{
@@ -56,7 +57,7 @@ use super::{
     failure::{Phase, ProbeError},
     tls::{TlsFileError, client_config},
 };
-use crate::config::model::Check;
+use crate::{certificate::not_after, config::model::Check};
 
 /// A kept connection carries that many checks.
 pub const CHECKS_PER_CONNECTION: u32 = 10;
@@ -131,6 +132,8 @@ pub struct Outcome {
     pub result: Result<Answer, ProbeError>,
     /// From the start of the check to its result.
     pub latency: Duration,
+    /// When the certificate ends that the backend has shown; `None` where it has shown none.
+    pub certificate: Option<SystemTime>,
 }
 
 /// Checks one backend, again and again. Dropping it closes its connection, in the background.
@@ -149,21 +152,64 @@ enum Method {
     Http(Http),
 }
 
+/// How the backends of a service are checked: its certificates are read and prepared once, and not a thousand times for a
+/// thousand backends.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    timeout: Duration,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Tcp,
+    Tls(Arc<ClientConfig>),
+    Http {
+        tls: Option<Arc<ClientConfig>>,
+        path: String,
+        expect_status: Vec<u16>,
+        token_file: Option<PathBuf>,
+    },
+}
+
+impl Recipe {
+    /// Reads the certificates and keys that the check needs. `timeout` bounds each check.
+    ///
+    /// # Errors
+    /// One of them cannot be used.
+    pub fn read(check: &Check, timeout: Duration) -> Result<Self, SetupError> {
+        let kind = match check {
+            Check::Tcp => Kind::Tcp,
+            Check::Tls { tls } => Kind::Tls(Arc::new(client_config(tls, &[])?)),
+            Check::Http { path, expect_status } => Kind::Http {
+                tls: None,
+                path: path.clone(),
+                expect_status: expect_status.clone(),
+                token_file: None,
+            },
+            Check::Https { path, expect_status, tls, token_file } => Kind::Http {
+                tls: Some(Arc::new(client_config(tls, &[b"http/1.1"])?)),
+                path: path.clone(),
+                expect_status: expect_status.clone(),
+                token_file: token_file.clone(),
+            },
+        };
+        Ok(Self { timeout: timeout.min(LONGEST), kind })
+    }
+}
+
 impl Probe {
-    /// Reads the files that the check needs. `timeout` bounds each check.
-    pub fn new(check: &Check, timeout: Duration, backend: SocketAddr) -> Result<Self, SetupError> {
-        let method = match check {
-            Check::Tcp => Method::Tcp,
-            Check::Tls { tls } => Method::Tls(Tls::new(client_config(tls, &[])?, backend)),
-            Check::Http { path, expect_status } => {
-                Method::Http(Http::new(path, expect_status, None, None, backend)?)
-            }
-            Check::Https { path, expect_status, tls, token_file } => {
-                let tls = Tls::new(client_config(tls, &[b"http/1.1"])?, backend);
-                Method::Http(Http::new(path, expect_status, Some(tls), token_file.as_deref(), backend)?)
+    /// Of one backend; reads the token file, if there is one, to see that it can be used.
+    pub fn new(recipe: &Recipe, backend: SocketAddr) -> Result<Self, SetupError> {
+        let method = match &recipe.kind {
+            Kind::Tcp => Method::Tcp,
+            Kind::Tls(config) => Method::Tls(Tls::new(Arc::clone(config), backend)),
+            Kind::Http { tls, path, expect_status, token_file } => {
+                let tls = tls.as_ref().map(|config| Tls::new(Arc::clone(config), backend));
+                Method::Http(Http::new(path, expect_status, tls, token_file.as_deref(), backend)?)
             }
         };
-        Ok(Self { backend, timeout: timeout.min(LONGEST), method, kept: None })
+        Ok(Self { backend, timeout: recipe.timeout, method, kept: None })
     }
 
     /// Checks once. Takes at most `timeout` and [`LINGER`]; may be dropped half-way.
@@ -173,16 +219,17 @@ impl Probe {
         match &self.method {
             Method::Tcp => {
                 let result = check_tcp(self.backend, limit).await.map(|()| Answer::Connected);
-                Outcome { result, latency: started.elapsed() }
+                Outcome { result, latency: started.elapsed(), certificate: None }
             }
             Method::Tls(tls) => {
                 let handshake = tls.connect(self.backend, limit).await;
                 let latency = started.elapsed();
+                let certificate = handshake.as_ref().ok().and_then(certificate_of);
                 let result = match handshake {
                     Ok(stream) => say_goodbye(stream).await.map(|()| Answer::Handshake),
                     Err(error) => Err(error),
                 };
-                Outcome { result, latency }
+                Outcome { result, latency, certificate }
             }
             Method::Http(http) => {
                 let old = self.kept.take();
@@ -195,6 +242,7 @@ impl Probe {
                 let asked = http.ask(self.backend, reusable, limit).await;
                 let latency = started.elapsed();
                 drop(old);
+                let certificate = asked.as_ref().ok().and_then(|(exchange, _)| exchange.certificate);
                 let result = match asked {
                     Ok((exchange, response)) => {
                         let status = response.status();
@@ -206,7 +254,7 @@ impl Probe {
                     }
                     Err(error) => Err(error),
                 };
-                Outcome { result, latency }
+                Outcome { result, latency, certificate }
             }
         }
     }
@@ -298,11 +346,8 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    fn new(config: rustls::ClientConfig, backend: SocketAddr) -> Self {
-        Self {
-            connector: TlsConnector::from(Arc::new(config)),
-            name: ServerName::IpAddress(backend.ip().into()),
-        }
+    fn new(config: Arc<ClientConfig>, backend: SocketAddr) -> Self {
+        Self { connector: TlsConnector::from(config), name: ServerName::IpAddress(backend.ip().into()) }
     }
 
     async fn connect(&self, backend: SocketAddr, limit: Limit) -> Result<TlsStream<TcpStream>, ProbeError> {
@@ -312,6 +357,11 @@ impl Tls {
             .await?
             .map_err(|error| ProbeError::from_io(&error, Phase::Tls))
     }
+}
+
+/// When the certificate ends that the backend has shown.
+fn certificate_of(stream: &TlsStream<TcpStream>) -> Option<SystemTime> {
+    not_after(stream.get_ref().1.peer_certificates()?.first()?)
 }
 
 /// Says close_notify and waits for the other side's, or for an alert. Only an alert makes it an error: how a backend ends
@@ -403,7 +453,12 @@ impl Http {
             None => None,
         };
         match &self.tls {
-            Some(tls) => Exchange::open(tls.connect(backend, limit).await?, authorization, limit).await,
+            Some(tls) => {
+                let stream = tls.connect(backend, limit).await?;
+                let certificate = certificate_of(&stream);
+                let exchange = Exchange::open(stream, authorization, limit).await?;
+                Ok(Exchange { certificate, ..exchange })
+            }
             None => Exchange::open(open_stream(backend, limit).await?, authorization, limit).await,
         }
     }
@@ -434,6 +489,7 @@ struct Exchange {
     hangup: oneshot::Sender<()>,
     driver: JoinHandle<Result<(), hyper::Error>>,
     authorization: Option<HeaderValue>,
+    certificate: Option<SystemTime>,
     used: u32,
 }
 
@@ -456,7 +512,7 @@ impl Exchange {
             }
             timeout(LINGER, connection).await.unwrap_or(Ok(()))
         });
-        Ok(Self { sender, hangup, driver, authorization, used: 0 })
+        Ok(Self { sender, hangup, driver, authorization, certificate: None, used: 0 })
     }
 
     async fn ask(mut self, http: &Http, limit: Limit) -> Result<(Self, Response<Incoming>), ProbeError> {

@@ -18,6 +18,9 @@ pub struct CheckTally {
     pub failed: BTreeMap<String, u64>,
     /// How often the backend's state changed; the first result is a change, too.
     pub transitions: u64,
+    /// How long it was down altogether, in milliseconds; not the time since it went down, if it is down.
+    #[serde(default)]
+    pub down_ms: u64,
     /// What the last one took, in microseconds.
     pub last_us: u64,
     /// What all of them took together.
@@ -37,6 +40,11 @@ impl CheckTally {
         if let Some(failure) = failure {
             *self.failed.entry(failure.to_owned()).or_default() += 1;
         }
+    }
+
+    /// It was down for so long, and is not any more, or in another way.
+    pub fn was_down(&mut self, lasted: Duration) {
+        self.down_ms = self.down_ms.saturating_add(u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Backends: their state, their checks, their connections.
 
-use super::family::{Family, Measure, Samples, Value, seconds_of_us};
+use super::family::{Family, Measure, Samples, Value, seconds_of_ms, seconds_of_us};
 use crate::{
     health::tally::BOUNDS_US,
     status::{BackendStatus, Status},
@@ -124,6 +124,27 @@ pub(super) const FAMILIES: &[Family] = &[
     })
     .of(Measure::Seconds)
     .only("once a check has come to a result"),
+    Family::counter(
+        "backend_down",
+        "How long it was down, since the daemon began to check it, but for the time since it went down last",
+        OF_BACKEND,
+        |status, out| each(status, |of, backend| out.add(of, seconds_of_ms(backend.checks.down_ms))),
+    )
+    .of(Measure::Seconds),
+    Family::gauge(
+        "backend_certificate_not_after_timestamp",
+        "Until when the certificate is valid that it showed a check last",
+        OF_BACKEND,
+        |status, out| {
+            each(status, |of, backend| {
+                if let Some(end) = &backend.certificate_not_after {
+                    out.moment(of, end);
+                }
+            });
+        },
+    )
+    .of(Measure::Seconds)
+    .only("once a check has spoken TLS"),
     Family::gauge(
         "backend_connections",
         "Connections through this node, by state: active (established), half-open, closing (ended, or nearly, and remembered)",

@@ -10,7 +10,6 @@ use prometheus_client::{
 };
 
 use super::{
-    PREFIX,
     catalogue::Kind,
     families,
     family::{Read, Sample, Value},
@@ -65,11 +64,18 @@ impl Format {
 
 /// The text of what was read.
 pub fn encode(read: Vec<Read>, format: Format) -> String {
-    let mut registry = Registry::with_prefix(PREFIX);
-    registry.register_collector(Box::new(Scrape(read)));
+    let mut by_prefix: BTreeMap<&'static str, Vec<Read>> = BTreeMap::new();
+    for read in read {
+        by_prefix.entry(read.family.prefix).or_default().push(read);
+    }
     let mut out = String::new();
-    // Only writing fails, and writing to a string does not.
-    let _ = text::encode(&mut out, &registry);
+    for (prefix, read) in by_prefix {
+        let mut registry = Registry::with_prefix(prefix);
+        registry.register_collector(Box::new(Scrape(read)));
+        // Only writing fails, and writing to a string does not.
+        let _ = text::encode_registry(&mut out, &registry);
+    }
+    let _ = text::encode_eof(&mut out);
     match format {
         Format::OpenMetrics => out,
         Format::Text => classic(&out),

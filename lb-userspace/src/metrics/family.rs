@@ -10,6 +10,8 @@ use crate::status::Status;
 /// A metric, and how it is read.
 #[derive(Debug)]
 pub struct Family {
+    /// What its full name begins with: ours, or that of what every process tells.
+    pub prefix: &'static str,
     /// Without prefix, unit and the suffix of its kind.
     pub name: &'static str,
     /// What kind of thing it is.
@@ -61,7 +63,7 @@ type Reader = fn(&Status, &mut Samples);
 
 impl Family {
     const fn new(kind: Kind, name: &'static str, help: &'static str, labels: Labels, read: Reader) -> Self {
-        Self { name, kind, unit: None, help, labels, only: None, read }
+        Self { prefix: PREFIX, name, kind, unit: None, help, labels, only: None, read }
     }
 
     /// What goes up and down.
@@ -90,6 +92,12 @@ impl Family {
         self
     }
 
+    /// What every process tells under the same name, by the conventions of Prometheus' client libraries.
+    pub const fn of_process(mut self) -> Self {
+        self.prefix = "process";
+        self
+    }
+
     /// There only if this is so.
     pub const fn only(mut self, when: &'static str) -> Self {
         self.only = Some(when);
@@ -99,8 +107,8 @@ impl Family {
     /// As OpenMetrics names the family: without the suffix of its kind.
     pub fn open_name(&self) -> String {
         match self.unit {
-            Some(unit) => format!("{PREFIX}_{}_{}", self.name, unit.name()),
-            None => format!("{PREFIX}_{}", self.name),
+            Some(unit) => format!("{}_{}_{}", self.prefix, self.name, unit.name()),
+            None => format!("{}_{}", self.prefix, self.name),
         }
     }
 

@@ -64,6 +64,18 @@ pub(super) const FAMILIES: &[Family] = &[
     )
     .of(Measure::Seconds)
     .only("after a reload"),
+    Family::gauge(
+        "http_certificate_not_after_timestamp",
+        "Until when the certificate of the web page and of these metrics is valid",
+        &[],
+        |status, out| {
+            if let Some(end) = status.http.as_ref().and_then(|http| http.certificate_not_after.as_ref()) {
+                out.moment(&[], end);
+            }
+        },
+    )
+    .of(Measure::Seconds)
+    .only("with `http.cert_file`"),
     Family::info(
         "interface",
         "An interface of `node.interface` or `node.interfaces`; XDP is at `attached_to`",

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     connections::status::ConnectionLogStatus,
     hooks::HookStatus,
-    status::{RebalanceStatus, TrackStatus, WitnessStatus},
+    status::{HttpStatus, ProcessStatus, RebalanceStatus, TrackStatus, WitnessStatus},
     sync::{
         record::Applied,
         status::{PeerStatus, Refused, SendingState, SyncStatus},
@@ -19,6 +19,18 @@ fn full() -> Status {
     status.config.fingerprint = "0123456789abcdef".into();
     status.config.last_reload_at = Some("1970-01-01T00:00:01.500Z".into());
     status.rivals = BTreeMap::from([("172.16.0.10".to_owned(), "somebody".to_owned())]);
+    status.process = Some(ProcessStatus {
+        began_at: "1970-01-01T00:00:07.500Z".into(),
+        cpu_seconds: 12.25,
+        resident_bytes: 1 << 20,
+        virtual_bytes: 3 << 20,
+        open_files: 9,
+        max_files: 1024,
+    });
+    status.http = Some(HttpStatus {
+        certificate_not_after: Some("1970-01-01T00:02:00.000Z".into()),
+        ..HttpStatus::default()
+    });
     let vrrp = &mut status.vrrp[0];
     vrrp.holds_addresses = true;
     vrrp.discarded = BTreeMap::from([("checksum".to_owned(), 3)]);
@@ -40,6 +52,8 @@ fn full() -> Status {
     service.rebalance = Some(RebalanceStatus { running: true, left: 4, ..RebalanceStatus::default() });
     let backend = &mut service.backends[0];
     backend.max_connections = 500;
+    backend.certificate_not_after = Some("1970-01-01T00:01:00.000Z".into());
+    backend.checks.down_ms = 2500;
     backend.resets = BTreeMap::from([("backend-dead".to_owned(), 12)]);
     for (ms, failure) in [(1, None), (3, None), (6_000, Some("timeout"))] {
         backend.checks.add(std::time::Duration::from_millis(ms), failure);
@@ -131,6 +145,17 @@ fn the_open_text_says_what_the_status_says() {
             "# TYPE xvip_backend_check_duration_seconds histogram",
             r#"xvip_backend_check_failures_total{service="api",backend="m1",reason="timeout"} 1"#,
             r#"xvip_backend_last_check_duration_seconds{service="api",backend="m1"} 6.0"#,
+            r#"xvip_backend_down_seconds_total{service="api",backend="m1"} 2.5"#,
+            r#"xvip_backend_certificate_not_after_timestamp_seconds{service="api",backend="m1"} 60.0"#,
+            "xvip_http_certificate_not_after_timestamp_seconds 120.0",
+            "# TYPE process_cpu_seconds counter",
+            "# UNIT process_cpu_seconds seconds",
+            "process_cpu_seconds_total 12.25",
+            "process_resident_memory_bytes 1048576",
+            "process_virtual_memory_bytes 3145728",
+            "process_open_fds 9",
+            "process_max_fds 1024",
+            "process_start_time_seconds 7.5",
             "# TYPE xvip_backend_bytes counter",
             "# UNIT xvip_backend_bytes bytes",
             r#"xvip_backend_bytes_total{service="api",backend="m1",direction="out"} 5242880"#,

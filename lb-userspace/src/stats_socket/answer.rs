@@ -58,7 +58,7 @@ pub(super) fn order(status: &Status, target: &str, order: &Order) -> Result<Opti
     let action = match order {
         Order::Ready => BackendAction::Enable,
         Order::Drain => BackendAction::Drain { deadline_s: None },
-        Order::Maint => BackendAction::Disable,
+        Order::Maint => BackendAction::Maintain,
         Order::Weight(text) => {
             let weight = weight(text, backend.weight)?;
             BackendAction::Weight { weight: (weight != u32::from(backend.weight)).then_some(weight) }
@@ -79,12 +79,12 @@ pub(super) fn order(status: &Status, target: &str, order: &Order) -> Result<Opti
 
 /// A backend that gets new connections would have some again before the last one is reset.
 fn shutdown(backend: &BackendStatus, target: &str) -> Result<Option<BackendAction>, String> {
-    match backend.admin.as_ref().map(|admin| admin.state.as_str()) {
-        Some("disabled") => Ok(None),
+    match &backend.admin {
+        Some(admin) if admin.state == "disabled" => Ok(None),
+        // In maintenance it stays, also without connections.
+        Some(admin) if admin.maintenance => Ok(Some(BackendAction::Disable)),
         Some(_) => Ok(Some(BackendAction::Drain { deadline_s: Some(0) })),
-        None => Err(format!(
-            "{target} gets new connections: 'set server {target} state maint' ends that, and resets those that it has\n"
-        )),
+        None => Err(format!("{target} gets new connections: 'set server {target} state maint' ends that\n")),
     }
 }
 

@@ -74,6 +74,15 @@ fn figures(status: &Status) -> Figures {
     figures.set("Uptime_sec", Value::narrow(status.uptime_seconds));
     figures.set("Maxconn", status.flows.max);
     figures.set("Hard_maxconn", status.flows.max);
+    for name in ["ConnRate", "SessRate"] {
+        figures.set(name, Value::narrow(status.pace.rate));
+    }
+    for name in ["MaxConnRate", "MaxSessRate"] {
+        figures.set(name, Value::narrow(status.pace.rate_max));
+    }
+    for name in ["ConnRateLimit", "SessRateLimit"] {
+        figures.set(name, 0_u32);
+    }
     figures.set("CurrConns", Value::narrow(active));
     figures.set("CumConns", Value::narrow(opened));
     figures.set("CumReq", Value::narrow(opened));

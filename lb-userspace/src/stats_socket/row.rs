@@ -56,6 +56,8 @@ pub(super) enum Value {
     Text(String),
     /// A number that fits into 32 bits.
     Number(u32),
+    /// One that may be less than 0.
+    Signed(i32),
     /// Any.
     Long(u64),
 }
@@ -94,6 +96,7 @@ impl Value {
         match self {
             Self::Text(_) => "str",
             Self::Number(_) => "u32",
+            Self::Signed(_) => "s32",
             Self::Long(_) => "u64",
         }
     }
@@ -102,6 +105,7 @@ impl Value {
         match self {
             Self::Text(text) => text.clone(),
             Self::Number(number) => number.to_string(),
+            Self::Signed(number) => number.to_string(),
             Self::Long(number) => number.to_string(),
         }
     }
@@ -110,6 +114,7 @@ impl Value {
         match self {
             Self::Text(text) => json!(text),
             Self::Number(number) => json!(number),
+            Self::Signed(number) => json!(number),
             Self::Long(number) => json!(number),
         }
     }

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, net::SocketAddr, time::SystemTime};
 
 use super::{
     check::check_of,
-    stat::{full_weight, lasting, number_of, server_status},
+    stat::{full_weight, is_maintenance, lasting, number_of, server_status},
 };
 use crate::status::{BackendStatus, ServiceStatus, Status};
 
@@ -37,8 +37,8 @@ pub(super) fn state(status: &Status, name: Option<&str>, now: SystemTime) -> Str
     for (number, service) in services {
         for (backend, server) in service.backends.iter().zip(1_u32..) {
             let (address, port) = address(backend);
-            let admin = match backend.admin.as_ref().map(|admin| admin.state.as_str()) {
-                Some("disabled") => FORCED_MAINTENANCE,
+            let admin = match &backend.admin {
+                Some(admin) if is_maintenance(admin) => FORCED_MAINTENANCE,
                 Some(_) => FORCED_DRAIN,
                 None => 0,
             };

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::model::StatsLevel,
-    status::{BackendStatus, ServiceStatus, Status},
+    status::{AdminStatus, BackendStatus, PaceStatus, ServiceStatus, Status},
 };
 
 /// The number of the first proxy: 1 is HAProxy's own.
@@ -118,11 +118,32 @@ fn sum(service: &ServiceStatus, of: impl Fn(&BackendStatus) -> u64) -> u64 {
     service.backends.iter().map(of).fold(0, u64::saturating_add)
 }
 
+/// How many connections come, and the most that there were since the daemon was started.
+fn set_pace(figures: &mut Figures, pace: &PaceStatus) {
+    figures.set("smax", Value::narrow(pace.active_max));
+    figures.set("rate", Value::narrow(pace.rate));
+    figures.set("rate_max", Value::narrow(pace.rate_max));
+}
+
+/// How many seconds ago a connection came last; -1 where none has come, as in HAProxy.
+fn last_session(pace: &PaceStatus, now: SystemTime) -> Value {
+    let ago = pace.last_opened.as_ref().and_then(|last| lasting(last, now));
+    Value::Signed(ago.map_or(-1, |seconds| i32::try_from(seconds).unwrap_or(i32::MAX)))
+}
+
+/// Nothing waits for a server here.
+fn set_no_queue(figures: &mut Figures) {
+    for column in ["qcur", "qmax", "qtime", "qtime_max"] {
+        figures.set(column, 0_u32);
+    }
+}
+
 /// What is the same for where clients connect and for all backends.
 fn totals(status: &Status, service: &ServiceStatus, name: &'static str) -> Figures {
     let mut figures = Figures::default();
     figures.set("svname", name);
     figures.set("scur", Value::narrow(sum(service, |backend| backend.flows.active)));
+    set_pace(&mut figures, &service.pace);
     figures.set("slim", status.flows.max);
     figures.set("stot", sum(service, |backend| backend.flows.opened));
     figures.set("bin", sum(service, |backend| backend.flows.bytes_in));
@@ -137,6 +158,11 @@ fn frontend(status: &Status, service: &ServiceStatus) -> Figures {
     figures.set("ereq", 0_u64);
     figures.set("status", "OPEN");
     figures.set("conn_tot", sum(service, |backend| backend.flows.opened));
+    figures.set("conn_rate", Value::narrow(service.pace.rate));
+    figures.set("conn_rate_max", Value::narrow(service.pace.rate_max));
+    figures.set("rate_lim", 0_u32);
+    figures.set("dcon", 0_u64);
+    figures.set("dses", 0_u64);
     figures
 }
 
@@ -144,9 +170,10 @@ fn server(backend: &BackendStatus, now: SystemTime) -> Figures {
     let flows = &backend.flows;
     let mut figures = Figures::default();
     figures.set("svname", backend.name.as_str());
-    figures.set("qcur", 0_u32);
-    figures.set("qmax", 0_u32);
+    set_no_queue(&mut figures);
     figures.set("scur", Value::narrow(flows.active));
+    set_pace(&mut figures, &backend.pace);
+    figures.set("lastsess", last_session(&backend.pace, now));
     if backend.max_connections > 0 {
         figures.set("slim", backend.max_connections);
     }
@@ -174,6 +201,7 @@ fn server(backend: &BackendStatus, now: SystemTime) -> Figures {
     if checks.count > 0 {
         figures.set("chkfail", checks.failed.values().fold(0_u64, |sum, count| sum.saturating_add(*count)));
         figures.set("chkdown", downs(backend));
+        figures.set("downtime", Value::narrow(downtime(backend, now)));
         figures.set("check_duration", checks.last_us / 1000);
     }
     let check = check_of(&backend.state, &backend.reason);
@@ -190,8 +218,8 @@ fn server(backend: &BackendStatus, now: SystemTime) -> Figures {
 fn backend(status: &Status, service: &ServiceStatus, now: SystemTime) -> Figures {
     let usable = || service.backends.iter().filter(|backend| is_usable(backend));
     let mut figures = totals(status, service, "BACKEND");
-    figures.set("qcur", 0_u32);
-    figures.set("qmax", 0_u32);
+    set_no_queue(&mut figures);
+    figures.set("lastsess", last_session(&service.pace, now));
     figures.set("econ", sum(service, |backend| backend.flows.refused));
     figures.set("eresp", 0_u64);
     figures.set("wretr", sum(service, |backend| backend.flows.unanswered));
@@ -222,14 +250,26 @@ fn downs(backend: &BackendStatus) -> u64 {
     if backend.state == "down" { changes.div_ceil(2) } else { changes / 2 }
 }
 
+/// For how many seconds it was down altogether.
+fn downtime(backend: &BackendStatus, now: SystemTime) -> u64 {
+    let is_down = backend.state == "down";
+    let now_down = lasting(&backend.since, now).filter(|_| is_down).unwrap_or(0);
+    (backend.checks.down_ms / 1000).saturating_add(now_down)
+}
+
 fn is_usable(backend: &BackendStatus) -> bool {
     backend.state == "up" && backend.admin.is_none() && backend.effective_weight > 0
 }
 
+/// Whether HAProxy would call that maintenance.
+pub(super) fn is_maintenance(admin: &AdminStatus) -> bool {
+    admin.maintenance || admin.state == "disabled"
+}
+
 /// What HAProxy calls it.
 pub(super) fn server_status(backend: &BackendStatus) -> &'static str {
-    match (backend.admin.as_ref().map(|admin| admin.state.as_str()), backend.state.as_str()) {
-        (Some("disabled"), _) => "MAINT",
+    match (&backend.admin, backend.state.as_str()) {
+        (Some(admin), _) if is_maintenance(admin) => "MAINT",
         (Some(_), "up") => "DRAIN",
         (None, "up") => "UP",
         _ => "DOWN",

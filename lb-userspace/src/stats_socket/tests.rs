@@ -32,11 +32,12 @@ pub(super) fn status() -> Status {
         json!({
             "name": name, "address": address, "weight": weight, "state": state, "since": SINCE, "reason": reason,
             "effective_weight": if state == "up" { weight } else { 0 }, "share": 0.5, "next_hop": null,
-            "checks": { "count": 9, "failed": { "refused": 2, "timeout": 1 }, "transitions": 3, "last_us": 4_700, "sum_us": 9_000, "buckets": vec![0_u64; 13] },
+            "checks": { "count": 9, "failed": { "refused": 2, "timeout": 1 }, "transitions": 3, "last_us": 4_700, "sum_us": 9_000, "down_ms": 7_900, "buckets": vec![0_u64; 13] },
             "flows": { "opened": 12, "active": 3, "bytes_in": 1000, "bytes_out": 5_000_000_000_u64, "refused": 2, "unanswered": 1 },
+            "pace": { "rate": 4, "rate_max": 40, "active_max": 11, "last_opened": (state == "up").then_some("2026-01-02T03:05:02Z") },
         })
     };
-    let service = |name: &str, balance: &str, backends: Json| json!({ "name": name, "vip": "172.16.0.10", "port": 6443, "mode": "nat", "balance": balance, "usable": 1, "backends": backends });
+    let service = |name: &str, balance: &str, backends: Json| json!({ "name": name, "vip": "172.16.0.10", "port": 6443, "mode": "nat", "balance": balance, "usable": 1, "backends": backends, "pace": { "rate": 12, "rate_max": 99, "active_max": 30, "last_opened": "2026-01-02T03:05:00Z" } });
     let status = json!({
         "node": "lb1", "version": "0.1.0", "pid": 77, "uptime_seconds": 90_061, "problems": [],
         "config": { "path": "/etc/xvip/xvip.toml", "loaded_at": SINCE },
@@ -52,6 +53,7 @@ pub(super) fn status() -> Status {
         ],
         "packets": { "passed": {}, "dropped": {}, "transmitted": {} },
         "flows": { "max": 1024, "established": 9, "half_open": 0 },
+        "pace": { "rate": 24, "rate_max": 130, "active_max": 60 },
     });
     let mut status: Status = serde_json::from_value(status).expect("the rest has defaults");
     let m2 = &mut status.services[0].backends[1];
@@ -128,7 +130,28 @@ fn the_table_has_haproxy_s_columns_and_a_row_for_each_thing() {
         ("m1", "econ", "2"),
         ("m1", "wretr", "1"),
         ("m1", "throttle", ""),
-        ("m1", "smax", ""),
+        ("m1", "smax", "11"),
+        ("m1", "rate", "4"),
+        ("m1", "rate_max", "40"),
+        ("m1", "lastsess", "3"),
+        ("m3", "lastsess", "-1"),
+        ("m1", "downtime", "7"),
+        ("m3", "downtime", "66"),
+        ("m1", "qtime", "0"),
+        ("m1", "qtime_max", "0"),
+        ("m1", "ttime", ""),
+        ("m1", "conn_rate", ""),
+        ("FRONTEND", "smax", "30"),
+        ("FRONTEND", "rate", "12"),
+        ("FRONTEND", "rate_max", "99"),
+        ("FRONTEND", "conn_rate", "12"),
+        ("FRONTEND", "conn_rate_max", "99"),
+        ("FRONTEND", "dcon", "0"),
+        ("FRONTEND", "lastsess", ""),
+        ("BACKEND", "smax", "30"),
+        ("BACKEND", "rate_max", "99"),
+        ("BACKEND", "lastsess", "5"),
+        ("BACKEND", "qtime", "0"),
         ("m2", "status", "DRAIN"),
         ("m2", "weight", "100"),
         ("m3", "status", "DOWN"),
@@ -187,6 +210,14 @@ fn what_an_operator_and_a_slow_start_change_is_seen() {
             && up.contains("web,BACKEND"),
         "{up}"
     );
+    // The same as `maint` in HAProxy, which keeps connections, too.
+    let mut status = status;
+    if let Some(admin) = &mut status.services[0].backends[1].admin {
+        admin.maintenance = true;
+    }
+    assert_eq!(figure(&asked("show stat", &status), "api", "m2", "status"), "MAINT");
+    assert!(!asked("show stat no-maint", &status).contains("api,m2,"));
+    assert!(asked("show servers state api", &status).contains("m2 172.16.0.5 0 1 100"));
     // A clock that was set back.
     assert_eq!(
         servers::state(&status, None, SystemTime::UNIX_EPOCH)
@@ -247,6 +278,7 @@ fn figures_have_other_forms() {
         "S.2.1.4.scur.1:MGP:u32:3",
         "S.2.1.7.stot.1:MCP:u64:12",
         "S.2.1.17.status.1:SGP:str:UP",
+        "S.2.1.55.lastsess.1:MAP:s32:3",
         "S.2.1.32.type.1:CGS:u32:2",
     ] {
         assert!(typed.lines().any(|found| found == line), "{line} in\n{typed}");
@@ -273,6 +305,11 @@ fn the_process_is_told_of() {
         "Maxconn: 1024",
         "CurrConns: 12",
         "CumConns: 48",
+        "ConnRate: 24",
+        "MaxConnRate: 130",
+        "SessRate: 24",
+        "MaxSessRate: 130",
+        "ConnRateLimit: 0",
         "node: lb1",
         "Stopping: 0",
     ] {
@@ -352,9 +389,9 @@ fn an_order_is_the_daemon_s() {
     for (line, expected) in [
         ("set server api/m1 state ready", Ok(Some(BackendAction::Enable))),
         ("set server api/m1 state drain", Ok(Some(BackendAction::Drain { deadline_s: None }))),
-        ("set server api/m1 state maint", Ok(Some(BackendAction::Disable))),
+        ("set server api/m1 state maint", Ok(Some(BackendAction::Maintain))),
         ("enable server api/m1", Ok(Some(BackendAction::Enable))),
-        ("disable server api/m1", Ok(Some(BackendAction::Disable))),
+        ("disable server api/m1", Ok(Some(BackendAction::Maintain))),
         ("set server api/m1 weight 7", weight(Some(7))),
         ("set weight api/m1 0", weight(Some(0))),
         ("set weight api/m1 256", weight(Some(256))),
@@ -384,16 +421,19 @@ fn an_order_is_the_daemon_s() {
         ("shutdown sessions server api/m2", Ok(Some(BackendAction::Drain { deadline_s: Some(0) }))),
         (
             "shutdown sessions server api/m1",
-            Err(
-                "api/m1 gets new connections: 'set server api/m1 state maint' ends that, and resets those that it has\n",
-            ),
+            Err("api/m1 gets new connections: 'set server api/m1 state maint' ends that\n"),
         ),
     ] {
         assert_eq!(ordered(line, &status), expected.map_err(str::to_owned), "{line}");
     }
     let mut status = status;
-    status.services[0].backends[0].admin =
-        Some(AdminStatus { state: "disabled".to_owned(), ..AdminStatus::default() });
+    let said = |state: &str, maintenance| {
+        Some(AdminStatus { state: state.to_owned(), maintenance, ..AdminStatus::default() })
+    };
+    status.services[0].backends[0].admin = said("drain", true);
+    let reset = Ok(Some(BackendAction::Disable));
+    assert_eq!(ordered("shutdown sessions server api/m1", &status), reset, "it stays in maintenance");
+    status.services[0].backends[0].admin = said("disabled", false);
     assert_eq!(ordered("shutdown sessions server api/m1", &status), Ok(None), "they are reset already");
     assert_eq!(answer::order(&status, "api/m1", &Order::Ready).map(|order| order.is_some()), Ok(true));
     assert!(now().duration_since(SystemTime::UNIX_EPOCH).expect("later") > Duration::ZERO);

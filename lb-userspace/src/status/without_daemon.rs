@@ -17,8 +17,8 @@ use lb_common::{
 
 use super::{
     AdminStatus, BackendFlowsStatus, BackendStatus, ConfigStatus, DaemonState, FlowsStatus, InterfaceStatus,
-    LocalClientsStatus, Packets, ServiceStatus, Status, VipWithoutDaemon, VrrpStatus, WeightOverrideStatus,
-    WithoutDaemon,
+    LocalClientsStatus, PaceStatus, Packets, ServiceStatus, Status, VipWithoutDaemon, VrrpStatus,
+    WeightOverrideStatus, WithoutDaemon,
 };
 use crate::{
     config::{
@@ -30,7 +30,7 @@ use crate::{
     flows::{Carried, FlowState},
     health::tally::CheckTally,
     reconcile::MacText,
-    steering::{Overrides, Standing, rfc3339},
+    steering::{Overrides, rfc3339},
 };
 
 #[cfg(test)]
@@ -122,6 +122,7 @@ pub fn status(facts: &Facts) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: 0,
         uptime_seconds: 0,
+        process: None,
         problems: std::iter::once(format!("the daemon is down: {}", facts.why))
             .chain(facts.config_problem.clone())
             .collect(),
@@ -145,6 +146,8 @@ pub fn status(facts: &Facts) -> Status {
             half_open: facts.flows.values().map(|flows| flows.half_open).sum(),
             closing: facts.flows.values().map(|flows| flows.closing).sum(),
         },
+        pace: PaceStatus::default(),
+        http: None,
         sync: None,
         connection_log: None,
         hooks: Vec::new(),
@@ -269,15 +272,7 @@ fn named(facts: &Facts, service: &Service, ids: &BackendIds, since: &str) -> Ser
         status.weight = backend.weight;
         status.max_connections = backend.max_connections;
         if let Some(said) = facts.overrides.of(service, backend) {
-            status.admin = said.standing.as_ref().map(|(standing, said)| AdminStatus {
-                state: standing.name().to_owned(),
-                deadline: match standing {
-                    Standing::Drain { deadline } => deadline.map(rfc3339),
-                    Standing::Disabled => None,
-                },
-                by: said.by.clone(),
-                at: rfc3339(said.at),
-            });
+            status.admin = said.standing.as_ref().map(|(standing, said)| AdminStatus::of(*standing, said));
             status.weight_override = said.weight.as_ref().map(|(weight, said)| WeightOverrideStatus {
                 weight: *weight,
                 by: said.by.clone(),
@@ -296,6 +291,7 @@ fn named(facts: &Facts, service: &Service, ids: &BackendIds, since: &str) -> Ser
         local_clients: local_clients(facts, entry),
         rebalance: None,
         host_connections: 0,
+        pace: PaceStatus::default(),
         backends: backends.collect(),
     }
 }
@@ -336,6 +332,7 @@ fn unnamed(
         local_clients: local_clients(facts, Some(entry)),
         rebalance: None,
         host_connections: 0,
+        pace: PaceStatus::default(),
         backends: backends.collect(),
     }
 }
@@ -387,6 +384,8 @@ fn backend_status(
         share,
         next_hop: None,
         flows: BackendFlowsStatus::default(),
+        pace: PaceStatus::default(),
+        certificate_not_after: None,
         resets: BTreeMap::new(),
         checks: CheckTally::default(),
     };

@@ -50,6 +50,7 @@ fn a_name_means_every_backend_that_has_it_and_with_a_service_one() {
     assert_eq!(overrides.next_deadline(deadline), None);
     assert!(!drained.0.resets_at(said(300).at) && drained.0.resets_at(deadline));
     assert!(Standing::Disabled.resets_at(said(0).at));
+    assert!(!Standing::Maintenance.resets_at(said(u64::from(u32::MAX)).at), "as in HAProxy");
     assert!(!Standing::Drain { deadline: None }.resets_at(deadline));
 }
 
@@ -68,6 +69,11 @@ fn enable_ends_the_one_and_default_the_other() {
     assert_eq!(three(&now).map(|one| (one.is_out(), one.weight(100))), Some((false, 7)));
     let now = apply(BackendAction::Weight { weight: None }).expect("done");
     assert!(now.is_empty(), "nothing is left");
+    let now = apply(BackendAction::Maintain).expect("done");
+    let standing = three(&now).and_then(|one| one.standing).map(|(standing, _)| standing);
+    assert_eq!(standing, Some(Standing::Maintenance));
+    assert!(three(&now).is_some_and(|one| one.is_out()), "it gets no new connections");
+    assert!(apply(BackendAction::Enable).expect("done").is_empty());
     assert!(apply(BackendAction::Enable).expect("it was not out").is_empty());
     assert_eq!(apply(BackendAction::Weight { weight: Some(257) }), Err(OrderError::Weight(257)));
     assert_eq!(apply(BackendAction::Drain { deadline_s: Some(u64::MAX) }), Err(OrderError::Deadline));
@@ -197,7 +203,7 @@ proptest! {
 
     #[test]
     fn what_was_said_survives_the_file(
-        steps in proptest::collection::vec((0..4usize, 0..3usize, 0..5u8, 0..400u32), 0..30),
+        steps in proptest::collection::vec((0..4usize, 0..3usize, 0..6u8, 0..400u32), 0..30),
     ) {
         let config = two();
         let mut overrides = Overrides::default();
@@ -207,6 +213,7 @@ proptest! {
                 1 => BackendAction::Enable,
                 2 => BackendAction::Drain { deadline_s: (number > 100).then_some(number.into()) },
                 3 => BackendAction::Weight { weight: Some(number) },
+                4 => BackendAction::Maintain,
                 _ => BackendAction::Weight { weight: None },
             };
             let service = [None, Some("api"), Some("etcd")][service];

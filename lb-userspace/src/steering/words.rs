@@ -49,13 +49,15 @@ pub enum Saying {
     Disabled,
     /// Its weight; `None`: the file's.
     Weight(Option<u16>),
+    /// It gets none; what it has stays.
+    Maintenance,
 }
 
 impl Saying {
     /// What it is about.
     pub const fn side(self) -> Side {
         match self {
-            Self::In | Self::Drain(_) | Self::Disabled => Side::Standing,
+            Self::In | Self::Drain(_) | Self::Maintenance | Self::Disabled => Side::Standing,
             Self::Weight(_) => Side::Weight,
         }
     }
@@ -68,6 +70,7 @@ impl Saying {
     pub(super) fn of_standing(standing: Standing) -> Self {
         match standing {
             Standing::Drain { deadline } => Self::Drain(deadline.map(milliseconds)),
+            Standing::Maintenance => Self::Maintenance,
             Standing::Disabled => Self::Disabled,
         }
     }
@@ -179,6 +182,7 @@ impl Overrides {
             Saying::Drain(deadline) => {
                 one.standing = Some((Standing::Drain { deadline: deadline.map(time) }, said));
             }
+            Saying::Maintenance => one.standing = Some((Standing::Maintenance, said)),
             Saying::Disabled => one.standing = Some((Standing::Disabled, said)),
             Saying::Weight(weight) => one.weight = weight.map(|weight| (weight, said)),
         }
@@ -281,6 +285,7 @@ mod tests {
             Just(Saying::In),
             proptest::option::of(0..50u64).prop_map(Saying::Drain),
             Just(Saying::Disabled),
+            Just(Saying::Maintenance),
             proptest::option::of(0..300u16).prop_map(Saying::Weight),
         ]
     }

@@ -353,7 +353,7 @@ impl State {
         let Some((service, backend)) = self.backend_for_an_order() else { return };
         let (name, active) = (&backend.name, backend.flows.active);
         let what = match action {
-            BackendAction::Drain { .. } => {
+            BackendAction::Drain { .. } | BackendAction::Maintain => {
                 format!("drain {name}: no new connections; it keeps its {active}")
             }
             BackendAction::Disable => format!("disable {name}: its {active} connections are RESET"),

@@ -93,7 +93,8 @@ pub fn login(view: &View<'_>, error: Option<&str>) -> String {
             }
         }
     };
-    document(view, "Log in", false, &body)
+    // Nobody needs the way to where they are.
+    page_for(view, "Log in", false, &body, &Markup::default())
 }
 
 /// What an admin is about to do, and the form that does it.
@@ -116,6 +117,10 @@ pub fn refused(view: &View<'_>, why: &str) -> String {
 }
 
 fn document(view: &View<'_>, title: &str, follows: bool, body: &Markup) -> String {
+    page_for(view, title, follows, body, &account(view))
+}
+
+fn page_for(view: &View<'_>, title: &str, follows: bool, body: &Markup, account: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -138,7 +143,7 @@ fn document(view: &View<'_>, title: &str, follows: bool, body: &Markup) -> Strin
                     a.brand href=(view.page()) { "xvip" }
                     @if follows { span.node { (title) } }
                     span.space {}
-                    (account(view))
+                    (account)
                 }
                 (body)
             }
@@ -168,6 +173,27 @@ fn account(view: &View<'_>) -> Markup {
 fn ago(seen: &Seen, time: &str) -> Markup {
     let since = humantime::parse_rfc3339(time).ok().and_then(|time| since(seen.at, time));
     html! { time datetime=(time) title=(time) { @if let Some(since) = since { (short(since)) } @else { (time) } } }
+}
+
+/// A time of the status as people read it, `01-02 03:04:05 UTC`; as it is, where it is none.
+fn moment(time: &str) -> Markup {
+    html! { time datetime=(time) title=(time) { (events::clock(time)) @if humantime::parse_rfc3339(time).is_ok() { " UTC" } } }
+}
+
+/// A certificate that ends sooner is worth a warning.
+const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// For how long a certificate is valid.
+fn validity(seen: &Seen, end: &str) -> Markup {
+    let left = humantime::parse_rfc3339(end).ok().map(|end| end.duration_since(seen.at).unwrap_or_default());
+    html! {
+        @match left {
+            None => { "certificate until " (end) }
+            Some(Duration::ZERO) => (badge(Tone::Bad, "certificate has ended")),
+            Some(left) if left < SOON => (badge(Tone::Warn, &format!("certificate ends in {}", short(left)))),
+            Some(_) => { "certificate until " time datetime=(end) title=(end) { (end.get(..10).unwrap_or(end)) } }
+        }
+    }
 }
 
 fn since(now: SystemTime, time: SystemTime) -> Option<Duration> {

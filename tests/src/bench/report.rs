@@ -72,7 +72,7 @@ pub enum Role {
     Peer,
 }
 
-/// What a ratio ought to be.
+/// What a figure ought to be.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
@@ -83,7 +83,7 @@ pub enum Goal {
 }
 
 impl Goal {
-    /// Whether a ratio meets it.
+    /// Whether a value meets it.
     #[must_use]
     pub fn is_met(self, ratio: f64) -> bool {
         match self {
@@ -92,12 +92,14 @@ impl Goal {
         }
     }
 
-    fn text(self, ratio: f64) -> String {
+    /// `met (<= 0.8)`, or `missed`.
+    #[must_use]
+    pub fn text(self, value: f64) -> String {
         let (sign, limit) = match self {
             Self::AtMost(limit) => ("<=", limit),
             Self::AtLeast(limit) => (">=", limit),
         };
-        format!("{} ({sign} {limit})", if self.is_met(ratio) { "met" } else { "missed" })
+        format!("{} ({sign} {limit})", if self.is_met(value) { "met" } else { "missed" })
     }
 }
 
@@ -127,9 +129,19 @@ pub struct Report {
     parameters: BTreeMap<String, Value>,
     series: Vec<Series>,
     comparisons: Vec<Comparison>,
+    goals: Vec<Expectation>,
+    drawn: Vec<String>,
     curves: Vec<Curves>,
     notes: Vec<String>,
     not_measured: Vec<String>,
+}
+
+/// What the median of a series itself ought to be.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Expectation {
+    figure: String,
+    subject: String,
+    goal: Goal,
 }
 
 /// The document that `--json` writes.
@@ -142,6 +154,7 @@ pub struct Report {
 ///                 "samples": [ 41000.0, null, ... ] } ],
 ///   "comparisons": [ { "figure": "new connections", "subject": "xvip, nat", "base": "direct", "role": "floor",
 ///                      "ratio": { as a spread }, "goal": { "at_least": 0.88 } } ],
+///   "goals": [ { "figure": "idle memory", "subject": "xvip, nat", "goal": { "at_most": 400.0 } } ],
 ///   "notes": [ "..." ], "not_measured": [ "..." ] }
 /// ```
 ///
@@ -157,6 +170,7 @@ struct Document<'a> {
     parameters: &'a BTreeMap<String, Value>,
     series: Vec<SeriesDocument<'a>>,
     comparisons: &'a [Comparison],
+    goals: &'a [Expectation],
     notes: &'a [String],
     not_measured: &'a [String],
 }
@@ -181,6 +195,8 @@ impl Report {
             parameters: BTreeMap::new(),
             series: vec![],
             comparisons: vec![],
+            goals: vec![],
+            drawn: vec![],
             curves: vec![],
             notes: vec![],
             not_measured: vec![],
@@ -216,9 +232,34 @@ impl Report {
         self.notes.push(text.to_owned());
     }
 
-    /// A plot besides those of each figure's medians.
+    /// Says that a figure is worth a plot of its medians. Without any all are.
+    pub fn draw(&mut self, figure: &str) {
+        if !self.drawn.iter().any(|drawn| drawn == figure) {
+            self.drawn.push(figure.to_owned());
+        }
+    }
+
+    /// A plot besides those of figures' medians.
     pub fn plot(&mut self, curves: Curves) {
         self.curves.push(curves);
+    }
+
+    /// The series of a figure, in the order in which they came.
+    pub fn of_figure(&self, figure: &str) -> impl Iterator<Item = &Series> {
+        self.series.iter().filter(move |series| series.figure == figure)
+    }
+
+    /// What the median of a series ought to be.
+    pub fn expect(&mut self, figure: &str, subject: &str, goal: Goal) {
+        let [figure, subject] = [figure, subject].map(str::to_owned);
+        self.goals.push(Expectation { figure, subject, goal });
+    }
+
+    /// What [`Self::expect`] was told.
+    #[must_use]
+    pub fn goal(&self, figure: &str, subject: &str) -> Option<Goal> {
+        let of = |goal: &&Expectation| goal.figure == figure && goal.subject == subject;
+        self.goals.iter().find(of).map(|expected| expected.goal)
     }
 
     /// A series that was recorded.
@@ -262,15 +303,25 @@ impl Report {
     /// # Errors
     /// When something could not be measured, or written.
     pub fn finish(&self, wanted: &Wanted, progress: &Progress) -> anyhow::Result<()> {
+        self.finish_with(&self.table(), wanted, progress)
+    }
+
+    /// Likewise, with another table than that of all series: lines, each with its end.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub fn finish_with(&self, table: &str, wanted: &Wanted, progress: &Progress) -> anyhow::Result<()> {
         let took = progress.elapsed();
         // A reader that has gone away is no failure to measure.
-        let _ = stdout().write_all(self.text(took).as_bytes());
+        let _ = stdout().write_all(self.text(table, took).as_bytes());
         if let Some(file) = &wanted.json {
             fs::write(file, self.json(took)?).with_context(|| format!("writing {}", file.display()))?;
         }
         if let Some(dir) = &wanted.svg {
             fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-            for (name, svg) in plot::all(self.benchmark, &self.series, &self.curves)? {
+            let is_drawn = |series: &&Series| self.drawn.is_empty() || self.drawn.contains(&series.figure);
+            let drawn: Vec<_> = self.series.iter().filter(is_drawn).cloned().collect();
+            for (name, svg) in plot::all(self.benchmark, &drawn, &self.curves)? {
                 let file = dir.join(name);
                 fs::write(&file, svg).with_context(|| format!("writing {}", file.display()))?;
             }
@@ -298,14 +349,22 @@ impl Report {
             parameters: &self.parameters,
             series: series.collect(),
             comparisons: &self.comparisons,
+            goals: &self.goals,
             notes: &self.notes,
             not_measured: &self.not_measured,
         };
         Ok(serde_json::to_string_pretty(&document)? + "\n")
     }
 
-    /// The table and what belongs to it.
-    fn text(&self, took: Duration) -> String {
+    /// The table, and what belongs to it.
+    fn text(&self, table: &str, took: Duration) -> String {
+        let notes: String = self.notes.iter().map(|note| format!("{note}\n")).collect();
+        let failed: String = self.not_measured.iter().map(|what| format!("not measured: {what}\n")).collect();
+        format!("{}\n{table}{notes}{failed}{}", self.about, table::footer(&self.facts, took))
+    }
+
+    /// All series with what they are compared with.
+    fn table(&self) -> String {
         let header = ["figure", "subject", "n", "median", "middle half", "x floor", "x peer", "goal"];
         let mut table = table::with_header(&header, 2..7);
         let mut last = "";
@@ -320,6 +379,7 @@ impl Report {
             };
             let goals = [floor, peer].into_iter().flatten();
             let goals = goals.filter_map(|c| c.goal.map(|goal| goal.text(c.ratio.median)));
+            let own = self.goal(&series.figure, &series.subject).map(|goal| goal.text(spread.median));
             table.add_row([
                 figure.to_owned(),
                 series.subject.clone(),
@@ -328,7 +388,7 @@ impl Report {
                 spread.middle(series.unit),
                 ratio(floor),
                 ratio(peer),
-                goals.collect::<Vec<_>>().join(", "),
+                goals.chain(own).collect::<Vec<_>>().join(", "),
             ]);
         }
         let bases = |role| {
@@ -343,13 +403,7 @@ impl Report {
         let compared = [("floor", bases(Role::Floor)), ("peer", bases(Role::Peer))];
         let compared = compared.iter().filter(|(_, bases)| !bases.is_empty());
         let compared = compared.map(|(role, bases)| format!(" {role}: {bases}.")).collect::<String>();
-        let notes: String = self.notes.iter().map(|note| format!("{note}\n")).collect();
-        let failed: String = self.not_measured.iter().map(|what| format!("not measured: {what}\n")).collect();
-        format!(
-            "{}\n{table}\nRatios are medians of the rounds' own.{compared}\n{notes}{failed}{}",
-            self.about,
-            table::footer(&self.facts, took)
-        )
+        format!("{table}\nRatios are medians of the rounds' own.{compared}\n")
     }
 
     /// The series of a figure together, in the order in which they came.
@@ -394,7 +448,7 @@ mod tests {
     #[test]
     fn the_table_has_medians_ratios_and_goals() {
         let report = report();
-        let text = report.text(Duration::from_secs(3));
+        let text = report.text(&report.table(), Duration::from_secs(3));
         assert!(tells(&text, &report.facts), "{text}");
         let xvip = row(&text, "xvip", "18,000");
         assert_eq!(xvip[..3], ["xvip", "2", "18,000/s"], "{text}");

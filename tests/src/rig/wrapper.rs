@@ -174,12 +174,11 @@ pub fn assemble(case: &Case<'_>, state: i32, table: i32, target: i32) -> Vec<Ins
         code.copy(R4, R3);
     });
     code.subtract_register(R4, R3);
-    code.unless_zero(R4, |code| {
-        code.copy(R1, CONTEXT);
-        code.copy(R2, R4);
-        code.call(ADJUST_HEAD);
-        code.unless_zero(R0, Code::give_up);
-    });
+    // Even where it did not move, so that the floor pays for it, too.
+    code.copy(R1, CONTEXT);
+    code.copy(R2, R4);
+    code.call(ADJUST_HEAD);
+    code.unless_zero(R0, Code::give_up);
 
     // The end likewise.
     code.load(WORD, R2, CONTEXT, DATA);

@@ -30,6 +30,7 @@ const PROGRAMS: [Program; 16] = [
     Program { command: "promtool", package: "prometheus", level: Level::Tests },
     Program { command: "debootstrap", package: "debootstrap", level: Level::Tests },
     Program { command: "rpm", package: "rpm", level: Level::Tests },
+    Program { command: "lintian", package: "lintian", level: Level::Tests },
     Program { command: "chromium", package: "chromium", level: Level::Tests },
 ];
 

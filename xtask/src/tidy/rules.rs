@@ -29,7 +29,10 @@ const EMPTY_NAMES: [&str; 7] = ["utils", "util", "helpers", "helper", "manager",
 /// Files, and directories (with `/` at the end), that must stay pure.
 const PURE: &[&str] = &[
     "lb-common/src/",
+    "tests/load/src/latency.rs",
+    "tests/load/src/message.rs",
     "lb-userspace/src/apportion.rs",
+    "lb-userspace/src/certificate.rs",
     "lb-userspace/src/config/",
     "lb-userspace/src/connections/book.rs",
     "lb-userspace/src/connections/moment.rs",
@@ -59,6 +62,7 @@ const PURE: &[&str] = &[
     "lb-userspace/src/maglev.rs",
     "lb-userspace/src/metrics.rs",
     "lb-userspace/src/pcapng.rs",
+    "lb-userspace/src/peaks.rs",
     "lb-userspace/src/reasons.rs",
     "lb-userspace/src/rebalance/",
     "lb-userspace/src/reconcile.rs",

@@ -10,6 +10,8 @@ use lb_common::{
 
 /// Its number.
 pub const VERSION: u32 = 4;
+/// Entries of `BACKENDS` and of what is kept of each backend.
+pub const MAX_BACKENDS: u32 = 4096;
 
 /// `NODE`.
 #[repr(C)]

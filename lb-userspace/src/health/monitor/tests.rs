@@ -235,6 +235,7 @@ fn as_json() {
         failures: 2,
         reason: "status 500, expected 200".into(),
         tally: CheckTally::default(),
+        certificate: None,
         heard: None,
         silent: None,
     };

@@ -39,7 +39,7 @@ fn http() -> Check {
 }
 
 fn probe(check: &Check, timeout: Duration, backend: SocketAddr) -> Probe {
-    Probe::new(check, timeout, backend).expect("a usable check")
+    Probe::new(&Recipe::read(check, timeout).expect("a usable check"), backend).expect("a usable check")
 }
 
 async fn once(check: &Check, backend: &FakeBackend) -> Result<Answer, ProbeError> {
@@ -456,7 +456,9 @@ async fn ipv6_and_the_host_header() {
 fn a_path_that_cannot_be_asked_for() {
     for path in ["", "readyz", "/a b", "/a\r\nb", "http://elsewhere/"] {
         let check = Check::Http { path: path.into(), expect_status: vec![200] };
-        let error = Probe::new(&check, PATIENT, (Ipv4Addr::LOCALHOST, 1).into()).expect_err("refused");
+        let made = Recipe::read(&check, PATIENT)
+            .and_then(|recipe| Probe::new(&recipe, (Ipv4Addr::LOCALHOST, 1).into()));
+        let error = made.expect_err("refused");
         assert!(matches!(error, SetupError::Path { .. }), "{path:?}: {error}");
     }
 }

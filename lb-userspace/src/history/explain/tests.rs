@@ -188,6 +188,7 @@ fn why_a_backend_gets_nothing_is_said_whatever_it_is() {
         backend.effective_weight = 0;
         backend.admin = Some(crate::status::AdminStatus {
             state: "drain".into(),
+            maintenance: false,
             deadline: None,
             by: "root".into(),
             at: "1970-01-01T02:46:30.000Z".into(),

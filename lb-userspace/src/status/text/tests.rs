@@ -4,7 +4,7 @@ use super::*;
 
 use crate::status::{
     AdminStatus, BackendFlowsStatus, ConfigStatus, DaemonState, FlowsStatus, InterfaceStatus,
-    LastRebalanceStatus, Packets, WeightOverrideStatus,
+    LastRebalanceStatus, Packets, ProcessStatus, WeightOverrideStatus,
 };
 use crate::sync::status::Refused;
 
@@ -27,6 +27,8 @@ pub(crate) fn status() -> Status {
         max_connections: 0,
         local: false,
         flows: BackendFlowsStatus { opened: 12, active: 3, bytes_out: 5 << 20, ..Default::default() },
+        pace: Default::default(),
+        certificate_not_after: None,
         resets: Default::default(),
         checks: Default::default(),
     };
@@ -60,6 +62,7 @@ pub(crate) fn status() -> Status {
         version: "0.1.0".into(),
         pid: 1,
         uptime_seconds: 61,
+        process: Some(ProcessStatus { began_at: since.clone(), ..Default::default() }),
         problems: Vec::new(),
         rivals: Default::default(),
         config: ConfigStatus {
@@ -82,6 +85,7 @@ pub(crate) fn status() -> Status {
             usable: 1,
             local_clients: LocalClientsStatus::default(),
             host_connections: 0,
+            pace: Default::default(),
             backends: vec![backend("m1", None), backend("m2", Some("dead"))],
         }],
         packets: Packets {
@@ -90,6 +94,8 @@ pub(crate) fn status() -> Status {
             transmitted: [("to-backend".to_owned(), 42)].into(),
         },
         flows: FlowsStatus { max: 1024, half_open_max: 512, established: 3, half_open: 0, closing: 2 },
+        pace: Default::default(),
+        http: None,
         sync: None,
         hooks: Vec::new(),
         connection_log: None,
@@ -233,7 +239,13 @@ fn what_operators_have_said_and_what_rebalances_did_is_told() {
     let mut status = status();
     let service = &mut status.services[0];
     let (by, at) = ("root (alice)".to_owned(), "2026-01-02T03:04:05.678Z".to_owned());
-    let admin = AdminStatus { state: "drain".into(), deadline: None, by: by.clone(), at: at.clone() };
+    let admin = AdminStatus {
+        state: "drain".into(),
+        maintenance: false,
+        deadline: None,
+        by: by.clone(),
+        at: at.clone(),
+    };
     let backend = &mut service.backends[0];
     (backend.effective_weight, backend.admin) = (0, Some(admin));
     backend.weight_override = Some(WeightOverrideStatus { weight: 50, by, at });

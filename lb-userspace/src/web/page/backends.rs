@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{Tone, View, ago, at_port, badge, drawing, percent, query};
+use super::{Tone, View, ago, at_port, badge, drawing, moment, percent, query, validity};
 use crate::{
     status::{BackendStatus, RebalanceStatus, ServiceStatus, table::amount},
     web::{order::What, samples::Samples, seen::Seen},
@@ -85,10 +85,17 @@ fn row(
             td role="cell" data-title="State" {
                 div data-say=(format!("{} of {}: {state}", backend.name, service.name)) { (badge(tone, &state)) }
                 div.why { "for " (ago(seen, &backend.since)) ": " (backend.reason) }
+                @if backend.checks.count > 0 {
+                    div.why { "last check took " (milliseconds(backend.checks.last_us)) }
+                }
+                @if let Some(end) = &backend.certificate_not_after {
+                    div.why { (validity(seen, end)) }
+                }
             }
             td.number role="cell" data-title="Connections" {
                 span.big { (flows.active) }
                 @if backend.max_connections > 0 { span.quiet { " of " (backend.max_connections) } }
+                div.quiet { (backend.pace.rate) " new/s" }
                 @if flows.half_open > 0 { div.quiet { (flows.half_open) " half-open" } }
             }
             td role="cell" data-title="Share" {
@@ -98,6 +105,9 @@ fn row(
             td.drawings role="cell" data-title="Last 5 minutes" {
                 (drawing::connections(&taken))
                 (drawing::health(&taken))
+                @if let Some(most) = taken.iter().map(|sample| sample.active).max() {
+                    div.quiet aria-hidden="true" { "at most " (most) }
+                }
             }
             td.number role="cell" data-title="Weight" { (weight(backend)) }
             td role="cell" data-title="Traffic" {
@@ -109,6 +119,12 @@ fn row(
             }
         }
     }
+}
+
+/// Microseconds as people read them.
+fn milliseconds(us: u64) -> String {
+    let ms = us as f64 / 1e3;
+    if ms < 100.0 { format!("{ms:.1} ms") } else { format!("{ms:.0} ms") }
 }
 
 fn links(view: &View<'_>, service: &ServiceStatus, backend: &BackendStatus) -> Markup {
@@ -164,7 +180,7 @@ fn orders(seen: &Seen, backend: &BackendStatus) -> Markup {
                 strong { (backend.name) }
                 @match (admin.state.as_str(), &admin.deadline) {
                     ("drain", None) => " is drained: no new connections; those that it has stay.",
-                    ("drain", Some(deadline)) => { " is drained: no new connections; those that it has stay until " time datetime=(deadline) { (deadline) } "." }
+                    ("drain", Some(deadline)) => { " is drained: no new connections; those that it has stay until " (moment(deadline)) "." }
                     _ => " is disabled: it gets no connections.",
                 }
                 " By " (admin.by) ", " (ago(seen, &admin.at)) " ago."

@@ -8,7 +8,7 @@ use crate::{history::Severity, web::seen::Seen};
 pub fn section(seen: &Seen) -> Markup {
     html! {
         section aria-labelledby="events" {
-            h2 #events { "Events" }
+            h2 #events { "Events" span.unit { " times in UTC" } }
             @if seen.events.is_empty() { p.quiet { "Nothing has happened yet." } }
             // It scrolls, so a keyboard has to be able to get there.
             div.scroll tabindex="0" role="region" aria-labelledby="events" {
@@ -40,7 +40,7 @@ const fn severity(severity: Severity) -> &'static str {
 }
 
 /// `2026-01-02T03:04:05.678Z` -> `01-02 03:04:05`.
-fn clock(rfc3339: &str) -> String {
+pub(super) fn clock(rfc3339: &str) -> String {
     match (rfc3339.get(5..10), rfc3339.get(11..19)) {
         (Some(date), Some(time)) => format!("{date} {time}"),
         _ => rfc3339.to_owned(),

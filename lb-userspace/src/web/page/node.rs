@@ -1,12 +1,18 @@
 //! The node: what is wrong with it, its packets, its peers, and its facts.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use maud::{Markup, html};
 
-use super::{Tone, View, ago, badge};
+use super::{Tone, View, ago, badge, validity};
 use crate::{
-    status::{Status, table::short},
+    status::{
+        Status,
+        table::{amount, short},
+    },
     sync::status::{PeerStatus, SendingState},
     web::seen::Seen,
 };
@@ -21,9 +27,11 @@ pub fn head(seen: &Seen) -> Markup {
         1 => "1 problem".to_owned(),
         count => format!("{count} problems"),
     };
+    let losses = losses(status);
     html! {
-        section.problems.(if count == 0 { "good" } else { "bad" }) aria-labelledby="problems" data-title=(title(status, count)) {
+        section.problems.(if count > 0 { "bad" } else if losses.is_empty() { "good" } else { "warn" }) aria-labelledby="problems" data-title=(title(status, count)) {
             h1 #problems data-say=(said) { (badge(if count == 0 { Tone::Good } else { Tone::Bad }, &said)) }
+            @for (tone, loss) in &losses { " " (badge(*tone, loss)) }
             @if count > 0 {
                 ul {
                     @for problem in &status.problems { li { (problem) } }
@@ -35,6 +43,31 @@ pub fn head(seen: &Seen) -> Markup {
             }
         }
     }
+}
+
+/// What is not the node's fault, and still to be seen at once.
+fn losses(status: &Status) -> Vec<(Tone, String)> {
+    let mut losses = Vec::new();
+    for service in
+        status.services.iter().filter(|service| service.usable == 0 && !service.backends.is_empty())
+    {
+        losses.push((Tone::Bad, format!("{}: no backend", service.name)));
+    }
+    // One that serves several services is one.
+    let backends = status.services.iter().flat_map(|service| &service.backends);
+    let down =
+        backends.filter(|backend| backend.state == "down").map(|backend| address_alone(&backend.address));
+    match down.collect::<BTreeSet<_>>().len() {
+        0 => {}
+        1 => losses.push((Tone::Warn, "1 backend down".to_owned())),
+        count => losses.push((Tone::Warn, format!("{count} backends down"))),
+    }
+    losses
+}
+
+/// Without its port.
+fn address_alone(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(address, _)| address)
 }
 
 /// What a tab of the browser says.
@@ -147,6 +180,12 @@ pub fn facts(view: &View<'_>, seen: &Seen) -> Markup {
                     div { dt { "Interface" } dd { (interface.name) ", XDP " (interface.xdp_mode) @if interface.attached_to != interface.name && !interface.attached_to.is_empty() { " at " (interface.attached_to) } } }
                 }
                 div { dt { "Flows" } dd { (flows.established) " established, " (flows.half_open) " half-open, " (flows.closing) " closing, " (flows.max) " at most" } }
+                @if let Some(process) = &status.process {
+                    div { dt { "Process" } dd { (short(Duration::from_secs_f64(process.cpu_seconds.clamp(0.0, 1e12)))) " of CPU, " (amount(process.resident_bytes)) " in RAM, " (process.open_files) " open files" } }
+                }
+                @if let Some(end) = status.http.as_ref().and_then(|http| http.certificate_not_after.as_ref()) {
+                    div { dt { "This page" } dd { (validity(seen, end)) } }
+                }
                 @if let Some(log) = &status.connection_log {
                     div { dt { "Connection log" } dd { (log.starts) " starts and " (log.ends) " ends written, " (log.lost) " lost" } }
                 }

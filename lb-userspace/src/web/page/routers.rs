@@ -52,7 +52,7 @@ fn card(view: &View<'_>, seen: &Seen, vrrp: &VrrpStatus) -> Markup {
                 @if discarded > 0 { div { dt { "Not used" } dd { (reasons(vrrp)) } } }
                 @if vrrp.lateness.count > 0 {
                     @let late = std::time::Duration::from_micros(vrrp.lateness.percentile_us(99));
-                    div { dt { "Late, 99 %" } dd { (humantime::format_duration(late)) } }
+                    div { dt { "Late, 99 %" } dd { (format!("{:.1} ms", late.as_secs_f64() * 1e3)) } }
                 }
                 @if vrrp.send_errors > 0 {
                     div { dt { "Not sent" } dd { (vrrp.send_errors) " (" (vrrp.send_error.as_deref().unwrap_or("works again")) ")" } }
@@ -120,10 +120,11 @@ pub fn tone(state: &str) -> Tone {
 }
 
 fn owner(vrrp: &VrrpStatus) -> String {
+    let it = if vrrp.vips.len() == 1 { "it" } else { "them" };
     match (vrrp.state.as_str(), &vrrp.active_router) {
-        ("active", _) => "this node owns them".to_owned(),
+        ("active", _) => format!("this node owns {it}"),
         (_, Some(ActiveRouterStatus { address, priority })) => {
-            format!("{address} (priority {priority}) owns them")
+            format!("{address} (priority {priority}) owns {it}")
         }
         (_, None) => "no owner is known".to_owned(),
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     control::protocol::{PlannedBackend, RebalancePlan},
     history::{Event, Kind, Severity},
-    status::{AdminStatus, WeightOverrideStatus, text::tests::status},
+    status::{AdminStatus, HttpStatus, ProcessStatus, Status, WeightOverrideStatus, text::tests::status},
     web::order::What,
 };
 
@@ -63,6 +63,7 @@ fn the_state_is_told_in_words() {
     backend.reason = "connection refused".to_owned();
     backend.admin = Some(AdminStatus {
         state: "drain".to_owned(),
+        maintenance: false,
         deadline: None,
         by: "web:ann".to_owned(),
         at: "2026-01-02T03:59:00Z".to_owned(),
@@ -81,6 +82,111 @@ fn the_state_is_told_in_words() {
         assert!(page.contains(part), "{part} in {page}");
     }
     assert!(page.find("no carrier on eth0") < page.find("Virtual IPs"), "problems come first");
+}
+
+#[test]
+fn what_is_lost_is_said_at_the_top() {
+    let head = |change: &dyn Fn(&mut Status)| {
+        let mut seen = seen();
+        let service = &mut seen.status.services[0];
+        let usual = service.backends[0].clone();
+        service.backends = (4..7)
+            .map(|host| {
+                let mut backend = usual.clone();
+                backend.address = format!("172.16.0.{host}:6443");
+                backend
+            })
+            .collect();
+        service.usable = 3;
+        let mut twin = service.clone();
+        twin.name = "web".to_owned();
+        seen.status.services.push(twin);
+        change(&mut seen.status);
+        node::head(&seen).into_string()
+    };
+    let well = head(&|_| ());
+    assert!(well.contains("problems good") && well.matches("class=\"badge").count() == 1, "{well}");
+    let one_host = head(&|status| {
+        for service in &mut status.services {
+            service.backends[1].state = "down".to_owned();
+        }
+    });
+    assert!(one_host.contains("problems warn") && one_host.contains(" 1 backend down<"), "{one_host}");
+    let two = head(&|status| {
+        status.services[0].backends[1].state = "down".to_owned();
+        status.services[1].backends[2].state = "down".to_owned();
+        status.services[1].usable = 0;
+    });
+    assert!(two.contains(" 2 backends down<") && two.contains(" web: no backend<"), "{two}");
+    let both = head(&|status| {
+        status.services[0].backends[1].state = "down".to_owned();
+        status.problems.push("no carrier".to_owned());
+    });
+    assert!(both.contains("problems bad") && both.contains("1 problem<"), "{both}");
+}
+
+#[test]
+fn a_certificate_that_ends_soon_is_a_warning() {
+    let says = |end: &str| validity(&seen(), end).into_string();
+    assert!(
+        says("2026-02-02T04:00:00Z").contains("certificate until <time")
+            && says("2026-02-02T04:00:00Z").contains(">2026-02-02<")
+    );
+    let soon = says("2026-01-31T04:00:00Z");
+    assert!(soon.contains("badge warn") && soon.contains("certificate ends in 29d"), "{soon}");
+    for ended in ["2026-01-02T04:00:00Z", "2025-01-01T00:00:00Z"] {
+        assert!(says(ended).contains("badge bad") && says(ended).contains("has ended"), "{}", says(ended));
+    }
+    let page = {
+        let mut seen = seen();
+        seen.status.services[0].backends[0].certificate_not_after = Some("2026-01-31T04:00:00Z".to_owned());
+        let end = Some("2026-01-05T04:00:00Z".to_owned());
+        seen.status.http = Some(HttpStatus { certificate_not_after: end, ..HttpStatus::default() });
+        overview(&view(None), &seen, &Samples::default(), None)
+    };
+    assert!(page.contains("ends in 29d") && page.contains("ends in 3d"), "{page}");
+}
+
+#[test]
+fn figures_have_their_units() {
+    let mut seen = seen();
+    let status = &mut seen.status;
+    status.process = Some(ProcessStatus {
+        cpu_seconds: 75.9,
+        resident_bytes: 5 << 20,
+        open_files: 41,
+        ..ProcessStatus::default()
+    });
+    let backend = &mut status.services[0].backends[0];
+    backend.pace.rate = 17;
+    backend.admin = Some(AdminStatus {
+        state: "drain".to_owned(),
+        deadline: Some("2026-01-02T05:06:07.123Z".to_owned()),
+        ..AdminStatus::default()
+    });
+    backend.checks.add(Duration::from_micros(1_260), None);
+    status.services[0].backends[1].checks.add(Duration::from_micros(250_400), None);
+    status.vrrp[0].lateness.add(Duration::from_micros(300));
+    let mut samples = Samples::default();
+    for active in [3, 9, 5] {
+        status.services[0].backends[0].flows.active = active;
+        samples.take(status);
+    }
+    let page = overview(&view(None), &seen, &samples, None);
+    for part in [
+        "17 new/s",
+        "last check took 1.3 ms",
+        "last check took 250 ms",
+        "at most 9",
+        "1m 15s of CPU, 5.0 MiB in RAM, 41 open files",
+        ">01-02 05:06:07 UTC</time>",
+        "times in UTC",
+        "this node owns it<",
+    ] {
+        assert!(page.contains(part), "{part} in {page}");
+    }
+    seen.status.vrrp[0].vips.push("172.16.0.11/24".to_owned());
+    assert!(overview(&view(None), &seen, &samples, None).contains("this node owns them<"));
 }
 
 #[test]
@@ -122,14 +228,18 @@ fn poisoned() -> Seen {
             }
             backend.admin = Some(AdminStatus {
                 state: "drain".to_owned(),
+                maintenance: false,
                 deadline: Some(HOSTILE.to_owned()),
                 by: HOSTILE.to_owned(),
                 at: HOSTILE.to_owned(),
             });
+            backend.certificate_not_after = Some(HOSTILE.to_owned());
             backend.weight_override =
                 Some(WeightOverrideStatus { weight: 1, by: HOSTILE.to_owned(), at: HOSTILE.to_owned() });
         }
     }
+    status.http =
+        Some(HttpStatus { certificate_not_after: Some(HOSTILE.to_owned()), ..HttpStatus::default() });
     status.packets.dropped.insert(HOSTILE.to_owned(), 7);
     for interface in &mut status.interfaces {
         poison(&mut interface.name);

@@ -1,0 +1,364 @@
+//! What a balancer costs its clients and its machine: xvip beside HAProxy as the customers configure it, nftables, and no
+//! balancer at all.
+//!
+//! All stacks are in one lab ([`stacks`]) on one machine, clients and servers included. In each round each figure is
+//! measured with each stack, one right after the other, and beginning with another one each time. As many threads of
+//! clients as there are processors ask, so the machine has nothing left to do: what a stack reaches is what is left of the
+//! machine when it has had its part. The work of clients and servers is the same for all; "direct" is nothing else.
+//!
+//! What a stack costs is the time that all processors together were busy, for each thing that was done, less what the same
+//! thing costs directly in the same round.
+
+mod masquerade;
+mod memory;
+mod stacks;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use lb_load::client::Outcome;
+use lb_load::message::{ANSWER, REQUEST};
+
+use super::facts::Facts;
+use super::report::{Goal, Report, Role, Wanted};
+use super::series::{Spread, Unit};
+use super::table::{Progress, chosen};
+use crate::interrupt::Interrupt;
+use crate::topology::find_program;
+use stacks::{Stack, Stacks, drive};
+
+/// Above this share of failures among what was done a figure tells nothing.
+const TOLERABLE: f64 = 0.001;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Figure {
+    /// Connections that are opened, used once and closed: how many a second.
+    Connections,
+    /// Requests on connections that stay open: how many a second.
+    Requests,
+    /// How long a request takes, at a fixed rate.
+    Latency,
+    /// Bytes from the servers, as many as come.
+    Bulk,
+    /// Memory of idle connections.
+    Memory,
+}
+
+impl Figure {
+    const ALL: [Self; 5] = [Self::Connections, Self::Requests, Self::Latency, Self::Bulk, Self::Memory];
+
+    /// For `xvip-lab client drive`.
+    fn work(self) -> &'static str {
+        match self {
+            Self::Connections => "connect",
+            Self::Requests => "request",
+            Self::Latency => "paced",
+            Self::Bulk => "bulk",
+            Self::Memory => "hold",
+        }
+    }
+
+    /// What the rate is called in the report, in what it is, and what one unit of its cost is called.
+    fn names(self) -> (&'static str, Unit, &'static str) {
+        match self {
+            Self::Connections => ("new connections", Unit::PerSecond, "CPU per new connection"),
+            Self::Requests => ("requests", Unit::PerSecond, "CPU per request"),
+            Self::Latency => ("requests at a fixed rate", Unit::PerSecond, "CPU per request at a fixed rate"),
+            Self::Bulk => ("bulk", Unit::BitsPerSecond, "CPU per GB"),
+            Self::Memory => ("memory", Unit::Bytes, ""),
+        }
+    }
+}
+
+/// What to measure, and how.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Only these figures
+    #[arg(long, value_delimiter = ',', value_name = "FIGURE,...")]
+    figure: Vec<Figure>,
+    /// Only these stacks
+    #[arg(long, value_delimiter = ',', value_name = "STACK,...")]
+    stack: Vec<Stack>,
+    /// Milliseconds that each stack is measured for each figure in each round
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(10..))]
+    measure_ms: u32,
+    /// Milliseconds before that
+    #[arg(long, default_value_t = 250)]
+    warm_up_ms: u32,
+    /// Connections at a time, for new connections, requests and latency
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=500))]
+    connections: u32,
+    /// Connections of the bulk transfer
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    bulk_connections: u32,
+    /// Requests a second, for the latency
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// Idle connections, for the memory
+    #[arg(long, default_values_t = [1000, 10_000, 100_000], value_delimiter = ',', value_name = "COUNT,...")]
+    idle: Vec<usize>,
+    /// Rounds of the memory: it is the same each time
+    #[arg(long, default_value_t = 3)]
+    idle_repeats: u32,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When something could not be measured, after printing what could, or when interrupted.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let interrupt = Interrupt::install().context("installing signal handlers")?;
+    let facts = Facts::find(&find_program("xvip", "XVIP_BIN")?)?.and("haproxy", "-v")?.and("nft", "-v")?;
+    let progress = Progress::new();
+    progress.say("building the lab");
+    let stacks = Stacks::start()?;
+    let mut report = Report::new("tcp", &about(options), facts);
+    for (name, value) in [
+        ("measure_ms", options.measure_ms),
+        ("warm_up_ms", options.warm_up_ms),
+        ("connections", options.connections),
+        ("bulk_connections", options.bulk_connections),
+        ("rate", options.rate),
+        ("request_bytes", REQUEST as u32),
+        ("answer_bytes", ANSWER),
+    ] {
+        report.parameter(name, value);
+    }
+    let mut bench = Bench {
+        options,
+        interrupt: &interrupt,
+        progress: &progress,
+        stacks,
+        report,
+        directly: BTreeMap::new(),
+    };
+    let measured = bench.measure();
+    if measured.is_err() && !interrupt.asked() {
+        progress.say(&format!("the ends of the logs:\n{}", bench.stacks.last_lines()));
+    }
+    measured?;
+    let Bench { mut report, stacks, .. } = bench;
+    drop(stacks);
+    compare(&mut report, options);
+    report.finish(&options.wanted, &progress)
+}
+
+fn about(options: &Options) -> String {
+    format!(
+        "What a balancer costs its clients and its machine. All stacks in one lab on one machine, three servers behind each, \
+         clients and servers included;\nplain TCP, requests of {REQUEST} bytes, answers of {ANSWER}, {} connections at a \
+         time; frames of at most 1,514 bytes, no offloads. CPU: time that all processors\nwere busy, of the whole lab, less \
+         what the same costs directly in the same round.",
+        options.connections
+    )
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    interrupt: &'a Interrupt,
+    progress: &'a Progress,
+    stacks: Stacks,
+    report: Report,
+    /// What a round's figures are without a balancer: what is taken off.
+    directly: BTreeMap<(usize, String), f64>,
+}
+
+impl Bench<'_> {
+    fn measure(&mut self) -> anyhow::Result<()> {
+        let figures = chosen(&self.options.figure, &Figure::ALL);
+        for round in 0..self.options.wanted.rounds() {
+            for figure in figures.iter().filter(|figure| **figure != Figure::Memory) {
+                for stack in self.in_turn(round) {
+                    let what = || format!("{}, {}", figure.names().0, stack.title());
+                    self.once(round, *figure, stack).with_context(what)?;
+                }
+                self.costs(round, *figure);
+            }
+        }
+        if figures.contains(&Figure::Memory) {
+            for round in 0..self.options.idle_repeats as usize {
+                self.memory(round)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All stacks that are measured, beginning with another one each round.
+    fn in_turn(&self, round: usize) -> Vec<Stack> {
+        let mut stacks = chosen(&self.options.stack, &Stack::ALL);
+        let count = stacks.len();
+        stacks.rotate_left(round % count);
+        stacks
+    }
+
+    fn once(&mut self, round: usize, figure: Figure, stack: Stack) -> anyhow::Result<()> {
+        ensure!(!self.interrupt.asked(), "interrupted");
+        ensure!(self.stacks.is_whole(), "somebody has ended");
+        let outcome = drive(&self.stacks, &self.words(figure, stack))?;
+        let Outcome { seconds, done, failed, bytes, busy_seconds, .. } = outcome;
+        let (name, unit, _) = figure.names();
+        let amount = if figure == Figure::Bulk { bytes as f64 * 8.0 } else { done as f64 };
+        self.progress.say(&format!(
+            "round {}: {name}, {}: {}, {:.2} processors busy{}",
+            round + 1,
+            stack.title(),
+            unit.text(amount / seconds),
+            busy_seconds / seconds,
+            if failed > 0 { format!(", {failed} failed") } else { String::new() }
+        ));
+        if failed as f64 > done as f64 * TOLERABLE || amount == 0.0 {
+            let why = outcome.first_failure.unwrap_or_default();
+            self.report.fail(&format!("{name}, {}: {failed} failed beside {done} ({why})", stack.title()));
+            return Ok(());
+        }
+        let subject = stack.title();
+        if figure == Figure::Latency {
+            let latency = outcome.latency.context("no latency")?;
+            for (name, ns) in [("p50", latency.p50_ns), ("p99", latency.p99_ns), ("p99.9", latency.p999_ns)] {
+                let name = self.latency_name(name);
+                self.report.record(round, &name, subject, Unit::Seconds, ns as f64 / 1e9);
+            }
+        } else {
+            self.report.record(round, name, subject, unit, amount / seconds);
+        }
+        // What ended in the warm-up and what did not end are about as much as began before and ended within.
+        let each = if figure == Figure::Bulk { bytes as f64 / 1e9 } else { done as f64 };
+        self.directly.insert((round, format!("{name}, {subject}")), busy_seconds / each);
+        Ok(())
+    }
+
+    fn words(&self, figure: Figure, stack: Stack) -> Vec<String> {
+        let options = self.options;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let connections = if figure == Figure::Bulk { options.bulk_connections } else { options.connections };
+        let mut words = vec![
+            "--work".to_owned(),
+            figure.work().to_owned(),
+            format!("--connections={connections}"),
+            format!("--threads={threads}"),
+            format!("--rate={}", options.rate),
+            format!("--warm-up-ms={}", options.warm_up_ms),
+            format!("--measure-ms={}", options.measure_ms),
+        ];
+        words.extend(self.stacks.addresses(stack).iter().map(|address| format!("--to={address}")));
+        words
+    }
+
+    fn latency_name(&self, percentile: &str) -> String {
+        format!("latency {percentile} at {}/s", self.options.rate)
+    }
+
+    /// What each stack needs more than nothing.
+    fn costs(&mut self, round: usize, figure: Figure) {
+        let (name, _, cost) = figure.names();
+        let of = |stack: Stack| self.directly.get(&(round, format!("{name}, {}", stack.title()))).copied();
+        let Some(direct) = of(Stack::Direct) else { return };
+        for stack in Stack::ALL.into_iter().filter(|stack| *stack != Stack::Direct) {
+            if let Some(each) = of(stack) {
+                self.report.record(round, cost, stack.title(), Unit::Seconds, each - direct);
+            }
+        }
+    }
+
+    fn memory(&mut self, round: usize) -> anyhow::Result<()> {
+        for connections in self.options.idle.clone() {
+            let mut directly = None;
+            for stack in chosen(&self.options.stack, &Stack::ALL) {
+                ensure!(!self.interrupt.asked(), "interrupted");
+                let what = || format!("{connections} idle connections, {}", stack.title());
+                if stack == Stack::Haproxy {
+                    self.stacks.restart_haproxy(Some(connections))?;
+                }
+                let held = memory::hold(&self.stacks, stack, connections).with_context(what)?;
+                let count = held.connections as usize;
+                self.progress.say(&format!(
+                    "round {}: {connections} idle connections, {}: {count} held, {}",
+                    round + 1,
+                    stack.title(),
+                    Unit::Bytes.text(held.bytes),
+                ));
+                if count < connections {
+                    self.report.fail(&format!("{}: only {count} of {connections} idle connections", what()));
+                    continue;
+                }
+                match (stack, directly) {
+                    (Stack::Direct, _) => directly = Some(held.bytes),
+                    (_, Some(directly)) => {
+                        let each = (held.bytes - directly) / connections as f64;
+                        let figure = idle_name(connections);
+                        self.report.record(round, &figure, stack.title(), Unit::Bytes, each);
+                    }
+                    (_, None) => {}
+                }
+            }
+        }
+        if chosen(&self.options.stack, &Stack::ALL).contains(&Stack::Haproxy) {
+            self.stacks.restart_haproxy(None)?;
+            // As many as there are, of those that are fewer than the first number that customers ask for.
+            let asked = self.options.idle.first().copied().unwrap_or(1000).max(1000);
+            let held = memory::hold(&self.stacks, Stack::Haproxy, asked)?;
+            let figure = format!("connections held of {asked}");
+            let subject = "HAProxy, limits as configured";
+            self.report.record(round, &figure, subject, Unit::Count, held.connections as f64);
+        }
+        Ok(())
+    }
+}
+
+fn idle_name(connections: usize) -> String {
+    format!("memory per idle connection, {}", Unit::Count.text(connections as f64))
+}
+
+/// Everything with what it is to be measured by.
+fn compare(report: &mut Report, options: &Options) {
+    let [direct, nat, haproxy, nftables] =
+        [Stack::Direct, Stack::Nat, Stack::Haproxy, Stack::Nftables].map(Stack::title);
+    let latency = |percentile: &str| format!("latency {percentile} at {}/s", options.rate);
+    for (figure, goal) in [
+        ("new connections".to_owned(), Some(Goal::AtLeast(0.88))),
+        ("requests".to_owned(), Some(Goal::AtLeast(0.88))),
+        (latency("p50"), Some(Goal::AtMost(1.15))),
+        (latency("p99"), Some(Goal::AtMost(1.4))),
+        (latency("p99.9"), None),
+        ("bulk".to_owned(), Some(Goal::AtLeast(0.6))),
+    ] {
+        report.compare(&figure, nat, direct, Role::Floor, goal);
+        report.compare_all(&figure, direct, Role::Floor);
+        report.compare_all(&figure, haproxy, Role::Peer);
+    }
+    let costs = [Figure::Connections, Figure::Requests, Figure::Latency, Figure::Bulk].map(|f| f.names().2);
+    for (at, figure) in costs.into_iter().enumerate() {
+        // At a fixed rate most of the time goes into waking somebody: no goal was set for that.
+        let goal = |limit| (at != 2).then_some(Goal::AtMost(limit));
+        report.compare(figure, nat, haproxy, Role::Peer, goal(0.2));
+        report.compare_all(figure, haproxy, Role::Peer);
+        let beside = report.series(figure, nat).zip(report.series(figure, nftables));
+        if let Some(ratio) = beside.and_then(|(nat, nftables)| nat.ratio(nftables)) {
+            report.note(&beside_nftables(figure, &ratio, goal(0.5)));
+        }
+    }
+    for connections in &options.idle {
+        let figure = idle_name(*connections);
+        report.compare(&figure, nat, haproxy, Role::Peer, Some(Goal::AtMost(0.05)));
+        report.compare_all(&figure, haproxy, Role::Peer);
+    }
+    report.note(
+        "HAProxy: the customers' configuration; for the memory with its limits raised. latency: each request is due at a \
+         fixed time, and counts from then. Memory: of the kernel and of the balancer's process.",
+    );
+}
+
+/// The table has room for one peer.
+fn beside_nftables(figure: &str, ratio: &Spread, goal: Option<Goal>) -> String {
+    let verdict = match goal {
+        Some(goal @ (Goal::AtMost(limit) | Goal::AtLeast(limit))) => {
+            format!(", goal {limit}: {}", if goal.is_met(ratio.median) { "met" } else { "missed" })
+        }
+        None => String::new(),
+    };
+    format!("{figure}, xvip nat / nftables: {}{verdict}.", Unit::Ratio.text(ratio.median))
+}

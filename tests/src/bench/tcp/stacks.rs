@@ -1,0 +1,294 @@
+//! All stacks side by side in one lab: what has no balancer, xvip, HAProxy and nftables, each on a machine of its own with
+//! the same cable to the same switch, in front of the same three servers.
+//!
+//! ```text
+//!   client .100    lb1 .2 (xvip)    lb2 .3 (HAProxy)    nft .20     master1 .4  master2 .5  master3 .6     172.16.0.0/24
+//!      +--------------+-----------------+------------------+------------+-----------+-----------+---  br0
+//! ```
+//!
+//! No cable does segmentation or checksums for anybody: each frame is one that a wire would carry. That is what a balancer
+//! of packets sees on a real network card, too; what HAProxy and nftables would gain from a card that cuts and joins
+//! frames for them, they do not have here.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use lb_load::message::request;
+use serde::Serialize;
+
+use super::masquerade;
+use crate::addresses::{Family, host};
+use crate::daemon::Daemon;
+use crate::incumbent::{IncumbentNode, Server};
+use crate::netns::Netns;
+use crate::topology::{Lab, PLAIN_PORT, PREFIX_LENGTH, VIP};
+use crate::wait;
+
+/// Host numbers: of the VIP of the service with direct server return, of HAProxy's machine, of nftables' machine.
+const DIRECT_VIP: u8 = 11;
+const HAPROXY: u8 = 3;
+const NFT: u8 = 20;
+/// Host numbers of the client besides its own: an address has 64,512 ports for each place that it connects to.
+const MORE_CLIENTS: std::ops::Range<u8> = 101..104;
+/// Each of the kernel's ports but the privileged ones.
+const PORTS: &str = "1024 65535";
+/// Seconds that conntrack remembers a connection that has ended; the kernel's own 120 fill the table, and the ports of the
+/// masqueraded address, in a few seconds at this rate.
+const TIME_WAIT: &str = "10";
+/// Nothing waits for it unless something is wrong.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What stands between the clients and the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stack {
+    /// Nothing: the clients know the servers. The best that there can be.
+    Direct,
+    /// xvip in `nat` mode.
+    Nat,
+    /// xvip in `dsr-l2` mode.
+    DsrL2,
+    /// HAProxy as the customers configure it.
+    Haproxy,
+    /// nftables: DNAT to one server after the other, and masquerade.
+    Nftables,
+}
+
+impl Stack {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Direct, Self::Nat, Self::DsrL2, Self::Haproxy, Self::Nftables];
+
+    /// In a table.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Nat => "xvip, nat",
+            Self::DsrL2 => "xvip, dsr-l2",
+            Self::Haproxy => "HAProxy",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
+/// The lab with all of them in it. Whoever is not asked does nothing but look after its servers.
+pub struct Stacks {
+    // Processes before their machines, and those before the switch.
+    servers: Vec<Daemon>,
+    haproxy: IncumbentNode,
+    _nft: Netns,
+    lab: Lab,
+}
+
+impl Stacks {
+    /// Builds the lab, starts everything, and waits until each answers.
+    ///
+    /// # Errors
+    /// When it cannot be built, or somebody does not start.
+    pub fn start() -> anyhow::Result<Self> {
+        let lab = Lab::builder().lbs(1).build()?;
+        plain_switch(&lab)?;
+        let client = lab.client();
+        unpaced(client)?;
+        client.sysctl("net/ipv4/ip_local_port_range", PORTS)?;
+        // A port is free again as soon as its connection has ended: there are more of them than ports in a minute.
+        client.sysctl("net/ipv4/tcp_max_tw_buckets", "0")?;
+        for number in MORE_CLIENTS {
+            client.ip(&format!("address add {}/{PREFIX_LENGTH} dev eth0", host(number)))?;
+        }
+        let mut servers = Vec::new();
+        for master in lab.masters() {
+            master.kill();
+            master.answer_for(IpAddr::V4(host(DIRECT_VIP)))?;
+            unpaced(master.machine())?;
+            servers.push(server(&lab, master.name(), master.machine())?);
+        }
+        start_xvip(&lab)?;
+        let haproxy = start_haproxy(&lab)?;
+        let nft = lab.add_machine("nft", NFT, false)?;
+        let backends: Vec<Ipv4Addr> =
+            lab.masters().iter().filter_map(|master| v4(master.address())).collect();
+        masquerade::configure(&nft, lab.dir(), host(NFT), PLAIN_PORT, &backends)?;
+        nft.sysctl("net/netfilter/nf_conntrack_tcp_timeout_time_wait", TIME_WAIT)?;
+        let stacks = Self { servers, haproxy, _nft: nft, lab };
+        for stack in Stack::ALL {
+            for address in stacks.addresses(stack) {
+                wait::until(&format!("{} to answer at {address}", stack.title()), LIMIT, || {
+                    stacks.lab.client().run(|| answers(address)).unwrap_or(false)
+                })?;
+            }
+        }
+        Ok(stacks)
+    }
+
+    /// The lab.
+    #[must_use]
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// Where the clients of a stack connect to.
+    #[must_use]
+    pub fn addresses(&self, stack: Stack) -> Vec<SocketAddr> {
+        let one = |address: Ipv4Addr| vec![SocketAddr::new(address.into(), PLAIN_PORT)];
+        match stack {
+            Stack::Direct => self
+                .lab
+                .masters()
+                .iter()
+                .map(|master| SocketAddr::new(master.address(), PLAIN_PORT))
+                .collect(),
+            Stack::Nat => one(VIP),
+            Stack::DsrL2 => one(host(DIRECT_VIP)),
+            Stack::Haproxy => one(host(HAPROXY)),
+            Stack::Nftables => one(host(NFT)),
+        }
+    }
+
+    /// The addresses that the client has.
+    #[must_use]
+    pub fn client_addresses(&self) -> Vec<IpAddr> {
+        let more = MORE_CLIENTS.map(|number| IpAddr::V4(host(number)));
+        [self.lab.client_address(Family::V4)].into_iter().chain(more).collect()
+    }
+
+    /// The processes of a stack on its machine, as the host sees them.
+    ///
+    /// # Errors
+    /// When they cannot be told.
+    pub fn processes(&self, stack: Stack) -> anyhow::Result<Vec<u32>> {
+        Ok(match stack {
+            Stack::Direct | Stack::Nftables => vec![],
+            Stack::Nat | Stack::DsrL2 => self.lab.lb(0).daemon_id().into_iter().collect(),
+            Stack::Haproxy => self.haproxy.processes()?,
+        })
+    }
+
+    /// Starts HAProxy anew: with the customers' limits, or with such that it can hold so many connections.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart_haproxy(&mut self, connections: Option<usize>) -> anyhow::Result<()> {
+        let servers: Vec<_> = self.lab.masters().iter().map(Server::of).collect();
+        self.haproxy.configure(&servers)?;
+        if let Some(connections) = connections {
+            self.haproxy.raise_limits(connections)?;
+        }
+        self.haproxy.restart_haproxy()?;
+        let address = SocketAddr::new(host(HAPROXY).into(), PLAIN_PORT);
+        let answers = || self.lab.client().run(|| answers(address)).unwrap_or(false);
+        wait::until("HAProxy to answer", LIMIT, answers)?;
+        Ok(())
+    }
+
+    /// Whether all servers and balancers still run.
+    #[must_use]
+    pub fn is_whole(&mut self) -> bool {
+        self.servers.iter_mut().all(Daemon::is_running)
+            && self.lab.lb(0).is_running()
+            && self.haproxy.is_running()
+    }
+
+    /// The ends of the logs.
+    #[must_use]
+    pub fn last_lines(&self) -> String {
+        self.lab.lb(0).last_lines() + &self.haproxy.last_lines()
+    }
+}
+
+/// Makes the switch a plain one: no packet filter of the machine that plays it has a say, as none has in a real one.
+fn plain_switch(lab: &Lab) -> anyhow::Result<()> {
+    for family in ["iptables", "ip6tables", "arptables"] {
+        let path = format!("net/bridge/bridge-nf-call-{family}");
+        let is_there = lab.switch().run(|| Path::new("/proc/sys").join(&path).exists())?;
+        // Without br_netfilter nobody would ask a filter.
+        if is_there {
+            lab.switch().sysctl(&path, "0")?;
+        }
+    }
+    Ok(())
+}
+
+/// Without losses each congestion control does the same, but for those that pace what they send (BBR, which some kernels
+/// begin with): that would measure its timers. Reno is the one that a namespace may always choose.
+fn unpaced(machine: &Netns) -> anyhow::Result<()> {
+    Ok(machine.sysctl("net/ipv4/tcp_congestion_control", "reno")?)
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// Starts our server where the lab's own would be.
+fn server(lab: &Lab, name: &str, machine: &Netns) -> anyhow::Result<Daemon> {
+    let log = lab.dir().join(format!("{name}-load.log"));
+    let mut command = Command::new(lab.program());
+    command.args(["loadserver", "--listen", &format!("0.0.0.0:{PLAIN_PORT}")]);
+    let mut daemon = Daemon::start(machine, name, &mut command, &log)?;
+    let ready = || std::fs::read_to_string(&log).is_ok_and(|text| text.contains("ready"));
+    daemon.wait_ready("its port to be open", LIMIT, ready)?;
+    Ok(daemon)
+}
+
+/// One daemon with a service for each mode, and nothing else that it would not have without being told.
+fn start_xvip(lab: &Lab) -> anyhow::Result<()> {
+    let node = lab.lb(0);
+    let nat = lab.plain_service(Family::V4);
+    let mut direct = nat.clone();
+    direct.name = "direct".to_owned();
+    direct.vip = format!("{}/{PREFIX_LENGTH}", host(DIRECT_VIP));
+    direct.mode = "dsr-l2".to_owned();
+    node.configure(|config| config.services = vec![nat, direct])?;
+    node.start()?;
+    lab.wait_owner(Some(node.name()), LIMIT)?;
+    Ok(())
+}
+
+fn start_haproxy(lab: &Lab) -> anyhow::Result<IncumbentNode> {
+    let mut node = IncumbentNode::create(lab, HAPROXY - 2)?;
+    let machine = node.machine();
+    unpaced(machine)?;
+    machine.sysctl("net/ipv4/ip_local_port_range", PORTS)?;
+    machine.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+    node.start_haproxy()?;
+    Ok(node)
+}
+
+/// Whether a request at this address is answered, from the calling thread's network.
+fn answers(address: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<()> {
+        let limit = Duration::from_secs(1);
+        let mut socket = TcpStream::connect_timeout(&address, limit)?;
+        socket.set_read_timeout(Some(limit))?;
+        socket.write_all(&request(16))?;
+        socket.read_exact(&mut [0; 16])
+    };
+    ask().is_ok()
+}
+
+/// Runs `xvip-lab client drive WORDS` on the client; its first line is the outcome.
+///
+/// # Errors
+/// When it fails, or prints no outcome.
+pub fn drive(stacks: &Stacks, words: &[String]) -> anyhow::Result<lb_load::client::Outcome> {
+    let output = stacks.lab().client().output(&mut driver(stacks, words))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "the clients: {}", String::from_utf8_lossy(&output.stderr).trim());
+    serde_json::from_str(text.trim()).with_context(|| format!("the clients said {text:?}"))
+}
+
+/// The command for that.
+#[must_use]
+pub fn driver(stacks: &Stacks, words: &[String]) -> Command {
+    let mut command = Command::new(stacks.lab().program());
+    command.args(["client", "drive"]).args(words);
+    command
+}
