@@ -6,11 +6,13 @@
 pub(crate) mod course;
 pub(crate) mod peers;
 mod programs;
-pub mod routes;
-pub mod strangers;
-pub mod walk;
+pub(crate) mod routes;
+pub(crate) mod strangers;
+pub(crate) mod walk;
 
 use anyhow::{Context as _, ensure};
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 
 use self::course::{Course, End, Subject};
 use self::peers::{Peer, PeerCourse};
@@ -58,7 +60,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("installing signal handlers")?;
     let progress = Progress::new();
     let facts = Facts::of_machine()?;
-    let cpu = options.cpu.unwrap_or(facts.processors - 1);
+    let cpu = options.cpu.map_or_else(last_cpu, Ok)?;
     let about = "Packets per second of one core that does everything: a generator of live frames, a veth, what is \
                  measured, the veth back, a sink.\nThe kernel's own balancers \
                  send into a device that throws away, or where there is none over another veth.";
@@ -120,4 +122,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     report.finish(&options.wanted, &progress)
+}
+
+/// The last processor that we may run on.
+fn last_cpu() -> anyhow::Result<usize> {
+    let ours = sched_getaffinity(Pid::from_raw(0)).context("asking for our processors")?;
+    let is_ours = |cpu: &usize| ours.is_set(*cpu).unwrap_or(false);
+    (0..CpuSet::count()).rev().find(is_ours).context("we may run on no processor")
 }

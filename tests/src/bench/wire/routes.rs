@@ -9,7 +9,6 @@ use anyhow::{Context as _, ensure};
 use lb_common::layout::{BackendId, MODE_DSR_IPIP, MODE_DSR_L2, MODE_NAT};
 use lb_common::wire::{Be32, Be128};
 use lb_userspace::config::model::Flows;
-use serde::Serialize;
 
 use super::course::Course;
 use super::walk::{Says, Varies, Walk};
@@ -28,8 +27,7 @@ const BACKEND_SEQ: u32 = 5000;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// A way through xvip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
     /// NAT, to the backend. `v6`: of an IPv6 service.
     Nat {
@@ -182,12 +180,6 @@ impl fmt::Display for Route {
     }
 }
 
-impl From<Route> for String {
-    fn from(route: Route) -> Self {
-        route.to_string()
-    }
-}
-
 /// The programs, with a service for each route.
 pub struct Balancer {
     mass: Mass,
@@ -240,7 +232,8 @@ impl Balancer {
     pub(crate) fn open_all(&mut self, course: &Course, flows: u32) -> anyhow::Result<()> {
         // For a frame to come in by an interface, that has to have a program.
         let _attached = course.attach(self.mass.program())?;
-        course.on_cpu(0, || Route::ALL.into_iter().try_for_each(|route| self.open(route, flows)))
+        let open = || Route::ALL.into_iter().try_for_each(|route| self.open(route, flows));
+        course.machine().run(open)?
     }
 
     /// Completes the handshakes of a route's flows. In the network of the interface, which has an XDP program.
