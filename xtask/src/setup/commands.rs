@@ -14,7 +14,7 @@ struct Program {
 
 /// A package is installed only where its command is missing: the command may come from somewhere else, and then the
 /// package could conflict with that (as `kubernetes-client` does with the `kubectl` of another repository).
-const PROGRAMS: [Program; 16] = [
+const PROGRAMS: [Program; 17] = [
     Program { command: "ip", package: "iproute2", level: Level::Lab },
     Program { command: "ethtool", package: "ethtool", level: Level::Lab },
     Program { command: "curl", package: "curl", level: Level::Lab },
