@@ -34,6 +34,8 @@ pub enum Bench {
     Survive(survive::Options),
     /// What a balancer costs its clients and its machine: HAProxy, nftables, xvip, and none at all
     Tcp(tcp::Options),
+    /// Packets per second of one core over a veth: xvip in each mode, and what else the kernel can balance with
+    Wire(wire::Options),
 }
 
 /// Runs one.
@@ -48,5 +50,6 @@ pub fn run(bench: Bench) -> anyhow::Result<()> {
         Bench::Packet(options) => packet::run(&options),
         Bench::Survive(options) => survive::run(&options),
         Bench::Tcp(options) => tcp::run(&options),
+        Bench::Wire(options) => wire::run(&options),
     }
 }

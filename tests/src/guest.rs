@@ -51,7 +51,10 @@ pub const CASES: &[Case] = &[
 ];
 
 /// What is counted where the machine counts instructions ([`crate::vm::count`]), each in a boot of its own.
-pub const COUNTS: &[Case] = &[Case { name: "xvip", limit: COUNT_LIMIT, run: instructions::of_xvip }];
+pub const COUNTS: &[Case] = &[
+    Case { name: "xvip", limit: COUNT_LIMIT, run: instructions::of_xvip },
+    Case { name: "peers", limit: COUNT_LIMIT, run: instructions::of_peers },
+];
 
 /// The cases whose names contain `only`; with `counting` that of [`COUNTS`] which is called so.
 pub fn cases(only: &str, counting: bool) -> impl Iterator<Item = &'static Case> + use<'_> {

@@ -114,9 +114,9 @@ fn main() -> ExitCode {
         }
         Program::Guest { counting, only } => guest::run(&only, counting),
         Program::Client(ClientProgram::Drive(options)) => lb_load::client::run(&options),
-        Program::Loadserver(options) => lb_load::server::serve(&options)
-            .map(|never| match never {})
-            .context("serving"),
+        Program::Loadserver(options) => {
+            lb_load::server::serve(&options).map(|never| match never {}).context("serving")
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

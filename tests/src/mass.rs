@@ -33,8 +33,6 @@ use crate::bpf;
 /// `enum xdp_action` of the kernel's `include/uapi/linux/bpf.h`.
 pub const XDP_DROP: u32 = 1;
 /// See [`XDP_DROP`].
-pub const XDP_PASS: u32 = 2;
-/// See [`XDP_DROP`].
 pub const XDP_TX: u32 = 3;
 /// See [`XDP_DROP`].
 const XDP_REDIRECT: u32 = 4;
@@ -189,12 +187,6 @@ impl Mass {
     /// The maps.
     pub fn dataplane(&mut self) -> &mut Dataplane {
         &mut self.dataplane
-    }
-
-    /// The program that is called for each frame.
-    #[must_use]
-    pub fn program(&self) -> BorrowedFd<'_> {
-        self.program.as_fd()
     }
 
     /// What the flow clock says.

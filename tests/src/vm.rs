@@ -16,8 +16,6 @@ pub mod root;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
 use crate::daemon::last_lines;
 use crate::guest::{
     self,
@@ -33,9 +31,13 @@ const HOST_PROGRAMS: [&str; 8] = ["sh", "cat", "mount", "ip", "tc", "ss", "ethto
 /// What the guest's lab and cases need, where it is not built in.
 const MODULES: [&str; 9] =
     ["veth", "bridge", "8021q", "bonding", "dummy", "sch_netem", "ipip", "ip6_tunnel", "sit"];
-/// What [`count`] needs of these.
+/// What [`count`] needs instead.
 const COUNTING_PROGRAMS: [&str; 4] = ["sh", "cat", "mount", "ip"];
 const COUNTING_MODULES: [&str; 1] = ["veth"];
+/// And for all that is not xvip.
+const PEERS_PROGRAMS: [&str; 2] = ["nft", "ipvsadm"];
+const PEERS_MODULES: [&str; 7] =
+    ["dummy", "nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "ip_vs", "ip_vs_rr"];
 /// For a boot that counts. No time passes there without instructions, so this is how long the host takes for them.
 const COUNTING_LIMIT: Duration = Duration::from_secs(900);
 const PROCESSORS: u32 = 2;
@@ -97,7 +99,7 @@ pub fn run_cases(scratch: &Path, series: &str, only: &str) -> Result<(), VmError
 }
 
 /// Instructions per packet, as one boot has counted them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Counted {
     /// What `uname -r` says there.
     pub kernel: String,
@@ -118,11 +120,16 @@ pub fn count(
     what: &str,
     say: &mut impl FnMut(&str),
 ) -> Result<Counted, VmError> {
+    let (mut programs, mut modules) = (COUNTING_PROGRAMS.to_vec(), COUNTING_MODULES.to_vec());
+    if what != "xvip" {
+        programs.extend(PEERS_PROGRAMS);
+        modules.extend(PEERS_MODULES);
+    }
     let guest = Guest {
         counting: true,
         own_programs: &[("xvip-lab", "XVIP_LAB_BIN")],
-        host_programs: &COUNTING_PROGRAMS,
-        modules: &COUNTING_MODULES,
+        host_programs: &programs,
+        modules: &modules,
         only: what,
         log: format!("count-{what}-{series}"),
         limit: COUNTING_LIMIT,

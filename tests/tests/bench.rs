@@ -158,7 +158,11 @@ fn what_a_balancer_costs_is_measured_with_all_stacks() -> TestResult {
         }
     }
     // The customers' limits: three servers with 250 connections each.
-    assert_eq!(sample("connections held of 1000", "HAProxy, limits as configured"), Some(750.0), "{report:#}");
+    assert_eq!(
+        sample("connections held of 1000", "HAProxy, limits as configured"),
+        Some(750.0),
+        "{report:#}"
+    );
     assert!(sample("memory per idle connection, 300", "xvip, nat").is_some(), "{report:#}");
     Ok(())
 }
@@ -181,5 +185,37 @@ fn an_interrupted_one_takes_everything_away() -> TestResult {
         .flatten()
         .find(|e| e.file_name().to_string_lossy().starts_with(&prefix));
     assert!(left.is_none(), "{left:?}");
+    Ok(())
+}
+
+#[test]
+fn packets_of_every_mode_come_through_a_veth() -> TestResult {
+    let dir = TempDir::new()?;
+    let json = dir.path().join("report.json");
+    let arguments = ["--repeats", "1", "--packets", "3000", "--flows", "1,4", "--json"];
+    let output = bench("wire", &arguments).arg(&json).output()?;
+    let table = String::from_utf8_lossy(&output.stdout);
+    // Packets that do not get through are a failure.
+    assert!(output.status.success(), "{table}{}", String::from_utf8_lossy(&output.stderr));
+    println!("{table}");
+    let report: Value = serde_json::from_slice(&fs::read(&json)?)?;
+    let series = report["series"].as_array().ok_or("no series")?;
+    for figure in ["1 flow", "4 flows"] {
+        let of =
+            |one: &&Value| one["figure"] == figure && one["samples"][0].as_f64().is_some_and(|n| n > 0.0);
+        let names: Vec<_> =
+            series.iter().filter(of).map(|one| one["subject"].as_str().unwrap_or_default()).collect();
+        for name in [
+            "veth + XDP_DROP",
+            "bare reflector",
+            "nat IPv4",
+            "nat reply IPv6",
+            "dsr-l2 IPv4",
+            "IP forwarding",
+        ] {
+            assert!(names.contains(&name), "{figure}: {name} is not in {names:?}");
+        }
+        assert_eq!(names.iter().filter(|name| name.starts_with("dsr-ipip")).count(), 4, "{names:?}");
+    }
     Ok(())
 }

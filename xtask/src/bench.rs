@@ -27,6 +27,11 @@ const BENCHES: &[Bench] = &[
         level: setup::Level::Bench,
     },
     Bench {
+        name: "icount",
+        about: "executed instructions per packet, on Debian's kernels in QEMU; also of IPVS and nftables",
+        level: setup::Level::Bench,
+    },
+    Bench {
         name: "packet",
         about: "time per packet in the XDP programs, above an empty one; in Katran's, too, where you have built it",
         level: setup::Level::Lab,
@@ -39,6 +44,11 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "tcp",
         about: "connections, requests, latency, bulk, processor time and memory; also for HAProxy, nftables and no balancer",
+        level: setup::Level::Bench,
+    },
+    Bench {
+        name: "wire",
+        about: "packets per second of one core over a veth, in each mode; also of nftables, and IPVS where it is",
         level: setup::Level::Bench,
     },
 ];

@@ -128,8 +128,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     ] {
         report.parameter(name, value);
     }
-    let mut bench =
-        Bench { options, interrupt: &interrupt, progress: &progress, stacks, report, directly: BTreeMap::new() };
+    let mut bench = Bench {
+        options,
+        interrupt: &interrupt,
+        progress: &progress,
+        stacks,
+        report,
+        directly: BTreeMap::new(),
+    };
     let measured = bench.measure();
     if measured.is_err() && !interrupt.asked() {
         progress.say(&format!("the ends of the logs:\n{}", bench.stacks.last_lines()));
@@ -228,8 +234,7 @@ impl Bench<'_> {
     fn words(&self, figure: Figure, stack: Stack) -> Vec<String> {
         let options = self.options;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let connections =
-            if figure == Figure::Bulk { options.bulk_connections } else { options.connections };
+        let connections = if figure == Figure::Bulk { options.bulk_connections } else { options.connections };
         let mut words = vec![
             "--work".to_owned(),
             figure.work().to_owned(),

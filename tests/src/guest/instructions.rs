@@ -7,13 +7,14 @@ use anyhow::{Context as _, ensure};
 
 use super::report::Report;
 use super::{CaseResult, say};
-use crate::bench::wire::course::Course;
-use crate::bench::wire::programs::{self, Generator};
+use crate::bench::wire::course::{Course, End, Subject};
+use crate::bench::wire::peers::{Peer, PeerCourse};
 use crate::bench::wire::routes::{Balancer, Route};
 use crate::bench::wire::strangers;
 use crate::bench::wire::walk::Walk;
 use crate::bpf::live::OneRun;
 use crate::mass::{XDP_DROP, XDP_PASS, XDP_TX};
+use crate::rig::only_returning;
 
 /// Flows that packets are spread over: so many as to have chains in the hash table, few enough to be opened in no time.
 const FLOWS: u32 = 64;
@@ -48,21 +49,20 @@ pub(super) fn of_xvip() -> CaseResult {
 fn count_xvip() -> anyhow::Result<()> {
     let course = Course::build()?;
     let mut balancer = Balancer::load(TABLE, course.far())?;
-    let drop = programs::only(XDP_DROP)?;
-    let reflect = programs::only(XDP_TX)?;
-    {
-        let attached = course.attach(&drop)?;
-        whole_path(&course, "path veth + XDP_DROP", Route::Nat { v6: false }, false)?;
-        std::mem::drop(attached);
-        let _attached = course.attach(&reflect)?;
-        whole_path(&course, "path bare reflector", Route::Nat { v6: false }, true)?;
-    }
-    let _attached = course.attach(balancer.mass().program())?;
+    let drop = only_returning(XDP_DROP)?;
+    let reflect = only_returning(XDP_TX)?;
+    let walk = Route::Nat { v6: false }.established(FLOWS);
+    whole_path(&Subject::new("veth + XDP_DROP".to_owned(), &course, &drop, &walk, End::Nowhere)?)?;
+    whole_path(&Subject::new("bare reflector".to_owned(), &course, &reflect, &walk, End::Sink)?)?;
+    balancer.open_all(&course, FLOWS)?;
+    let program = balancer.mass().program();
     for route in Route::ALL {
-        course.on_cpu(0, || balancer.open(route, FLOWS))?;
-        whole_path(&course, &format!("path {route}"), route, true)?;
+        let walk = route.established(FLOWS);
+        whole_path(&Subject::new(route.to_string(), &course, &program, &walk, End::Sink)?)?;
     }
-    let alone = Alone { course: &course, program: balancer.mass().program(), floor: reflect.as_fd() };
+    // For a frame to come in by an interface, that has to have a program.
+    let _attached = course.attach(program)?;
+    let alone = Alone { course: &course, program, floor: reflect.as_fd() };
     for route in Route::ALL {
         alone.count(&format!("alone {route}"), &frames(&route.established(FLOWS), 0), XDP_TX)?;
     }
@@ -90,22 +90,23 @@ fn frames(walk: &Walk, first: u32) -> Vec<Vec<u8>> {
     (first..).take(RUNS).map(|flow| walk.frame(flow)).collect()
 }
 
-/// Generator, veth, what is measured, and where it comes back, veth and sink.
-fn whole_path(course: &Course, name: &str, route: Route, comes_back: bool) -> anyhow::Result<()> {
-    let generator =
-        Generator::load(&route.established(FLOWS), course.near()).context("loading the generator")?;
-    let counts = course.on_cpu(0, || {
-        let send = || -> anyhow::Result<u64> {
-            let (arrived, took) = course.send(&generator, PACKETS).context("live frames")?;
-            ensure!(arrived == if comes_back { PACKETS.into() } else { 0 }, "{name}: {arrived} of {PACKETS}");
-            // A nanosecond is an instruction. What the kernel prepares is not in it: it would be by the time stamp counter.
-            Ok(took.into())
-        };
-        send()?;
-        (0..ROUNDS).map(|_| send()).collect::<anyhow::Result<Vec<_>>>()
-    })?;
-    tell(name, median(counts) as f64);
+/// Generator, veth, what is measured, and where it goes, a device or back over the veth.
+fn whole_path(subject: &Subject<'_>) -> anyhow::Result<()> {
+    // A nanosecond is an instruction.
+    let counts = subject.measure(0, PACKETS, ROUNDS)?;
+    tell(format!("path {}", subject.name()), median(counts.into_iter().map(u64::from).collect()) as f64);
     Ok(())
+}
+
+/// What xvip's users have instead, where the kernel has it.
+pub(super) fn of_peers() -> CaseResult {
+    let count = || {
+        for peer in Peer::ALL {
+            whole_path(&PeerCourse::build(peer)?.subject(FLOWS)?)?;
+        }
+        Ok(())
+    };
+    count().map_err(|error: anyhow::Error| format!("{error:#}").into())
 }
 
 /// The program without anything around it: what a system call that runs it takes, less one that runs `XDP_TX` alone.

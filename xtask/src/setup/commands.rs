@@ -14,7 +14,7 @@ struct Program {
 
 /// A package is installed only where its command is missing: the command may come from somewhere else, and then the
 /// package could conflict with that (as `kubernetes-client` does with the `kubectl` of another repository).
-const PROGRAMS: [Program; 16] = [
+const PROGRAMS: [Program; 17] = [
     Program { command: "ip", package: "iproute2", level: Level::Lab },
     Program { command: "ethtool", package: "ethtool", level: Level::Lab },
     Program { command: "curl", package: "curl", level: Level::Lab },
@@ -22,6 +22,7 @@ const PROGRAMS: [Program; 16] = [
     Program { command: "haproxy", package: "haproxy", level: Level::Bench },
     Program { command: "killall", package: "psmisc", level: Level::Bench },
     Program { command: "nft", package: "nftables", level: Level::Bench },
+    Program { command: "ipvsadm", package: "ipvsadm", level: Level::Bench },
     Program { command: "tcpdump", package: "tcpdump", level: Level::Tests },
     Program { command: "tshark", package: "tshark", level: Level::Tests },
     Program { command: "cpio", package: "cpio", level: Level::Tests },
@@ -34,7 +35,7 @@ const PROGRAMS: [Program; 16] = [
 ];
 
 /// Packages that also bring a service of the same name.
-const DAEMONS: [&str; 4] = ["keepalived", "haproxy", "nftables", "prometheus"];
+const DAEMONS: [&str; 5] = ["keepalived", "haproxy", "nftables", "ipvsadm", "prometheus"];
 
 /// Are all programs of this level there?
 pub fn probe(machine: &Machine) -> Probe {
@@ -92,7 +93,7 @@ mod tests {
         let lab = commands(Level::Lab);
         assert_eq!(lab, ["ip", "ethtool", "curl"]);
         let bench = commands(Level::Bench);
-        assert_eq!(bench, ["ip", "ethtool", "curl", "keepalived", "haproxy", "killall", "nft"]);
+        assert_eq!(bench, ["ip", "ethtool", "curl", "keepalived", "haproxy", "killall", "nft", "ipvsadm"]);
         assert_eq!(commands(Level::Tests)[..bench.len()], bench);
         assert!(commands(Level::Tests).contains(&"kubectl"));
     }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 const SLACK: f64 = 3.0;
 const SHARE: f64 = 0.01;
 /// The same with another kernel, emulator or compiler: all of them have a say in each instruction, and none of them is ours.
-const SHARE_ELSEWHERE: f64 = 0.25;
+/// (From Linux 6.1 to 6.12 it was 2 % of a program, and 8 % of a whole path.)
+const SHARE_ELSEWHERE: f64 = 0.15;
 
 /// What counts were made with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,8 +138,8 @@ mod tests {
     #[test]
     fn another_kernel_has_more_room_and_is_told() {
         let was = record("6.1.0-56", &[("nat", 1000.0)]);
-        let text = was.compare(&record("6.1.0-60", &[("nat", 1240.0)])).unwrap();
+        let text = was.compare(&record("6.1.0-60", &[("nat", 1140.0)])).unwrap();
         assert!(text.contains("6.1.0-56") && text.contains("6.1.0-60"), "{text}");
-        assert!(was.compare(&record("6.1.0-60", &[("nat", 1260.0)])).is_err());
+        assert!(was.compare(&record("6.1.0-60", &[("nat", 1160.0)])).is_err());
     }
 }

@@ -7,18 +7,25 @@
 //!
 //! All of it happens on the CPU that generates: the veth's receiving halves run as soft interrupts there.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::programs::{Generator, Sink};
+use super::walk::Walk;
 use crate::bpf::{self, XdpMode};
 use crate::mass::NODE_MAC;
 use crate::netns::Netns;
+
+/// How often a round may be lost.
+const TRIES: usize = 3;
+
+/// Of that share of a round's packets nothing is measured, so that all that is made on the way is there.
+const WARM_UP: u32 = 8;
 
 /// Two ends of a veth in a network of their own.
 pub(crate) struct Course {
@@ -42,7 +49,7 @@ impl Course {
         machine.ip("link set far up")?;
         let index = |name: &str| -> anyhow::Result<u32> {
             let path = format!("/sys/class/net/{name}/ifindex");
-            let text = machine.run(|| std::fs::read_to_string(path))??;
+            let text = machine.run(|| fs::read_to_string(path))??;
             text.trim().parse().context("an interface's index")
         };
         let (near, far) = (index("near")?, index("far")?);
@@ -66,11 +73,6 @@ impl Course {
         &self.machine
     }
 
-    /// How many packets have arrived at the sink so far.
-    pub(crate) fn arrived(&self) -> io::Result<u64> {
-        self.sink.count()
-    }
-
     /// Puts a program in the place of what is measured, until the descriptor is closed.
     pub(crate) fn attach(&self, program: impl AsFd + Send) -> anyhow::Result<OwnedFd> {
         self.machine
@@ -91,11 +93,82 @@ impl Course {
             work()
         })?
     }
+}
 
-    /// Sends frames; returns how many have arrived at the sink, and the nanoseconds that each took on average.
-    pub(crate) fn send(&self, generator: &Generator, frames: u32) -> io::Result<(u64, u32)> {
+/// Where packets go that were sent through what is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Nowhere: they are dropped there.
+    Nowhere,
+    /// Back out of the interface that they came in by.
+    Sink,
+    /// Out of a device of this name.
+    Device(&'static str),
+}
+
+/// What is measured, and what it is sent.
+pub(crate) struct Subject<'a> {
+    name: String,
+    course: &'a Course,
+    program: BorrowedFd<'a>,
+    generator: Generator,
+    end: End,
+}
+
+impl<'a> Subject<'a> {
+    /// The program is attached only while it is measured.
+    pub(crate) fn new(
+        name: String,
+        course: &'a Course,
+        program: &'a impl AsFd,
+        walk: &Walk,
+        end: End,
+    ) -> anyhow::Result<Self> {
+        let generator = Generator::load(walk, course.near()).context("loading the generator")?;
+        Ok(Self { name, course, program: program.as_fd(), generator, end })
+    }
+
+    /// In words.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sends so many packets through it, `rounds` times, after some that are not looked at. Returns the nanoseconds that
+    /// each took, generator included, in each round.
+    ///
+    /// # Errors
+    /// They cannot be sent, or again and again some do not get to the end.
+    pub(crate) fn measure(&self, cpu: usize, packets: u32, rounds: usize) -> anyhow::Result<Vec<u32>> {
+        let _attached = self.course.attach(self.program)?;
+        self.course.on_cpu(cpu, || {
+            let mut nanoseconds = Vec::new();
+            let mut last = (0, 0);
+            self.send(packets.div_ceil(WARM_UP))?;
+            // A batch may run into a queue that somebody else has kept full.
+            for _ in 0..rounds * TRIES {
+                last = self.send(packets)?;
+                if last.0 == if self.end == End::Nowhere { 0 } else { packets.into() } {
+                    nanoseconds.push(last.1);
+                }
+                if nanoseconds.len() == rounds {
+                    return Ok(nanoseconds);
+                }
+            }
+            bail!("{}: only {} of {packets} packets got to the end", self.name, last.0)
+        })
+    }
+
+    /// Returns how many packets have arrived, and the nanoseconds that each took on average.
+    fn send(&self, packets: u32) -> anyhow::Result<(u64, u32)> {
         let before = self.arrived()?;
-        let nanoseconds = generator.send(frames)?;
+        let nanoseconds = self.generator.send(packets).context("sending live frames")?;
         Ok((self.arrived()? - before, nanoseconds))
+    }
+
+    fn arrived(&self) -> anyhow::Result<u64> {
+        let End::Device(name) = self.end else { return Ok(self.course.sink.count()?) };
+        let path = format!("/sys/class/net/{name}/statistics/tx_packets");
+        let text = fs::read_to_string(&path).context(path)?;
+        text.trim().parse().context("a device's count")
     }
 }

@@ -145,8 +145,3 @@ impl Sink {
         self.counter.read(0)
     }
 }
-
-/// A program that returns this action, and nothing else.
-pub(crate) fn only(action: u32) -> io::Result<OwnedFd> {
-    bpf::load_xdp(&[op(MOVE_IMMEDIATE, R0, 0, 0, action.cast_signed()), EXIT])
-}

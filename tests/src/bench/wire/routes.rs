@@ -9,15 +9,13 @@ use anyhow::{Context as _, ensure};
 use lb_common::layout::{BackendId, MODE_DSR_IPIP, MODE_DSR_L2, MODE_NAT};
 use lb_common::wire::{Be32, Be128};
 use lb_userspace::config::model::Flows;
-use serde::Serialize;
 
+use super::course::Course;
 use super::walk::{Says, Varies, Walk};
 use crate::frames::{ACK, FIN, Packet, SYN, Segment};
-use crate::mass::{CLIENT_MAC, Mass, NODE_MAC, Service, XDP_TX, backend, backend_mac};
+use crate::mass::{CLIENT_MAC, Mass, NODE_IP, NODE_IP6, NODE_MAC, Service, XDP_TX, backend, backend_mac};
 
-/// The node's own addresses: outer sources of tunnelled packets.
-const NODE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
-const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, 1);
+/// Where clients' packets come from.
 pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
 pub(super) const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, 1);
 const SERVICE_PORT: u16 = 6443;
@@ -29,8 +27,7 @@ const BACKEND_SEQ: u32 = 5000;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// A way through xvip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
     /// NAT, to the backend. `v6`: of an IPv6 service.
     Nat {
@@ -183,12 +180,6 @@ impl fmt::Display for Route {
     }
 }
 
-impl From<Route> for String {
-    fn from(route: Route) -> Self {
-        route.to_string()
-    }
-}
-
 /// The programs, with a service for each route.
 pub struct Balancer {
     mass: Mass,
@@ -222,11 +213,9 @@ impl Balancer {
         }
         let mut node = dataplane.node()?;
         node.if_indices[0] = if_index;
-        node.v4 = NODE.into();
-        node.v6 = NODE6.into();
         // As the controller does for the errors that tunnels send back.
-        node.add_vip(Be32::from(NODE));
-        node.add_vip(Be128::from(NODE6));
+        node.add_vip(Be32::from(NODE_IP));
+        node.add_vip(Be128::from(NODE_IP6));
         dataplane.set_node(&node)?;
         Ok(Self { mass, if_index })
     }
@@ -236,11 +225,22 @@ impl Balancer {
         &mut self.mass
     }
 
-    /// Completes the handshakes of a route's flows. In the network of the interface, where the program is attached.
+    /// Opens so many flows of each route, in the network of the interface.
+    ///
+    /// # Errors
+    /// As [`Balancer::open`].
+    pub(crate) fn open_all(&mut self, course: &Course, flows: u32) -> anyhow::Result<()> {
+        // For a frame to come in by an interface, that has to have a program.
+        let _attached = course.attach(self.mass.program())?;
+        let open = || Route::ALL.into_iter().try_for_each(|route| self.open(route, flows));
+        course.machine().run(open)?
+    }
+
+    /// Completes the handshakes of a route's flows. In the network of the interface, which has an XDP program.
     ///
     /// # Errors
     /// A flow does not come about, or not with the port of its client.
-    pub fn open(&mut self, route: Route, flows: u32) -> anyhow::Result<()> {
+    fn open(&mut self, route: Route, flows: u32) -> anyhow::Result<()> {
         let (begin, go_on) = (route.begin(flows), route.go_on(flows));
         for flow in 0..begin.flows() {
             let sent = self.through(&begin.frame(flow)).with_context(|| format!("{route}: SYN {flow}"))?;
