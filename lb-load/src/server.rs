@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpListener;
 use std::net::SocketAddr;
+use std::net::TcpListener;
 
 use mio::{Events, Interest, Poll, Registry, Token};
 use socket2::{Domain, Socket, Type};
@@ -62,7 +62,8 @@ enum Turn {
 /// When it cannot listen, or the kernel refuses to tell what happens.
 pub fn serve(options: &Options) -> io::Result<Infallible> {
     raise_descriptor_limit();
-    let socket = Socket::new(Domain::for_address(options.listen), Type::STREAM.nonblocking().cloexec(), None)?;
+    let socket =
+        Socket::new(Domain::for_address(options.listen), Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&options.listen.into())?;
     socket.listen(BACKLOG)?;
@@ -86,7 +87,8 @@ fn answer(listener: TcpListener) -> io::Result<Infallible> {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             other => other?,
         }
-        let mut turns: Vec<(usize, Come)> = unfinished.drain(..).map(|number| (number, Come::Nothing)).collect();
+        let mut turns: Vec<(usize, Come)> =
+            unfinished.drain(..).map(|number| (number, Come::Nothing)).collect();
         for event in &events {
             if event.token() == LISTENER {
                 accept(&listener, poll.registry(), &mut connections, &mut free)?;
@@ -131,8 +133,7 @@ fn accept(
         };
         let number = free.pop().unwrap_or(connections.len());
         registry.register(&mut socket, Token(number), Interest::READABLE)?;
-        let connection =
-            Connection { socket, requests: Requests::default(), owed: 0, waits: false };
+        let connection = Connection { socket, requests: Requests::default(), owed: 0, waits: false };
         match connections.get_mut(number) {
             Some(place) => *place = Some(connection),
             None => connections.push(Some(connection)),

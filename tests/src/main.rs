@@ -110,9 +110,9 @@ fn main() -> ExitCode {
             runtime().and_then(|runtime| runtime.block_on(streams::run(options)))
         }
         Program::Client(ClientProgram::Drive(options)) => lb_load::client::run(&options),
-        Program::Loadserver(options) => lb_load::server::serve(&options)
-            .map(|never| match never {})
-            .context("serving"),
+        Program::Loadserver(options) => {
+            lb_load::server::serve(&options).map(|never| match never {}).context("serving")
+        }
         Program::Guest { only } => guest::run(&only),
     };
     match result {

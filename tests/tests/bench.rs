@@ -100,7 +100,11 @@ fn what_a_balancer_costs_is_measured_with_all_stacks() -> TestResult {
         }
     }
     // The customers' limits: three servers with 250 connections each.
-    assert_eq!(sample("connections held of 1000", "HAProxy, limits as configured"), Some(750.0), "{report:#}");
+    assert_eq!(
+        sample("connections held of 1000", "HAProxy, limits as configured"),
+        Some(750.0),
+        "{report:#}"
+    );
     assert!(sample("memory per idle connection, 300", "xvip, nat").is_some(), "{report:#}");
     Ok(())
 }

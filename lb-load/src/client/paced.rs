@@ -52,7 +52,8 @@ fn open(options: &Options, poll: &mut Poll) -> anyhow::Result<Vec<Place>> {
     let mut places = Vec::new();
     let begin = Instant::now();
     for number in 0..options.connections {
-        let mut socket = std::net::TcpStream::connect_timeout(&options.to[number % options.to.len()], OPENING)?;
+        let mut socket =
+            std::net::TcpStream::connect_timeout(&options.to[number % options.to.len()], OPENING)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(OPENING))?;
         socket.write_all(&request(options.answer))?;

@@ -128,8 +128,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     ] {
         report.parameter(name, value);
     }
-    let mut bench =
-        Bench { options, interrupt: &interrupt, progress: &progress, stacks, report, directly: BTreeMap::new() };
+    let mut bench = Bench {
+        options,
+        interrupt: &interrupt,
+        progress: &progress,
+        stacks,
+        report,
+        directly: BTreeMap::new(),
+    };
     let measured = bench.measure();
     if measured.is_err() && !interrupt.asked() {
         progress.say(&format!("the ends of the logs:\n{}", bench.stacks.last_lines()));
@@ -183,10 +189,7 @@ impl Bench<'_> {
 
     /// All stacks that are measured, beginning with another one each round.
     fn in_turn(&self, round: usize) -> Vec<Stack> {
-        let mut stacks = chosen(&self.options.stack, &Stack::ALL);
-        let count = stacks.len();
-        stacks.rotate_left(round % count);
-        stacks
+        in_turn(chosen(&self.options.stack, &Stack::ALL), round)
     }
 
     fn once(&mut self, round: usize, figure: Figure, stack: Stack) -> anyhow::Result<()> {
@@ -228,8 +231,7 @@ impl Bench<'_> {
     fn words(&self, figure: Figure, stack: Stack) -> Vec<String> {
         let options = self.options;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let connections =
-            if figure == Figure::Bulk { options.bulk_connections } else { options.connections };
+        let connections = if figure == Figure::Bulk { options.bulk_connections } else { options.connections };
         let mut words = vec![
             "--work".to_owned(),
             figure.work().to_owned(),
@@ -304,6 +306,12 @@ impl Bench<'_> {
     }
 }
 
+fn in_turn(mut stacks: Vec<Stack>, round: usize) -> Vec<Stack> {
+    let count = stacks.len().max(1);
+    stacks.rotate_left(round % count);
+    stacks
+}
+
 fn idle_name(connections: usize) -> String {
     format!("memory per idle connection, {}", Unit::Count.text(connections as f64))
 }
@@ -356,4 +364,68 @@ fn beside_nftables(figure: &str, ratio: &Spread, goal: Option<Goal>) -> String {
         None => String::new(),
     };
     format!("{figure}, xvip nat / nftables: {}{verdict}.", Unit::Ratio.text(ratio.median))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::tests::facts;
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(words: &[&str]) -> Options {
+        Program::try_parse_from(["bench"].iter().chain(words)).map(|program| program.options).unwrap()
+    }
+
+    #[test]
+    fn what_customers_wait_for_is_compared_with_nothing_and_what_it_costs_with_the_others() {
+        let options = options(&["--idle", "10"]);
+        let mut report = Report::new("tcp", "", facts("cargo xtask bench tcp"));
+        let stacks = Stack::ALL.map(Stack::title);
+        for (stack, speed) in stacks.into_iter().zip([10.0, 9.0, 9.5, 4.7, 7.1]) {
+            report.record(0, "requests", stack, Unit::PerSecond, speed);
+        }
+        for (stack, cost) in stacks.into_iter().zip([0.0, 2e-6, 1e-6, 36e-6, 5e-6]).skip(1) {
+            report.record(0, "CPU per request", stack, Unit::Seconds, cost);
+        }
+        for (stack, bytes) in stacks.into_iter().zip([0.0, 336.0, 200.0, 7500.0, 600.0]).skip(1) {
+            report.record(0, &idle_name(10), stack, Unit::Bytes, bytes);
+        }
+        compare(&mut report, &options);
+        let ratio = |figure: &str, subject: &str, role: Role| {
+            let found = report.comparison(figure, subject, role).unwrap();
+            (Unit::Ratio.text(found.ratio.median), found.base.as_str(), found.goal)
+        };
+        let nat = "xvip, nat";
+        assert_eq!(ratio("requests", nat, Role::Floor), ("0.90".into(), "direct", Some(Goal::AtLeast(0.88))));
+        assert_eq!(ratio("requests", "HAProxy", Role::Floor), ("0.47".into(), "direct", None));
+        assert_eq!(ratio("requests", "nftables", Role::Peer), ("1.51".into(), "HAProxy", None));
+        let cost = ratio("CPU per request", nat, Role::Peer);
+        assert_eq!(cost, ("0.06".into(), "HAProxy", Some(Goal::AtMost(0.2))));
+        let memory = ratio("memory per idle connection, 10", nat, Role::Peer);
+        assert_eq!(memory, ("0.04".into(), "HAProxy", Some(Goal::AtMost(0.05))));
+    }
+
+    #[test]
+    fn the_second_peer_is_told_in_words() {
+        let ratio = Spread::of([0.4]).unwrap();
+        let said = beside_nftables("CPU per GB", &ratio, Some(Goal::AtMost(0.5)));
+        assert_eq!(said, "CPU per GB, xvip nat / nftables: 0.40, goal 0.5: met.");
+        let ratio = Spread::of([0.6]).unwrap();
+        assert!(beside_nftables("CPU per GB", &ratio, Some(Goal::AtMost(0.5))).ends_with(": missed."));
+        assert_eq!(beside_nftables("CPU", &ratio, None), "CPU, xvip nat / nftables: 0.60.");
+    }
+
+    #[test]
+    fn no_stack_is_always_the_first() {
+        let firsts: Vec<_> = (0..5).map(|round| in_turn(Stack::ALL.to_vec(), round)[0]).collect();
+        assert_eq!(firsts, Stack::ALL);
+        assert_eq!(options(&[]).idle, [1000, 10_000, 100_000]);
+        assert_eq!(options(&["--stack", "nat,dsr-l2"]).stack, [Stack::Nat, Stack::DsrL2]);
+    }
 }

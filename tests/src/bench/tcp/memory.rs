@@ -60,7 +60,8 @@ pub fn hold(stacks: &Stacks, stack: Stack, connections: usize) -> anyhow::Result
     if let Some(stdout) = clients.0.stdout.take() {
         BufReader::new(stdout).read_line(&mut line)?;
     }
-    let outcome: Outcome = serde_json::from_str(&line).with_context(|| format!("the clients said {line:?}"))?;
+    let outcome: Outcome =
+        serde_json::from_str(&line).with_context(|| format!("the clients said {line:?}"))?;
     thread::sleep(SETTLING);
     let after = used()?;
     Ok(Held { connections: outcome.done, bytes: after as f64 - before as f64 })

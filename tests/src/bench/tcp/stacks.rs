@@ -111,7 +111,8 @@ impl Stacks {
         start_xvip(&lab)?;
         let haproxy = start_haproxy(&lab)?;
         let nft = lab.add_machine("nft", NFT, false)?;
-        let backends: Vec<Ipv4Addr> = lab.masters().iter().filter_map(|master| v4(master.address())).collect();
+        let backends: Vec<Ipv4Addr> =
+            lab.masters().iter().filter_map(|master| v4(master.address())).collect();
         masquerade::configure(&nft, lab.dir(), host(NFT), PLAIN_PORT, &backends)?;
         nft.sysctl("net/netfilter/nf_conntrack_tcp_timeout_time_wait", TIME_WAIT)?;
         let stacks = Self { servers, haproxy, _nft: nft, lab };
@@ -136,9 +137,12 @@ impl Stacks {
     pub fn addresses(&self, stack: Stack) -> Vec<SocketAddr> {
         let one = |address: Ipv4Addr| vec![SocketAddr::new(address.into(), PLAIN_PORT)];
         match stack {
-            Stack::Direct => {
-                self.lab.masters().iter().map(|master| SocketAddr::new(master.address(), PLAIN_PORT)).collect()
-            }
+            Stack::Direct => self
+                .lab
+                .masters()
+                .iter()
+                .map(|master| SocketAddr::new(master.address(), PLAIN_PORT))
+                .collect(),
             Stack::Nat => one(VIP),
             Stack::DsrL2 => one(host(DIRECT_VIP)),
             Stack::Haproxy => one(host(HAPROXY)),
