@@ -128,7 +128,8 @@ impl Window {
         self.begin <= time && time < self.end
     }
 
-    /// Waits for both of its ends, and measures how long it was and how busy the processors were.
+    /// Waits for both of its ends, and measures how busy the processors were. Returns how long it is, and for how much of
+    /// that they were; where this thread was late for one end, as much as that comes to for the whole.
     fn watch(self) -> io::Result<(f64, f64)> {
         let at = |time: Instant| {
             std::thread::sleep(time.saturating_duration_since(Instant::now()));
@@ -136,7 +137,10 @@ impl Window {
         };
         let (begin, before) = at(self.begin)?;
         let (end, after) = at(self.end)?;
-        Ok((end.duration_since(begin).as_secs_f64(), after.seconds_since(before)))
+        let seconds = self.end.duration_since(self.begin).as_secs_f64();
+        let watched = end.duration_since(begin).as_secs_f64();
+        let busy = if watched > 0.0 { after.seconds_since(before) * seconds / watched } else { 0.0 };
+        Ok((seconds, busy))
     }
 }
 
@@ -213,5 +217,85 @@ impl Options {
 
     fn connect_polled(&self, number: usize) -> io::Result<TcpStream> {
         self.connect(number).map(|socket| TcpStream::from_std(socket.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server;
+
+    fn options(work: Work, to: SocketAddr) -> Options {
+        Options {
+            work,
+            to: vec![to],
+            connections: 4,
+            threads: 2,
+            answer: ANSWER,
+            rate: 200.0,
+            warm_up_ms: 0,
+            measure_ms: 100,
+            from: vec![],
+        }
+    }
+
+    fn run_once(options: &Options) -> Outcome {
+        match options.work {
+            Work::Connect | Work::Request => looped::run(options).unwrap(),
+            Work::Paced => paced::run(options).unwrap(),
+            Work::Bulk => stream::run(options).unwrap(),
+            Work::Hold => unreachable!("it waits for standard input"),
+        }
+    }
+
+    #[test]
+    fn each_kind_of_work_is_done_and_counted() {
+        let to = server::in_background();
+        for work in [Work::Connect, Work::Request, Work::Paced, Work::Bulk] {
+            // A machine that is busy enough gives nobody a turn in a tenth of a second.
+            let outcome = (0..50).map(|_| run_once(&options(work, to))).find(|outcome| outcome.bytes > 0);
+            let outcome = outcome.unwrap_or_else(|| panic!("{work:?}: nothing"));
+            assert_eq!((outcome.failed, outcome.first_failure.as_deref()), (0, None), "{work:?}");
+            assert!((outcome.seconds - 0.1).abs() < 1e-9 && outcome.done > 0, "{outcome:?}");
+            if work == Work::Bulk {
+                assert_eq!(outcome.done, 4, "each connection");
+            } else {
+                assert_eq!(outcome.bytes, outcome.done * u64::from(ANSWER), "{work:?}");
+                assert_eq!(outcome.latency.unwrap().count, outcome.done, "{work:?}");
+            }
+            if work == Work::Paced {
+                assert!(outcome.done <= 21, "200 a second in a tenth of it: {outcome:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_nobody_listens_all_fails_and_it_ends() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        drop(listener);
+        let outcome = run_once(&Options { measure_ms: 1000, ..options(Work::Connect, to) });
+        assert_eq!(outcome.done, 0);
+        assert!(outcome.failed > 0 && outcome.first_failure.unwrap().starts_with("connect: "));
+    }
+
+    #[test]
+    fn an_answer_counts_from_when_its_request_was_due() {
+        // It accepts, and answers once: whatever is asked after that waits for ever.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            use std::io::{Read as _, Write as _};
+            let mut socket = listener.accept().unwrap().0;
+            socket.read_exact(&mut [0; crate::message::REQUEST]).unwrap();
+            socket.write_all(&[0; ANSWER as usize]).unwrap();
+            let _ = socket.read(&mut [0; 1 << 16]);
+            std::thread::sleep(Duration::from_secs(60));
+        });
+        let outcome = run_once(&Options { connections: 1, ..options(Work::Paced, to) });
+        assert_eq!(outcome.done, 0);
+        assert!((18..=20).contains(&outcome.failed), "{outcome:?}");
+        // The one that was due last has waited for as long as is waited at all.
+        assert!(outcome.latency.unwrap().p50_ns > 1_900_000_000, "{outcome:?}");
     }
 }

@@ -189,6 +189,16 @@ impl Connection {
     }
 }
 
+/// One at an address of its own, until this process ends.
+#[cfg(test)]
+pub(crate) fn in_background() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || answer(listener));
+    address
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,11 +207,7 @@ mod tests {
     use std::thread;
 
     fn client() -> TcpStream {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        thread::spawn(move || answer(listener));
-        TcpStream::connect(address).unwrap()
+        TcpStream::connect(in_background()).unwrap()
     }
 
     #[test]

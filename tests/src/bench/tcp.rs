@@ -98,6 +98,9 @@ pub struct Options {
     /// Requests a second, for the latency
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
+    /// Join received frames at the client, the servers, HAProxy and nftables (GRO)
+    #[arg(long)]
+    gro: bool,
     /// Idle connections, for the memory
     #[arg(long, default_values_t = [1000, 10_000, 100_000], value_delimiter = ',', value_name = "COUNT,...")]
     idle: Vec<usize>,
@@ -115,7 +118,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let facts = Facts::find(&find_program("xvip", "XVIP_BIN")?)?.and("haproxy", "-v")?.and("nft", "-v")?;
     let progress = Progress::new();
     progress.say("building the lab");
-    let stacks = Stacks::start()?;
+    let stacks = Stacks::start(options.gro)?;
     let mut report = Report::new("tcp", &about(options), facts);
     for (name, value) in [
         ("measure_ms", options.measure_ms),
@@ -128,6 +131,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     ] {
         report.parameter(name, value);
     }
+    report.parameter("gro", options.gro);
     let mut bench = Bench {
         options,
         interrupt: &interrupt,
@@ -151,9 +155,10 @@ fn about(options: &Options) -> String {
     format!(
         "What a balancer costs its clients and its machine. All stacks in one lab on one machine, three servers behind each, \
          clients and servers included;\nplain TCP, requests of {REQUEST} bytes, answers of {ANSWER}, {} connections at a \
-         time; frames of at most 1,514 bytes, no offloads. CPU: time that all processors\nwere busy, of the whole lab, less \
+         time; frames of at most 1,514 bytes, no offloads{}. CPU: time that all processors\nwere busy, of the whole lab, less \
          what the same costs directly in the same round.",
-        options.connections
+        options.connections,
+        if options.gro { " but GRO where they are received" } else { "" }
     )
 }
 

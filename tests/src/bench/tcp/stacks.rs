@@ -7,8 +7,8 @@
 //! ```
 //!
 //! No cable does segmentation or checksums for anybody: each frame is one that a wire would carry. That is what a balancer
-//! of packets sees on a real network card, too; what HAProxy and nftables would gain from a card that cuts and joins
-//! frames for them, they do not have here.
+//! of packets sees on a real network card, too; what the others would gain from a card that cuts frames for them, they do
+//! not have here.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -86,11 +86,12 @@ pub struct Stacks {
 }
 
 impl Stacks {
-    /// Builds the lab, starts everything, and waits until each answers.
+    /// Builds the lab, starts everything, and waits until each answers. With `joined` the client, the servers, HAProxy and
+    /// nftables get what came together as one (GRO), as network cards have it; on xvip's own cable XDP comes before that.
     ///
     /// # Errors
     /// When it cannot be built, or somebody does not start.
-    pub fn start() -> anyhow::Result<Self> {
+    pub fn start(joined: bool) -> anyhow::Result<Self> {
         let lab = Lab::builder().lbs(1).build()?;
         plain_switch(&lab)?;
         let client = lab.client();
@@ -115,6 +116,12 @@ impl Stacks {
             lab.masters().iter().filter_map(|master| v4(master.address())).collect();
         masquerade::configure(&nft, lab.dir(), host(NFT), PLAIN_PORT, &backends)?;
         nft.sysctl("net/netfilter/nf_conntrack_tcp_timeout_time_wait", TIME_WAIT)?;
+        if joined {
+            let servers = lab.masters().iter().map(|master| master.machine());
+            for machine in servers.chain([lab.client(), haproxy.machine(), &nft]) {
+                machine.ethtool("-K eth0 gro on")?;
+            }
+        }
         let stacks = Self { servers, haproxy, _nft: nft, lab };
         for stack in Stack::ALL {
             for address in stacks.addresses(stack) {
