@@ -65,6 +65,8 @@ pub fn serve(options: &Options) -> io::Result<Infallible> {
     let socket =
         Socket::new(Domain::for_address(options.listen), Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_reuse_address(true)?;
+    // Several of these share a port where one may not have descriptors enough.
+    socket.set_reuse_port(true)?;
     socket.bind(&options.listen.into())?;
     socket.listen(BACKLOG)?;
     println!("ready");

@@ -26,7 +26,7 @@ use super::series::{Spread, Unit};
 use super::table::{Progress, chosen};
 use crate::interrupt::Interrupt;
 use crate::topology::find_program;
-use stacks::{Stack, Stacks, drive};
+use stacks::{Crowd, Stack, Stacks, drive};
 
 /// Above this share of failures among what was done a figure tells nothing.
 const TOLERABLE: f64 = 0.001;
@@ -115,6 +115,8 @@ pub struct Options {
 /// When something could not be measured, after printing what could, or when interrupted.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("installing signal handlers")?;
+    // HAProxy takes what it inherits.
+    let descriptors = usize::try_from(lb_load::raise_descriptor_limit()).unwrap_or(usize::MAX);
     let facts = Facts::find(&find_program("xvip", "XVIP_BIN")?)?.and("haproxy", "-v")?.and("nft", "-v")?;
     let progress = Progress::new();
     progress.say("building the lab");
@@ -132,14 +134,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         report.parameter(name, value);
     }
     report.parameter("gro", options.gro);
-    let mut bench = Bench {
-        options,
-        interrupt: &interrupt,
-        progress: &progress,
-        stacks,
-        report,
-        directly: BTreeMap::new(),
-    };
+    report.parameter("descriptors", descriptors);
+    let directly = BTreeMap::new();
+    let mut bench =
+        Bench { options, interrupt: &interrupt, progress: &progress, stacks, report, descriptors, directly };
     let measured = bench.measure();
     if measured.is_err() && !interrupt.asked() {
         progress.say(&format!("the ends of the logs:\n{}", bench.stacks.last_lines()));
@@ -168,6 +166,8 @@ struct Bench<'a> {
     progress: &'a Progress,
     stacks: Stacks,
     report: Report,
+    /// How many a process may have.
+    descriptors: usize,
     /// What a round's figures are without a balancer: what is taken off.
     directly: BTreeMap<(usize, String), f64>,
 }
@@ -268,14 +268,16 @@ impl Bench<'_> {
 
     fn memory(&mut self, round: usize) -> anyhow::Result<()> {
         for connections in self.options.idle.clone() {
+            let crowd = Crowd { connections, descriptors: self.descriptors };
+            self.stacks.serve(crowd)?;
             let mut directly = None;
             for stack in chosen(&self.options.stack, &Stack::ALL) {
                 ensure!(!self.interrupt.asked(), "interrupted");
                 let what = || format!("{connections} idle connections, {}", stack.title());
                 if stack == Stack::Haproxy {
-                    self.stacks.restart_haproxy(Some(connections))?;
+                    self.stacks.restart_haproxy(Some(crowd))?;
                 }
-                let held = memory::hold(&self.stacks, stack, connections).with_context(what)?;
+                let held = memory::hold(&self.stacks, stack, crowd).with_context(what)?;
                 let count = held.connections as usize;
                 self.progress.say(&format!(
                     "round {}: {connections} idle connections, {}: {count} held, {}",
@@ -302,7 +304,8 @@ impl Bench<'_> {
             self.stacks.restart_haproxy(None)?;
             // As many as there are, of those that are fewer than the first number that customers ask for.
             let asked = self.options.idle.first().copied().unwrap_or(1000).max(1000);
-            let held = memory::hold(&self.stacks, Stack::Haproxy, asked)?;
+            let crowd = Crowd { connections: asked, descriptors: self.descriptors };
+            let held = memory::hold(&self.stacks, Stack::Haproxy, crowd)?;
             let figure = format!("connections held of {asked}");
             let subject = "HAProxy, limits as configured";
             self.report.record(round, &figure, subject, Unit::Count, held.connections as f64);
