@@ -24,6 +24,10 @@ use crate::message::ANSWER;
 use crate::processors::Busy;
 use crate::raise_descriptor_limit;
 
+/// Ports of an address that connections come from, where addresses are given.
+const PORTS: usize = 60_000;
+const FIRST_PORT: u16 = 2048;
+
 /// What the clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -67,9 +71,12 @@ pub struct Options {
     /// Milliseconds that are measured; for `hold`: within which all connections have to be open
     #[arg(long, default_value_t = 1000)]
     pub measure_ms: u64,
-    /// Addresses to connect from in turn; the system's choice without any
+    /// Addresses to connect from, one after the other, with 60,000 ports of each; the system's choice without any
     #[arg(long)]
     pub from: Vec<std::net::IpAddr>,
+    /// The number of the first connection: where several processes share the addresses
+    #[arg(long, default_value_t = 0)]
+    pub first: usize,
 }
 
 /// What came of it, within the time that is measured.
@@ -205,14 +212,20 @@ impl Options {
     fn connect(&self, number: usize) -> io::Result<Socket> {
         let to = self.to[number % self.to.len()];
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None)?;
-        if let Some(turn) = number.checked_rem(self.from.len()) {
+        if let Some(from) = self.source(self.first + number) {
             socket.set_reuse_address(true)?;
-            socket.bind(&SocketAddr::new(self.from[turn], 0).into())?;
+            socket.bind(&from.into())?;
         }
         match socket.connect(&to.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
             _ => Ok(socket),
         }
+    }
+
+    /// Where a connection comes from: to have the kernel look for a port takes long where most are taken.
+    fn source(&self, number: usize) -> Option<SocketAddr> {
+        let address = self.from.get((number / PORTS).checked_rem(self.from.len())?)?;
+        Some(SocketAddr::new(*address, FIRST_PORT + (number % PORTS) as u16))
     }
 
     fn connect_polled(&self, number: usize) -> io::Result<TcpStream> {
@@ -236,6 +249,7 @@ mod tests {
             warm_up_ms: 0,
             measure_ms: 100,
             from: vec![],
+            first: 0,
         }
     }
 
@@ -267,6 +281,17 @@ mod tests {
                 assert!(outcome.done <= 21, "200 a second in a tenth of it: {outcome:?}");
             }
         }
+    }
+
+    #[test]
+    fn no_two_connections_come_from_the_same_place() {
+        let from = [[127, 0, 0, 1], [127, 0, 0, 2]].map(Into::into).to_vec();
+        let options = Options { from, ..options(Work::Hold, ([127, 0, 0, 1], 1).into()) };
+        let sources: std::collections::BTreeSet<_> =
+            (0..120_000).map(|n| options.source(n).unwrap()).collect();
+        assert_eq!(sources.len(), 120_000);
+        assert_eq!(options.source(60_000), Some(([127, 0, 0, 2], FIRST_PORT).into()));
+        assert_eq!(Options { from: vec![], ..options }.source(0), None);
     }
 
     #[test]

@@ -286,7 +286,8 @@ impl Bench<'_> {
                     Unit::Bytes.text(held.bytes),
                 ));
                 if count < connections {
-                    self.report.fail(&format!("{}: only {count} of {connections} idle connections", what()));
+                    let why = held.failure.unwrap_or_default();
+                    self.report.fail(&format!("{}: only {count} ({why})", what()));
                     continue;
                 }
                 match (stack, directly) {

@@ -26,12 +26,14 @@ const OPENING: (usize, f64) = (5000, 0.4);
 const KERNEL: [&str; 5] = ["Slab", "PageTables", "KernelStack", "Percpu", "VmallocUsed"];
 
 /// What came of holding so many connections.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Held {
     /// How many could be opened.
     pub connections: u64,
     /// Bytes of memory that the machine's kernel and the stack's processes have more than before.
     pub bytes: f64,
+    /// Why not all, by the first that could not.
+    pub failure: Option<String>,
 }
 
 /// Opens so many connections by way of a stack, and keeps them while it looks.
@@ -48,22 +50,26 @@ pub fn hold(stacks: &Stacks, stack: Stack, crowd: Crowd) -> anyhow::Result<Held>
     let shares =
         (0..count).map(|number| crowd.connections / count + usize::from(number < crowd.connections % count));
     let mut clients: Vec<Clients> = vec![];
+    let mut first = 0;
     for share in shares {
         let mut words = vec!["--work=hold".to_owned(), format!("--connections={share}")];
-        words.push(format!("--measure-ms={limit}"));
+        words.extend([format!("--measure-ms={limit}"), format!("--first={first}")]);
+        first += share;
         words.extend(stacks.addresses(stack).iter().map(|address| format!("--to={address}")));
         words.extend(stacks.client_addresses().iter().map(|address| format!("--from={address}")));
         let mut command = driver(stacks, &words);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         clients.push(Clients(stacks.lab().client().spawn(&mut command)?));
     }
-    let mut connections = 0;
+    let (mut connections, mut failure) = (0, None);
     for one in &mut clients {
-        connections += one.outcome()?.done;
+        let outcome = one.outcome()?;
+        connections += outcome.done;
+        failure = failure.or(outcome.first_failure);
     }
     thread::sleep(SETTLING);
     let after = used()?;
-    Ok(Held { connections, bytes: after as f64 - before as f64 })
+    Ok(Held { connections, bytes: after as f64 - before as f64, failure })
 }
 
 /// The clients' process: it resets its connections when its input ends.
