@@ -220,10 +220,11 @@ impl Probe {
                 Outcome { result, latency: started.elapsed() }
             }
             Method::Tls(tls) => {
-                let handshake = tls.connect(self.backend, limit).await;
+                // Handshakes have large states, which each of a thousand checks would keep room for while it waits for its turn.
+                let handshake = Box::pin(tls.connect(self.backend, limit)).await;
                 let latency = started.elapsed();
                 let result = match handshake {
-                    Ok(stream) => say_goodbye(stream).await.map(|()| Answer::Handshake),
+                    Ok(stream) => Box::pin(say_goodbye(stream)).await.map(|()| Answer::Handshake),
                     Err(error) => Err(error),
                 };
                 Outcome { result, latency }
@@ -236,14 +237,16 @@ impl Probe {
                     }
                     Connection::Kept | Connection::Fresh => (None, old),
                 };
-                let asked = http.ask(self.backend, reusable, limit).await;
+                let asked = Box::pin(http.ask(self.backend, reusable, limit)).await;
                 let latency = started.elapsed();
                 drop(old);
                 let result = match asked {
                     Ok((exchange, response)) => {
                         let status = response.status();
                         // A token may have expired: the next connection reads the file again.
-                        if read_to_end(response.into_body()).await && status != StatusCode::UNAUTHORIZED {
+                        if Box::pin(read_to_end(response.into_body())).await
+                            && status != StatusCode::UNAUTHORIZED
+                        {
                             self.kept = Some(exchange);
                         }
                         http.judge(status)
