@@ -12,7 +12,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, binary_heap::PeekMut},
+    collections::{BTreeMap, BinaryHeap, binary_heap::PeekMut},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -64,9 +64,7 @@ pub(crate) fn in_order(members: &[Member]) -> Vec<Member> {
 /// them 27 %. Cubes show no such tail, no more than permutations by Fisher and Yates do, which cost far more memory.
 struct Walk {
     id: BackendId,
-    weight: u64,
-    /// Slots that it has claimed, and that it will have claimed in the end.
-    claimed: u32,
+    /// Slots that it will have claimed in the end.
     share: u32,
     /// `start + j`, modulo M.
     next: u64,
@@ -78,8 +76,6 @@ impl Walk {
     fn new(member: &Member, share: u32) -> Self {
         Self {
             id: member.id,
-            weight: u64::from(member.weight),
-            claimed: 0,
             share,
             offset: hash(0, member) % SLOTS,
             skip: hash(1, member) % (SLOTS - 1) + 1,
@@ -87,17 +83,37 @@ impl Walk {
         }
     }
 
-    /// When its next claim is due, or `None` if it has its share. Rounded down from a multiple of 2^-32, and still in the
-    /// exact order: different fractions whose denominators fit 16 bits are at least 2^-32 apart.
-    fn due(&self) -> Option<u64> {
-        (self.claimed < self.share).then(|| (u64::from(self.claimed + 1) << 32) / self.weight)
-    }
-
     fn step(&mut self) -> usize {
         let here = self.next;
         self.next = if here + 1 == SLOTS { 0 } else { here + 1 };
-        let cube = here * here % SLOTS * here % SLOTS;
-        ((cube * self.skip + self.offset) % SLOTS) as usize
+        let cube = modulo(modulo(here * here) * here);
+        let slot = modulo(cube * self.skip) + self.offset;
+        (if slot >= SLOTS { slot - SLOTS } else { slot }) as usize
+    }
+}
+
+/// The remainder by M = 2^16 + 1 of a product of two remainders. Since 2^16 is -1 there, what is above the low 16 bits counts
+/// negative; a division by any other constant takes three times as long.
+const fn modulo(product: u64) -> u64 {
+    const { assert!(SLOTS == (1 << 16) + 1) };
+    let (low, high) = (product & 0xffff, product >> 16);
+    if low >= high { low - high } else { low + SLOTS - high }
+}
+
+/// Backends of one weight: in each round of theirs all claims are due together.
+struct Class {
+    weight: u64,
+    /// Those that have not got their share yet, in the order of their addresses.
+    members: Vec<usize>,
+    /// Rounds that are over: what each of these has claimed.
+    rounds: u32,
+}
+
+impl Class {
+    /// When its next claims are due, or `None` if all have their shares. Rounded down from a multiple of 2^-32, and still
+    /// in the exact order: different fractions whose denominators fit 16 bits are at least 2^-32 apart.
+    fn due(&self) -> Option<u64> {
+        (!self.members.is_empty()).then(|| (u64::from(self.rounds + 1) << 32) / self.weight)
     }
 }
 
@@ -120,32 +136,63 @@ fn fill(members: &[Member], probes: &mut u64) -> Option<Arc<MaglevSlots>> {
     let shares = apportion(&weights, MAGLEV_SLOTS as u32);
     let mut walks: Vec<Walk> =
         members.iter().zip(shares).map(|(member, share)| Walk::new(member, share)).collect();
-    // The walk whose claim is due first is on top.
+    let mut table = Table { slots: vec![0; MAGLEV_SLOTS], claimed: [0; MAGLEV_SLOTS.div_ceil(64)], probes };
+    let mut by_weight: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    for (n, weight) in weights.iter().enumerate().filter(|(n, _)| walks[*n].share > 0) {
+        by_weight.entry(*weight).or_default().push(n);
+    }
+    let class = |(weight, members): (u16, _)| Class { weight: weight.into(), members, rounds: 0 };
+    let mut classes: Vec<Class> = by_weight.into_iter().map(class).collect();
+    // The class whose claims are due first is on top.
     let mut turns: BinaryHeap<Reverse<(u64, usize)>> =
-        walks.iter().enumerate().filter_map(|(n, walk)| Some(Reverse((walk.due()?, n)))).collect();
+        classes.iter().enumerate().filter_map(|(n, class)| Some(Reverse((class.due()?, n)))).collect();
+    let (mut due_now, mut claimants) = (Vec::new(), Vec::new());
+    while let Some(Reverse((due, first))) = turns.pop() {
+        due_now.push(first);
+        while let Some(top) = turns.peek_mut().filter(|top| top.0.0 == due) {
+            due_now.push(PeekMut::pop(top).0.1);
+        }
+        due_now.iter().for_each(|&class| claimants.extend_from_slice(&classes[class].members));
+        if due_now.len() > 1 {
+            // As many runs that are in order already, which this sort makes use of.
+            claimants.sort();
+        }
+        claimants.drain(..).for_each(|n: usize| table.claim(&mut walks[n]));
+        for n in due_now.drain(..) {
+            let class = &mut classes[n];
+            class.rounds += 1;
+            class.members.retain(|&member| walks[member].share > class.rounds);
+            turns.extend(class.due().map(|due| Reverse((due, n))));
+        }
+    }
+    table.finished()
+}
 
-    let mut slots: Vec<BackendId> = vec![0; MAGLEV_SLOTS];
-    // A bit for each slot that is claimed: these 8 KiB are read at random, and stay in the nearest cache.
-    let mut claimed = [0u64; MAGLEV_SLOTS.div_ceil(64)];
-    while let Some(mut top) = turns.peek_mut() {
-        let Reverse((_, n)) = *top;
-        let walk = &mut walks[n];
+/// A table in the making.
+struct Table<'a> {
+    slots: Vec<BackendId>,
+    /// A bit for each slot that is claimed: these 8 KiB are read at random, and stay in the nearest cache.
+    claimed: [u64; MAGLEV_SLOTS.div_ceil(64)],
+    probes: &'a mut u64,
+}
+
+impl Table<'_> {
+    /// Gives a backend the next free slot on its walk.
+    fn claim(&mut self, walk: &mut Walk) {
         let slot = loop {
             let slot = walk.step();
-            *probes += 1;
-            if claimed[slot / 64] & 1 << (slot % 64) == 0 {
+            *self.probes += 1;
+            if self.claimed[slot / 64] & 1 << (slot % 64) == 0 {
                 break slot;
             }
         };
-        claimed[slot / 64] |= 1 << (slot % 64);
-        slots[slot] = walk.id;
-        walk.claimed += 1;
-        match walk.due() {
-            Some(due) => *top = Reverse((due, n)),
-            None => drop(PeekMut::pop(top)),
-        }
+        self.claimed[slot / 64] |= 1 << (slot % 64);
+        self.slots[slot] = walk.id;
     }
-    Arc::<[BackendId]>::from(slots).try_into().ok()
+
+    fn finished(self) -> Option<Arc<MaglevSlots>> {
+        Arc::<[BackendId]>::from(self.slots).try_into().ok()
+    }
 }
 
 /// SipHash-2-4 with a fixed key over the octets of address and port; part of the protocol between nodes, so it must

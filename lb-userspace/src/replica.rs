@@ -162,7 +162,7 @@ impl Landmarks {
             return None;
         }
         Some(FlowRecord {
-            id: FlowId { client: at(key.src, key.src_port), service: at(key.dst, key.dst_port) },
+            id: id_of(key),
             backend: SocketAddr::new(backend.address.into(), backend.port.get()),
             mode: forward.mode,
             nat: reply.is_some().then(|| at(forward.rewritten.src, forward.rewritten.src_port)),
@@ -279,6 +279,11 @@ pub fn has_ended<A: Address>(forward: &FlowEntry<A>, reply: Option<&FlowEntry<A>
         Phase::HalfClosed => !flows::has_reply(forward),
         Phase::Closed | Phase::Reset => true,
     }
+}
+
+/// What a client's direction of a flow is called among the nodes.
+pub fn id_of<A: Address>(key: &FlowKey<A>) -> FlowId {
+    FlowId { client: at(key.src, key.src_port), service: at(key.dst, key.dst_port) }
 }
 
 fn at<A: Address>(address: A, port: Be16) -> SocketAddr {

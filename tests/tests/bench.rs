@@ -164,6 +164,61 @@ fn what_a_balancer_costs_is_measured_with_all_stacks() -> TestResult {
     Ok(())
 }
 
+/// What each figure is of; the figures themselves are for others.
+#[test]
+fn the_control_plane_is_measured_and_haproxy_does_the_same_work() -> TestResult {
+    let dir = TempDir::new()?;
+    let json = dir.path().join("samples.json");
+    let arguments = [
+        "--repeats",
+        "1",
+        "--services",
+        "3",
+        "--backends",
+        "4",
+        "--checked",
+        "20",
+        "--flows",
+        "300",
+        "--window",
+        "2",
+        "--json",
+    ];
+    let output = bench("control", &arguments).arg(&json).output()?;
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{table}{}", String::from_utf8_lossy(&output.stderr));
+    println!("{table}");
+    let report: Value = serde_json::from_slice(&fs::read(&json)?)?;
+    let sample = |figure: &str, subject: &str| {
+        let series = report["series"].as_array().into_iter().flatten();
+        let mut of = series.filter(|series| series["figure"] == figure && series["subject"] == subject);
+        of.next().and_then(|series| series["samples"][0].as_f64()).unwrap_or_else(|| {
+            panic!("no {figure} of {subject}: {report:#}");
+        })
+    };
+    let both = [
+        "reload, 3 x 4",
+        "reload, CPU, 3 x 4",
+        "status, 3 x 4",
+        "status, CPU, 3 x 4",
+        "memory, 3 x 4",
+        "CPU for 20 tcp checks",
+        "CPU for 20 https checks",
+    ];
+    for (figure, subject) in both.into_iter().flat_map(|figure| [(figure, "xvip"), (figure, "HAProxy")]) {
+        assert!(sample(figure, subject) > 0.0, "{figure} of {subject}");
+    }
+    for figure in ["sweep, nothing is over", "sweep, all are over", "restart until it answers"] {
+        assert!(sample(figure, "300 flows") > 0.0, "{figure}");
+    }
+    assert!(sample("full sync", "no limit") > 0.0);
+    // Never sooner than the interval: a busy machine only makes it later.
+    for check in ["tcp", "https"] {
+        assert!(sample(&format!("time between {check} checks"), "xvip") > 0.5, "{report:#}");
+    }
+    Ok(())
+}
+
 #[test]
 fn an_interrupted_one_takes_everything_away() -> TestResult {
     let mut bench =

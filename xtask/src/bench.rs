@@ -18,6 +18,8 @@ struct Bench {
     name: &'static str,
     about: &'static str,
     level: setup::Level,
+    /// How the lab is built: optimized where parts of xvip run in the lab's own process.
+    lab: &'static [&'static str],
 }
 
 const BENCHES: &[Bench] = &[
@@ -25,6 +27,7 @@ const BENCHES: &[Bench] = &[
         name: "failover",
         about: "time without service when a node dies, hands over or loses its balancer; also for HAProxy with keepalived",
         level: setup::Level::Bench,
+        lab: PLAIN,
     },
     Bench {
         name: "icount",
@@ -40,6 +43,7 @@ const BENCHES: &[Bench] = &[
         name: "survive",
         about: "what becomes of 200 streams and of requests in all that can happen; also for HAProxy with keepalived",
         level: setup::Level::Bench,
+        lab: PLAIN,
     },
     Bench {
         name: "tcp",
@@ -68,8 +72,7 @@ pub fn run(name: Option<&str>, arguments: &[String]) -> anyhow::Result<ExitCode>
     setup::run(bench.level, setup::Report::Brief)?;
     let released = workspace::build(&["build", "--release", "--package=lb-userspace", "--bin=xvip"])?;
     let xvip = workspace::binary(&released, "xvip")?;
-    // The lab asks each API server some hundred times a second: an optimized one would change no figure.
-    let lab = workspace::build(&["build", "--package=lb-tests", "--bin=xvip-lab"])?;
+    let lab = workspace::build(bench.lab)?;
     let (described, command) = (OsString::from(described()), OsString::from(typed(bench.name, arguments)));
     let variables = [
         ("XVIP_BIN", xvip.as_os_str()),

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     flows::{self, Phase, silence},
-    replica::{Landmarks, OwnFlow, Standing, has_ended, is_same},
+    replica::{Landmarks, OwnFlow, Standing, has_ended, id_of, is_same},
     sync::record::{Applied, Authority, FlowId, FlowRecord, FlowStore, StoreError},
 };
 
@@ -185,13 +185,8 @@ impl FlowStore for ReplicaStore {
 
     fn retire(&mut self, vips: &BTreeSet<IpAddr>, mentioned: &HashSet<FlowId>) -> usize {
         let (landmarks, clock) = (self.landmarks(), self.clock());
-        let is_leftover = |record: &FlowRecord| {
-            let vip = record.id.vip();
-            vips.contains(&vip)
-                && !landmarks.holds(vip)
-                && !mentioned.contains(&record.id)
-                && record.silence() >= IN_USE
-        };
+        let is_leftover =
+            |id: &FlowId| vips.contains(&id.vip()) && !landmarks.holds(id.vip()) && !mentioned.contains(id);
         let mut loads = LoadChanges::default();
         let retired = self.v4.retire(&landmarks, clock, &is_leftover, &mut loads)
             + self.v6.retire(&landmarks, clock, &is_leftover, &mut loads);
@@ -375,16 +370,20 @@ where
         &mut self,
         landmarks: &Landmarks,
         clock: u32,
-        is_leftover: &dyn Fn(&FlowRecord) -> bool,
+        is_leftover: &dyn Fn(&FlowId) -> bool,
         loads: &mut LoadChanges,
     ) -> usize {
         let mut leftovers = Vec::new();
-        // Where it cannot be read, nothing is removed: the next full exchange tries again.
+        // Where it cannot be read, nothing is removed: the next full exchange tries again. Nothing else is done for any
+        // peer meanwhile, so there is no look-up for what the peer has just told: with a million flows, theirs would take
+        // longer than peers wait for a sign of life.
         let _ = self.walk.run(|key, entry| {
             if entry.direction == TO_BACKEND
+                && entry.seen.silence(clock) >= IN_USE
+                && is_leftover(&id_of(key))
                 && landmarks
                     .record(key, entry, self.other(entry).as_ref(), clock)
-                    .is_some_and(|record| is_leftover(&record))
+                    .is_some_and(|record| record.silence() >= IN_USE)
             {
                 leftovers.push((*key, *entry));
             }

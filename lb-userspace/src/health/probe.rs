@@ -222,11 +222,12 @@ impl Probe {
                 Outcome { result, latency: started.elapsed(), certificate: None }
             }
             Method::Tls(tls) => {
-                let handshake = tls.connect(self.backend, limit).await;
+                // Handshakes have large states, which each of a thousand checks would keep room for while it waits for its turn.
+                let handshake = Box::pin(tls.connect(self.backend, limit)).await;
                 let latency = started.elapsed();
                 let certificate = handshake.as_ref().ok().and_then(certificate_of);
                 let result = match handshake {
-                    Ok(stream) => say_goodbye(stream).await.map(|()| Answer::Handshake),
+                    Ok(stream) => Box::pin(say_goodbye(stream)).await.map(|()| Answer::Handshake),
                     Err(error) => Err(error),
                 };
                 Outcome { result, latency, certificate }
@@ -239,7 +240,7 @@ impl Probe {
                     }
                     Connection::Kept | Connection::Fresh => (None, old),
                 };
-                let asked = http.ask(self.backend, reusable, limit).await;
+                let asked = Box::pin(http.ask(self.backend, reusable, limit)).await;
                 let latency = started.elapsed();
                 drop(old);
                 let certificate = asked.as_ref().ok().and_then(|(exchange, _)| exchange.certificate);
@@ -247,7 +248,9 @@ impl Probe {
                     Ok((exchange, response)) => {
                         let status = response.status();
                         // A token may have expired: the next connection reads the file again.
-                        if read_to_end(response.into_body()).await && status != StatusCode::UNAUTHORIZED {
+                        if Box::pin(read_to_end(response.into_body())).await
+                            && status != StatusCode::UNAUTHORIZED
+                        {
                             self.kept = Some(exchange);
                         }
                         http.judge(status)

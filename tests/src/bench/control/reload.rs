@@ -44,7 +44,6 @@ pub fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let all = crowd.services * crowd.each;
     wait_up(node, all)?;
     haproxy.load(&crowd)?;
-    wait::until("HAProxy's servers to be up", START_LIMIT, || haproxy.up().is_ok_and(|up| up == all))?;
 
     let size = format!("{} x {}", crowd.services, crowd.each);
     let mut weight = 1;
