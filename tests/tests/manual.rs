@@ -355,9 +355,10 @@ fn every_metric_named_exists() -> TestResult {
     for page in manual()? {
         for (index, line) in page.text.lines().enumerate() {
             for word in line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
-                // `xvip_` is what all of them begin with; `xvip_0.1.0.deb` is a file.
+                // `xvip_` and `process_` are what they begin with; `xvip_0.1.0.deb` is a file.
                 let is_name = word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-                if !word.starts_with("xvip_") || word == "xvip_" || !is_name {
+                let rest = word.strip_prefix("xvip_").or(word.strip_prefix("process_")).unwrap_or_default();
+                if rest.is_empty() || !is_name {
                     continue;
                 }
                 if !known.contains(word) {

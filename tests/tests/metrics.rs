@@ -254,7 +254,7 @@ fn expressions(rules: &str) -> BTreeMap<String, String> {
     found
 }
 
-/// The selectors of an expression whose metric begins with `xvip_`, each with the labels that it names.
+/// The selectors of an expression whose metric begins with `xvip_` or `process_`, each with the labels that it names.
 fn selectors(expression: &str) -> Vec<(String, Vec<String>)> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut found: Vec<(String, Vec<String>)> = Vec::new();
@@ -270,7 +270,7 @@ fn selectors(expression: &str) -> Vec<(String, Vec<String>)> {
                 if let Some((_, labels)) = found.last_mut() {
                     labels.push(word.to_owned());
                 }
-            } else if word.starts_with("xvip_") {
+            } else if word.starts_with("xvip_") || word.starts_with("process_") {
                 found.push((word.to_owned(), Vec::new()));
                 inside = after.starts_with('{');
             }

@@ -49,6 +49,8 @@ async fn a_life(backend: FakeBackend) {
     let up = until(&monitor, |health| health.state == HealthState::Up).await;
     assert_eq!((up.down, up.reason.as_str()), (None, "status 200"));
     assert!(up.last_check.expect("checked").passed);
+    assert!(up.certificate.is_some());
+    assert_eq!(up.tally.down_ms, 0);
 
     backend.set_status(503);
     let down = until(&monitor, |health| health.state == HealthState::Down).await;
@@ -57,13 +59,17 @@ async fn a_life(backend: FakeBackend) {
     assert!(down.failures >= 3 && down.checks > down.failures && down.since >= up.since);
 
     backend.set_status(200);
-    until(&monitor, |health| health.state == HealthState::Up).await;
+    // Two checks that passed, with pauses between them.
+    let again = until(&monitor, |health| health.state == HealthState::Up).await;
+    assert!(again.tally.down_ms > 0);
 
     backend.set_status(500);
     until(&monitor, |health| health.down == Some(DownKind::ShuttingDown)).await;
     drop(backend);
     let dead = until(&monitor, |health| health.down == Some(DownKind::Dead)).await;
     assert_eq!((dead.state, dead.reason.as_str()), (HealthState::Down, "connection refused"));
+    assert_eq!(dead.certificate, up.certificate, "it is not forgotten");
+    assert!(dead.tally.down_ms > again.tally.down_ms, "until then it was down in another way");
     monitor.stop().await;
 }
 

@@ -64,6 +64,29 @@ async fn every_method_passes_on_a_healthy_backend() {
 }
 
 #[tokio::test]
+async fn a_check_that_speaks_tls_knows_when_the_certificate_ends() {
+    let pki = Pki::new();
+    let clear = FakeBackend::start(None, Behaviour::Http).await;
+    let tls = FakeBackend::start(Some(pki.server(&["127.0.0.1"], false)), Behaviour::Http).await;
+    // As long as they last that the tests make.
+    let end = humantime::parse_rfc3339("4096-01-01T00:00:00Z").ok();
+    for (check, backend, expected) in [
+        (Check::Tcp, &clear, None),
+        (http(), &clear, None),
+        (Check::Tls { tls: no_verify() }, &tls, end),
+        (https(by_ca(&pki)), &tls, end),
+    ] {
+        let mut probe = probe(&check, PATIENT, backend.address);
+        // The second one over the kept connection.
+        for _ in 0..2 {
+            let outcome = probe.check(Connection::Kept).await;
+            assert!(outcome.result.is_ok(), "{check:?}: {outcome:?}");
+            assert_eq!(outcome.certificate, expected, "{check:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_method_passes_on_a_healthy_ipv6_backend() {
     let pki = Pki::new();
     let at = Ipv6Addr::LOCALHOST.into();

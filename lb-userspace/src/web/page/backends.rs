@@ -111,8 +111,10 @@ fn row(
             }
             td.number role="cell" data-title="Weight" { (weight(backend)) }
             td role="cell" data-title="Traffic" {
-                div.quiet { (amount(flows.bytes_in)) " in, " (amount(flows.bytes_out)) " out" }
-                div.quiet { (flows.opened) " opened, " (flows.reset) " reset" }
+                div.traffic.quiet {
+                    span { (amount(flows.bytes_in)) " in" } " " span { (amount(flows.bytes_out)) " out" } " "
+                    span { (flows.opened) " opened" } " " span { (flows.reset) " reset" }
+                }
             }
             @if view.may_act {
                 td.actions role="cell" data-title="Orders" { (links(view, service, backend)) }
