@@ -401,7 +401,7 @@ fn every_line_fits_the_screen_and_nothing_that_matters_is_lost() {
         let columns = backend_columns(&status.services[0].backends, screen);
         columns.iter().map(Column::title).collect::<Vec<_>>()
     };
-    let wide = Screen { look: Look::Terminal, width: Some(400), now, ..Screen::PIPE };
+    let wide = Screen { look: Look::Terminal, width: Some(400), ..Screen::PIPE };
     let all = titles(&Screen::PIPE, &status);
     let without: Vec<&str> = all.iter().copied().filter(|title| !["reset", "full"].contains(title)).collect();
     assert!(all.len() == without.len() + 2 && titles(&wide, &status) == without, "{all:?}");
