@@ -18,7 +18,7 @@ use lb_tests::{
     packages,
     system::{
         System,
-        service::{UNIT, system_with_package, wait_active},
+        service::{UNIT, system_with_package, wait_active, wait_logged},
     },
     topology::Lab,
 };
@@ -237,7 +237,7 @@ fn the_rpm_comes_and_goes(system: &System, lab: &Lab, package: &Path) -> TestRes
     rpm(&[&["--upgrade", "--replacepkgs"], &DEBIAN[..], &["/tmp/xvip.rpm"]].concat())?;
     wait_active(system)?;
     assert_ne!(system.property(UNIT, "MainPID")?, pid, "the daemon was not restarted");
-    assert!(system.journal(UNIT).contains("succeeding a daemon that left"), "{}", system.journal(UNIT));
+    wait_logged(system, "succeeding a daemon that left")?;
 
     rpm(&["--erase", "--nodeps", "xvip"])?;
     assert_eq!(system.property(UNIT, "ActiveState")?, "inactive");

@@ -13,7 +13,7 @@ use lb_tests::{
     node::VrrpConfig,
     system::{
         System,
-        service::{SOON, UNIT, status, system_with_package, wait_active},
+        service::{SOON, UNIT, status, system_with_package, wait_active, wait_logged},
     },
     topology::Lab,
     wait,
@@ -122,8 +122,7 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
             !system.output(&["systemctl", "start", "xvip"])?.status.success(),
             "starts without {missing}"
         );
-        let log = system.journal(UNIT);
-        assert!(log.contains(&format!("xvip lacks {missing} (to ")), "{missing}: {log}");
+        wait_logged(&system, &format!("xvip lacks {missing} (to "))?;
     }
 
     // Whoever may not read a key says how it could: nothing overrides the modes of files.
@@ -135,7 +134,7 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
     system.write(CONFIG, format!("{config}\n{sync}"))?;
     assert!(!system.output(&["systemctl", "start", "xvip"])?.status.success(), "reads what is root's");
     let remedy = "run: chgrp xvip /etc/xvip/sync.key && chmod 640 /etc/xvip/sync.key";
-    assert!(system.journal(UNIT).contains(remedy), "{}", system.journal(UNIT));
+    wait_logged(&system, remedy)?;
     system.write(CONFIG, &config)?;
 
     // Without the capabilities for it, no script of another user's runs, and the three are named; the rest works. Beside these two:
@@ -157,7 +156,7 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
         assert!(reason.contains(name), "{reason}");
     }
     assert_eq!(status(&system)?["vrrp"][0]["realtime"], false, "without CAP_SYS_NICE");
-    assert!(system.journal(UNIT).contains("memory is not locked"), "without CAP_IPC_LOCK");
+    wait_logged(&system, "memory is not locked")?;
     system.run(&["systemctl", "stop", "xvip"])?;
 
     // An earlier release, which ran as root, has pinned all this.
@@ -197,7 +196,7 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
     system.write(CONFIG, config.replace("port = 6443", "port = 0"))?;
     let refused = system.output(&["systemctl", "reload", "xvip"])?;
     assert!(!refused.status.success(), "a bad file was accepted");
-    assert!(system.journal(UNIT).contains("port"), "{}", system.journal(UNIT));
+    wait_logged(&system, "port")?;
     system.write(CONFIG, &config)?;
 
     // A restart is a planned one: the daemon, which is not root, learns of it from systemd.
@@ -205,8 +204,7 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
     wait_active(&system)?;
     load.wait_answered(mark, 50, SOON)?;
     assert_eq!(load.failed(mark), 0, "{:?}", load.failures(mark));
-    let log = system.journal(UNIT);
-    assert!(log.contains("succeeding a daemon that left"), "{log}");
+    wait_logged(&system, "succeeding a daemon that left")?;
     assert_eq!(lab.lb(1).status()?.vrrp_state(), "backup");
 
     // HAProxy's socket where it was: without the drop-in of the manual that is refused, and said; with it, it is there.

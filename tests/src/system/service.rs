@@ -42,3 +42,12 @@ pub fn wait_active(system: &System) -> anyhow::Result<()> {
     });
     active.map_err(|error| anyhow::anyhow!("{error}\n{}", system.journal(UNIT)))
 }
+
+/// Waits until its log has a text: what a process has said last is written a moment after its end.
+///
+/// # Errors
+/// It has not, with the end of the log.
+pub fn wait_logged(system: &System, text: &str) -> anyhow::Result<()> {
+    let logged = wait::until(text, SOON, || system.journal(UNIT).contains(text));
+    logged.map_err(|error| anyhow::anyhow!("{error}\n{}", system.journal(UNIT)))
+}
