@@ -9,6 +9,7 @@
 //! What is written there is in memory, and gone with the [`System`].
 
 pub mod base;
+pub mod service;
 
 use std::fs;
 use std::io;

@@ -16,9 +16,11 @@ use std::{
 use lb_packaging::{Source, VERSION, deb, rpm};
 use lb_tests::{
     packages,
-    system::{System, base},
+    system::{
+        System,
+        service::{UNIT, system_with_package, wait_active, wait_logged},
+    },
     topology::Lab,
-    wait,
 };
 use serde_json::Value;
 use tempfile::tempdir;
@@ -26,8 +28,6 @@ use tempfile::tempdir;
 use streams::{SOON, Streams};
 
 type TestResult = Result<(), Box<dyn Error>>;
-
-const UNIT: &str = "xvip.service";
 
 fn output(program: &str, words: &[&str], file: &Path) -> Result<String, Box<dyn Error>> {
     let output = Command::new(program).args(words).arg(file).output()?;
@@ -76,10 +76,21 @@ fn the_packages_have_all_that_a_node_needs_and_are_the_same_each_time() -> TestR
         assert!(line.contains("root/root"), "{line}");
     }
     assert!(!listed.contains("/etc/xvip/xvip.toml"), "a configuration would start it:\n{listed}");
+    let sums = Command::new("dpkg-deb").args(["--info"]).arg(&first_deb).arg("md5sums").output()?;
+    assert_eq!(
+        String::from_utf8(sums.stdout)?.lines().count(),
+        listed.lines().filter(|line| line.starts_with('-')).count()
+    );
     let control = output("dpkg-deb", &["--field"], &first_deb)?;
     for field in ["Package: xvip", &format!("Version: {VERSION}"), "libc6 (>= 2.", "dbus-system-bus"] {
         assert!(control.contains(field), "{field}: {control}");
     }
+
+    // Debian's own judge of packages. `systemd` is what it is made for, and there is no other.
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--fail-on", "error,warning", "--tag-display-limit", "0"]).arg(&first_deb);
+    let judged = lintian.output()?;
+    assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stdout));
 
     let listed = output("rpm", &["--query", "--package", "--list"], &first_rpm)?;
     for file in FILES {
@@ -164,21 +175,85 @@ fn packages_source(directory: &Path) -> Source {
     Source { root, binary: directory.join("xvip"), epoch: 1_700_000_000, fast: true }
 }
 
-fn wait_active(system: &System) -> TestResult {
-    let active = wait::until("it to be active", 4 * SOON, || {
-        let status = system.output(&["xvip", "status", "--json"]).ok();
-        let status: Option<Value> = status.and_then(|output| serde_json::from_slice(&output.stdout).ok());
-        status.is_some_and(|status| status["vrrp"][0]["state"] == "active")
-    });
-    active.map_err(|error| format!("{error}\n{}", system.journal(UNIT)).into())
+/// The words behind an instruction of `packaging/Containerfile`, one line each.
+fn instruction<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
+    text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).collect()
+}
+
+/// Does what the Containerfile says, without a tool for containers: what it copies and runs, and then what the image would start.
+fn the_image_works(system: &System, deb: &Path) -> TestResult {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/Containerfile"))?;
+    assert_eq!(instruction(&text, "FROM"), ["debian:bookworm-slim"], "the system here is that Debian");
+    let [copy] = instruction(&text, "COPY")[..] else { return Err("one COPY".into()) };
+    let (pattern, to) = copy.split_once(' ').ok_or("COPY has two words")?;
+    let (prefix, suffix) = pattern.split_once('*').ok_or("COPY has a pattern")?;
+    let name = deb.file_name().and_then(|name| name.to_str()).ok_or("no name")?;
+    if cfg!(target_arch = "x86_64") {
+        assert!(name.starts_with(prefix) && name.ends_with(suffix), "{pattern} does not find {name}");
+    }
+    system.write(to, fs::read(deb)?)?;
+    for run in instruction(&text, "RUN") {
+        system.run(&["sh", "-c", run])?;
+    }
+    assert!(!system.path(to).exists(), "the package is left in the image");
+    let words = |name: &str| -> Result<Vec<String>, Box<dyn Error>> {
+        Ok(serde_json::from_str(instruction(&text, name).first().ok_or("missing")?)?)
+    };
+    let (entry, command) = (words("ENTRYPOINT")?, words("CMD")?);
+    let version = system.run(&[entry[0].as_str(), "--version"])?;
+    assert!(version.contains(VERSION), "{version}");
+    // Without the configuration that is mounted there it says so.
+    let start: Vec<&str> = entry.iter().chain(&command).map(String::as_str).collect();
+    let started = system.output(&start)?;
+    let said = String::from_utf8_lossy(&started.stderr).into_owned();
+    assert!(started.status.code() == Some(2) && said.contains("/etc/xvip/xvip.toml"), "{said}");
+    system.run(&["rm", &entry[0]])?;
+    Ok(())
+}
+
+/// The same on a system of RPM's. Debian has its `rpm`, which wants to be told that we know where we are; nobody has told it what
+/// is installed there.
+fn the_rpm_comes_and_goes(system: &System, lab: &Lab, package: &Path) -> TestResult {
+    const DEBIAN: [&str; 2] = ["--force-debian", "--nodeps"];
+    let rpm = |words: &[&str]| system.run(&[&["rpm"][..], words].concat());
+    system.write("/tmp/xvip.rpm", fs::read(package)?)?;
+    system.run(&["rm", "/etc/xvip/xvip.toml"])?;
+    let said = rpm(&[&["--install"], &DEBIAN[..], &["/tmp/xvip.rpm"]].concat())?;
+    assert!(said.contains("xvip is installed and not started"), "{said}");
+    assert_eq!(system.run(&["stat", "--format=%U:%G %a", "/etc/xvip"])?.trim(), "root:xvip 2750");
+    assert!(system.property(UNIT, "FragmentPath")?.ends_with("/lib/systemd/system/xvip.service"));
+    // All but the mode of /etc/xvip is as it was packed.
+    let differs = system.output(&["rpm", "--verify", "--nodeps", "xvip"])?;
+    let differs = String::from_utf8(differs.stdout)?;
+    assert!(differs.lines().all(|line| line.ends_with(" /etc/xvip")), "{differs}");
+    let verified = system.run(&["systemd-analyze", "verify", UNIT])?;
+    assert!(!verified.contains("xvip"), "{verified}");
+    assert_eq!(system.property(UNIT, "ActiveState")?, "inactive");
+    system.write("/etc/xvip/xvip.toml", lab.lb(0).config().to_toml())?;
+    system.run(&["systemctl", "enable", "--now", "xvip"])?;
+    wait_active(system)?;
+
+    let pid = system.property(UNIT, "MainPID")?;
+    rpm(&[&["--upgrade", "--replacepkgs"], &DEBIAN[..], &["/tmp/xvip.rpm"]].concat())?;
+    wait_active(system)?;
+    assert_ne!(system.property(UNIT, "MainPID")?, pid, "the daemon was not restarted");
+    wait_logged(system, "succeeding a daemon that left")?;
+
+    rpm(&["--erase", "--nodeps", "xvip"])?;
+    assert_eq!(system.property(UNIT, "ActiveState")?, "inactive");
+    assert!(!lab.lb(0).holds_vip());
+    assert!(!system.path("/sys/fs/bpf/xvip").exists(), "the data plane is still there");
+    for gone in ["/usr/bin/xvip", "/usr/share/doc/xvip", "/usr/share/xvip", "/usr/share/licenses/xvip"] {
+        assert!(!system.path(gone).exists(), "{gone} is left");
+    }
+    assert!(system.path("/etc/xvip/xvip.toml").exists());
+    Ok(())
 }
 
 #[test]
 fn it_is_installed_upgraded_removed_and_purged() -> TestResult {
     let lab = Lab::builder().lbs(1).patience(4).build()?;
-    let scratch = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/xtask/system");
-    let system = System::boot(lab.lb(0).machine(), &base::directory(&scratch)?, &lab.dir().join("system"))?;
-    system.write("/tmp/xvip.deb", fs::read(packages::deb(lab.dir())?)?)?;
+    let system = system_with_package(&lab)?;
 
     // Where there is a configuration, it begins at once.
     system.write("/etc/xvip/xvip.toml", lab.lb(0).config().to_toml())?;
@@ -220,5 +295,10 @@ fn it_is_installed_upgraded_removed_and_purged() -> TestResult {
         assert!(!system.path(gone).exists(), "{gone} is left");
     }
     assert!(system.path("/etc/xvip/xvip.toml").exists());
+
+    let source = packages::source(lab.dir())?;
+    the_rpm_comes_and_goes(&system, &lab, &rpm::write(&source, lab.dir())?)?;
+    system.run(&["rm", "/etc/xvip/xvip.toml"])?;
+    the_image_works(&system, &deb::write(&source, lab.dir())?)?;
     Ok(())
 }

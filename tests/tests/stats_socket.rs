@@ -3,6 +3,9 @@
 //!
 //! Runner: threads 1, minutes 4
 
+#[path = "forwarding/streams.rs"]
+mod streams;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt::Write as _;
@@ -20,6 +23,8 @@ use lb_tests::other_user::{NOBODY, as_nobody};
 use lb_tests::topology::{Connections, Family, Lab};
 use lb_tests::traffic::{ask as ask_backends, start_with};
 use lb_tests::wait;
+
+use streams::Streams;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
@@ -338,6 +343,21 @@ fn what_is_ordered_is_done_and_only_by_who_may() -> TestResult {
     assert_eq!(lb.status()?.raw["services"][0]["backends"][0].get("admin"), None, "no other service's");
     let refused = ask(&socket, "shutdown sessions server plain/master1")?;
     assert!(refused.starts_with("plain/master1 gets new connections: "), "{refused}");
+
+    // As in HAProxy, a server in maintenance keeps its connections, and `shutdown sessions` ends them.
+    let streams = Streams::open(&lab, 24)?;
+    let server = format!("{}/master1", lb.config().services[0].name);
+    done(&format!("set server {server} state maint"))?;
+    assert_eq!(streams.go_on()?, 24);
+    done(&format!("shutdown sessions server {server}"))?;
+    let of_it = |number: &u32| streams.servers.get(number).is_some_and(|server| server == "master1");
+    wait::until("its connections to be reset", SOON, || {
+        let now = streams.client.streams();
+        now.iter().filter(|(number, _)| of_it(number)).all(|(_, stream)| !stream.broken.is_empty())
+    })?;
+    streams.go_on_at(|server| server != "master1")?;
+    done(&format!("set server {server} state ready"))?;
+    drop(streams);
 
     // Another level, and who may connect: by reload.
     let change = |keys: &str| -> TestResult {

@@ -3,33 +3,34 @@
 //!
 //! Runner: threads 1, minutes 15
 
-use std::{error::Error, fs, path::Path, time::Duration};
+use std::{
+    error::Error,
+    io::{Read as _, Write as _},
+    os::unix::{fs::MetadataExt as _, net::UnixStream},
+};
 
 use lb_tests::{
     node::VrrpConfig,
-    packages,
-    system::{System, base},
+    system::{
+        System,
+        service::{SOON, UNIT, status, system_with_package, wait_active, wait_logged},
+    },
     topology::Lab,
     wait,
+    xdp_stub::{Action, XdpStub},
 };
 use serde_json::Value;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
-const UNIT: &str = "xvip.service";
 const CONFIG: &str = "/etc/xvip/xvip.toml";
-/// Generous, because the machine may be busy; nothing waits for it unless something is wrong.
-const SOON: Duration = Duration::from_secs(90);
 /// What `systemd-analyze security` may say at most (Debian 12's says 2.6). What is left is what the work is: the network, BPF, other users for
 /// scripts.
 const EXPOSURE: f32 = 3.0;
 
 /// A node of the lab that has the package, and no configuration yet.
 fn installed(lab: &Lab) -> Result<System, Box<dyn Error>> {
-    let scratch = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/xtask/system");
-    let system = System::boot(lab.lb(0).machine(), &base::directory(&scratch)?, &lab.dir().join("system"))?;
-    let deb = packages::deb(lab.dir())?;
-    system.write("/tmp/xvip.deb", fs::read(deb)?)?;
+    let system = system_with_package(lab)?;
     let said = system.run(&["dpkg", "--install", "/tmp/xvip.deb"])?;
     assert!(said.contains("xvip is installed and not started: there is no /etc/xvip/xvip.toml"), "{said}");
     Ok(system)
@@ -42,16 +43,19 @@ fn amend(system: &System, lines: &str) -> TestResult {
     Ok(())
 }
 
-fn status(system: &System) -> Result<Value, Box<dyn Error>> {
-    let output = system.output(&["xvip", "status", "--json"])?;
-    Ok(serde_json::from_slice(&output.stdout)?)
+/// What the problems in the status are, in one text.
+fn problems(system: &System) -> String {
+    status(system).map(|status| status["problems"].to_string()).unwrap_or_default()
 }
 
-fn wait_active(system: &System) -> TestResult {
-    let active = wait::until("it to be active", SOON, || {
-        status(system).is_ok_and(|status| status["vrrp"][0]["state"] == "active")
-    });
-    active.map_err(|error| format!("{error}\n{}", system.journal(UNIT)).into())
+/// What is answered to a line on a socket of HAProxy's kind.
+fn ask(system: &System, socket: &str, line: &str) -> Result<String, Box<dyn Error>> {
+    let mut stream = UnixStream::connect(system.path(socket))?;
+    stream.set_read_timeout(Some(SOON))?;
+    writeln!(stream, "{line}")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// A line of `/proc/PID/status` of the unit's main process.
@@ -118,8 +122,7 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
             !system.output(&["systemctl", "start", "xvip"])?.status.success(),
             "starts without {missing}"
         );
-        let log = system.journal(UNIT);
-        assert!(log.contains(&format!("xvip lacks {missing} (to ")), "{missing}: {log}");
+        wait_logged(&system, &format!("xvip lacks {missing} (to "))?;
     }
 
     // Whoever may not read a key says how it could: nothing overrides the modes of files.
@@ -131,7 +134,7 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
     system.write(CONFIG, format!("{config}\n{sync}"))?;
     assert!(!system.output(&["systemctl", "start", "xvip"])?.status.success(), "reads what is root's");
     let remedy = "run: chgrp xvip /etc/xvip/sync.key && chmod 640 /etc/xvip/sync.key";
-    assert!(system.journal(UNIT).contains(remedy), "{}", system.journal(UNIT));
+    wait_logged(&system, remedy)?;
     system.write(CONFIG, &config)?;
 
     // Without the capabilities for it, no script of another user's runs, and the three are named; the rest works. Beside these two:
@@ -153,7 +156,7 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
         assert!(reason.contains(name), "{reason}");
     }
     assert_eq!(status(&system)?["vrrp"][0]["realtime"], false, "without CAP_SYS_NICE");
-    assert!(system.journal(UNIT).contains("memory is not locked"), "without CAP_IPC_LOCK");
+    wait_logged(&system, "memory is not locked")?;
     system.run(&["systemctl", "stop", "xvip"])?;
 
     // An earlier release, which ran as root, has pinned all this.
@@ -193,7 +196,7 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
     system.write(CONFIG, config.replace("port = 6443", "port = 0"))?;
     let refused = system.output(&["systemctl", "reload", "xvip"])?;
     assert!(!refused.status.success(), "a bad file was accepted");
-    assert!(system.journal(UNIT).contains("port"), "{}", system.journal(UNIT));
+    wait_logged(&system, "port")?;
     system.write(CONFIG, &config)?;
 
     // A restart is a planned one: the daemon, which is not root, learns of it from systemd.
@@ -201,16 +204,57 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
     wait_active(&system)?;
     load.wait_answered(mark, 50, SOON)?;
     assert_eq!(load.failed(mark), 0, "{:?}", load.failures(mark));
-    let log = system.journal(UNIT);
-    assert!(log.contains("succeeding a daemon that left"), "{log}");
+    wait_logged(&system, "succeeding a daemon that left")?;
     assert_eq!(lab.lb(1).status()?.vrrp_state(), "backup");
+
+    // HAProxy's socket where it was: without the drop-in of the manual that is refused, and said; with it, it is there.
+    const SOCKET: &str = "/run/haproxy/admin.sock";
+    let stats_socket =
+        format!("[stats_socket]\npath = \"{SOCKET}\"\ngroup = \"haproxy\"\nlevel = \"admin\"\n");
+    system.write(CONFIG, format!("{config}\n{stats_socket}"))?;
+    system.run(&["groupadd", "--system", "haproxy"])?;
+    system.run(&["systemctl", "reload", "xvip"])?;
+    wait::until("the socket to be refused", SOON, || problems(&system).contains("Read-only file system"))?;
+    amend(&system, "RuntimeDirectory=haproxy")?;
+    system.run(&["usermod", "--append", "--groups", "haproxy", "xvip"])?;
+    system.run(&["systemctl", "restart", "xvip"])?;
+    wait::until("the socket to be there", SOON, || system.path(SOCKET).exists())
+        .map_err(|error| format!("{error}\n{}", problems(&system)))?;
+    let found = system.path(SOCKET).metadata()?;
+    let group = system.run(&["getent", "group", "haproxy"])?;
+    assert_eq!(Some(found.gid().to_string().as_str()), group.split(':').nth(2), "{group}");
+    assert_eq!(found.mode() & 0o777, 0o660);
+    let answer = ask(&system, SOCKET, "show info")?;
+    assert!(answer.starts_with("Name: xvip\n"), "{answer}");
+    wait_active(&system)?;
 
     // A stop hands over, and a clean-up leaves nothing.
     system.run(&["systemctl", "stop", "xvip"])?;
+    assert!(!system.path("/run/haproxy").exists(), "systemd takes its directory away");
     wait::until("the other node to be active", SOON, || {
         lab.lb(1).status().is_ok_and(|status| status.vrrp_state() == "active")
     })?;
     let said = system.run(&["xvip", "cleanup"])?;
     assert!(said.contains("removed /sys/fs/bpf/xvip"), "{said}");
+
+    // A data plane that cannot be had, because somebody else's program is in the way, is an error that is shown and tried again: not a
+    // restart every few seconds.
+    let machine = lab.lb(0).machine();
+    let index = machine.run(|| nix::net::if_::if_nametoindex("eth0"))??;
+    let stub = machine.run(|| XdpStub::attach(index, Action::Pass))??;
+    system.run(&["systemctl", "start", "xvip"])?;
+    let pid = system.property(UNIT, "MainPID")?;
+    for _ in 0..3 {
+        // Whoever reloads does not want to wait for the next attempt.
+        system.run(&["systemctl", "reload", "xvip"])?;
+        let problems = problems(&system);
+        assert!(problems.contains("XDP could not be attached to eth0"), "{problems}");
+    }
+    assert_eq!(status(&system)?["vrrp"][0]["state"], "fault");
+    assert_eq!(system.property(UNIT, "ActiveState")?, "active");
+    drop(stub);
+    system.run(&["systemctl", "reload", "xvip"])?;
+    wait_active(&system)?;
+    assert_eq!((system.property(UNIT, "MainPID")?, system.property(UNIT, "NRestarts")?), (pid, "0".into()));
     Ok(())
 }

@@ -13,45 +13,7 @@ mod vrrp;
 
 use std::{collections::HashMap, io, path::Path, sync::LazyLock};
 
-use super::{Checked, Facts, Problems, parse::parse_with_schema};
-
-/// A file without a mistake or a warning.
-const BASE: &str = r#"
-[node]
-name = "lb1"
-interface = "eth0"
-
-[[service]]
-name = "kube-apiserver"
-vip = "172.16.0.10/24"
-port = 6443
-vrrp = "main"
-
-[service.health]
-check = "https"
-verify = "ca"
-ca_file = "/pki/ca.crt"
-interval = "2s"
-
-[[service.backend]]
-name = "master1"
-address = "172.16.0.4:6443"
-weight = 100
-
-[[service.backend]]
-name = "master2"
-address = "172.16.0.5:6443"
-
-[[vrrp]]
-name = "main"
-virtual_router_id = 60
-priority = 101
-unicast_source = "172.16.0.2"
-unicast_peers = ["172.16.0.3"]
-
-[flows]
-idle_timeout = "24h"
-"#;
+use super::{Checked, Facts, Problems, parse::parse_with_schema, sample::SAMPLE as BASE};
 
 /// The files on the disk of the tests.
 static DISK: LazyLock<HashMap<&str, Vec<u8>>> = LazyLock::new(|| {

@@ -3,5 +3,6 @@
 pub mod asker;
 pub mod client;
 mod limits;
+pub mod order;
 pub mod protocol;
 pub mod server;

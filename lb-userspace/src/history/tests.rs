@@ -76,6 +76,32 @@ fn subjects_are_bounded() {
 }
 
 #[test]
+fn who_was_told_of_lately_is_not_forgotten() {
+    let mut chronicle = Chronicle::default();
+    chronicle.add(backend("old", 1));
+    for n in 1..SUBJECTS {
+        chronicle.add(backend(&format!("m{n}"), 1 + n as u64));
+    }
+    chronicle.add(backend("old", 5000));
+    chronicle.add(backend("new", 5001));
+    let is_kept = |name: &str| chronicle.by_subject.contains_key(&backend(name, 1).subject());
+    assert!(is_kept("old") && is_kept("new") && !is_kept("m1") && is_kept("m2"));
+}
+
+#[test]
+fn what_was_told_is_on_the_disk_once_that_was_waited_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("history.jsonl");
+    let teller = Teller::begin(path.clone());
+    for n in 0..50 {
+        teller.tell(backend("m1", n));
+    }
+    teller.finish(Duration::from_secs(60));
+    let written = std::fs::read_to_string(path).expect("written");
+    assert_eq!(written.lines().count(), 50, "{written}");
+}
+
+#[test]
 fn a_backend_of_two_services_is_two_subjects() {
     let one = backend("m1", 1);
     let other = backend("m1", 2).of_service("konnectivity");
@@ -86,6 +112,8 @@ fn a_backend_of_two_services_is_two_subjects() {
     for name in ["m", "konnectivity", "172.16.0.40", "6443", ""] {
         assert!(!one.concerns(name), "{name}");
     }
+    let service = Event::new(Kind::Service, "api", at(1)).of_service("api");
+    assert_eq!((service.subject().as_str(), one.subject().as_str()), ("api", "api/m1"));
     let vip = Event::new(Kind::Vrrp, "main", at(1)).of_instance("main").with_vips(&[[172, 16, 0, 10].into()]);
     assert!(vip.concerns("main") && vip.concerns("172.16.0.10") && !vip.concerns("172.16.0.1"));
 }

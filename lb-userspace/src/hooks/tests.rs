@@ -142,6 +142,68 @@ async fn one_that_hangs_delays_nobody_and_its_queue_is_bounded() {
 }
 
 #[tokio::test]
+async fn a_queue_that_has_room_again_may_be_full_again() {
+    let (queue, mut notices) = mpsc::channel(1);
+    let hook =
+        RunningHook { settings: shell("true"), queue, counts: Arc::default(), task: tokio::spawn(async {}) };
+    let notice = || Notice { node: "lb1".to_owned(), event: down("m1") };
+    let is_full = || hook.counts.is_full.load(Ordering::Relaxed);
+    for (full, dropped) in [(false, 0), (true, 1), (true, 2)] {
+        hook.offer(notice());
+        assert_eq!((is_full(), hook.status().dropped, hook.status().waiting), (full, dropped, 1));
+    }
+    // What waited is taken.
+    notices.recv().await.expect("one");
+    hook.offer(notice());
+    assert!(!is_full(), "the next time is said again");
+}
+
+#[test]
+fn what_there_are_several_of_is_separated_by_blanks() {
+    let event = down("m1").with_vips(&[[172, 16, 0, 10].into(), [172, 16, 0, 11].into()]);
+    let environment = environment(&Notice { node: "lb1".to_owned(), event });
+    assert!(environment.contains(&("XVIP_VIPS", "172.16.0.10 172.16.0.11".to_owned())), "{environment:?}");
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_said_once_and_so_is_its_end() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let directory = tempfile::tempdir().expect("a directory");
+    let flag = directory.path().join("flag");
+    let hooks = running(&[shell(&format!("test -e {}", flag.display()))]);
+    for round in 0..4 {
+        if round == 2 {
+            std::fs::write(&flag, "").expect("written");
+        }
+        hooks.offer(&down("m1"));
+        done(&hooks).await;
+    }
+    assert_eq!((hooks.status()[0].failed, hooks.status()[0].told), (2, 2));
+    let log = String::from_utf8(log.0.lock().expect("not poisoned").clone()).expect("text");
+    for said in ["the hook was not told of an event", "the hook is told again"] {
+        assert_eq!(log.matches(said).count(), 1, "{said}: {log}");
+    }
+}
+
+#[tokio::test]
 async fn a_reload_keeps_those_that_stay() {
     let (one, other) = (shell("true"), shell("exit 0"));
     let mut hooks = running(&[one.clone(), other.clone()]);

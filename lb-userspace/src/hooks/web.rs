@@ -29,15 +29,20 @@ pub(super) fn server_of(url: &str) -> String {
     server.unwrap_or_default()
 }
 
+/// The host, the port, and whether TLS is spoken there.
+fn endpoint(uri: &Uri) -> Option<(String, u16, bool)> {
+    let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+    let is_https = uri.scheme_str() == Some("https");
+    Some((host, uri.port_u16().unwrap_or(if is_https { 443 } else { 80 }), is_https))
+}
+
 /// Posts JSON. An answer of 200 to 299 is a success, and its body is nobody's concern.
 ///
 /// # Errors
 /// Why it was not taken, in words.
 pub(super) async fn post(url: &str, ca_file: Option<&Path>, body: Vec<u8>) -> Result<(), String> {
     let uri: Uri = url.parse().map_err(|_| "the URL cannot be read")?;
-    let host = uri.host().ok_or("the URL has no host")?.trim_matches(['[', ']']).to_owned();
-    let is_https = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+    let (host, port, is_https) = endpoint(&uri).ok_or("the URL has no host")?;
     let stream = TcpStream::connect((host.as_str(), port)).await;
     let stream = stream.map_err(|error| format!("no connection to {host} port {port}: {error}"))?;
     if !is_https {
@@ -90,4 +95,23 @@ fn trusting(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = config.map_err(|error| error.to_string())?;
     Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_says_where_to_connect() {
+        for (url, host, port, is_https) in [
+            ("http://pager/x?token=1", "pager", 80, false),
+            ("https://pager/", "pager", 443, true),
+            ("https://pager:8443/", "pager", 8443, true),
+            ("http://[fd10::1]/", "fd10::1", 80, false),
+            ("http://[fd10::1]:81/", "fd10::1", 81, false),
+        ] {
+            let uri: Uri = url.parse().expect("a URL");
+            assert_eq!(endpoint(&uri), Some((host.to_owned(), port, is_https)), "{url}");
+        }
+    }
 }

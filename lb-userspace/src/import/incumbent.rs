@@ -172,6 +172,8 @@ pub struct StatsPage {
     pub name: At<String>,
     /// Where it listens.
     pub binds: Vec<At<Bind>>,
+    /// `ssl crt FILE` of listeners, with where those stand: the certificate with its key, as an absolute path.
+    pub certificates: Vec<(Place, At<String>)>,
     /// `stats uri`, without what follows a `?`.
     pub path: Option<At<String>>,
     /// `stats auth`: names and passwords in clear text.

@@ -19,7 +19,8 @@ use super::{
 };
 use crate::config::{self, Facts};
 
-/// A certificate that the check of what was written takes for the CA's file, which need not be on this machine.
+/// A certificate and its key, nobody's, that the check of what was written takes for the files of certificates, which need not be on this
+/// machine.
 const SPECIMEN: &[u8] = include_bytes!("specimen.pem");
 
 /// What a file is.
@@ -198,12 +199,12 @@ fn node_file(
 
 fn certificate_files(plan: &NodePlan) -> BTreeSet<PathBuf> {
     let checks = plan.services.iter().map(|service| &service.health.check.value);
-    checks
-        .filter_map(|check| match check {
-            CheckPlan::Tls(file) | CheckPlan::Https(_, _, file) => file.as_ref().map(PathBuf::from),
-            CheckPlan::Tcp | CheckPlan::Http(..) => None,
-        })
-        .collect()
+    let checks = checks.filter_map(|check| match check {
+        CheckPlan::Tls(file) | CheckPlan::Https(_, _, file) => file.as_ref().map(PathBuf::from),
+        CheckPlan::Tcp | CheckPlan::Http(..) => None,
+    });
+    let page = plan.page.as_ref().and_then(|page| page.certificate.as_ref());
+    checks.chain(page.map(|certificate| PathBuf::from(&certificate.value))).collect()
 }
 
 #[cfg(test)]

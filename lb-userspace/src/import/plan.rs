@@ -294,6 +294,8 @@ pub struct PagePlan {
     pub path: Key<String>,
     /// `anonymous = "viewer"`.
     pub is_open: bool,
+    /// `cert_file` and `key_file`: HAProxy's file is both.
+    pub certificate: Option<Key<String>>,
     /// `hide_version = true`.
     pub hides_version: Option<Place>,
     /// `[[http.user]]`: name, and the password that is to be hashed.

@@ -371,6 +371,10 @@ impl Writer<'_> {
         self.line("[http]");
         self.key("listen", quoted(&page.listen.value.to_string()), &page.listen);
         self.key("path", quoted(&page.path.value), &page.path);
+        if let Some(certificate) = &page.certificate {
+            self.key("cert_file", quoted(&certificate.value), certificate);
+            self.line(format!("key_file = {}", quoted(&certificate.value)));
+        }
         if page.is_open {
             self.line("anonymous = \"viewer\"");
         }

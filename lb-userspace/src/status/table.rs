@@ -298,6 +298,20 @@ mod tests {
         assert_eq!(titles(24), ["name", "state"]);
         assert_eq!(titles(1), ["name", "state"], "these are always there");
         assert_eq!(fitting(columns(), &Screen::PIPE).len(), 4, "a pipe has no edge");
+        // Of two that matter as little, the one further on.
+        let alike = ["one", "two"].map(|title| Column::new(title, 5)).to_vec();
+        assert_eq!(fitting(alike, &terminal(5)).iter().map(Column::title).collect::<Vec<_>>(), ["one"]);
+    }
+
+    #[test]
+    fn a_column_of_nothing_says_nothing() {
+        for (text, says) in
+            [("", false), ("0", false), ("-", false), ("0 B", false), ("00", true), ("m1", true)]
+        {
+            let mut column = Column::new("x", 1);
+            column.push(text, None);
+            assert_eq!(column.says_something(), says, "{text:?}");
+        }
     }
 
     #[test]

@@ -7,11 +7,12 @@ use std::{
 
 use tokio::{runtime, sync::mpsc, time::sleep};
 
-use super::state::{Message, Order};
+use super::state::Message;
 use crate::{
     control::{
         client,
-        protocol::{BackendAnswer, BackendOrder, VipAction, VipAnswer},
+        order::{Order, begun},
+        protocol::{BackendAnswer, BackendOrder, RebalanceAnswer, RebalanceOrder, VipAction, VipAnswer},
     },
     history::Event,
     status::{
@@ -92,6 +93,15 @@ pub async fn carry_out(places: &Places, order: Order) -> Message {
                     })
                 }
             })
+        }
+        Order::Rebalance { service } => {
+            let order = RebalanceOrder { service: Some(service), dry_run: false, by: None };
+            client::rebalance(&places.socket, &order).await.map(
+                |RebalanceAnswer { plans, error }| match error {
+                    Some(error) => Err(error),
+                    None => Ok(plans.iter().map(begun).collect::<Vec<_>>().join("; ")),
+                },
+            )
         }
     };
     match outcome {

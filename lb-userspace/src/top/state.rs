@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use super::rates::Rate;
 use crate::{
     config::model::MAX_WEIGHT,
-    control::protocol::{BackendAction, VipAction},
+    control::{
+        order::Order,
+        protocol::{BackendAction, VipAction},
+    },
     history::Event,
     status::{BackendStatus, DaemonState, ServiceStatus, Status, VrrpStatus},
 };
@@ -43,27 +46,6 @@ pub enum Action {
     Quit,
     /// Ask the daemon for it.
     CarryOut(Order),
-}
-
-/// What the daemon is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Something about a backend.
-    Backend {
-        /// Its service.
-        service: String,
-        /// Its name.
-        backend: String,
-        /// What.
-        action: BackendAction,
-    },
-    /// Hand over, or take back, what a VRRP instance owns.
-    Vip {
-        /// The instance.
-        instance: String,
-        /// Which of the two.
-        action: VipAction,
-    },
 }
 
 /// What can be selected.

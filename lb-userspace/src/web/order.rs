@@ -3,38 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{seen::Watch, sessions::Message};
-use crate::control::protocol::{
-    BackendAction, BackendOrder, RebalanceOrder, RebalancePlan, Request, VipAction,
+pub use crate::control::order::Order;
+use crate::control::{
+    order::begun,
+    protocol::{BackendAction, BackendOrder, RebalanceOrder, Request, VipAction},
 };
 
 /// The largest deadline, as `xvip backend drain --deadline` has it at most: a year.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// An order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// About a backend of a service.
-    Backend {
-        /// The service.
-        service: String,
-        /// The backend.
-        backend: String,
-        /// What to do.
-        action: BackendAction,
-    },
-    /// About the VIPs of a VRRP instance.
-    Vip {
-        /// The instance.
-        instance: String,
-        /// What to do.
-        action: VipAction,
-    },
-    /// A rebalance of a service.
-    Rebalance {
-        /// The service.
-        service: String,
-    },
-}
 
 /// What a form's `what` field says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,16 +141,6 @@ impl Order {
                 }
             }
         }
-    }
-}
-
-/// What became of a plan.
-fn begun(plan: &RebalancePlan) -> String {
-    let RebalancePlan { service, resets, rate, begun, note, .. } = plan;
-    match (begun, note) {
-        (true, _) => format!("service {service}: {resets} connections are reset, {rate} each second at most"),
-        (false, Some(note)) => format!("service {service}: nothing is reset: {note}"),
-        (false, None) => format!("service {service}: nothing is reset"),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::vm::debian::{self, DebianError};
 
 const RELEASE: &str = "bookworm";
 /// Beside what a minimal Debian has: what the package depends on, and what its test looks with.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,man-db";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,man-db,rpm";
 
 /// Why there is no base.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,12 @@ pub enum BaseError {
     /// debootstrap failed.
     #[error("debootstrap: {0}")]
     Debootstrap(String),
+}
+
+/// Where the tests keep it: below the workspace's `target/`.
+#[must_use]
+pub fn scratch() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/xtask/system")
 }
 
 /// The directory of the base below `scratch`, made there if need be, which takes a minute or two.

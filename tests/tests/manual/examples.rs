@@ -10,31 +10,7 @@ use lb_userspace::config::{self, Facts};
 use toml::{Table, Value};
 
 /// What a piece is put into.
-const BASE: &str = r#"
-[node]
-interface = "eth0"
-
-[[service]]
-name = "kube-apiserver"
-vip = "172.16.0.10/24"
-port = 6443
-vrrp = "main"
-
-[service.health]
-check = "https"
-verify = "ca"
-ca_file = "/etc/xvip/ca.crt"
-
-[[service.backend]]
-name = "master1"
-address = "172.16.0.4:6443"
-
-[[vrrp]]
-name = "main"
-virtual_router_id = 60
-unicast_source = "172.16.0.2"
-unicast_peers = ["172.16.0.3"]
-"#;
+const BASE: &str = include_str!("../../../lb-userspace/src/config/sample.toml");
 
 /// The files that examples name: (certificate, its key).
 static IDENTITY: LazyLock<(String, String)> = LazyLock::new(|| {
@@ -154,6 +130,6 @@ fn a_piece_is_checked_within_a_file_that_has_the_rest() {
 fn a_whole_file_must_not_even_warn() {
     assert_eq!(check(BASE), Ok(()));
     let said =
-        check(&BASE.replace("verify = \"ca\"\nca_file = \"/etc/xvip/ca.crt\"\n", "")).expect_err("a warning");
+        check(&BASE.replace("verify = \"ca\"\nca_file = \"/pki/ca.crt\"\n", "")).expect_err("a warning");
     assert!(said.starts_with("warning: "), "{said}");
 }

@@ -57,11 +57,13 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::doctor::{
         Severity,
-        facts::OwnAddress,
-        findings::healthy::{address, fine, one},
+        facts::{Interface, Link, OwnAddress},
+        findings::healthy::{address, facts, fine, one},
     };
 
     #[test]
@@ -73,6 +75,14 @@ mod tests {
         };
         let found = one(judge, |facts| facts.addresses.push(own("172.16.0.99", 24)));
         assert_eq!(found.severity, Severity::Advice);
+        for (value, is_fine) in [(0, false), (1, true)] {
+            let mut facts = facts();
+            facts.addresses.push(own("172.16.0.99", 24));
+            let sysctls = BTreeMap::from([("arp_ignore".to_owned(), value)]);
+            let link = Ok(Link { sysctls, ..Link::default() });
+            facts.interfaces.push(Interface { name: "eth1".to_owned(), link });
+            assert_eq!(judge(&facts)[0].severity == Severity::Fine, is_fine, "arp_ignore {value}");
+        }
         for other in [own("172.17.0.99", 24), own("172.16.0.10", 32), own("fd10::9", 64), own("0.0.0.0", 0)] {
             fine(judge, |facts| facts.addresses.push(other));
         }

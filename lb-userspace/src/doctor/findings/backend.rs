@@ -53,11 +53,16 @@ mod tests {
 
     #[test]
     fn a_failed_check_can_be_repeated_by_hand() {
-        let found = one(judge, |facts| facts.backends[0].check = Err("connection refused".to_owned()));
-        assert_eq!(
-            (found.severity, found.remedy),
-            (Severity::Problem, vec!["nc -vz 172.16.0.4 6443".to_owned()])
-        );
+        for (check, remedy) in
+            [(None, "curl -vk https://172.16.0.4:6443/readyz"), (Some(Check::Tcp), "nc -vz 172.16.0.4 6443")]
+        {
+            let found = one(judge, |facts| {
+                facts.backends[0].check = Err("connection refused".to_owned());
+                let configured = &mut facts.config.services[0].health.check;
+                *configured = check.unwrap_or_else(|| configured.clone());
+            });
+            assert_eq!((found.severity, found.remedy), (Severity::Problem, vec![remedy.to_owned()]));
+        }
         fine(judge, |_| ());
     }
 }

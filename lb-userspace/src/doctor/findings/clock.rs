@@ -102,9 +102,15 @@ mod tests {
     #[test]
     fn the_peers_clocks_are_compared_with_the_window() {
         // The default window at 200 ms is 5 s.
-        for (ahead, severity) in
-            [(0, Severity::Fine), (-3, Severity::Advice), (6, Severity::Problem), (-100, Severity::Problem)]
-        {
+        for (ahead, severity) in [
+            (0, Severity::Fine),
+            (-2, Severity::Fine),
+            (2, Severity::Fine),
+            (-3, Severity::Advice),
+            (5, Severity::Advice),
+            (6, Severity::Problem),
+            (-100, Severity::Problem),
+        ] {
             let mut facts = facts();
             signed(&mut facts, ahead);
             assert_eq!(
@@ -112,6 +118,8 @@ mod tests {
                 Some(Duration::from_secs(5))
             );
             assert_eq!(judge(&facts)[1].severity, severity, "{ahead}");
+            facts.wire.adverts[0].outgoing = true;
+            assert_eq!(judge(&facts).len(), 1, "our own advertisements are no peer's");
         }
     }
 }

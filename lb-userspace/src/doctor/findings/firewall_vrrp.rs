@@ -129,6 +129,12 @@ mod tests {
             facts.firewall.as_mut().expect("rules").closed_chains = vec![chain()];
         });
         assert_eq!(found.remedy, ["nft insert rule inet t in ip protocol 112 accept"]);
+        let found = one(judge, |facts| {
+            facts.wire.adverts[0].delivered = 0;
+            let firewalld = Chain { table: "firewalld".to_owned(), ..chain() };
+            facts.firewall.as_mut().expect("rules").closed_chains = vec![chain(), firewalld];
+        });
+        assert!(found.remedy[0].starts_with("firewall-cmd --permanent --add-rich-rule="), "{found:?}");
         fine(judge, |_| ());
         // A rule that is there and does not apply to what is heard.
         fine(judge, |facts| facts.firewall.as_mut().expect("rules").drops = vec![drop_rule()]);
@@ -144,6 +150,7 @@ mod tests {
         };
         not_for_us(|facts| facts.wire.adverts[0].outgoing = true);
         not_for_us(|facts| facts.wire.adverts[0].envelope.destination = address("224.0.0.18"));
+        not_for_us(|facts| facts.config.vrrp[0].unicast_peers.clear());
         not_for_us(|facts| facts.wire.adverts[0].seen = 1);
         not_for_us(|facts| facts.wire.sockets.clear());
         not_for_us(|facts| {

@@ -118,7 +118,7 @@ pub fn facts() -> Facts {
             ..Wire::default()
         },
         backends: vec![Backend {
-            names: vec!["api/m1".to_owned()],
+            names: vec!["kube-apiserver/master1".to_owned()],
             address: "172.16.0.4:6443".parse().expect("an address"),
             way: Ok(Way::Out { interface: "eth0".to_owned(), neighbour: address("172.16.0.4") }),
             neighbour: Some(true),

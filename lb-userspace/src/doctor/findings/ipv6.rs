@@ -39,7 +39,10 @@ mod tests {
     fn an_ipv6_vip_needs_it() {
         let six = |facts: &mut Facts| {
             facts.config = config(|text| {
-                let text = text.replace("172.16.0.10/24", "fd10::10/64").replace("172.16.0.4:", "[fd10::4]:");
+                let text = text
+                    .replace("172.16.0.10/24", "fd10::10/64")
+                    .replace("172.16.0.4:", "[fd10::4]:")
+                    .replace("172.16.0.5:", "[fd10::5]:");
                 text.replace("172.16.0.2", "fd10::2").replace("172.16.0.3", "fd10::3")
             });
         };

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
     use crate::doctor::{
         Severity,
-        findings::healthy::{fine, one},
+        findings::healthy::{address, fine, one, running},
     };
 
     #[test]
@@ -70,5 +70,20 @@ mod tests {
             assert_eq!(found.severity, severity, "{found:?}");
         }
         fine(judge, |_| ());
+        let found = one(judge, |facts| {
+            facts.host.memory_available = Ok(64 << 20);
+            facts.daemon = Ok(Some(running(true, &[])));
+        });
+        assert_eq!(found.severity, Severity::Advice, "a running daemon has its tables already: {found:?}");
+    }
+
+    #[test]
+    fn flows_of_ipv6_take_more() {
+        let when_full = |vip: &str| {
+            let found = one(judge, |facts| facts.config.services[0].vip.address = address(vip));
+            let megabytes = found.seen.split("at once, ").nth(1).and_then(|text| text.split(' ').next());
+            megabytes.and_then(|text| text.parse::<u64>().ok()).expect("a number")
+        };
+        assert!(when_full("fd10::10") > when_full("172.16.0.10"));
     }
 }

@@ -67,7 +67,7 @@ fn xdp(facts: &Facts, link: &Link) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::findings::healthy::{facts, fine, link, one};
+    use crate::doctor::findings::healthy::{facts, fine, link, one, program};
 
     #[test]
     fn too_large_for_a_page() {
@@ -79,6 +79,14 @@ mod tests {
             link(facts).parent_mtu = 9000;
         });
         assert_eq!(found.severity, Severity::Problem);
+        fine(judge, |facts| link(facts).parent_mtu = LARGEST_MTU);
+        let found = one(judge, |facts| link(facts).parent_mtu = LARGEST_MTU + 1);
+        assert_eq!(found.severity, Severity::Advice);
+        // It is there, so it was possible.
+        fine(judge, |facts| {
+            link(facts).parent_mtu = 9000;
+            link(facts).programs.push(program());
+        });
         for change in [(|facts| facts.config.node.xdp_mode = XdpMode::Generic) as fn(&mut Facts), |facts| {
             link(facts).trial = Some(Trial::Accepted);
         }] {

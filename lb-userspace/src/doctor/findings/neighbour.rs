@@ -73,8 +73,18 @@ mod tests {
             facts.backends[0].neighbour = None;
         });
         let silent = one(judge, |facts| facts.backends[0].neighbour = Some(false));
-        assert_eq!((silent.severity, silent.subject.as_deref()), (Severity::Problem, Some("api/m1")));
+        assert_eq!(
+            (silent.severity, silent.subject.as_deref()),
+            (Severity::Problem, Some("kube-apiserver/master1"))
+        );
         assert!(silent.remedy[0].starts_with("arping -c 3 -I eth0 172.16.0.4"), "{silent:?}");
+        fine(judge, |facts| facts.backends[0].neighbour = None);
+        let behind = one(judge, |facts| {
+            let neighbour = address("172.16.0.1");
+            facts.backends[0].way = Ok(Way::Out { interface: "eth0".to_owned(), neighbour });
+            facts.backends[0].neighbour = Some(false);
+        });
+        assert_eq!(behind.seen, "172.16.0.1, the router to 172.16.0.4, does not answer on eth0");
         let elsewhere = one(judge, |facts| {
             let neighbour = address("172.16.0.4");
             facts.backends[0].way = Ok(Way::Out { interface: "eth1".to_owned(), neighbour });

@@ -64,6 +64,10 @@ mod tests {
             link(facts).driver = Some("veth".to_owned());
             link(facts).channels = Some(Channels { receive: 1, receive_max: 8 });
         });
+        fine(judge, |facts| {
+            link(facts).driver = Some("ena".to_owned());
+            link(facts).channels = Some(Channels { receive: 4, receive_max: 8 });
+        });
         let found = one(judge, |facts| {
             link(facts).driver = Some("ena".to_owned());
             link(facts).channels = Some(Channels { receive: 8, receive_max: 8 });

@@ -115,6 +115,16 @@ mod tests {
         assert_eq!(found.severity, Severity::Problem);
         assert!(found.seen.contains("172.16.0.3 (02:00:ac:10:00:03)"), "{found:?}");
         assert!(found.remedy[0].contains("virtual_router_id = 61"), "{found:?}");
+        let found = one(judge, |facts| {
+            let last = std::num::NonZeroU8::MAX;
+            facts.config.vrrp[0].unicast_peers.clear();
+            facts.config.vrrp[0].virtual_router_id = last;
+            let heard = &mut facts.wire.adverts[0];
+            heard.envelope.destination = address("224.0.0.18");
+            heard.advertisement.vrid = crate::vrrp::advert::Vrid(last);
+            heard.advertisement.addresses = vec![address("172.16.0.77")];
+        });
+        assert!(found.remedy[0].contains("virtual_router_id = 1 "), "0 is none: {found:?}");
     }
 
     #[test]
@@ -135,7 +145,10 @@ mod tests {
         fine(judge, |_| ());
         fine(judge, |facts| facts.wire.adverts.clear());
         assert_eq!(one(judge, |facts| facts.wire.listened = None).severity, Severity::Advice);
-        fine(judge, |facts| facts.wire.adverts[0].outgoing = true);
+        fine(judge, |facts| {
+            let heard = &mut facts.wire.adverts[0];
+            (heard.outgoing, heard.envelope.source) = (true, address("172.16.0.7"));
+        });
         fine(judge, |facts| facts.config.services[0].vrrp = None);
         fine(judge, |facts| {
             let other = crate::vrrp::advert::Vrid(std::num::NonZeroU8::new(61).expect("a VRID"));

@@ -162,6 +162,7 @@ fn a_vip_and_a_service_say_where_they_are_and_who_serves() {
     assert!(vip.contains("  00:01:42.000  backup -> active: no active router heard for 700 ms\n"), "{vip}");
     assert!(!vip.contains("m4"), "{vip}");
     let service = scene.text("api", 200);
+    assert!(!service.contains("m5 gets none"), "{service}");
     assert!(
         service.contains("1 of its 2 backends get new connections: m5. m4 gets none: down since"),
         "{service}"
@@ -197,8 +198,50 @@ fn why_a_backend_gets_nothing_is_said_whatever_it_is() {
     assert_eq!(out, "It gets no new connections: root has drained it, 1970-01-01 02:46:30 UTC, 10 s ago.");
     let hidden = gets(&|backend| (backend.share, backend.next_hop) = (0.0, None));
     assert_eq!(hidden, "It gets no new connections: its Ethernet address is not known.");
+    let own = gets(&|backend| (backend.share, backend.next_hop, backend.local) = (0.0, None, true));
+    assert_eq!(own, "It gets no new connections.", "nothing is to be known where no frame is sent");
+    assert_eq!(gets(&|backend| backend.share = 0.3), "It gets 30.0 % of the new connections.");
     let light = gets(&|backend| (backend.share, backend.effective_weight) = (0.0, 0));
     assert_eq!(light, "It gets no new connections: its weight is 0.");
+}
+
+#[test]
+fn what_keeps_a_vip_away_is_told() {
+    let mut status = daemon();
+    let vrrp = &mut status.vrrp[0];
+    let track = |name: &str, state: &str| crate::status::TrackStatus {
+        name: name.to_owned(),
+        weight: 0,
+        state: state.to_owned(),
+        since: "1970-01-01T02:46:30.000Z".to_owned(),
+        reason: "no carrier".to_owned(),
+    };
+    (vrrp.released, vrrp.tracks) =
+        (true, vec![track("interface eth1", "down"), track("interface eth2", "up")]);
+    let text = Scene::new(Some(status)).text("main", 1000);
+    assert!(text.contains("It was released: any other node may have the VIP"), "{text}");
+    let down = "interface eth1 is down since 1970-01-01 02:46:30 UTC, 10 s ago: no carrier.";
+    assert!(text.contains(down) && !text.contains("eth2"), "{text}");
+    assert!(!Scene::new(Some(daemon())).text("main", 1000).contains("released"));
+}
+
+#[test]
+fn what_belongs_to_a_time_line_is_in_it_and_named_where_it_must_be() {
+    let mut scene = Scene::new(Some(daemon()));
+    let backend =
+        |kind, name: &str| Event::new(kind, name, at(9_500)).of_service("api").at_address("172.16.0.4:6443");
+    scene.events.extend([
+        backend(Kind::Order, "m4").became("drain").because("by root"),
+        // As it was called before.
+        backend(Kind::Check, "former").became("failed").because("no route"),
+        Event::new(Kind::Problem, "lb1", at(9_501)).became("begins").because("the maps cannot be read"),
+    ]);
+    let (m4, m5, vip) = (scene.text("m4", 200), scene.text("m5", 200), scene.text("main", 200));
+    assert!(m4.contains("  order: drain: by root\n") && m4.contains("check failed: no route"), "{m4}");
+    assert!(!m5.contains("no route") && !m5.contains("the maps"), "{m5}");
+    assert!(vip.contains("problem begins: the maps cannot be read") && !vip.contains("drain"), "{vip}");
+    let service = scene.text("api", 200);
+    assert!(service.contains("backend m4 of api (172.16.0.4:6443): order: drain: by root\n"), "{service}");
 }
 
 #[test]
@@ -218,6 +261,12 @@ fn without_a_daemon_its_last_words_are_told() {
     assert_eq!(explained.daemon, "down");
     assert!(explained.note.expect("said").ends_with("It was stopped 1970-01-01 02:46:39 UTC, 1 s ago."));
     assert!(explained.subjects[0].now[0].starts_with("VRRP instance main was active since"));
+    scene.events.push(Event::new(Kind::Daemon, "lb1", at(9_999)).became("left"));
+    let left = scene.ask("main").expect("known").note.expect("said");
+    assert!(
+        left.contains("It left to a successor, which has told nothing, 1970-01-01 02:46:39 UTC"),
+        "{left}"
+    );
     scene.events.clear();
     let empty = scene.text("m5", 80);
     assert!(empty.contains("has left no history") && empty.contains("Nothing is known of it."), "{empty}");

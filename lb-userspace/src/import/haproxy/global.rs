@@ -13,7 +13,7 @@ use crate::import::{
 };
 
 /// Keywords that are read here.
-const READ: [&str; 6] = ["log", "maxconn", "ca-base", "stats", "setenv", "presetenv"];
+const READ: [&str; 7] = ["log", "maxconn", "ca-base", "crt-base", "stats", "setenv", "presetenv"];
 
 /// Reads a `global` section.
 pub fn read(section: &Section, globals: &mut Globals, into: &mut Incumbent, ledger: &mut Ledger) {
@@ -53,6 +53,10 @@ fn directive(line: &Line, keyword: &str, globals: &mut Globals, into: &mut Incum
         "ca-base" => {
             globals.ca_base = (!line.word(1).is_empty()).then(|| line.word(1).to_owned());
             ledger.note(place, Fate::Exact, "", "in front of each ca-file");
+        }
+        "crt-base" => {
+            globals.crt_base = (!line.word(1).is_empty()).then(|| line.word(1).to_owned());
+            ledger.note(place, Fate::Exact, "", "in front of each crt of the statistics page");
         }
         "stats" => match line.word(1) {
             "socket" => socket::read(line, into, ledger),

@@ -158,6 +158,7 @@ fn front<'p>(
     if proxy.settings.http && proxy.settings.page.enabled {
         into.stats.push(incumbent::StatsPage {
             binds: proxy.binds.clone(),
+            certificates: proxy.certificates.clone(),
             ..proxy.settings.page.of(proxy.name.clone())
         });
     }

@@ -127,6 +127,7 @@ impl Page {
         StatsPage {
             name,
             binds: Vec::new(),
+            certificates: Vec::new(),
             path: self.path.clone(),
             users: self.users.iter().take(MOST_USERS).cloned().collect(),
             admin: self.admin,

@@ -15,7 +15,10 @@ use super::{
     words::{self, Variables},
 };
 use crate::{
-    config::model::{Prefix, duration_text},
+    config::{
+        kinds,
+        model::{Prefix, duration_text},
+    },
     import::{
         incumbent::{Bind, Choice},
         ledger::Fate,
@@ -33,6 +36,8 @@ pub struct Globals {
     pub logs: Option<Place>,
     /// `ca-base`
     pub ca_base: Option<String>,
+    /// `crt-base`
+    pub crt_base: Option<String>,
     /// The environment.
     pub variables: Variables,
 }
@@ -93,6 +98,8 @@ pub struct Proxy {
     pub settings: Settings,
     /// Where it listens.
     pub binds: Vec<At<Bind>>,
+    /// What a page's listeners show as their certificates, by the listeners' places.
+    pub certificates: Vec<(Place, At<String>)>,
     /// `use_backend`: the name, and the condition.
     pub uses: Vec<(At<String>, Condition)>,
     /// Who may connect.
@@ -108,6 +115,7 @@ pub struct Reader<'r, 'l> {
     sides: Sides,
     settings: Settings,
     binds: Vec<At<Bind>>,
+    certificates: Vec<(Place, At<String>)>,
     uses: Vec<(At<String>, Condition)>,
     access: Access,
     servers: Vec<Server>,
@@ -127,6 +135,7 @@ impl<'r, 'l> Reader<'r, 'l> {
             sides: sides.unwrap_or(Sides { front: true, back: true }),
             settings: inherited.inherited(),
             binds: Vec::new(),
+            certificates: Vec::new(),
             uses: Vec::new(),
             access: Access::default(),
             servers: Vec::new(),
@@ -160,6 +169,7 @@ impl<'r, 'l> Reader<'r, 'l> {
             role: self.scribe.role,
             settings: self.settings,
             binds: self.binds,
+            certificates: self.certificates,
             uses: self.uses,
             allow,
             servers: self.servers,
@@ -296,14 +306,20 @@ impl<'r, 'l> Reader<'r, 'l> {
             self.scribe.wrong(line.place, "`bind` has no address");
             return;
         };
+        let place = if at == 1 { line.place } else { line.place_of(at) };
+        let certificate = self.page_certificate(line, at + 1);
         let mut refused = None;
         for (offset, option) in line.from(at + 1).iter().enumerate() {
             match option.text.as_str() {
+                "ssl" if certificate.is_some() => {}
                 "ssl" => {
-                    refused = Some((
-                        at + 1 + offset,
-                        "xvip does not end TLS: give the VIP to the API servers' own port",
-                    ));
+                    let note = match self.scribe.role {
+                        Role::Page => {
+                            "the page's certificate is one file: write its cert_file and key_file in [http]"
+                        }
+                        _ => "xvip does not end TLS: give the VIP to the API servers' own port",
+                    };
+                    refused = Some((at + 1 + offset, note));
                 }
                 "accept-proxy" | "accept-netscaler-cip" => {
                     refused = Some((
@@ -315,7 +331,6 @@ impl<'r, 'l> Reader<'r, 'l> {
             }
         }
         let expanded = words::expand_address(word, &self.globals.variables);
-        let place = if at == 1 { line.place } else { line.place_of(at) };
         let refused_note = refused.map(|(_, note)| note);
         if let Some(variable) = &expanded.unset {
             self.scribe.note(place, Fate::NotPossible, "", server::unset_note(variable));
@@ -325,7 +340,25 @@ impl<'r, 'l> Reader<'r, 'l> {
                 self.listener(part, place, refused_note);
             }
         }
-        self.bind_options(line, at + 1, refused.map(|(at, _)| at));
+        if let Some(certificate) = &certificate {
+            self.certificates.push((place, certificate.clone()));
+        }
+        self.bind_options(line, at + 1, refused.map(|(at, _)| at), certificate.as_ref());
+    }
+
+    /// The file behind `crt` of a statistics page that is reached by TLS; HAProxy's has the key, too.
+    fn page_certificate(&self, line: &Line, first: usize) -> Option<At<String>> {
+        let words = line.from(first);
+        let is_tls = self.scribe.role == Role::Page && words.iter().any(|word| word.text == "ssl");
+        let crt = words.iter().position(|word| word.text == "crt").filter(|_| is_tls)?;
+        let file = &words.get(crt + 1)?.text;
+        let path = match &self.globals.crt_base {
+            Some(base) if !file.starts_with(['/', '@']) => format!("{}/{file}", base.trim_end_matches('/')),
+            _ => file.clone(),
+        };
+        // Of a directory HAProxy takes every file.
+        let is_file = path.starts_with('/') && !path.ends_with('/') && kinds::is_path(&path);
+        (is_file && !path.chars().any(char::is_control)).then(|| At::new(path, line.place_of(first + crt)))
     }
 
     fn listener(&mut self, text: &str, place: Place, refused: Option<&str>) {
@@ -379,11 +412,27 @@ impl<'r, 'l> Reader<'r, 'l> {
         self.binds.extend((first..=last).map(|port| At::new(Bind { address, port }, place)));
     }
 
-    fn bind_options(&mut self, line: &Line, first: usize, refused: Option<usize>) {
+    fn bind_options(
+        &mut self,
+        line: &Line,
+        first: usize,
+        refused: Option<usize>,
+        certificate: Option<&At<String>>,
+    ) {
         let mut at = first;
         while at < line.words.len() {
             let (place, word) = (line.place_of(at), line.word(at));
             match (keywords::find(lines::BIND, word), word) {
+                (_, "ssl") if certificate.is_some() => {
+                    self.scribe.always(place, Fate::Exact, "http.cert_file", "");
+                }
+                (_, "crt") if certificate.is_some_and(|certificate| certificate.place == place) => {
+                    let file = certificate.map(|certificate| certificate.value.as_str()).unwrap_or_default();
+                    let becomes = format!("http.cert_file = {file:?}; http.key_file = {file:?}");
+                    let note =
+                        "HAProxy's file has the key, too, and root alone may read it: let the daemon's group";
+                    self.scribe.always(place, Fate::Approximate, becomes, note);
+                }
                 (_, "ssl" | "accept-proxy" | "accept-netscaler-cip") => {
                     let note = if refused == Some(at) {
                         "for this the address is not imported"

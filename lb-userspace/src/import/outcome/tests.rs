@@ -91,6 +91,45 @@ fn the_customers_files_become_what_they_always_became() {
     }
 }
 
+/// A cluster's haproxy.cfg with a page, whose listener has these words.
+fn with_page(bind: &str) -> Outcome {
+    let text = format!(
+        "global\n crt-base /etc/haproxy/certs/\nfrontend api\n bind 172.16.0.10:6443\n mode tcp\n default_backend masters\n\
+         backend masters\n mode tcp\n server m1 172.16.0.4:6443 check\n\
+         listen stats\n mode http\n bind {bind}\n stats enable\n stats uri /stats\n stats auth admin:secret\n"
+    );
+    let vips = vec![Vip { address: [172, 16, 0, 10].into(), prefix_len: 24 }];
+    let options = Options { interface: Some("eth0".to_owned()), vips, ..Options::default() };
+    imported(&[input(Format::Haproxy, "haproxy.cfg", text.as_bytes())], &options)
+}
+
+#[test]
+fn the_page_s_certificate_goes_with_it() {
+    for (crt, file) in [("/etc/ssl/x.pem", "/etc/ssl/x.pem"), ("x.pem", "/etc/haproxy/certs/x.pem")] {
+        let outcome = with_page(&format!("*:8404 ssl crt {crt} alpn h2,http/1.1"));
+        let [node] = nodes(&outcome) else { panic!("one node") };
+        for line in [format!("cert_file = {file:?}"), format!("key_file = {file:?}")] {
+            assert!(node.text.lines().any(|found| found.starts_with(&line)), "{line} in\n{}", node.text);
+        }
+        let remedy = format!("chgrp xvip {file} && chmod 640 {file}");
+        assert!(node.text.replace("\n# ", " ").contains(&remedy), "{}", node.text);
+        assert!(!node.warnings.iter().any(|warning| warning.contains("without TLS")), "{:?}", node.warnings);
+    }
+    let plain = with_page("*:8404");
+    assert!(!nodes(&plain)[0].text.contains("cert_file"));
+    assert!(nodes(&plain)[0].warnings.iter().any(|warning| warning.contains("without TLS")));
+    // A directory, a list, or nothing: which file it would be is not known.
+    for words in ["ssl crt /etc/haproxy/certs/", "ssl crt-list /etc/list", "ssl", "ssl crt @store/x"] {
+        let outcome = with_page(&format!("*:8404 {words}"));
+        assert!(!nodes(&outcome)[0].text.contains("[http]"), "{words}");
+        let notes: Vec<_> = outcome.lines.values().flatten().map(|entry| entry.note.as_str()).collect();
+        assert!(
+            notes.iter().any(|note| note.contains("write its cert_file and key_file")),
+            "{words}: {notes:?}"
+        );
+    }
+}
+
 /// What the documents say of the sets, apart from the golden files.
 #[test]
 fn the_findings_are_those_that_were_measured() {

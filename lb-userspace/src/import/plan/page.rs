@@ -11,6 +11,7 @@ use crate::import::{
     haproxy::DEFAULT_PAGE_PATH,
     incumbent::{Incumbent, StatsPage},
     ledger::Fate,
+    source::Place,
 };
 
 /// Where the page goes whose port is a service's.
@@ -61,10 +62,21 @@ pub(super) fn page(from: &Incumbent, services: &[ServicePlan], notes: &mut Notes
         listen,
         path: path(stats),
         is_open,
+        certificate: certificate(stats, bind.place),
         hides_version: stats.hides_version,
         users,
         admin: stats.admin,
     })
+}
+
+/// What the listener at a place shows.
+fn certificate(stats: &StatsPage, listener: Place) -> Option<Key<String>> {
+    let (_, certificate) = stats.certificates.iter().find(|(place, _)| *place == listener)?;
+    let file = &certificate.value;
+    Some(Key::of(certificate).check(format!(
+        "the daemon reads this file, which has the key, as the user xvip: chgrp xvip {file} && chmod 640 {file}, and the same in a \
+         renewal's hook"
+    )))
 }
 
 /// Whether a host can have the address: HAProxy would not find out before it binds.

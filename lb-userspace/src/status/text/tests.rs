@@ -126,6 +126,9 @@ fn the_exchange_of_flows_is_told_by_peer() {
     peer.sending.state = SendingState::Up;
     (peer.sending.lag_max_ms, peer.sending.lag_p50_ms) = (40, 3);
     (peer.receiving.connected, peer.receiving.complete) = (true, true);
+    peer.receiving.complete = false;
+    assert!(line(&peer).ends_with("; we are getting its flows"), "{}", line(&peer));
+    peer.receiving.complete = true;
     peer.refused.insert(Refused::WrongKey, 7);
     assert_eq!(
         line(&peer),
@@ -182,6 +185,16 @@ fn what_an_instance_depends_on_is_told() {
 fn counters_that_are_zero_are_not_shown() {
     let text = render(&status(), &Screen::PIPE);
     assert!(text.contains("fragment") && text.contains("to-backend") && !text.contains("arp"), "{text}");
+}
+
+#[test]
+fn a_service_that_lacks_backends_stands_out() {
+    let coloured = Screen { colours: crate::cli::colour::Colours::On, ..Screen::PIPE };
+    let warned = coloured.paint("1 of 2 backends usable", Tone::Warn);
+    assert!(render(&status(), &coloured).contains(&warned), "{warned:?}");
+    let mut whole = status();
+    whole.services[0].usable = 2;
+    assert!(render(&whole, &coloured).contains("), 2 of 2 backends usable"));
 }
 
 #[test]
@@ -292,6 +305,9 @@ fn connects_on_this_node_are_told_where_there_were_any() {
     let text = render(&status, &Screen::PIPE);
     let line = "connects on this node: 7 redirected, 2 left to the VIP's owner\n";
     assert!(text.contains(line), "{text}");
+    status.services[0].local_clients = LocalClientsStatus { other_namespace: 3, ..Default::default() };
+    let text = render(&status, &Screen::PIPE);
+    assert!(text.contains("connects on this node: 3 from other network namespaces\n"), "{text}");
 }
 
 #[test]
@@ -385,6 +401,16 @@ fn every_line_fits_the_screen_and_nothing_that_matters_is_lost() {
     }
     let narrow = render(&status, &Screen { look: Look::Terminal, width: Some(80), now, ..Screen::PIPE });
     assert!(narrow.contains("\nm2: down (dead) for 5m: connection refused\n"), "{narrow}");
+    assert!(!narrow.contains("\nm1: "), "nothing is wrong with it: {narrow}");
+    // What never happened is left out on a screen alone.
+    let titles = |screen: &Screen, status: &Status| {
+        let columns = backend_columns(&status.services[0].backends, screen);
+        columns.iter().map(Column::title).collect::<Vec<_>>()
+    };
+    let wide = Screen { look: Look::Terminal, width: Some(400), ..Screen::PIPE };
+    let all = titles(&Screen::PIPE, &status);
+    let without: Vec<&str> = all.iter().copied().filter(|title| !["reset", "full"].contains(title)).collect();
+    assert!(all.len() == without.len() + 2 && titles(&wide, &status) == without, "{all:?}");
 }
 
 #[test]

@@ -135,6 +135,40 @@ fn without_a_program_on_every_interface_nothing_is_said_to_be_forwarded() {
 }
 
 #[test]
+fn an_interface_without_a_program_does_not_take_another_s() {
+    let mut facts = facts();
+    facts.config.as_mut().expect("there").node.interfaces = vec!["eth0".to_owned(), "eth1".to_owned()];
+    facts.interfaces.insert(5, InterfaceFacts { name: "eth1".to_owned(), ..InterfaceFacts::default() });
+    let modes: Vec<String> = status(&facts).interfaces.into_iter().map(|one| one.xdp_mode).collect();
+    assert_eq!(modes, ["native", "none"]);
+}
+
+#[test]
+fn shares_are_those_of_the_slots_that_are_used() {
+    let shares = |usable, turns| {
+        let mut facts = facts();
+        for entry in facts.pinned.tables.services.values_mut() {
+            *entry = ServiceEntry { usable, turns, ..*entry };
+        }
+        let backends = &status(&facts).services[0].backends;
+        [backends[0].share, backends[1].share]
+    };
+    assert_eq!(shares(2, 8), [1.0, 0.0], "round robin, whose first turns are all m4's here");
+    assert_eq!(shares(0, 0), [0.0, 0.0], "what is left in the table of a service without backends");
+}
+
+#[test]
+fn flows_are_counted_by_what_they_are() {
+    let mut counted = CountedFlows::default();
+    let carried = Carried { bytes_in: 5, ..Carried::default() };
+    for state in [FlowState::HalfOpen, FlowState::Established, FlowState::Closing, FlowState::Reset] {
+        counted.add(state, &carried);
+    }
+    assert_eq!((counted.half_open, counted.active, counted.closing), (1, 1, 2));
+    assert_eq!(counted.carried.bytes_in, 15, "a handshake carries nothing");
+}
+
+#[test]
 fn a_vlan_has_its_program_at_the_interface_below() {
     let mut facts = facts();
     facts.config.as_mut().expect("there").node.interfaces = vec!["eth0.100".to_owned()];

@@ -6,9 +6,6 @@ use crate::config::sample::{SAMPLE, config};
 static FILE: LazyLock<String> = LazyLock::new(|| {
     SAMPLE.to_owned()
         + r#"
-[[service.backend]]
-name = "m2"
-address = "172.16.0.5:6443"
 [[service]]
 name = "other"
 vip = "2001:db8::10"
@@ -17,8 +14,6 @@ health.check = "tcp"
 [[service.backend]]
 name = "m1"
 address = "[2001:db8::4]:6443"
-[flows]
-max = 2048
 "#
 });
 
@@ -37,19 +32,24 @@ fn what_may_differ_is_no_drift() {
     for (from, to) in [
         ("name = \"lb1\"", "name = \"lb2\""),
         ("interface = \"eth0\"", "interface = \"ens3\""),
-        ("priority = 100", "priority = 101\npreempt = false"),
+        ("priority = 101", "priority = 102\npreempt = false"),
         ("unicast_source = \"172.16.0.2\"", "unicast_source = \"172.16.0.7\""),
         ("unicast_peers = [\"172.16.0.3\"]", "unicast_peers = [\"172.16.0.8\"]"),
         ("name = \"other\"", "name = \"another\""),
         ("10/24", "10/32"),
         // The order of backends.
-        ("name = \"m1\"\naddress = \"172.16.0.4:6443\"", "name = \"m1\"\naddress = \"172.16.0.5:6443\""),
+        (
+            "name = \"master1\"\naddress = \"172.16.0.4:6443\"",
+            "name = \"master1\"\naddress = \"172.16.0.5:6443\"",
+        ),
     ] {
         assert_eq!(FILE.matches(from).count(), 1, "{from}");
         let mut other = FILE.replace(from, to);
-        if to.contains("m1") {
-            other = other
-                .replace("\"m2\"\naddress = \"172.16.0.5:6443\"", "\"m2\"\naddress = \"172.16.0.4:6443\"");
+        if to.contains("master1") {
+            other = other.replace(
+                "\"master2\"\naddress = \"172.16.0.5:6443\"",
+                "\"master2\"\naddress = \"172.16.0.4:6443\"",
+            );
         }
         assert_eq!(of(&FILE), of(&other), "{to}");
     }
@@ -72,8 +72,8 @@ fn what_must_be_the_same_is_named() {
         ("port = 443", "port = 444", vec!["service [2001:db8::10]:443", "service [2001:db8::10]:444"]),
         ("virtual_router_id = 60", "virtual_router_id = 61", vec!["vrrp 60 IPv4", "vrrp 61 IPv4"]),
         ("virtual_router_id = 60", "virtual_router_id = 60\nversion = 2", vec!["vrrp 60 IPv4"]),
-        ("max = 2048", "max = 4096", vec!["flows"]),
-        ("max = 2048", "max = 2048\nidle_timeout = \"2h\"", vec!["flows"]),
+        ("idle_timeout = \"24h\"", "idle_timeout = \"24h\"\nmax = 4096", vec!["flows"]),
+        ("idle_timeout = \"24h\"", "idle_timeout = \"2h\"", vec!["flows"]),
     ] {
         assert_eq!(FILE.matches(from).count(), 1, "{from}");
         let (ours, theirs) = (of(&FILE), of(&FILE.replace(from, to)));

@@ -5,7 +5,7 @@ use super::Group;
 const TUNING: &str = "tunes HAProxy's process; xvip's data plane runs in the kernel";
 const TLS: &str = "xvip does not end TLS: the API servers do";
 
-/// Keywords of `global`, without those that are read (`log`, `maxconn`, `ca-base`, `setenv` and its like, `stats`).
+/// Keywords of `global`, without those that are read (`log`, `maxconn`, `ca-base`, `crt-base`, `setenv` and its like, `stats`).
 pub static KEYWORDS: &[Group] = &[
     Group::not_needed(
         &["chroot"],
@@ -81,7 +81,6 @@ pub static KEYWORDS: &[Group] = &[
     ),
     Group::not_needed(
         &[
-            "crt-base",
             "key-base",
             "ssl-*",
             "issuers-chain-path",
