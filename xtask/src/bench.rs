@@ -22,7 +22,17 @@ struct Bench {
     lab: &'static [&'static str],
 }
 
+/// Elsewhere an optimized lab would change no figure.
+const PLAIN: &[&str] = &["build", "--package=lb-tests", "--bin=xvip-lab"];
+const OPTIMIZED: &[&str] = &["build", "--release", "--package=lb-tests", "--bin=xvip-lab"];
+
 const BENCHES: &[Bench] = &[
+    Bench {
+        name: "control",
+        about: "reloads, tables, health checks, sweeps, restarts and joining nodes; also for HAProxy where it does the same",
+        level: setup::Level::Bench,
+        lab: OPTIMIZED,
+    },
     Bench {
         name: "failover",
         about: "time without service when a node dies, hands over or loses its balancer; also for HAProxy with keepalived",
@@ -33,11 +43,13 @@ const BENCHES: &[Bench] = &[
         name: "icount",
         about: "executed instructions per packet, on Debian's kernels in QEMU; also of IPVS and nftables",
         level: setup::Level::Bench,
+        lab: PLAIN,
     },
     Bench {
         name: "packet",
         about: "time per packet in the XDP programs, above an empty one; in Katran's, too, where you have built it",
         level: setup::Level::Lab,
+        lab: PLAIN,
     },
     Bench {
         name: "survive",
@@ -49,11 +61,13 @@ const BENCHES: &[Bench] = &[
         name: "tcp",
         about: "connections, requests, latency, bulk, processor time and memory; also for HAProxy, nftables and no balancer",
         level: setup::Level::Bench,
+        lab: PLAIN,
     },
     Bench {
         name: "wire",
         about: "packets per second of one core over a veth, in each mode; also of nftables, and IPVS where it is",
         level: setup::Level::Bench,
+        lab: PLAIN,
     },
 ];
 
