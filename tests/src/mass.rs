@@ -33,6 +33,8 @@ use crate::bpf;
 /// `enum xdp_action` of the kernel's `include/uapi/linux/bpf.h`.
 pub const XDP_DROP: u32 = 1;
 /// See [`XDP_DROP`].
+pub const XDP_PASS: u32 = 2;
+/// See [`XDP_DROP`].
 pub const XDP_TX: u32 = 3;
 /// See [`XDP_DROP`].
 const XDP_REDIRECT: u32 = 4;
@@ -193,6 +195,12 @@ impl Mass {
     #[must_use]
     pub fn clock(&self) -> u32 {
         CLOCK
+    }
+
+    /// The program that is called for each frame.
+    #[must_use]
+    pub fn program(&self) -> BorrowedFd<'_> {
+        self.program.as_fd()
     }
 
     /// What the kernel says of each of the programs.
