@@ -82,6 +82,15 @@ impl Sum {
         ((once & 0xffff) + (once >> 16)) as u16
     }
 
+    /// Whether what was added, a checksum among it, is as it was sent: whether it folds to 0xffff.
+    #[inline(always)]
+    pub const fn is_sound(self) -> bool {
+        let words = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        let halves = (words & 0xffff) + (words >> 16);
+        // At most 0x10001 now, and what is above 0xffff folds to 1 or 2.
+        (halves & 0xffff) + (halves >> 16) == 0xffff
+    }
+
     /// The checksum of what was added: the complement of the sum.
     #[inline(always)]
     pub const fn checksum(self) -> Be16 {
@@ -115,16 +124,13 @@ pub const TTL_DECREMENT: Sum = Sum::ZERO.minus_be16(Be16::new(0x0100));
 /// The sum over an IPv4 header without its options. A header that arrived intact folds to 0xffff.
 #[inline(always)]
 pub const fn ipv4_header(ip: &Ipv4) -> Sum {
-    Sum::ZERO
-        .word(u16::from_ne_bytes([ip.version_ihl, ip.tos]))
-        .be16(ip.total_length)
-        .be16(ip.id)
-        .be16(ip.fragment)
-        .word(u16::from_ne_bytes([ip.ttl, ip.protocol]))
-        .be16(ip.checksum)
-        .be32(ip.src)
-        .be32(ip.dst)
+    // SAFETY: twenty bytes without padding, and any bytes at any address are such words (asserted below). Five loads, where
+    // its fields would take eight and the shifts that put them together.
+    let [a, b, c, d, e] = unsafe { *core::ptr::from_ref(ip).cast::<[Be32; 5]>() };
+    Sum::ZERO.be32(a).be32(b).be32(c).be32(d).be32(e)
 }
+
+const _: () = assert!(size_of::<Ipv4>() == size_of::<[Be32; 5]>() && align_of::<[Be32; 5]>() == 1);
 
 /// The sum over the pseudo-header of a segment or message of `length` bytes (RFC 9293 §3.1, RFC 8200 §8.1).
 #[inline(always)]
@@ -174,6 +180,23 @@ mod tests {
         };
         assert_eq!(ipv4_header(&ip).fold(), 0xffff);
         assert_eq!(ipv4_header(&Ipv4 { checksum: Be16::new(0), ..ip }).checksum(), ip.checksum);
+    }
+
+    #[test]
+    fn a_sum_is_sound_where_it_folds_to_all_ones() {
+        let folds = |sum: Sum| sum.fold() == 0xffff;
+        for sum in
+            [0, 1, 0xfffe, 0xffff, 0x1_0000, 0x1_fffe, 0x1_ffff, 0xffff_fffe, 0xffff_ffff, 0x1_0000_0000]
+        {
+            for high in [0, 1, 2, 0xffff, 0x1_0000, 0xffff_fffe, 0xffff_ffff] {
+                let sum = Sum((high << 32) | (sum & 0xffff_ffff));
+                assert_eq!(sum.is_sound(), folds(sum), "{sum:?}");
+            }
+        }
+        for n in 0..100_000 {
+            let sum = Sum(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(n) >> 20);
+            assert_eq!(sum.is_sound(), folds(sum), "{sum:?}");
+        }
     }
 
     #[test]

@@ -41,8 +41,16 @@ pub trait Address: Copy + Eq + Ord + core::fmt::Debug + 'static {
     fn hops(header: &Self::Header) -> u8;
     /// Length of the packet in bytes, this header included.
     fn packet_len(header: &Self::Header) -> usize;
+    /// Takes one hop. `delta` is what that, and whatever else changes, adds to the header's checksum.
+    fn take_hop(header: &mut Self::Header, delta: Delta);
+    /// Writes the addresses.
+    fn set_addresses(header: &mut Self::Header, source: Self, destination: Self);
     /// Writes the addresses and takes one hop. `delta` is what both add to the header's checksum.
-    fn rewrite(header: &mut Self::Header, source: Self, destination: Self, delta: Delta);
+    #[inline(always)]
+    fn rewrite(header: &mut Self::Header, source: Self, destination: Self, delta: Delta) {
+        Self::set_addresses(header, source, destination);
+        Self::take_hop(header, delta);
+    }
     /// A header without options, complete with its checksum.
     fn header(
         source: Self,
@@ -105,11 +113,15 @@ impl Address for Be32 {
     }
 
     #[inline(always)]
-    fn rewrite(header: &mut Ipv4, source: Self, destination: Self, delta: Delta) {
-        header.src = source;
-        header.dst = destination;
+    fn take_hop(header: &mut Ipv4, delta: Delta) {
         header.ttl -= 1;
         header.checksum = delta.apply(header.checksum);
+    }
+
+    #[inline(always)]
+    fn set_addresses(header: &mut Ipv4, source: Self, destination: Self) {
+        header.src = source;
+        header.dst = destination;
     }
 
     #[inline(always)]
@@ -192,10 +204,14 @@ impl Address for Be128 {
     }
 
     #[inline(always)]
-    fn rewrite(header: &mut Ipv6, source: Self, destination: Self, _delta: Delta) {
+    fn take_hop(header: &mut Ipv6, _delta: Delta) {
+        header.hop_limit -= 1;
+    }
+
+    #[inline(always)]
+    fn set_addresses(header: &mut Ipv6, source: Self, destination: Self) {
         header.src = source;
         header.dst = destination;
-        header.hop_limit -= 1;
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! The forwarding decision: what becomes of a frame.
 //!
 //! ```text
-//! entry   Ethernet -> IP -> for a VIP? -> plain TCP of an established flow? --yes--> send
+//! entry   Ethernet -> IP -> for a VIP? -> plain TCP of an established flow? --yes--> sent
 //!            | a tag, options, fragment, ICMP, ARP         | no, or a SYN
 //! parse   finds the TCP or ICMP header ------------------->|
 //! slow                                    half-open flow? -> handshake step
@@ -31,6 +31,7 @@ mod begin;
 mod choose;
 mod claim;
 mod entry;
+mod established;
 mod flow;
 mod fragment;
 mod icmp;
@@ -231,6 +232,7 @@ pub fn run<F: Frame, T: Tables>(stage: Stage, frame: &mut F, tables: &T) -> Step
     }
 }
 
+const PARSE: Step = Step::Next(Stage::Parse);
 const INTERNAL: Step = Step::Done(Verdict::Drop(DropReason::Internal));
 
 const fn pass(reason: PassReason) -> Step {

@@ -35,6 +35,8 @@ unsafe impl Header for Ipv6Fragment {}
 unsafe impl Header for Icmp {}
 // SAFETY: as above.
 unsafe impl Header for Vrrp {}
+// SAFETY: three such in a row.
+unsafe impl<A: Address> Header for Plain<A> {}
 // SAFETY: as above.
 unsafe impl Header for Be16 {}
 // SAFETY: words of bytes.
@@ -45,6 +47,24 @@ unsafe impl<const N: usize> Header for [Be16; N] {}
 unsafe impl<const N: usize> Header for [Be32; N] {}
 // SAFETY: bytes.
 unsafe impl<const N: usize> Header for [u8; N] {}
+
+/// The headers that nearly every frame begins with: Ethernet without tags, IP without options or extensions, TCP. One
+/// comparison with the frame's end for all three.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Plain<A: Address> {
+    /// Ethernet.
+    pub ethernet: Ethernet,
+    /// IP.
+    pub ip: A::Header,
+    /// TCP, the options left out.
+    pub tcp: Tcp,
+}
+
+const _: () = {
+    assert!(size_of::<Plain<Be32>>() == 14 + 20 + 20 && align_of::<Plain<Be32>>() == 1);
+    assert!(size_of::<Plain<Be128>>() == 14 + 40 + 20 && align_of::<Plain<Be128>>() == 1);
+};
 
 /// What the host's own TCP has for a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -67,9 +67,9 @@ pub fn network<F: Frame>(frame: &F) -> Option<(usize, Be16)> {
 pub fn is_for_virtual_router<F: Frame>(frame: &mut F, node: &NodeEntry) -> bool {
     let own = node.mac_of(frame.if_index());
     let (Some(ethernet), Some(own)) = (frame.header_mut::<Ethernet>(0), own) else { return false };
-    let is_ours = node.is_virtual_mac(MacWord::new(ethernet.dst));
+    let is_ours = node.is_virtual_mac(MacWord::read(&ethernet.dst));
     if is_ours {
-        ethernet.dst = own.octets();
+        own.write(&mut ethernet.dst);
     }
     is_ours
 }
@@ -79,7 +79,7 @@ pub fn is_for_virtual_router<F: Frame>(frame: &mut F, node: &NodeEntry) -> bool 
 pub fn way_back<F: Frame>(frame: &F, l3: usize) -> Hop {
     let tags = Tags::of(frame, l3);
     let (mac, source) = match frame.header::<Ethernet>(0) {
-        Some(ethernet) => (MacWord::new(ethernet.src), MacWord::new(ethernet.dst)),
+        Some(ethernet) => (MacWord::read(&ethernet.src), MacWord::read(&ethernet.dst)),
         None => (MacWord::ZERO, MacWord::ZERO),
     };
     Hop { mac, source, if_index: frame.if_index(), outer: tags.outer, inner: tags.inner, flags: 0 }
@@ -122,8 +122,8 @@ pub fn write<F: Frame>(
         return None;
     }
     let ethernet = frame.header_mut::<Ethernet>(0)?;
-    ethernet.dst = hop.mac.octets();
-    ethernet.src = hop.source.octets();
+    hop.mac.write(&mut ethernet.dst);
+    hop.source.write(&mut ethernet.src);
     if !tags.outer.is_some() {
         ethernet.ethertype = ethertype;
     } else {

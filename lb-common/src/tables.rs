@@ -168,6 +168,8 @@ pub trait Tables: FlowTables<Be32> + FlowTables<Be128> {
     fn next_turn(&self, service: u32) -> u32;
     /// A backend.
     fn backend(&self, id: BackendId) -> Option<BackendEntry>;
+    /// A backend where it lies, for what needs little of it.
+    fn backend_slot(&self, id: BackendId) -> Option<Slot<BackendEntry>>;
     /// How busy a backend is.
     fn load(&self, id: BackendId) -> Option<Slot<Load>>;
     /// Counts for a backend.

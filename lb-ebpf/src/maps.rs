@@ -305,6 +305,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn backend_slot(&self, id: BackendId) -> Option<Slot<BackendEntry>> {
+        slot(BACKENDS.get_ptr_mut(u32::from(id)))
+    }
+
+    #[inline(always)]
     fn load(&self, id: BackendId) -> Option<Slot<Load>> {
         slot(LOADS.get_ptr_mut(u32::from(id)))
     }

@@ -48,6 +48,8 @@ impl<'a> XdpFrame<'a> {
     #[inline(always)]
     fn bytes_at(&self, offset: usize, size: usize) -> Option<usize> {
         let start = self.context.data() + offset;
+        // SAFETY: a packet is never at address zero; without this every header would be compared with that.
+        unsafe { core::hint::assert_unchecked(start != 0) };
         (start + size <= self.data_end()).then_some(start)
     }
 

@@ -212,6 +212,8 @@ pub struct HostTables {
     sources: RefCell<SlotMap<SourceKey, SourceEntry>>,
     adverts: RefCell<BTreeMap<AdvertKey, AdvertEntry>>,
     claims: RefCell<SlotMap<Be128, ClaimEntry>>,
+    /// Copies of the world's backends, for those who ask where one lies.
+    backends: RefCell<SlotMap<BackendId, BackendEntry>>,
     loads: RefCell<SlotMap<BackendId, Load>>,
     turns: RefCell<BTreeMap<u32, u32>>,
     flow_events: RefCell<Vec<FlowEvent>>,
@@ -234,6 +236,7 @@ impl HostTables {
             sources: RefCell::new(SlotMap::new(usize::MAX)),
             adverts: RefCell::default(),
             claims: RefCell::new(SlotMap::new(MAX_SERVICES as usize)),
+            backends: RefCell::new(SlotMap::new(usize::MAX)),
             loads: RefCell::new(SlotMap::new(usize::MAX)),
             turns: RefCell::default(),
             flow_events: RefCell::default(),
@@ -346,6 +349,13 @@ impl Tables for HostTables {
 
     fn backend(&self, id: BackendId) -> Option<BackendEntry> {
         Some(self.world.tables.backends.get(&id).copied().unwrap_or_default())
+    }
+
+    fn backend_slot(&self, id: BackendId) -> Option<Slot<BackendEntry>> {
+        let entry = self.backend(id)?;
+        let slot = self.backends.borrow_mut().slot_or(id, entry)?;
+        slot.update(|slot| *slot = entry);
+        Some(slot)
     }
 
     fn load(&self, id: BackendId) -> Option<Slot<Load>> {
@@ -466,6 +476,7 @@ macro_rules! flow_tables {
                         mode: 0,
                         opened: 0,
                         attempt: 0,
+                        _pad: 0,
                         seen: lb_common::layout::Seen::default(),
                     },
                 )

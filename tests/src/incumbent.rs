@@ -108,6 +108,12 @@ impl IncumbentNode {
         fs::write(&file, with_limits(&fs::read_to_string(&file)?, connections))
     }
 
+    /// HAProxy's configuration file.
+    #[must_use]
+    pub fn configuration(&self) -> PathBuf {
+        self.file("haproxy.cfg")
+    }
+
     /// Whether HAProxy runs.
     pub fn is_running(&mut self) -> bool {
         self.haproxy.as_mut().is_some_and(Daemon::is_running)

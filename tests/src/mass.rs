@@ -35,8 +35,6 @@ pub const XDP_DROP: u32 = 1;
 /// See [`XDP_DROP`].
 pub const XDP_TX: u32 = 3;
 /// See [`XDP_DROP`].
-pub const XDP_PASS: u32 = 2;
-/// See [`XDP_DROP`].
 const XDP_REDIRECT: u32 = 4;
 
 /// TCP flags.
@@ -195,12 +193,6 @@ impl Mass {
     #[must_use]
     pub fn clock(&self) -> u32 {
         CLOCK
-    }
-
-    /// The entry program, for [`crate::rig`].
-    #[must_use]
-    pub fn program(&self) -> BorrowedFd<'_> {
-        self.program.as_fd()
     }
 
     /// What the kernel says of each of the programs.

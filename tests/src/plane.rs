@@ -366,8 +366,19 @@ pub fn wide_key(key: &FlowKey<Be32>) -> Key {
 
 /// An IPv4 flow's entry in the form of either family.
 pub fn wide_entry(entry: &FlowEntry<Be32>) -> Entry {
-    let FlowEntry { rewritten, client, ip_delta, tcp_delta, backend, direction, mode, opened, attempt, seen } =
-        *entry;
+    let FlowEntry {
+        rewritten,
+        client,
+        ip_delta,
+        tcp_delta,
+        backend,
+        direction,
+        mode,
+        opened,
+        attempt,
+        _pad,
+        seen,
+    } = *entry;
     FlowEntry {
         rewritten: wide_key(&rewritten),
         client,
@@ -378,6 +389,7 @@ pub fn wide_entry(entry: &FlowEntry<Be32>) -> Entry {
         mode,
         opened,
         attempt,
+        _pad,
         seen,
     }
 }

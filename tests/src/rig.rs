@@ -232,9 +232,26 @@ impl Prepared {
     /// # Errors
     /// Where the kernel refuses.
     pub fn measure(&self, first: u64, packets: u32) -> io::Result<Measured> {
-        let (_, floor_ns) = self.run(&self.floor, first, packets)?;
+        let floor_ns = self.run_floor(first, packets)?;
+        let (action, ns) = self.run_program(first, packets)?;
+        Ok(Measured { floor_ns, ns, action })
+    }
+
+    /// Only the floor: nanoseconds per packet.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn run_floor(&self, first: u64, packets: u32) -> io::Result<f64> {
+        Ok(self.run(&self.floor, first, packets)?.1.into())
+    }
+
+    /// Only the program: what it returned for the last packet, and nanoseconds per packet.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn run_program(&self, first: u64, packets: u32) -> io::Result<(u32, f64)> {
         let (action, ns) = self.run(&self.subject, first, packets)?;
-        Ok(Measured { floor_ns: floor_ns.into(), ns: ns.into(), action })
+        Ok((action, ns.into()))
     }
 
     fn run(&self, wrapped: &Wrapped, first: u64, packets: u32) -> io::Result<(u32, u32)> {

@@ -20,7 +20,7 @@ struct Bench {
     level: setup::Level,
 }
 
-const BENCHES: [Bench; 6] = [
+const BENCHES: &[Bench] = &[
     Bench {
         name: "failover",
         about: "time without service when a node dies, hands over or loses its balancer; also for HAProxy with keepalived",

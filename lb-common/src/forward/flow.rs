@@ -55,6 +55,7 @@ pub fn entry<A: Address>(
         mode,
         opened: clock,
         attempt: 0,
+        _pad: 0,
         seen: unseen(clock),
     }
 }

@@ -1,6 +1,6 @@
-//! A packet of a known flow: rewritten, written down, and sent on.
+//! A packet of a known flow, whatever it is: rewritten, written down, and sent on.
 
-use super::{Family, INTERNAL, Step, ask, flow, leave_to_slow, tunnel};
+use super::{Family, INTERNAL, Step, ask, flow, tunnel};
 use crate::{
     frame::Frame,
     layout::{
@@ -14,10 +14,9 @@ use crate::{
     wire::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Tcp},
 };
 
-/// Rewrites a packet of a flow and says where it goes. `ENTRY`: leave tags to [`super::slow`]; the packet neither begins nor
-/// ends anything, and none has before it.
+/// Rewrites a packet of a flow and says where it goes.
 #[inline(always)]
-pub fn send<const ENTRY: bool, A: Family, F: Frame, T: Tables + FlowTables<A>>(
+pub fn send<A: Family, F: Frame, T: Tables + FlowTables<A>>(
     frame: &mut F,
     tables: &T,
     node: &NodeEntry,
@@ -54,10 +53,6 @@ pub fn send<const ENTRY: bool, A: Family, F: Frame, T: Tables + FlowTables<A>>(
     }
     let mut numbers = None;
     if !is_local {
-        if ENTRY && hop.outer.is_some() {
-            let Some(scratch) = tables.scratch() else { return INTERNAL };
-            return leave_to_slow(scratch, segment);
-        }
         if A::hops(ip) <= 1 {
             return ask(tables, segment, ANSWER_TIME_EXCEEDED, 0);
         }
@@ -72,7 +67,7 @@ pub fn send<const ENTRY: bool, A: Family, F: Frame, T: Tables + FlowTables<A>>(
         }
     }
     // In one place: the verifier looks at all that follows once for each.
-    note::<ENTRY, A, T>(tables, node, slot, numbers, segment, packet_len, clock);
+    note::<A, T>(tables, node, slot, numbers, segment, packet_len, clock);
     if is_local {
         return Step::Done(Verdict::Pass(PassReason::LocalBackend));
     }
@@ -86,7 +81,7 @@ pub fn send<const ENTRY: bool, A: Family, F: Frame, T: Tables + FlowTables<A>>(
 /// Writes down what a packet shows about its direction of the flow, and whether the flow has ended by it. `numbers`: the
 /// sequence number after it, and what it acknowledges, where it has a TCP header that was looked at.
 #[inline(always)]
-fn note<const ENTRY: bool, A: Family, T: Tables + FlowTables<A>>(
+fn note<A: Family, T: Tables + FlowTables<A>>(
     tables: &T,
     node: &NodeEntry,
     slot: Slot<FlowEntry<A>>,
@@ -108,7 +103,7 @@ fn note<const ENTRY: bool, A: Family, T: Tables + FlowTables<A>>(
             }
         }
     });
-    if !ENTRY && (segment.has(TCP_SYN | TCP_FIN | TCP_RST) || flags & SEEN_RST != 0) {
+    if segment.has(TCP_SYN | TCP_FIN | TCP_RST) || flags & SEEN_RST != 0 {
         // Whoever sends on after a RST did not send that RST: it was forged, or out of window and ignored.
         let mut now = flags & !SEEN_RST;
         if segment.has(TCP_SYN) {

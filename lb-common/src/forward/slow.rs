@@ -328,7 +328,7 @@ pub fn send_known<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F,
         }
     }
     let Some(slot) = found else { return super::drop(DropReason::FlowTableFull) };
-    let step = send::<false, A, F, T>(frame, tables, node, &segment, slot, clock);
+    let step = send::<A, F, T>(frame, tables, node, &segment, slot, clock);
     let went_on = matches!(step, Step::Done(Verdict::Transmit(_) | Verdict::Pass(_)));
     if is_half_open && segment.has(TCP_RST) && went_on {
         let entry = slot.read();

@@ -25,7 +25,11 @@ fn silence_is_never_negative_and_survives_the_clocks_wrap() {
     for (at, clock, silence) in
         [(100, 100, 0), (100, 160, 60), (u32::MAX - 1, 5, 7), (100, 99, 0), (5, u32::MAX, 0)]
     {
-        assert_eq!(Seen { at, ..Seen::default() }.silence(clock), silence, "{at} {clock}");
+        let seen = Seen { at, ..Seen::default() };
+        assert_eq!(seen.silence(clock), silence, "{at} {clock}");
+        for limit in [0, 6, 7, 59, 60, 61, u32::MAX] {
+            assert_eq!(seen.is_heard_within(limit, clock), silence <= limit, "{at} {clock} {limit}");
+        }
     }
 }
 
@@ -42,4 +46,15 @@ fn a_tag_is_its_bytes_on_the_wire() {
     assert_eq!(tag.octets(), [0x81, 0x00, 0xa0, 0x64]);
     assert_eq!(tag.vlan(), 0x064);
     assert!(tag.is_some() && !TagWord::NONE.is_some());
+}
+
+#[test]
+fn a_mac_is_its_bytes_on_the_wire() {
+    let bytes = [0x02, 0x11, 0x22, 0x33, 0x44, 0xf5];
+    let mac = MacWord::new(bytes);
+    assert_eq!((mac.octets(), MacWord::read(&bytes)), (bytes, mac));
+    let mut frame = [0; 6];
+    mac.write(&mut frame);
+    assert_eq!(frame, bytes);
+    assert_eq!(mac.0.to_ne_bytes()[6..], [0, 0]);
 }

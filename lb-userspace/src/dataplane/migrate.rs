@@ -329,10 +329,12 @@ struct FamilyFlows<A>
 where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
+    v4::FlowKey<A>: Pod,
+    v4::FlowEntry<A>: Pod,
 {
-    half_open: (HashWalk<FlowKey<A>, FlowEntry<A>>, MapData),
-    walk: HashWalk<FlowKey<A>, FlowEntry<A>>,
-    former: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+    half_open: (HashWalk<v4::FlowKey<A>, v4::FlowEntry<A>>, MapData),
+    walk: HashWalk<v4::FlowKey<A>, v4::FlowEntry<A>>,
+    former: HashMap<MapData, v4::FlowKey<A>, v4::FlowEntry<A>>,
     ours: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
     ours_data: MapData,
 }
@@ -362,6 +364,8 @@ impl<A: Copy> FamilyFlows<A>
 where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
+    v4::FlowKey<A>: Pod,
+    v4::FlowEntry<A>: Pod,
 {
     fn open(
         from: &Path,
@@ -369,15 +373,11 @@ where
         half_open: &'static str,
         established: &'static str,
     ) -> Result<Self, DataplaneError> {
-        let table = |maps| {
-            pinned(maps, established)
-                .and_then(|data| HashMap::try_from(Map::HashMap(data)).map_err(in_map(established)))
-        };
         Ok(Self {
             half_open: (HashWalk::new(pinned(from, half_open)?, half_open), pinned(to, half_open)?),
             walk: HashWalk::new(pinned(from, established)?, established),
-            former: table(from)?,
-            ours: table(to)?,
+            former: table(from, established)?,
+            ours: table(to, established)?,
             ours_data: pinned(to, established)?,
         })
     }
@@ -391,13 +391,16 @@ where
     fn follow(&mut self) -> Result<u64, DataplaneError> {
         let (mut new, mut known) = (Vec::new(), Vec::new());
         let ours = &self.ours;
-        self.walk.run(|key, entry| match ours.get(key, 0) {
-            Ok(own) => known.push((*key, *entry, own)),
-            Err(_) => new.push((*key, *entry)),
+        self.walk.run(|former_key, entry| {
+            let key = FlowKey::from(*former_key);
+            match ours.get(&key, 0) {
+                Ok(own) => known.push((*former_key, key, *entry, own)),
+                Err(_) => new.push((key, FlowEntry::from(*entry))),
+            }
         })?;
         // BPF_NOEXIST: a SYN may have opened it anew.
         let inserted = new.iter().filter(|(key, entry)| self.ours.insert(key, entry, 1).is_ok()).count();
-        for (key, entry, mut own) in known {
+        for (former_key, key, entry, mut own) in known {
             let ended = entry.seen.flags & (SEEN_FIN | SEEN_RST) & !own.seen.flags;
             if ended != 0 {
                 // It ended after it had been copied for the last time.
@@ -405,20 +408,34 @@ where
                 // BPF_EXIST: it may be gone by now.
                 let _ = self.ours.insert(key, own, 2);
             }
-            let _ = self.former.remove(&key);
+            let _ = self.former.remove(&former_key);
         }
         Ok(inserted as u64)
     }
 }
 
+/// Opens a table of flows for single entries.
+fn table<K: Pod, V: Pod>(maps: &Path, name: &'static str) -> Result<HashMap<MapData, K, V>, DataplaneError> {
+    pinned(maps, name).and_then(|data| HashMap::try_from(Map::HashMap(data)).map_err(in_map(name)))
+}
+
 /// Copies a table. How many entries there were.
-fn copy_flows<K: Pod, V: Pod>(walk: &HashWalk<K, V>, to: &MapData) -> Result<u64, DataplaneError> {
+fn copy_flows<A: Copy>(
+    walk: &HashWalk<v4::FlowKey<A>, v4::FlowEntry<A>>,
+    to: &MapData,
+) -> Result<u64, DataplaneError>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+    v4::FlowKey<A>: Pod,
+    v4::FlowEntry<A>: Pod,
+{
     const BATCH: usize = 4096;
     let (mut keys, mut values) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
     let (mut copied, mut failed) = (0, None);
     walk.run(|key, value| {
-        keys.push(*key);
-        values.push(*value);
+        keys.push(FlowKey::from(*key));
+        values.push(FlowEntry::from(*value));
         if keys.len() == BATCH {
             copied += keys.len() as u64;
             failed = failed.take().or(write_all(to, &keys, &values).err());

@@ -24,6 +24,7 @@ fn entry(flags: u32, at: u32) -> FlowEntry<Be32> {
         mode: MODE_NAT,
         opened: 0,
         attempt: 0,
+        _pad: 0,
         seen: Seen { flags, at, ..Seen::default() },
     }
 }
@@ -182,6 +183,7 @@ fn ipv6_flows_are_listed_as_such() {
         mode: MODE_NAT,
         opened: 0,
         attempt: 0,
+        _pad: 0,
         seen: Seen::default(),
     };
     let flow = Flow::new(&key, &forward, None, true, 0);

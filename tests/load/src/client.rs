@@ -24,6 +24,10 @@ use crate::message::ANSWER;
 use crate::processors::Busy;
 use crate::raise_descriptor_limit;
 
+/// Ports of an address that connections come from, where addresses are given.
+const PORTS: usize = 60_000;
+const FIRST_PORT: u16 = 2048;
+
 /// What the clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -67,9 +71,12 @@ pub struct Options {
     /// Milliseconds that are measured; for `hold`: within which all connections have to be open
     #[arg(long, default_value_t = 1000)]
     pub measure_ms: u64,
-    /// Addresses to connect from in turn; the system's choice without any
+    /// Addresses to connect from, one after the other, with 60,000 ports of each; the system's choice without any
     #[arg(long)]
     pub from: Vec<std::net::IpAddr>,
+    /// The number of the first connection: where several processes share the addresses
+    #[arg(long, default_value_t = 0)]
+    pub first: usize,
 }
 
 /// What came of it, within the time that is measured.
@@ -128,7 +135,8 @@ impl Window {
         self.begin <= time && time < self.end
     }
 
-    /// Waits for both of its ends, and measures how long it was and how busy the processors were.
+    /// Waits for both of its ends, and measures how busy the processors were. Returns how long it is, and for how much of
+    /// that they were; where this thread was late for one end, as much as that comes to for the whole.
     fn watch(self) -> io::Result<(f64, f64)> {
         let at = |time: Instant| {
             std::thread::sleep(time.saturating_duration_since(Instant::now()));
@@ -136,7 +144,10 @@ impl Window {
         };
         let (begin, before) = at(self.begin)?;
         let (end, after) = at(self.end)?;
-        Ok((end.duration_since(begin).as_secs_f64(), after.seconds_since(before)))
+        let seconds = self.end.duration_since(self.begin).as_secs_f64();
+        let watched = end.duration_since(begin).as_secs_f64();
+        let busy = if watched > 0.0 { after.seconds_since(before) * seconds / watched } else { 0.0 };
+        Ok((seconds, busy))
     }
 }
 
@@ -201,9 +212,9 @@ impl Options {
     fn connect(&self, number: usize) -> io::Result<Socket> {
         let to = self.to[number % self.to.len()];
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None)?;
-        if let Some(turn) = number.checked_rem(self.from.len()) {
+        if let Some(from) = self.source(self.first + number) {
             socket.set_reuse_address(true)?;
-            socket.bind(&SocketAddr::new(self.from[turn], 0).into())?;
+            socket.bind(&from.into())?;
         }
         match socket.connect(&to.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
@@ -211,7 +222,105 @@ impl Options {
         }
     }
 
+    /// Where a connection comes from: to have the kernel look for a port takes long where most are taken.
+    fn source(&self, number: usize) -> Option<SocketAddr> {
+        let address = self.from.get((number / PORTS).checked_rem(self.from.len())?)?;
+        Some(SocketAddr::new(*address, FIRST_PORT + (number % PORTS) as u16))
+    }
+
     fn connect_polled(&self, number: usize) -> io::Result<TcpStream> {
         self.connect(number).map(|socket| TcpStream::from_std(socket.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server;
+
+    fn options(work: Work, to: SocketAddr) -> Options {
+        Options {
+            work,
+            to: vec![to],
+            connections: 4,
+            threads: 2,
+            answer: ANSWER,
+            rate: 200.0,
+            warm_up_ms: 0,
+            measure_ms: 100,
+            from: vec![],
+            first: 0,
+        }
+    }
+
+    fn run_once(options: &Options) -> Outcome {
+        match options.work {
+            Work::Connect | Work::Request => looped::run(options).unwrap(),
+            Work::Paced => paced::run(options).unwrap(),
+            Work::Bulk => stream::run(options).unwrap(),
+            Work::Hold => unreachable!("it waits for standard input"),
+        }
+    }
+
+    #[test]
+    fn each_kind_of_work_is_done_and_counted() {
+        let to = server::in_background();
+        for work in [Work::Connect, Work::Request, Work::Paced, Work::Bulk] {
+            // A machine that is busy enough gives nobody a turn in a tenth of a second.
+            let outcome = (0..50).map(|_| run_once(&options(work, to))).find(|outcome| outcome.bytes > 0);
+            let outcome = outcome.unwrap_or_else(|| panic!("{work:?}: nothing"));
+            assert_eq!((outcome.failed, outcome.first_failure.as_deref()), (0, None), "{work:?}");
+            assert!((outcome.seconds - 0.1).abs() < 1e-9 && outcome.done > 0, "{outcome:?}");
+            if work == Work::Bulk {
+                assert_eq!(outcome.done, 4, "each connection");
+            } else {
+                assert_eq!(outcome.bytes, outcome.done * u64::from(ANSWER), "{work:?}");
+                assert_eq!(outcome.latency.unwrap().count, outcome.done, "{work:?}");
+            }
+            if work == Work::Paced {
+                assert!(outcome.done <= 21, "200 a second in a tenth of it: {outcome:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_connections_come_from_the_same_place() {
+        let from = [[127, 0, 0, 1], [127, 0, 0, 2]].map(Into::into).to_vec();
+        let options = Options { from, ..options(Work::Hold, ([127, 0, 0, 1], 1).into()) };
+        let sources: std::collections::BTreeSet<_> =
+            (0..120_000).map(|n| options.source(n).unwrap()).collect();
+        assert_eq!(sources.len(), 120_000);
+        assert_eq!(options.source(60_000), Some(([127, 0, 0, 2], FIRST_PORT).into()));
+        assert_eq!(Options { from: vec![], ..options }.source(0), None);
+    }
+
+    #[test]
+    fn where_nobody_listens_all_fails_and_it_ends() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        drop(listener);
+        let outcome = run_once(&Options { measure_ms: 1000, ..options(Work::Connect, to) });
+        assert_eq!(outcome.done, 0);
+        assert!(outcome.failed > 0 && outcome.first_failure.unwrap().starts_with("connect: "));
+    }
+
+    #[test]
+    fn an_answer_counts_from_when_its_request_was_due() {
+        // It accepts, and answers once: whatever is asked after that waits for ever.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            use std::io::{Read as _, Write as _};
+            let mut socket = listener.accept().unwrap().0;
+            socket.read_exact(&mut [0; crate::message::REQUEST]).unwrap();
+            socket.write_all(&[0; ANSWER as usize]).unwrap();
+            let _ = socket.read(&mut [0; 1 << 16]);
+            std::thread::sleep(Duration::from_secs(60));
+        });
+        let outcome = run_once(&Options { connections: 1, ..options(Work::Paced, to) });
+        assert_eq!(outcome.done, 0);
+        assert!((18..=20).contains(&outcome.failed), "{outcome:?}");
+        // The one that was due last has waited for as long as is waited at all.
+        assert!(outcome.latency.unwrap().p50_ns > 1_900_000_000, "{outcome:?}");
     }
 }

@@ -16,11 +16,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// Open connections that a process needs to be allowed: more than the largest test of memory has.
 const DESCRIPTORS: u64 = 300_000;
 
-/// Lets this process have hundreds of thousands of open connections, or, without the right to that, as many as it may.
-pub fn raise_descriptor_limit() {
+/// Lets this process have hundreds of thousands of open connections, or, without the right to that, as many as it may;
+/// returns how many descriptors that is.
+pub fn raise_descriptor_limit() -> u64 {
     let raised = setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS);
     if let (Err(_), Ok((_, hard))) = (raised, getrlimit(Resource::RLIMIT_NOFILE)) {
         // Whoever needs more than that will see it fail.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
 }

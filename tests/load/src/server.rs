@@ -65,6 +65,8 @@ pub fn serve(options: &Options) -> io::Result<Infallible> {
     let socket =
         Socket::new(Domain::for_address(options.listen), Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_reuse_address(true)?;
+    // Several of these share a port where one may not have descriptors enough.
+    socket.set_reuse_port(true)?;
     socket.bind(&options.listen.into())?;
     socket.listen(BACKLOG)?;
     println!("ready");
@@ -189,6 +191,16 @@ impl Connection {
     }
 }
 
+/// One at an address of its own, until this process ends.
+#[cfg(test)]
+pub(crate) fn in_background() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || answer(listener));
+    address
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,11 +209,7 @@ mod tests {
     use std::thread;
 
     fn client() -> TcpStream {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        thread::spawn(move || answer(listener));
-        TcpStream::connect(address).unwrap()
+        TcpStream::connect(in_background()).unwrap()
     }
 
     #[test]

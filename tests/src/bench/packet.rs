@@ -7,15 +7,19 @@
 //! counters.
 
 mod cases;
+mod hardware;
 mod katran;
 mod plane;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 
 use super::facts::Facts;
 use super::plot::Curves;
@@ -25,6 +29,7 @@ use super::table::{self, Progress};
 use crate::interrupt::Interrupt;
 use crate::rig::{Prepared, Rig};
 use cases::{Case, FEW, FLOWS, KATRAN, Packets, Plane};
+use hardware::Hardware;
 use plane::{Loaded, NEW_FLOWS, Scale};
 
 /// Packets of a measurement that begin a flow each: fewer than Katran takes in a second before it spares its table.
@@ -43,10 +48,10 @@ pub struct Options {
     /// No case with more flows than this
     #[arg(long, default_value_t = 1 << 20)]
     flows: u32,
-    /// For how many flows the tables have room
+    /// Entries that the tables of flows have room for; a flow in nat takes two
     #[arg(long, default_value_t = 1 << 22, value_parser = clap::value_parser!(u32).range(1024..))]
     table: u32,
-    /// The CPU to measure on; the last one if it is not given
+    /// The CPU to measure on; the last one that this process may use if it is not given
     #[arg(long)]
     cpu: Option<u32>,
     /// Katran's balancer as you have built it (balancer.bpf.o), to measure beside; or in the variable XVIP_KATRAN
@@ -72,7 +77,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let facts = Facts::of_machine()?;
     let progress = Progress::new();
     let katran = options.katran.clone().or_else(|| std::env::var_os("XVIP_KATRAN").map(PathBuf::from));
-    let cpu = options.cpu.unwrap_or_else(|| facts.processors.saturating_sub(1) as u32);
+    let cpu = options.cpu.map_or_else(last_cpu, Ok)?;
     let scale = Scale { table: options.table, cpu, katran };
     let mut report = Report::new(
         "packet",
@@ -81,7 +86,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     );
     report.parameter("packets", options.packets);
     report.parameter("packets_new", options.packets.min(NEW_AT_ONCE));
-    report.parameter("table_flows", options.table);
+    report.parameter("table_entries", options.table);
     report.parameter("cpu", cpu);
     report.parameter("katran", scale.katran.is_some());
 
@@ -92,28 +97,38 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut planes = load(&cases, &scale, &progress, &mut report, &interrupt)?;
     // Threads that open flows would be tied, too.
     let rig = Rig::pinned(cpu as usize).with_context(|| format!("CPU {cpu}"))?;
+    let mut bench = Bench { report, hardware: Hardware::find(), packets: options.packets };
+    bench.report.parameter("hardware_counters", bench.hardware.is_some());
     let mut ready = vec![];
     for case in cases {
         let Some(loaded) = planes.get(&case.plane) else { continue };
         match loaded.prepare(&rig, &case) {
             Ok(prepared) => ready.push(Ready { case, prepared }),
-            Err(error) => report.fail(&format!("{}: {}: {error:#}", case.group, case.subject)),
+            Err(error) => bench.report.fail(&format!("{}: {}: {error:#}", case.group, case.subject)),
         }
     }
     for round in 0..options.wanted.rounds() {
         for Ready { case, prepared } in &ready {
             ensure!(!interrupt.asked(), "interrupted");
             let Some(loaded) = planes.get_mut(&case.plane) else { continue };
-            if let Err(error) = measure(&mut report, round, case, prepared, loaded, options.packets) {
-                report.fail(&format!("{}: {}: {error:#}", case.group, case.subject));
+            if let Err(error) = bench.measure(round, case, prepared, loaded) {
+                bench.report.fail(&format!("{}: {}: {error:#}", case.group, case.subject));
             }
         }
         progress.say(&format!("round {} of {} is over", round + 1, options.wanted.repeats));
     }
+    let mut report = bench.report;
     let cases: Vec<_> = ready.iter().map(|ready| &ready.case).collect();
     compare(&mut report, &cases);
     let table = table(&report, &cases);
     report.finish_with(&table, &options.wanted, &progress)
+}
+
+/// The last CPU that this thread may use: the first one is where interrupts are likely to come in.
+fn last_cpu() -> anyhow::Result<u32> {
+    let cpus = sched_getaffinity(Pid::from_raw(0)).context("which CPUs there are")?;
+    let last = (0..CpuSet::count()).rev().find(|cpu| cpus.is_set(*cpu).unwrap_or(false));
+    Ok(last.context("no CPU")? as u32)
 }
 
 /// Loads what the cases need.
@@ -163,36 +178,63 @@ fn load(
     Ok(planes)
 }
 
-/// One measurement: the floor, and the program.
-fn measure(
-    report: &mut Report,
-    round: usize,
-    case: &Case,
-    prepared: &Prepared,
-    loaded: &mut Loaded,
+struct Bench {
+    report: Report,
+    hardware: Option<Hardware>,
     packets: u32,
-) -> anyhow::Result<()> {
-    let is_new = case.packets == Packets::New;
-    let packets = if is_new { packets.min(NEW_AT_ONCE) } else { packets };
-    if case.plane == Plane::KatranNew {
-        thread::sleep(KATRAN_FORGETS);
+}
+
+impl Bench {
+    /// One measurement: the floor, and the program.
+    fn measure(
+        &mut self,
+        round: usize,
+        case: &Case,
+        prepared: &Prepared,
+        loaded: &mut Loaded,
+    ) -> anyhow::Result<()> {
+        let is_new = case.packets == Packets::New;
+        let packets = if is_new { self.packets.min(NEW_AT_ONCE) } else { self.packets };
+        if case.plane == Plane::KatranNew {
+            thread::sleep(KATRAN_FORGETS);
+        }
+        let first = (round as u64 * u64::from(packets)) % u64::from(NEW_FLOWS);
+        let before = loaded.count(case.packets)?;
+        let (floor_ns, floor_counts) = self.counted(|| prepared.run_floor(first, packets))?;
+        let ((action, ns), counts) = self.counted(|| prepared.run_program(first, packets))?;
+        let after = loaded.count(case.packets)?;
+        became(before, after, packets).with_context(|| format!("action {action}"))?;
+        let Names { time, floor, net } = Names::of(case);
+        let report = &mut self.report;
+        report.record(round, &time, &case.subject, Unit::Nanoseconds, ns);
+        report.record(round, &time, &floor, Unit::Nanoseconds, floor_ns);
+        report.record(round, &net, &case.subject, Unit::Nanoseconds, ns - floor_ns);
+        for ((name, program), (_, floor)) in counts.into_iter().zip(floor_counts) {
+            let unit = if name == INSTRUCTIONS { Unit::Instructions } else { Unit::Count };
+            let each = (program as f64 - floor as f64) / f64::from(packets);
+            report.record(round, &Names::counted(case, name), &case.subject, unit, each);
+        }
+        Ok(())
     }
-    let first = (round as u64 * u64::from(packets)) % u64::from(NEW_FLOWS);
-    let before = loaded.count(case.packets)?;
-    let measured = prepared.measure(first, packets)?;
-    let after = loaded.count(case.packets)?;
-    if let (Some(before), Some(after)) = (before, after) {
-        let (wanted, had) = (u64::from(packets), after.saturating_sub(before));
-        ensure!(
-            had == wanted,
-            "{had} of {wanted} packets became what they should (action {})",
-            measured.action
-        );
+
+    /// Runs something with the CPU's counters around it, where there are any.
+    fn counted<T>(
+        &mut self,
+        work: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<(T, Vec<(&'static str, u64)>)> {
+        match &mut self.hardware {
+            Some(hardware) => hardware.around(work),
+            None => Ok((work()?, vec![])),
+        }
     }
-    let Names { time, floor, net } = Names::of(case);
-    report.record(round, &time, &case.subject, Unit::Nanoseconds, measured.ns);
-    report.record(round, &time, &floor, Unit::Nanoseconds, measured.floor_ns);
-    report.record(round, &net, &case.subject, Unit::Nanoseconds, measured.net());
+}
+
+/// Whether as many packets became what they should as there were, by the program's counters before and after; a program
+/// without counters is believed.
+fn became(before: Option<u64>, after: Option<u64>, packets: u32) -> anyhow::Result<()> {
+    let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
+    let had = after.saturating_sub(before);
+    ensure!(had == u64::from(packets), "{had} of {packets} packets became what they should");
     Ok(())
 }
 
@@ -211,39 +253,48 @@ impl Names {
             net: format!("{}, net time", case.group),
         }
     }
+
+    /// What the CPU counted for it, without the floor.
+    fn counted(case: &Case, name: &str) -> String {
+        format!("{}, net {name}", case.group)
+    }
 }
 
-/// The figure of growth with flows, [`FEW`] to the most.
-const GROWTH: &str = "growth of the net time with flows";
+/// What [`Hardware`] calls them.
+const INSTRUCTIONS: &str = "instructions";
+const CYCLES: &str = "cycles";
+
+/// How the net time grows with something: the figure, and what the ratio ought to be.
+const BY_FLOWS: (&str, Goal) = ("net time with 1 M flows by that with 1 k", Goal::AtMost(2.0));
+/// Likewise; two measurements of the same differ by as much.
+const BY_BACKENDS: (&str, Goal) = ("net time with 1,000 backends by that with 3", Goal::AtMost(1.1));
 
 /// Compares everything with its floor, with Katran for the same packets, and with itself for fewer flows.
 fn compare(report: &mut Report, cases: &[&Case]) {
     for case in cases {
         let Names { time, floor, net } = Names::of(case);
         report.compare(&time, &case.subject, &floor, Role::Floor, case.of_floor);
-        if case.subject != KATRAN {
+        if case.subject != KATRAN && case.plane != Plane::Pass {
             report.compare(&net, &case.subject, KATRAN, Role::Peer, case.of_katran);
         }
         report.draw(&net);
     }
+    let net = |case: &Case| report.series(&Names::of(case).net, &case.subject).cloned();
+    let four = || cases.iter().filter(|case| !case.is_v6() && case.group.starts_with("established, IPv4, "));
     let mut lines: BTreeMap<&str, Vec<(f64, Spread)>> = BTreeMap::new();
-    let mut growth = vec![];
-    for case in cases.iter().filter(|case| !case.is_v6()) {
-        let (Packets::Established(count) | Packets::Replies(count)) = case.packets else { continue };
-        let series = report.series(&Names::of(case).net, &case.subject);
-        let Some((series, spread)) = series.and_then(|series| Some((series, series.spread()?))) else {
-            continue;
-        };
-        if case.group.contains("IPv4,") {
-            lines.entry(&case.subject).or_default().push((count.into(), spread));
+    let mut grown = vec![];
+    for case in four() {
+        let Some(series) = net(case) else { continue };
+        if let Some(spread) = series.spread() {
+            lines.entry(&case.subject).or_default().push((case.flows().into(), spread));
         }
-        if Some(&count) == FLOWS.last() {
-            let few = cases.iter().find(|other| {
-                other.subject == case.subject && other.flows() == FEW && other.is_v6() == case.is_v6()
-            });
-            if let Some(few) = few.and_then(|few| report.series(&Names::of(few).net, &few.subject)) {
-                growth.push((case.subject.clone(), series.samples.clone(), few.samples.clone()));
-            }
+        let fewer = |subject: &str| four().find(|few| few.subject == subject && few.flows() == FEW);
+        if Some(&case.flows()) == FLOWS.last() {
+            grown.extend(fewer(&case.subject).and_then(|few| Some((BY_FLOWS, series.clone(), net(few)?))));
+        }
+        if case.plane == Plane::ManyBackends {
+            let few = four().find(|few| few.plane == Plane::FewBackends);
+            grown.extend(few.and_then(|few| Some((BY_BACKENDS, series.clone(), net(few)?))));
         }
     }
     let lines = lines.into_iter().filter(|(_, line)| line.len() > 1);
@@ -254,14 +305,15 @@ fn compare(report: &mut Report, cases: &[&Case]) {
         unit: Unit::Nanoseconds,
         lines,
     });
-    for (subject, many, few) in growth {
-        for (round, pair) in many.iter().zip(&few).enumerate() {
-            if let (Some(many), Some(few)) = pair {
-                report.record(round, GROWTH, &subject, Unit::Ratio, many / few);
+    for ((figure, goal), more, fewer) in grown {
+        let Series { subject, samples, .. } = &more;
+        for (round, pair) in samples.iter().zip(&fewer.samples).enumerate() {
+            if let (Some(more), Some(fewer)) = pair {
+                report.record(round, figure, subject, Unit::Ratio, more / fewer);
             }
         }
         if subject != KATRAN {
-            report.expect(GROWTH, &subject, Goal::AtMost(2.0));
+            report.expect(figure, subject, goal);
         }
     }
 }
@@ -279,8 +331,13 @@ fn table(report: &Report, cases: &[&Case]) -> String {
         "x floor",
         "x Katran's net",
         "goal",
+        "net instructions",
+        "net cycles",
     ];
-    let mut table = table::with_header(&header, 2..9);
+    // The last two only where the CPU counts.
+    let counts = report.of_unit(Unit::Instructions).next().is_some();
+    let columns = if counts { header.len() } else { header.len() - 2 };
+    let mut table = table::with_header(&header[..columns], 2..9);
     let mut last = "";
     let middle = |series: Option<&Series>| series.and_then(Series::spread);
     for case in cases {
@@ -294,7 +351,11 @@ fn table(report: &Report, cases: &[&Case]) -> String {
         let compared = of.map(|(figure, role)| report.comparison(figure, &case.subject, role));
         let ratio = |at: usize| compared[at].map_or_else(String::new, |c| Unit::Ratio.text(c.ratio.median));
         let goals = compared.iter().flatten().filter_map(|c| Some(c.goal?.text(c.ratio.median)));
-        table.add_row([
+        let counted = |name| {
+            let spread = middle(report.series(&Names::counted(case, name), &case.subject));
+            spread.map_or_else(String::new, |spread| Unit::Count.text(spread.median))
+        };
+        let cells = [
             if case.group == last { String::new() } else { case.group.clone() },
             case.subject.clone(),
             spread.count.to_string(),
@@ -305,21 +366,83 @@ fn table(report: &Report, cases: &[&Case]) -> String {
             ratio(0),
             ratio(1),
             goals.collect::<Vec<_>>().join(", "),
-        ]);
+            counted(INSTRUCTIONS),
+            counted(CYCLES),
+        ];
+        table.add_row(&cells[..columns]);
         last = &case.group;
     }
-    let growth: String = report
-        .of_figure(GROWTH)
+    let growth = [BY_FLOWS, BY_BACKENDS].into_iter().flat_map(|(figure, _)| report.of_figure(figure));
+    let growth: String = growth
         .filter_map(|series| {
-            let spread = series.spread()?;
-            let goal = report.goal(GROWTH, &series.subject);
-            let goal = goal.map_or_else(String::new, |goal| format!(", {}", goal.text(spread.median)));
-            Some(format!("{GROWTH}, 1 k to 1 M: {} {:.2}{goal}\n", series.subject, spread.median))
+            let median = series.spread()?.median;
+            let goal = report.goal(&series.figure, &series.subject);
+            let goal = goal.map_or_else(String::new, |goal| format!(", {}", goal.text(median)));
+            Some(format!("{}: {} {median:.2}{goal}\n", series.figure, series.subject))
         })
         .collect();
     format!(
         "{table}\nnet: the time without that of a program that only returns XDP_TX, measured right before. Katran does as \
-         dsr-ipip does; it has no nat and no dsr-l2.\nnew flows: each packet is the SYN of another one; the tables of \
-         half-open flows are as large as by default.\n{growth}"
+         dsr-ipip does; it has no nat and no dsr-l2.\nnew flows: each packet is the SYN of another one, and the table of \
+         half-open flows is full soon.\n{growth}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::tests::{facts, row};
+    use super::*;
+
+    #[test]
+    fn packets_that_became_something_else_spoil_a_measurement() {
+        assert!(became(Some(5), Some(105), 100).is_ok() && became(None, None, 100).is_ok());
+        for after in [Some(5), Some(104), Some(106), Some(0)] {
+            let error = became(Some(5), after, 100).unwrap_err().to_string();
+            assert!(error.contains("of 100 packets"), "{error}");
+        }
+    }
+
+    /// Two rounds of everything: the floor takes 40 ns, Katran 100 more, the others 10 more for each that is before them
+    /// in the list; with a million flows three times that.
+    fn measured(cases: &[Case]) -> Report {
+        let mut report = Report::new("packet", "What it costs.", facts("cargo xtask bench packet"));
+        for (nth, case) in cases.iter().enumerate() {
+            let Names { time, floor, net } = Names::of(case);
+            let more = if case.subject == KATRAN { 100.0 } else { 10.0 * (nth % 8 + 1) as f64 };
+            let more = if case.flows() == 1 << 20 { 3.0 * more } else { more };
+            for round in 0..2 {
+                report.record(round, &time, &case.subject, Unit::Nanoseconds, 40.0 + more);
+                report.record(round, &time, &floor, Unit::Nanoseconds, 40.0);
+                report.record(round, &net, &case.subject, Unit::Nanoseconds, more);
+            }
+        }
+        report
+    }
+
+    #[test]
+    fn the_table_compares_with_the_floor_and_with_katran_in_the_same_packets() {
+        let cases = cases::all(1 << 20, true);
+        let cases: Vec<_> = cases.into_iter().filter(|case| case.is_called("IPv4, ")).collect();
+        let mut report = measured(&cases);
+        let cases: Vec<_> = cases.iter().collect();
+        compare(&mut report, &cases);
+        let text = table(&report, &cases);
+        let nat = row(&text, "IPv4, 1 flow", "nat");
+        let met = "met (<= 0.8)";
+        assert_eq!(nat[1..7], ["nat", "2", "50.0 ns", "40.0 ns", "10.0 ns", "10.0 - 10.0 ns"], "{text}");
+        assert_eq!(nat[7..], ["1.25", "0.10", met], "{text}");
+        // The only other that has Katran's time, and no goal.
+        assert_eq!(row(&text, "Katran", "140 ns").len(), 7, "{text}");
+        let nth = cases.iter().position(|case| case.flows() == 1 << 16).unwrap();
+        let ratio = |at: usize| ((at % 8 + 1) as f64) / 10.0;
+        let some = row(&text, "IPv4, 64 k flows", "nat");
+        let goal = Goal::AtMost(0.6).text(ratio(nth));
+        assert_eq!(some[8..], [Unit::Ratio.text(ratio(nth)), goal], "{text}");
+        assert!(
+            text.contains(&format!("{}: ", BY_FLOWS.0))
+                && text.contains(&format!("{}: nat, 1,000", BY_BACKENDS.0))
+        );
+        let katran = format!("{}: Katran 3.00\n", BY_FLOWS.0);
+        assert!(text.contains(&katran), "{text}");
+    }
 }

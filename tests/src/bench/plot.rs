@@ -72,7 +72,7 @@ fn file_name(benchmark: &str, figure: &str) -> String {
     format!("{benchmark}-{}.svg", words.join("-"))
 }
 
-/// Medians as bars, the middle half as a line across the end of each.
+/// Medians as bars, the middle half as a line across the end of each; two series at least.
 fn bars(title: &str, series: &[(&Series, Spread)]) -> anyhow::Result<String> {
     let unit = series[0].0.unit;
     let count = series.len() as u32;
@@ -88,10 +88,11 @@ fn bars(title: &str, series: &[(&Series, Spread)]) -> anyhow::Result<String> {
             .margin(8)
             .x_label_area_size(34)
             .y_label_area_size((longest * 8).clamp(60, WIDTH / 2))
-            .build_cartesian_2d(0.0..end, (0..count).into_segmented())?;
+            .build_cartesian_2d(0.0..end, (0..count - 1).into_segmented())?;
         chart
             .configure_mesh()
             .disable_y_mesh()
+            .max_light_lines(1)
             .y_labels(series.len() + 1)
             .label_style(FONT)
             .x_label_formatter(&|value| short(unit, *value))
@@ -103,7 +104,7 @@ fn bars(title: &str, series: &[(&Series, Spread)]) -> anyhow::Result<String> {
         let place = |index: usize| count - 1 - index as u32;
         chart.draw_series(series.iter().enumerate().map(|(index, (_, spread))| {
             let place = place(index);
-            let upper = SegmentValue::Exact(place + 1);
+            let upper = if place + 1 < count { SegmentValue::Exact(place + 1) } else { SegmentValue::Last };
             let corners = [(0.0, SegmentValue::Exact(place)), (spread.median.max(0.0), upper)];
             let mut bar = Rectangle::new(corners, COLOURS[0].filled());
             bar.set_margin(4, 4, 0, 0);
@@ -133,6 +134,7 @@ fn lines(curves: &Curves) -> anyhow::Result<String> {
             .build_cartesian_2d(across.log_scale(), 0.0..top.max(f64::MIN_POSITIVE))?;
         chart
             .configure_mesh()
+            .max_light_lines(1)
             .x_desc(&curves.x)
             .y_desc(curves.unit.axis())
             .label_style(FONT)

@@ -249,6 +249,11 @@ impl Report {
         self.series.iter().filter(move |series| series.figure == figure)
     }
 
+    /// The series of a unit.
+    pub fn of_unit(&self, unit: Unit) -> impl Iterator<Item = &Series> {
+        self.series.iter().filter(move |series| series.unit == unit)
+    }
+
     /// What the median of a series ought to be.
     pub fn expect(&mut self, figure: &str, subject: &str, goal: Goal) {
         let [figure, subject] = [figure, subject].map(str::to_owned);

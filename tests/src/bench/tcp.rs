@@ -26,7 +26,7 @@ use super::series::{Spread, Unit};
 use super::table::{Progress, chosen};
 use crate::interrupt::Interrupt;
 use crate::topology::find_program;
-use stacks::{Stack, Stacks, drive};
+use stacks::{Crowd, Stack, Stacks, drive};
 
 /// Above this share of failures among what was done a figure tells nothing.
 const TOLERABLE: f64 = 0.001;
@@ -98,6 +98,9 @@ pub struct Options {
     /// Requests a second, for the latency
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
+    /// Join received frames at the client, the servers, HAProxy and nftables (GRO)
+    #[arg(long)]
+    gro: bool,
     /// Idle connections, for the memory
     #[arg(long, default_values_t = [1000, 10_000, 100_000], value_delimiter = ',', value_name = "COUNT,...")]
     idle: Vec<usize>,
@@ -112,10 +115,12 @@ pub struct Options {
 /// When something could not be measured, after printing what could, or when interrupted.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let interrupt = Interrupt::install().context("installing signal handlers")?;
+    // HAProxy takes what it inherits.
+    let descriptors = usize::try_from(lb_load::raise_descriptor_limit()).unwrap_or(usize::MAX);
     let facts = Facts::find(&find_program("xvip", "XVIP_BIN")?)?.and("haproxy", "-v")?.and("nft", "-v")?;
     let progress = Progress::new();
     progress.say("building the lab");
-    let stacks = Stacks::start()?;
+    let stacks = Stacks::start(options.gro)?;
     let mut report = Report::new("tcp", &about(options), facts);
     for (name, value) in [
         ("measure_ms", options.measure_ms),
@@ -128,14 +133,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     ] {
         report.parameter(name, value);
     }
-    let mut bench = Bench {
-        options,
-        interrupt: &interrupt,
-        progress: &progress,
-        stacks,
-        report,
-        directly: BTreeMap::new(),
-    };
+    report.parameter("gro", options.gro);
+    report.parameter("descriptors", descriptors);
+    let directly = BTreeMap::new();
+    let mut bench =
+        Bench { options, interrupt: &interrupt, progress: &progress, stacks, report, descriptors, directly };
     let measured = bench.measure();
     if measured.is_err() && !interrupt.asked() {
         progress.say(&format!("the ends of the logs:\n{}", bench.stacks.last_lines()));
@@ -151,9 +153,10 @@ fn about(options: &Options) -> String {
     format!(
         "What a balancer costs its clients and its machine. All stacks in one lab on one machine, three servers behind each, \
          clients and servers included;\nplain TCP, requests of {REQUEST} bytes, answers of {ANSWER}, {} connections at a \
-         time; frames of at most 1,514 bytes, no offloads. CPU: time that all processors\nwere busy, of the whole lab, less \
+         time; frames of at most 1,514 bytes, no offloads{}. CPU: time that all processors\nwere busy, of the whole lab, less \
          what the same costs directly in the same round.",
-        options.connections
+        options.connections,
+        if options.gro { " but GRO where they are received" } else { "" }
     )
 }
 
@@ -163,6 +166,8 @@ struct Bench<'a> {
     progress: &'a Progress,
     stacks: Stacks,
     report: Report,
+    /// How many a process may have.
+    descriptors: usize,
     /// What a round's figures are without a balancer: what is taken off.
     directly: BTreeMap<(usize, String), f64>,
 }
@@ -189,10 +194,7 @@ impl Bench<'_> {
 
     /// All stacks that are measured, beginning with another one each round.
     fn in_turn(&self, round: usize) -> Vec<Stack> {
-        let mut stacks = chosen(&self.options.stack, &Stack::ALL);
-        let count = stacks.len();
-        stacks.rotate_left(round % count);
-        stacks
+        in_turn(chosen(&self.options.stack, &Stack::ALL), round)
     }
 
     fn once(&mut self, round: usize, figure: Figure, stack: Stack) -> anyhow::Result<()> {
@@ -266,14 +268,16 @@ impl Bench<'_> {
 
     fn memory(&mut self, round: usize) -> anyhow::Result<()> {
         for connections in self.options.idle.clone() {
+            let crowd = Crowd { connections, descriptors: self.descriptors };
+            self.stacks.serve(crowd)?;
             let mut directly = None;
             for stack in chosen(&self.options.stack, &Stack::ALL) {
                 ensure!(!self.interrupt.asked(), "interrupted");
                 let what = || format!("{connections} idle connections, {}", stack.title());
                 if stack == Stack::Haproxy {
-                    self.stacks.restart_haproxy(Some(connections))?;
+                    self.stacks.restart_haproxy(Some(crowd))?;
                 }
-                let held = memory::hold(&self.stacks, stack, connections).with_context(what)?;
+                let held = memory::hold(&self.stacks, stack, crowd).with_context(what)?;
                 let count = held.connections as usize;
                 self.progress.say(&format!(
                     "round {}: {connections} idle connections, {}: {count} held, {}",
@@ -282,7 +286,8 @@ impl Bench<'_> {
                     Unit::Bytes.text(held.bytes),
                 ));
                 if count < connections {
-                    self.report.fail(&format!("{}: only {count} of {connections} idle connections", what()));
+                    let why = held.failure.unwrap_or_default();
+                    self.report.fail(&format!("{}: only {count} ({why})", what()));
                     continue;
                 }
                 match (stack, directly) {
@@ -300,13 +305,20 @@ impl Bench<'_> {
             self.stacks.restart_haproxy(None)?;
             // As many as there are, of those that are fewer than the first number that customers ask for.
             let asked = self.options.idle.first().copied().unwrap_or(1000).max(1000);
-            let held = memory::hold(&self.stacks, Stack::Haproxy, asked)?;
+            let crowd = Crowd { connections: asked, descriptors: self.descriptors };
+            let held = memory::hold(&self.stacks, Stack::Haproxy, crowd)?;
             let figure = format!("connections held of {asked}");
             let subject = "HAProxy, limits as configured";
             self.report.record(round, &figure, subject, Unit::Count, held.connections as f64);
         }
         Ok(())
     }
+}
+
+fn in_turn(mut stacks: Vec<Stack>, round: usize) -> Vec<Stack> {
+    let count = stacks.len().max(1);
+    stacks.rotate_left(round % count);
+    stacks
 }
 
 fn idle_name(connections: usize) -> String {
@@ -361,4 +373,68 @@ fn beside_nftables(figure: &str, ratio: &Spread, goal: Option<Goal>) -> String {
         None => String::new(),
     };
     format!("{figure}, xvip nat / nftables: {}{verdict}.", Unit::Ratio.text(ratio.median))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::tests::facts;
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(words: &[&str]) -> Options {
+        Program::try_parse_from(["bench"].iter().chain(words)).map(|program| program.options).unwrap()
+    }
+
+    #[test]
+    fn what_customers_wait_for_is_compared_with_nothing_and_what_it_costs_with_the_others() {
+        let options = options(&["--idle", "10"]);
+        let mut report = Report::new("tcp", "", facts("cargo xtask bench tcp"));
+        let stacks = Stack::ALL.map(Stack::title);
+        for (stack, speed) in stacks.into_iter().zip([10.0, 9.0, 9.5, 4.7, 7.1]) {
+            report.record(0, "requests", stack, Unit::PerSecond, speed);
+        }
+        for (stack, cost) in stacks.into_iter().zip([0.0, 2e-6, 1e-6, 36e-6, 5e-6]).skip(1) {
+            report.record(0, "CPU per request", stack, Unit::Seconds, cost);
+        }
+        for (stack, bytes) in stacks.into_iter().zip([0.0, 336.0, 200.0, 7500.0, 600.0]).skip(1) {
+            report.record(0, &idle_name(10), stack, Unit::Bytes, bytes);
+        }
+        compare(&mut report, &options);
+        let ratio = |figure: &str, subject: &str, role: Role| {
+            let found = report.comparison(figure, subject, role).unwrap();
+            (Unit::Ratio.text(found.ratio.median), found.base.as_str(), found.goal)
+        };
+        let nat = "xvip, nat";
+        assert_eq!(ratio("requests", nat, Role::Floor), ("0.90".into(), "direct", Some(Goal::AtLeast(0.88))));
+        assert_eq!(ratio("requests", "HAProxy", Role::Floor), ("0.47".into(), "direct", None));
+        assert_eq!(ratio("requests", "nftables", Role::Peer), ("1.51".into(), "HAProxy", None));
+        let cost = ratio("CPU per request", nat, Role::Peer);
+        assert_eq!(cost, ("0.06".into(), "HAProxy", Some(Goal::AtMost(0.2))));
+        let memory = ratio("memory per idle connection, 10", nat, Role::Peer);
+        assert_eq!(memory, ("0.04".into(), "HAProxy", Some(Goal::AtMost(0.05))));
+    }
+
+    #[test]
+    fn the_second_peer_is_told_in_words() {
+        let ratio = Spread::of([0.4]).unwrap();
+        let said = beside_nftables("CPU per GB", &ratio, Some(Goal::AtMost(0.5)));
+        assert_eq!(said, "CPU per GB, xvip nat / nftables: 0.40, goal 0.5: met.");
+        let ratio = Spread::of([0.6]).unwrap();
+        assert!(beside_nftables("CPU per GB", &ratio, Some(Goal::AtMost(0.5))).ends_with(": missed."));
+        assert_eq!(beside_nftables("CPU", &ratio, None), "CPU, xvip nat / nftables: 0.60.");
+    }
+
+    #[test]
+    fn no_stack_is_always_the_first() {
+        let firsts: Vec<_> = (0..5).map(|round| in_turn(Stack::ALL.to_vec(), round)[0]).collect();
+        assert_eq!(firsts, Stack::ALL);
+        assert_eq!(options(&[]).idle, [1000, 10_000, 100_000]);
+        assert_eq!(options(&["--stack", "nat,dsr-l2"]).stack, [Stack::Nat, Stack::DsrL2]);
+    }
 }

@@ -59,6 +59,7 @@ const CONTENTS: [(&str, &[(&str, &str)]); 3] = [
             ("events.md", "the log, `xvip explain`, and who is told"),
             ("connection-log.md", "whose connection had that NAT port"),
             ("tuning.md", "take-over times, memory, network cards, limits"),
+            ("performance.md", "what a packet costs, where that goes, and what was tried"),
             ("security.md", "who may do what, what listens, what the daemon may"),
         ],
     ),

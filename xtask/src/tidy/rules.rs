@@ -102,6 +102,7 @@ const PURE: &[&str] = &[
     "lb-userspace/src/netlink/link.rs",
     "lb-userspace/src/vrrp/fsm.rs",
     "lb-userspace/src/vrrp/group.rs",
+    "tests/src/bench/packet/cases.rs",
     "tests/src/bench/icount/record.rs",
     "tests/src/bench/plot.rs",
     "tests/src/bench/samples.rs",

@@ -4,7 +4,8 @@
 //! its old form here first. Nothing in this file may ever change.
 
 use lb_common::{
-    layout::{self, FlowEntry, FlowKey, Hop, Load, MacWord, Removed, ServiceEntry, ServiceKey},
+    checksum::Delta,
+    layout::{self, Hop, Load, MacWord, Removed, Seen, ServiceEntry, ServiceKey},
     wire::{Be16, Be32, Be128},
 };
 
@@ -123,14 +124,67 @@ impl From<BackendCounters> for layout::BackendCounters {
     }
 }
 
+/// Key of the flow tables: two words more than it needed.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowKey<A> {
+    src: A,
+    dst: A,
+    src_port: Be16,
+    dst_port: Be16,
+    _pad: [u8; 4],
+}
+
+impl<A> From<FlowKey<A>> for layout::FlowKey<A> {
+    fn from(key: FlowKey<A>) -> Self {
+        Self { src: key.src, dst: key.dst, src_port: key.src_port, dst_port: key.dst_port }
+    }
+}
+
+/// Value of the flow tables.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEntry<A> {
+    rewritten: FlowKey<A>,
+    client: Hop,
+    ip_delta: Delta,
+    tcp_delta: Delta,
+    backend: layout::BackendId,
+    direction: u8,
+    mode: u8,
+    opened: u32,
+    attempt: u32,
+    /// See [`layout::FlowEntry`].
+    pub seen: Seen,
+}
+
+impl<A> From<FlowEntry<A>> for layout::FlowEntry<A> {
+    fn from(entry: FlowEntry<A>) -> Self {
+        Self {
+            rewritten: entry.rewritten.into(),
+            ip_delta: entry.ip_delta,
+            tcp_delta: entry.tcp_delta,
+            client: entry.client,
+            backend: entry.backend,
+            direction: entry.direction,
+            mode: entry.mode,
+            opened: entry.opened,
+            attempt: entry.attempt,
+            _pad: 0,
+            seen: entry.seen,
+        }
+    }
+}
+
 const _: () = {
     assert!(size_of::<NodeEntry>() == 8 * 64 + 8 * 64 + 8 + 32 + 16 + 64 + 16 + 16);
     assert!(size_of::<VipEntry>() == 16);
     assert!(size_of::<BackendEntry>() == 64);
     assert!(size_of::<BackendCounters>() == 112);
-    // Unchanged since.
     assert!(size_of::<FlowKey<Be32>>() == 16 && size_of::<FlowEntry<Be32>>() == 96);
     assert!(size_of::<FlowKey<Be128>>() == 40 && size_of::<FlowEntry<Be128>>() == 120);
+    // Unchanged since.
+    assert!(size_of::<Hop>() == 32 && size_of::<Seen>() == 32);
     assert!(size_of::<ServiceKey>() == 24 && size_of::<ServiceEntry>() == 40);
     assert!(size_of::<Load>() == 40 && size_of::<Removed>() == 56);
     assert!(size_of::<layout::Members>() == 4 + 2 * 256 && size_of::<layout::PulseEntry>() == 16);
@@ -149,11 +203,50 @@ macro_rules! pod {
     )+};
 }
 
-pod!(NodeEntry, VipEntry, BackendEntry, BackendCounters);
+pod!(
+    NodeEntry,
+    VipEntry,
+    BackendEntry,
+    BackendCounters,
+    FlowKey<Be32>,
+    FlowKey<Be128>,
+    FlowEntry<Be32>,
+    FlowEntry<Be128>,
+);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flow_is_the_same_flow() {
+        let key = |n: u8| FlowKey {
+            src: Be32::from_octets([10, 0, 0, n]),
+            dst: Be32::from_octets([172, 16, 0, n]),
+            src_port: Be16::new(40_000 + u16::from(n)),
+            dst_port: Be16::new(6443),
+            _pad: [0; 4],
+        };
+        let seen = Seen { packets: 7, bytes: 700, next_seq: 8, ack: 9, flags: 1, at: 10 };
+        let hop = Hop { mac: MacWord::new([2, 0, 0, 0, 0, 7]), if_index: 3, ..Hop::NONE };
+        let old = FlowEntry {
+            rewritten: key(2),
+            client: hop,
+            ip_delta: Delta::new(lb_common::checksum::Sum::ZERO.word(11)),
+            tcp_delta: Delta::new(lb_common::checksum::Sum::ZERO.word(12)),
+            backend: 13,
+            direction: 1,
+            mode: 2,
+            opened: 14,
+            attempt: 15,
+            seen,
+        };
+        let new = layout::FlowEntry::from(old);
+        let own = |key: FlowKey<Be32>| layout::FlowKey::new(key.src, key.src_port, key.dst, key.dst_port);
+        assert_eq!((new.rewritten, new.client, new.seen), (own(key(2)), hop, seen));
+        assert_eq!((new.ip_delta, new.tcp_delta), (old.ip_delta, old.tcp_delta));
+        assert_eq!((new.backend, new.direction, new.mode, new.opened, new.attempt), (13, 1, 2, 14, 15));
+    }
 
     #[test]
     fn nothing_is_lost_and_what_is_new_is_off() {

@@ -186,6 +186,7 @@ fn entry<A: Address>(rewritten: FlowKey<A>, direction: u8, mode: u8, seen: Seen)
         mode,
         opened: 0,
         attempt: 0,
+        _pad: 0,
         seen,
     }
 }

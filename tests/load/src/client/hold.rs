@@ -46,8 +46,15 @@ fn open(options: &Options) -> anyhow::Result<(Tally, Vec<TcpStream>)> {
         while next < options.connections {
             let Some(place) = free.pop() else { break };
             let began = Instant::now();
-            let socket = options.connect(next)?;
             next += 1;
+            let socket = match options.connect(next - 1) {
+                Ok(socket) => socket,
+                Err(error) => {
+                    tally.fail("hold", &error);
+                    free.push(place);
+                    continue;
+                }
+            };
             socket.set_linger(Some(Duration::ZERO))?;
             let mut socket = TcpStream::from_std(socket.into());
             poll.registry().register(&mut socket, Token(place), Interest::READABLE | Interest::WRITABLE)?;

@@ -27,6 +27,8 @@ const FOREIGN: [IpAddr; 2] = [
 ];
 /// The network of the clients in IPv6; their last four bytes are those of the IPv4 clients.
 const CLIENTS6: [u8; 12] = [0xfd, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// Of so many half-open flows a backend's NAT ports are a quarter full: the search for one that is free always ends well.
+const HALF_OPEN_AT_BACKEND: u32 = 16_384;
 /// From the ids of one service's backends to those of the next.
 const NEXT_BACKENDS: BackendId = 100;
 /// Flows that SYNs begin, before they begin again with the first.
@@ -35,7 +37,7 @@ pub const NEW_FLOWS: u32 = 1 << 20;
 /// What the measurement is made with.
 #[derive(Debug, Clone)]
 pub struct Scale {
-    /// For how many flows the tables have room.
+    /// Entries of the table of established flows, as the kernel counts.
     pub table: u32,
     /// The CPU on which packets are run.
     pub cpu: u32,
@@ -116,7 +118,7 @@ impl Loaded {
                         Service { mode: spec.mode, crosses, ..Service::nat(at(index, *spec), ids) }
                     })
                     .collect();
-                let mass = Mass::load(&tables(scale.table), &services)?;
+                let mass = Mass::load(&tables(scale.table, &specs), &services)?;
                 for (&service, &count) in &flows {
                     let spec = specs[service];
                     let opened = open(&mass, spec, at(service, spec), count)
@@ -238,11 +240,14 @@ impl Loaded {
     }
 }
 
-/// Tables as large as asked for, otherwise as they are by default.
-fn tables(max: u32) -> Flows {
+/// Tables with that many entries for established flows, of which one may have two. The table of half-open flows is as large
+/// as by default, but for a service with few backends: it is full of new flows soon, and they must not run out of NAT ports.
+fn tables(entries: u32, specs: &[Spec]) -> Flows {
+    let max = entries / 2;
+    let backends = specs.iter().map(|spec| u32::from(spec.backends)).min().unwrap_or(1);
     Flows {
         max,
-        half_open_max: default_half_open_max(max),
+        half_open_max: default_half_open_max(max).min(backends * HALF_OPEN_AT_BACKEND),
         sources_max: 65_536,
         idle_timeout: Duration::from_secs(24 * 3600),
         rebuild: Duration::ZERO,

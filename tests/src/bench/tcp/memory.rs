@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use lb_load::client::Outcome;
 
-use super::stacks::{Stack, Stacks, driver};
+use super::stacks::{Crowd, Stack, Stacks, driver};
 
 /// For the kernel to free what was closed, which it does some time after.
 const SETTLING: Duration = Duration::from_millis(700);
@@ -26,49 +26,65 @@ const OPENING: (usize, f64) = (5000, 0.4);
 const KERNEL: [&str; 5] = ["Slab", "PageTables", "KernelStack", "Percpu", "VmallocUsed"];
 
 /// What came of holding so many connections.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Held {
     /// How many could be opened.
     pub connections: u64,
     /// Bytes of memory that the machine's kernel and the stack's processes have more than before.
     pub bytes: f64,
+    /// Why not all, by the first that could not.
+    pub failure: Option<String>,
 }
 
 /// Opens so many connections by way of a stack, and keeps them while it looks.
 ///
 /// # Errors
 /// When the clients do not run, or the kernel does not tell.
-pub fn hold(stacks: &Stacks, stack: Stack, connections: usize) -> anyhow::Result<Held> {
+pub fn hold(stacks: &Stacks, stack: Stack, crowd: Crowd) -> anyhow::Result<Held> {
     let processes = stacks.processes(stack)?;
     let used = || -> anyhow::Result<u64> { Ok(kernel()? + own(&processes)?) };
     thread::sleep(SETTLING);
     let before = used()?;
-    let limit = OPENING.0 + (connections as f64 * OPENING.1) as usize;
-    let mut words: Vec<String> = ["--work", "hold", "--connections"].map(str::to_owned).to_vec();
-    words.extend([connections.to_string(), "--measure-ms".to_owned(), limit.to_string()]);
-    for address in stacks.addresses(stack) {
-        words.extend(["--to".to_owned(), address.to_string()]);
+    let limit = OPENING.0 + (crowd.connections as f64 * OPENING.1) as usize;
+    let count = crowd.clients();
+    let shares =
+        (0..count).map(|number| crowd.connections / count + usize::from(number < crowd.connections % count));
+    let mut clients: Vec<Clients> = vec![];
+    let mut first = 0;
+    for share in shares {
+        let mut words = vec!["--work=hold".to_owned(), format!("--connections={share}")];
+        words.extend([format!("--measure-ms={limit}"), format!("--first={first}")]);
+        first += share;
+        words.extend(stacks.addresses(stack).iter().map(|address| format!("--to={address}")));
+        words.extend(stacks.client_addresses().iter().map(|address| format!("--from={address}")));
+        let mut command = driver(stacks, &words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        clients.push(Clients(stacks.lab().client().spawn(&mut command)?));
     }
-    for address in stacks.client_addresses() {
-        words.extend(["--from".to_owned(), address.to_string()]);
+    let (mut connections, mut failure) = (0, None);
+    for one in &mut clients {
+        let outcome = one.outcome()?;
+        connections += outcome.done;
+        failure = failure.or(outcome.first_failure);
     }
-    let mut command = driver(stacks, &words);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let clients = Clients(stacks.lab().client().spawn(&mut command)?);
-    let mut clients = clients;
-    let mut line = String::new();
-    if let Some(stdout) = clients.0.stdout.take() {
-        BufReader::new(stdout).read_line(&mut line)?;
-    }
-    let outcome: Outcome =
-        serde_json::from_str(&line).with_context(|| format!("the clients said {line:?}"))?;
     thread::sleep(SETTLING);
     let after = used()?;
-    Ok(Held { connections: outcome.done, bytes: after as f64 - before as f64 })
+    Ok(Held { connections, bytes: after as f64 - before as f64, failure })
 }
 
 /// The clients' process: it resets its connections when its input ends.
 struct Clients(Child);
+
+impl Clients {
+    /// What became of its connections: once, when all have been tried.
+    fn outcome(&mut self) -> anyhow::Result<Outcome> {
+        let mut line = String::new();
+        if let Some(stdout) = self.0.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        serde_json::from_str(&line).with_context(|| format!("the clients said {line:?}"))
+    }
+}
 
 impl Drop for Clients {
     fn drop(&mut self) {

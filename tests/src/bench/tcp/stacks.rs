@@ -7,8 +7,8 @@
 //! ```
 //!
 //! No cable does segmentation or checksums for anybody: each frame is one that a wire would carry. That is what a balancer
-//! of packets sees on a real network card, too; what HAProxy and nftables would gain from a card that cuts and joins
-//! frames for them, they do not have here.
+//! of packets sees on a real network card, too; what the others would gain from a card that cuts frames for them, they do
+//! not have here.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -40,6 +40,10 @@ const PORTS: &str = "1024 65535";
 /// Seconds that conntrack remembers a connection that has ended; the kernel's own 120 fill the table, and the ports of the
 /// masqueraded address, in a few seconds at this rate.
 const TIME_WAIT: &str = "10";
+/// Bytes that the client lets a server send ahead (tcp_rmem: least, first, most). A veth with XDP has room for 256 frames and
+/// drops what comes on top, where a network card has room for thousands: four bulk transfers with windows of megabytes
+/// would measure how TCP recovers from that. So few are more than the delay of this network asks for.
+const WINDOW: &str = "4096 65536 65536";
 /// Nothing waits for it unless something is wrong.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -80,17 +84,20 @@ impl Stack {
 pub struct Stacks {
     // Processes before their machines, and those before the switch.
     servers: Vec<Daemon>,
+    /// HAProxys besides the one of the node: where a process may not have descriptors enough.
+    more_haproxys: Vec<Daemon>,
     haproxy: IncumbentNode,
     _nft: Netns,
     lab: Lab,
 }
 
 impl Stacks {
-    /// Builds the lab, starts everything, and waits until each answers.
+    /// Builds the lab, starts everything, and waits until each answers. With `joined` the client, the servers, HAProxy and
+    /// nftables get what came together as one (GRO), as network cards have it; on xvip's own cable XDP comes before that.
     ///
     /// # Errors
     /// When it cannot be built, or somebody does not start.
-    pub fn start() -> anyhow::Result<Self> {
+    pub fn start(joined: bool) -> anyhow::Result<Self> {
         let lab = Lab::builder().lbs(1).build()?;
         plain_switch(&lab)?;
         let client = lab.client();
@@ -98,6 +105,7 @@ impl Stacks {
         client.sysctl("net/ipv4/ip_local_port_range", PORTS)?;
         // A port is free again as soon as its connection has ended: there are more of them than ports in a minute.
         client.sysctl("net/ipv4/tcp_max_tw_buckets", "0")?;
+        client.sysctl("net/ipv4/tcp_rmem", WINDOW)?;
         for number in MORE_CLIENTS {
             client.ip(&format!("address add {}/{PREFIX_LENGTH} dev eth0", host(number)))?;
         }
@@ -115,7 +123,13 @@ impl Stacks {
             lab.masters().iter().filter_map(|master| v4(master.address())).collect();
         masquerade::configure(&nft, lab.dir(), host(NFT), PLAIN_PORT, &backends)?;
         nft.sysctl("net/netfilter/nf_conntrack_tcp_timeout_time_wait", TIME_WAIT)?;
-        let stacks = Self { servers, haproxy, _nft: nft, lab };
+        if joined {
+            let servers = lab.masters().iter().map(|master| master.machine());
+            for machine in servers.chain([lab.client(), haproxy.machine(), &nft]) {
+                machine.ethtool("-K eth0 gro on")?;
+            }
+        }
+        let stacks = Self { servers, more_haproxys: vec![], haproxy, _nft: nft, lab };
         for stack in Stack::ALL {
             for address in stacks.addresses(stack) {
                 wait::until(&format!("{} to answer at {address}", stack.title()), LIMIT, || {
@@ -165,24 +179,52 @@ impl Stacks {
         Ok(match stack {
             Stack::Direct | Stack::Nftables => vec![],
             Stack::Nat | Stack::DsrL2 => self.lab.lb(0).daemon_id().into_iter().collect(),
-            Stack::Haproxy => self.haproxy.processes()?,
+            Stack::Haproxy => {
+                let more = self.more_haproxys.iter().map(Daemon::id);
+                self.haproxy.processes()?.into_iter().chain(more).collect()
+            }
         })
     }
 
-    /// Starts HAProxy anew: with the customers' limits, or with such that it can hold so many connections.
+    /// Starts HAProxy anew: with the customers' limits, or with such that it can hold so many connections. Where a process
+    /// may not have as many descriptors, several share the port.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn restart_haproxy(&mut self, connections: Option<usize>) -> anyhow::Result<()> {
+    pub fn restart_haproxy(&mut self, connections: Option<Crowd>) -> anyhow::Result<()> {
+        self.more_haproxys.clear();
         let servers: Vec<_> = self.lab.masters().iter().map(Server::of).collect();
         self.haproxy.configure(&servers)?;
-        if let Some(connections) = connections {
-            self.haproxy.raise_limits(connections)?;
+        if let Some(crowd) = connections {
+            self.haproxy.raise_limits(crowd.per_haproxy())?;
         }
         self.haproxy.restart_haproxy()?;
+        for number in 1..connections.map_or(1, Crowd::haproxys) {
+            let log = self.lab.dir().join(format!("haproxy-{number}.log"));
+            let mut command = Command::new("haproxy");
+            command.arg("-db").arg("-f").arg(self.haproxy.configuration());
+            self.more_haproxys.push(Daemon::start(self.haproxy.machine(), "haproxy", &mut command, &log)?);
+        }
         let address = SocketAddr::new(host(HAPROXY).into(), PLAIN_PORT);
         let answers = || self.lab.client().run(|| answers(address)).unwrap_or(false);
         wait::until("HAProxy to answer", LIMIT, answers)?;
+        // The others listen a moment later.
+        std::thread::sleep(Duration::from_millis(if self.more_haproxys.is_empty() { 0 } else { 1500 }));
+        Ok(())
+    }
+
+    /// Starts as many more servers as a crowd needs.
+    ///
+    /// # Errors
+    /// When they do not start.
+    pub fn serve(&mut self, crowd: Crowd) -> anyhow::Result<()> {
+        let machines = self.lab.masters().len();
+        for number in self.servers.len() / machines..crowd.servers() {
+            for master in self.lab.masters() {
+                let name = format!("{}-{number}", master.name());
+                self.servers.push(server(&self.lab, &name, master.machine())?);
+            }
+        }
         Ok(())
     }
 
@@ -192,6 +234,7 @@ impl Stacks {
         self.servers.iter_mut().all(Daemon::is_running)
             && self.lab.lb(0).is_running()
             && self.haproxy.is_running()
+            && self.more_haproxys.iter_mut().all(Daemon::is_running)
     }
 
     /// The ends of the logs.
@@ -218,6 +261,46 @@ fn plain_switch(lab: &Lab) -> anyhow::Result<()> {
 /// begin with): that would measure its timers. Reno is the one that a namespace may always choose.
 fn unpaced(machine: &Netns) -> anyhow::Result<()> {
     Ok(machine.sysctl("net/ipv4/tcp_congestion_control", "reno")?)
+}
+
+/// So many connections at once, and how many descriptors a process may have here.
+#[derive(Debug, Clone, Copy)]
+pub struct Crowd {
+    /// How many.
+    pub connections: usize,
+    /// Descriptors that a process may have.
+    pub descriptors: usize,
+}
+
+impl Crowd {
+    /// Processes of the clients that are needed.
+    #[must_use]
+    pub fn clients(self) -> usize {
+        // Some are for other things.
+        self.connections.div_ceil(self.descriptors.saturating_sub(100).max(1))
+    }
+
+    /// Processes of each of the three servers: the kernel gives them connections by chance, and not quite evenly.
+    fn servers(self) -> usize {
+        (self.connections / 3).div_ceil(self.descriptors * 3 / 5 + 1).max(1)
+    }
+
+    /// Processes of HAProxy's: two descriptors for each connection, and by chance as well.
+    fn haproxys(self) -> usize {
+        if self.connections <= self.most_per_haproxy() {
+            return 1;
+        }
+        self.connections.div_ceil(self.most_per_haproxy() * 4 / 5 + 1)
+    }
+
+    fn per_haproxy(self) -> usize {
+        self.connections.min(self.most_per_haproxy())
+    }
+
+    fn most_per_haproxy(self) -> usize {
+        // Besides them it has its limit's own margin, its listeners and its threads' pipes.
+        self.descriptors.saturating_sub(1000) / 2
+    }
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {
@@ -291,4 +374,26 @@ pub fn driver(stacks: &Stacks, words: &[String]) -> Command {
     let mut command = Command::new(stacks.lab().program());
     command.args(["client", "drive"]).args(words);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_process_needs_more_descriptors_than_it_may_have() {
+        for (connections, descriptors) in
+            [(1000, 20_000), (10_000, 20_000), (100_000, 20_000), (100_000, 300_000)]
+        {
+            let crowd = Crowd { connections, descriptors };
+            assert!(crowd.connections.div_ceil(crowd.clients()) < descriptors, "{crowd:?}");
+            assert!(crowd.connections / 3 / crowd.servers() < descriptors * 4 / 5, "{crowd:?}");
+            assert!(2 * crowd.per_haproxy() < descriptors, "{crowd:?}");
+            assert!(crowd.haproxys() * crowd.per_haproxy() >= connections, "{crowd:?}");
+        }
+        let small = Crowd { connections: 1000, descriptors: 20_000 };
+        assert_eq!([small.clients(), small.servers(), small.haproxys()], [1; 3], "one of each will do");
+        let large = Crowd { connections: 100_000, descriptors: 20_000 };
+        assert_eq!([large.clients(), large.servers(), large.haproxys()], [6, 3, 14]);
+    }
 }
