@@ -33,6 +33,8 @@ use crate::bpf;
 /// `enum xdp_action` of the kernel's `include/uapi/linux/bpf.h`.
 pub const XDP_DROP: u32 = 1;
 /// See [`XDP_DROP`].
+pub const XDP_PASS: u32 = 2;
+/// See [`XDP_DROP`].
 pub const XDP_TX: u32 = 3;
 /// See [`XDP_DROP`].
 const XDP_REDIRECT: u32 = 4;
@@ -201,6 +203,12 @@ impl Mass {
     /// Where it says nothing.
     pub fn programs(&self) -> anyhow::Result<Vec<ProgramInfo>> {
         programs_with(&self.maps.join("NODE"))
+    }
+
+    /// The entry program, for [`crate::rig`] and the veth of [`crate::bench::wire`].
+    #[must_use]
+    pub fn program(&self) -> BorrowedFd<'_> {
+        self.program.as_fd()
     }
 
     /// A hand on the programs; each thread has its own.
