@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 use super::facts::Facts;
 use super::report::{Report, Role, Wanted};
-use super::series::Unit;
+use super::series::{Series, Unit};
 use super::table::Progress;
 use crate::vm;
 
@@ -82,7 +82,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         report.compare_all(&path, FLOOR, Role::Floor);
         if series == GOALS.0 {
             for (subject, most) in GOALS.1 {
-                let counted = report.series(&path, subject).and_then(|series| series.spread());
+                let counted = report.series(&path, subject).and_then(Series::spread);
                 if let Some(count) = counted.map(|spread| spread.median) {
                     let word = if count <= most { "met" } else { "missed" };
                     report.note(&format!("{path}, {subject}: {count:.0}, at most {most:.0}: {word}."));

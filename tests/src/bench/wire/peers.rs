@@ -139,7 +139,8 @@ impl PeerCourse {
             let output = machine.output(Command::new(&rule[0]).args(&rule[1..]));
             let output = output.with_context(|| format!("{peer}: {}", peer.program().unwrap_or_default()))?;
             let stderr = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "{peer}: {}: {}", rule.join(" "), stderr.trim());
+            let why = stderr.lines().next().unwrap_or_default();
+            ensure!(output.status.success(), "{peer}: {why}");
         }
         if peer.program() == Some("ipvsadm") {
             // So that a flow may begin with an ACK, as with the others: none of them sees a backend's answer.

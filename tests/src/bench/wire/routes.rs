@@ -116,21 +116,21 @@ impl Route {
     }
 
     /// Packets of clients with these flags, of so many flows.
-    fn from_clients(self, says: Says, flows: u32) -> Walk {
+    fn of_clients(self, says: Says, flows: u32) -> Walk {
         Walk::new((CLIENT_MAC, NODE_MAC), (self.client(), self.service()), Varies::Source, says, flows)
     }
 
     /// SYNs of so many flows.
     #[must_use]
     pub fn begin(self, flows: u32) -> Walk {
-        self.from_clients(Says { flags: SYN, seq: CLIENT_SEQ, ack: 0 }, flows)
+        self.of_clients(Says { flags: SYN, seq: CLIENT_SEQ, ack: 0 }, flows)
     }
 
     /// Packets of the only backend to its clients, at the NAT ports that they get: their own.
     ///
     /// # Panics
     /// Where there are more backends, and other ports.
-    fn from_backend(self, says: Says, flows: u32) -> Walk {
+    fn of_backend(self, says: Says, flows: u32) -> Walk {
         assert!(matches!(self, Self::NatReply { .. }), "{self} has more than one backend");
         let id = self.backends().start;
         let ends = (backend(id, self.is_v6()), SocketAddr::new(self.service().ip(), 0));
@@ -140,26 +140,26 @@ impl Route {
     /// SYN-ACKs of the only backend.
     #[must_use]
     pub fn answers(self, flows: u32) -> Walk {
-        self.from_backend(Says { flags: SYN | ACK, seq: BACKEND_SEQ, ack: CLIENT_SEQ + 1 }, flows)
+        self.of_backend(Says { flags: SYN | ACK, seq: BACKEND_SEQ, ack: CLIENT_SEQ + 1 }, flows)
     }
 
     /// Packets of clients that complete handshakes, and of established flows.
     #[must_use]
     pub fn go_on(self, flows: u32) -> Walk {
-        self.from_clients(Says { flags: ACK, seq: CLIENT_SEQ + 1, ack: BACKEND_SEQ + 1 }, flows)
+        self.of_clients(Says { flags: ACK, seq: CLIENT_SEQ + 1, ack: BACKEND_SEQ + 1 }, flows)
     }
 
     /// FINs of clients.
     #[must_use]
     pub fn end(self, flows: u32) -> Walk {
-        self.from_clients(Says { flags: FIN | ACK, seq: CLIENT_SEQ + 1, ack: BACKEND_SEQ + 1 }, flows)
+        self.of_clients(Says { flags: FIN | ACK, seq: CLIENT_SEQ + 1, ack: BACKEND_SEQ + 1 }, flows)
     }
 
     /// Packets of so many established flows in the direction of the route.
     #[must_use]
     pub fn established(self, flows: u32) -> Walk {
         if matches!(self, Self::NatReply { .. }) {
-            return self.from_backend(Says { flags: ACK, seq: BACKEND_SEQ + 1, ack: CLIENT_SEQ + 1 }, flows);
+            return self.of_backend(Says { flags: ACK, seq: BACKEND_SEQ + 1, ack: CLIENT_SEQ + 1 }, flows);
         }
         self.go_on(flows)
     }
