@@ -217,11 +217,14 @@ mod tests {
         assert!(at("prefers-color-scheme") < at("net (ns)"));
         assert!(at("nat") > 0 && at("Katran") > 0);
         // Two bars, as long as their medians: the background is the first rectangle.
-        let widths: Vec<f64> = svg
-            .lines()
-            .filter(|line| line.starts_with("<rect") && line.contains("#0072B2"))
-            .filter_map(|line| line.split("width=\"").nth(1)?.split('"').next()?.parse().ok())
-            .collect();
+        let bars = || svg.lines().filter(|line| line.starts_with("<rect") && line.contains("#0072B2"));
+        let number = |line: &str, name: &str| -> Option<f64> {
+            line.split(&format!(" {name}=\"")).nth(1)?.split('"').next()?.parse().ok()
+        };
+        let widths: Vec<_> = bars().filter_map(|bar| number(bar, "width")).collect();
+        // The first is above the second, as are their names.
+        let places: Vec<_> = bars().filter_map(|bar| number(bar, "y")).collect();
+        assert!(places[0] < places[1] && at(">\nnat\n") > at(">\nKatran\n"), "{svg}");
         assert_eq!(widths.len(), 2, "{svg}");
         assert!((widths[1] / widths[0] - 246.0 / 120.0).abs() < 0.1, "{widths:?}");
     }

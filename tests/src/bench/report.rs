@@ -473,6 +473,8 @@ mod tests {
         let xvip = json["series"].as_array().unwrap().iter().find(|s| s["subject"] == "xvip").unwrap();
         assert_eq!(xvip["samples"], serde_json::json!([9000.0, null, 27000.0]));
         assert_eq!((&xvip["unit"], &xvip["spread"]["median"]), (&"per_second".into(), &18000.0.into()));
+        // One of each kind for each that has one.
+        assert_eq!(json["comparisons"].as_array().unwrap().len(), 3, "{json:#}");
         let comparison = &json["comparisons"][0];
         assert_eq!((&comparison["role"], &comparison["goal"]["at_least"]), (&"floor".into(), &0.88.into()));
         assert_eq!(comparison["ratio"]["median"], 0.9);
