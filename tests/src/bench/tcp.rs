@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn what_customers_wait_for_is_compared_with_nothing_and_what_it_costs_with_the_others() {
-        let options = options(&["--idle", "10"]);
+        let options = options(&["--idle", "1000"]);
         let mut report = Report::new("tcp", "", facts("cargo xtask bench tcp"));
         let stacks = Stack::ALL.map(Stack::title);
         for (stack, speed) in stacks.into_iter().zip([10.0, 9.0, 9.5, 4.7, 7.1]) {
@@ -403,7 +403,7 @@ mod tests {
             report.record(0, "CPU per request", stack, Unit::Seconds, cost);
         }
         for (stack, bytes) in stacks.into_iter().zip([0.0, 336.0, 200.0, 7500.0, 600.0]).skip(1) {
-            report.record(0, &idle_name(10), stack, Unit::Bytes, bytes);
+            report.record(0, &idle_name(1000), stack, Unit::Bytes, bytes);
         }
         compare(&mut report, &options);
         let ratio = |figure: &str, subject: &str, role: Role| {
@@ -416,7 +416,7 @@ mod tests {
         assert_eq!(ratio("requests", "nftables", Role::Peer), ("1.51".into(), "HAProxy", None));
         let cost = ratio("CPU per request", nat, Role::Peer);
         assert_eq!(cost, ("0.06".into(), "HAProxy", Some(Goal::AtMost(0.2))));
-        let memory = ratio("memory per idle connection, 10", nat, Role::Peer);
+        let memory = ratio("memory per idle connection, 1,000", nat, Role::Peer);
         assert_eq!(memory, ("0.04".into(), "HAProxy", Some(Goal::AtMost(0.05))));
     }
 
