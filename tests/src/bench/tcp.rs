@@ -65,7 +65,7 @@ impl Figure {
         match self {
             Self::Connections => ("new connections", Unit::PerSecond, "CPU per new connection"),
             Self::Requests => ("requests", Unit::PerSecond, "CPU per request"),
-            Self::Latency => ("requests at a fixed rate", Unit::PerSecond, "CPU per request at a fixed rate"),
+            Self::Latency => ("requests at a fixed rate", Unit::PerSecond, ""),
             Self::Bulk => ("bulk", Unit::BitsPerSecond, "CPU per GB"),
             Self::Memory => ("memory", Unit::Bytes, ""),
         }
@@ -256,6 +256,10 @@ impl Bench<'_> {
 
     /// What each stack needs more than nothing.
     fn costs(&mut self, round: usize, figure: Figure) {
+        // At a fixed rate most of the time goes into waking somebody, and the machine's other work shows more than ours.
+        if figure == Figure::Latency {
+            return;
+        }
         let (name, _, cost) = figure.names();
         let of = |stack: Stack| self.directly.get(&(round, format!("{name}, {}", stack.title()))).copied();
         let Some(direct) = of(Stack::Direct) else { return };
@@ -342,10 +346,8 @@ fn compare(report: &mut Report, options: &Options) {
         report.compare_all(&figure, direct, Role::Floor);
         report.compare_all(&figure, haproxy, Role::Peer);
     }
-    let costs = [Figure::Connections, Figure::Requests, Figure::Latency, Figure::Bulk].map(|f| f.names().2);
-    for (at, figure) in costs.into_iter().enumerate() {
-        // At a fixed rate most of the time goes into waking somebody: no goal was set for that.
-        let goal = |limit| (at != 2).then_some(Goal::AtMost(limit));
+    for figure in [Figure::Connections, Figure::Requests, Figure::Bulk].map(|figure| figure.names().2) {
+        let goal = |limit| Some(Goal::AtMost(limit));
         report.compare(figure, nat, haproxy, Role::Peer, goal(0.2));
         report.compare_all(figure, haproxy, Role::Peer);
         let beside = report.series(figure, nat).zip(report.series(figure, nftables));
@@ -393,7 +395,7 @@ mod tests {
 
     #[test]
     fn what_customers_wait_for_is_compared_with_nothing_and_what_it_costs_with_the_others() {
-        let options = options(&["--idle", "10"]);
+        let options = options(&["--idle", "1000"]);
         let mut report = Report::new("tcp", "", facts("cargo xtask bench tcp"));
         let stacks = Stack::ALL.map(Stack::title);
         for (stack, speed) in stacks.into_iter().zip([10.0, 9.0, 9.5, 4.7, 7.1]) {
@@ -403,7 +405,7 @@ mod tests {
             report.record(0, "CPU per request", stack, Unit::Seconds, cost);
         }
         for (stack, bytes) in stacks.into_iter().zip([0.0, 336.0, 200.0, 7500.0, 600.0]).skip(1) {
-            report.record(0, &idle_name(10), stack, Unit::Bytes, bytes);
+            report.record(0, &idle_name(1000), stack, Unit::Bytes, bytes);
         }
         compare(&mut report, &options);
         let ratio = |figure: &str, subject: &str, role: Role| {
@@ -416,7 +418,7 @@ mod tests {
         assert_eq!(ratio("requests", "nftables", Role::Peer), ("1.51".into(), "HAProxy", None));
         let cost = ratio("CPU per request", nat, Role::Peer);
         assert_eq!(cost, ("0.06".into(), "HAProxy", Some(Goal::AtMost(0.2))));
-        let memory = ratio("memory per idle connection, 10", nat, Role::Peer);
+        let memory = ratio("memory per idle connection, 1,000", nat, Role::Peer);
         assert_eq!(memory, ("0.04".into(), "HAProxy", Some(Goal::AtMost(0.05))));
     }
 

@@ -25,6 +25,7 @@ use super::masquerade;
 use crate::addresses::{Family, host};
 use crate::daemon::Daemon;
 use crate::incumbent::{IncumbentNode, Server};
+use crate::master::Master;
 use crate::netns::Netns;
 use crate::topology::{Lab, PLAIN_PORT, PREFIX_LENGTH, VIP};
 use crate::wait;
@@ -124,7 +125,7 @@ impl Stacks {
         masquerade::configure(&nft, lab.dir(), host(NFT), PLAIN_PORT, &backends)?;
         nft.sysctl("net/netfilter/nf_conntrack_tcp_timeout_time_wait", TIME_WAIT)?;
         if joined {
-            let servers = lab.masters().iter().map(|master| master.machine());
+            let servers = lab.masters().iter().map(Master::machine);
             for machine in servers.chain([lab.client(), haproxy.machine(), &nft]) {
                 machine.ethtool("-K eth0 gro on")?;
             }
