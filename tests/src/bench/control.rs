@@ -75,6 +75,9 @@ impl Options {
     }
 }
 
+/// Measures a part.
+type Measure = fn(&mut Bench<'_>) -> anyhow::Result<()>;
+
 /// What all parts use.
 struct Bench<'a> {
     options: &'a Options,
@@ -118,7 +121,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     report.parameter("flows", options.flows);
     report.parameter("window_s", options.window);
     let mut bench = Bench { options, report, progress: Progress::new(), interrupt };
-    let parts: [(Part, &str, fn(&mut Bench<'_>) -> anyhow::Result<()>); 5] = [
+    let parts: [(Part, &str, Measure); 5] = [
         (Part::Tables, "tables", tables::measure),
         (Part::Sweep, "sweep", sweep::measure),
         (Part::Reload, "reload", reload::measure),

@@ -22,6 +22,10 @@ const INTERVAL: f64 = 2.0;
 /// Services that the backends are shared out to.
 const SERVICES: usize = 10;
 
+/// Lets both check the same backends, first by TCP and then over TLS.
+///
+/// # Errors
+/// When something could not be measured.
 pub fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let each = (usize::from(bench.options.checked) / SERVICES).max(1);
     let window = Duration::from_secs(bench.options.window);

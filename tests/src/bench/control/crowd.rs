@@ -15,7 +15,7 @@ const NETWORK: &str = "10.77.0.0/16";
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// The port of the first service, at the VIP.
 const FIRST_PORT: u16 = 20_000;
-/// The name of the file with HAProxy's configuration asks for its statistics here, on its own machine.
+/// Where HAProxy tells its statistics, on its own machine.
 pub const STATISTICS: &str = "/run/haproxy-crowd";
 
 /// How backends are checked.

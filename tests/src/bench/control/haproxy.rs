@@ -127,8 +127,7 @@ impl Haproxy {
 
     /// Ends it.
     pub fn kill(&mut self) {
-        self.running.take().map(Daemon::kill);
-        self.former.drain(..).for_each(Daemon::kill);
+        self.running.take().into_iter().chain(self.former.drain(..)).for_each(Daemon::kill);
     }
 
     fn id(&self) -> anyhow::Result<u32> {

@@ -32,6 +32,10 @@ const JOINS: usize = 3;
 /// How many flows begin at once on top, for the events.
 const BURST: u32 = 20_000;
 
+/// Restarts the node that has the flows, and lets the other join it.
+///
+/// # Errors
+/// When something could not be measured.
 pub fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let count = bench.options.flows;
     bench.progress.say("joining: building the lab");

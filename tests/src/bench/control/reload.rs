@@ -21,6 +21,10 @@ const INTERVAL: u32 = 60;
 /// Between measurements, so that what the last one left to do is done.
 const REST: Duration = Duration::from_millis(700);
 
+/// Reloads both, round by round, and asks both for their state.
+///
+/// # Errors
+/// When something could not be measured.
 pub fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let crowd = Crowd {
         services: bench.options.services.into(),
@@ -93,6 +97,9 @@ pub fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
 }
 
 /// Waits until so many backends are up, and all services have them.
+///
+/// # Errors
+/// When that takes too long.
 pub fn wait_up(node: &LbNode, backends: usize) -> anyhow::Result<()> {
     let is_up = || {
         std::thread::sleep(Duration::from_millis(200));
@@ -118,6 +125,9 @@ fn timed(node: &LbNode, words: &[&str]) -> anyhow::Result<(Duration, Duration)> 
 }
 
 /// The daemon's process id.
+///
+/// # Errors
+/// When it does not run.
 pub fn id(node: &LbNode) -> anyhow::Result<u32> {
     node.daemon_id().context("no daemon runs")
 }

@@ -19,6 +19,10 @@ const CLIENTS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0));
 const BACKENDS: u16 = 50;
 const IDLE: u32 = 24 * 3600;
 
+/// Opens flows, sweeps them round by round, and removes them in the end.
+///
+/// # Errors
+/// When something could not be measured.
 pub fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let count = bench.options.flows;
     let max = count.saturating_add(count / 8).max(1024);

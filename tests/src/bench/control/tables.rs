@@ -13,6 +13,10 @@ use crate::bench::series::Unit;
 /// How many backends are in it.
 const SIZES: [u16; 3] = [3, 100, 1000];
 
+/// Makes tables of several sizes.
+///
+/// # Errors
+/// When something could not be measured.
 pub fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
         bench.report.note("Tables and sweep were measured in a build without optimization: `cargo xtask bench control` makes another one.");
