@@ -319,11 +319,15 @@ fn what_is_ordered_is_done_and_only_by_who_may() -> TestResult {
     assert!(answered.len() == 2 && !answered.contains_key("master1"), "{answered:?}");
     let number = |server: &str, column: &str| figure(&socket, server, column)?.parse::<i64>().ok();
     wait::until("the new connections to be counted", SOON, || {
-        ["master2", "BACKEND"].iter().all(|server| {
-            number(server, "rate_max") > Some(0) && number(server, "lastsess") >= Some(0)
-        })
+        ["master2", "BACKEND"]
+            .iter()
+            .all(|server| number(server, "rate_max") > Some(0) && number(server, "lastsess") >= Some(0))
     })?;
-    assert_eq!((number("master1", "rate_max"), number("master1", "lastsess")), (Some(0), Some(-1)), "drained since before");
+    assert_eq!(
+        (number("master1", "rate_max"), number("master1", "lastsess")),
+        (Some(0), Some(-1)),
+        "drained since before"
+    );
     done("disable server plain/master1")?;
     becomes("master1", "status", "MAINT")?;
     done("shutdown sessions server plain/master1")?;

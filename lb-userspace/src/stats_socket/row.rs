@@ -35,9 +35,13 @@ impl Kind {
         }
     }
 
-    /// A column's letters in such a row: how many servers there are is a state of one, and a figure of all.
+    /// A column's letters in such a row: how many servers there are is a state of one, and a figure of all, as are rates.
     fn letters(self, column: &Column) -> &'static str {
-        if self == Self::Backend && matches!(column.name, "act" | "bck") { "MGP" } else { column.tags }
+        if self == Self::Backend && matches!(column.name, "act" | "bck" | "rate" | "rate_max") {
+            "MGP"
+        } else {
+            column.tags
+        }
     }
 
     const fn word(self) -> &'static str {

@@ -283,6 +283,12 @@ fn figures_have_other_forms() {
     ] {
         assert!(typed.lines().any(|found| found == line), "{line} in\n{typed}");
     }
+    // HAProxy calls them so in that row alone.
+    let of_all = asked("show stat api 2 -1 typed", &status);
+    for line in ["B.2.0.33.rate.1:MGP:u32:12", "B.2.0.35.rate_max.1:MGP:u32:99", "B.2.0.5.smax.1:MMP:u32:30"]
+    {
+        assert!(of_all.lines().any(|found| found == line), "{line} in\n{of_all}");
+    }
     let found: Json = serde_json::from_str(&asked("show stat json", &status)).expect("JSON");
     assert_eq!(found.as_array().map(Vec::len), Some(8));
     let expected = json!({
