@@ -214,7 +214,8 @@ fn the_daemon_works_with_exactly_what_its_unit_gives_it() -> TestResult {
     system.write(CONFIG, format!("{config}\n{stats_socket}"))?;
     system.run(&["groupadd", "--system", "haproxy"])?;
     system.run(&["systemctl", "reload", "xvip"])?;
-    wait::until("the socket to be refused", SOON, || problems(&system).contains("Read-only file system"))?;
+    wait::until("the socket to be refused", SOON, || problems(&system).contains("stats_socket"))
+        .map_err(|error| format!("{error}\n{}\n{}", problems(&system), system.journal(UNIT)))?;
     amend(&system, "RuntimeDirectory=haproxy")?;
     system.run(&["usermod", "--append", "--groups", "haproxy", "xvip"])?;
     system.run(&["systemctl", "restart", "xvip"])?;

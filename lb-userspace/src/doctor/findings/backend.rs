@@ -58,8 +58,9 @@ mod tests {
         {
             let found = one(judge, |facts| {
                 facts.backends[0].check = Err("connection refused".to_owned());
-                let configured = &mut facts.config.services[0].health.check;
-                *configured = check.unwrap_or_else(|| configured.clone());
+                if let Some(check) = check {
+                    facts.config.services[0].health.check = check;
+                }
             });
             assert_eq!((found.severity, found.remedy), (Severity::Problem, vec![remedy.to_owned()]));
         }
