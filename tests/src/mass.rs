@@ -211,12 +211,6 @@ impl Mass {
         programs_with(&self.maps.join("NODE"))
     }
 
-    /// The entry program, for [`crate::rig`] and the veth of [`crate::bench::wire`].
-    #[must_use]
-    pub fn program(&self) -> BorrowedFd<'_> {
-        self.program.as_fd()
-    }
-
     /// A hand on the programs; each thread has its own.
     #[must_use]
     pub fn runner(&self) -> Runner<'_> {

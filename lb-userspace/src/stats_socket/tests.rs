@@ -211,7 +211,6 @@ fn what_an_operator_and_a_slow_start_change_is_seen() {
         "{up}"
     );
     // The same as `maint` in HAProxy, which keeps connections, too.
-    let mut status = status;
     if let Some(admin) = &mut status.services[0].backends[1].admin {
         admin.maintenance = true;
     }
@@ -432,7 +431,6 @@ fn an_order_is_the_daemon_s() {
     ] {
         assert_eq!(ordered(line, &status), expected.map_err(str::to_owned), "{line}");
     }
-    let mut status = status;
     let said = |state: &str, maintenance| {
         Some(AdminStatus { state: state.to_owned(), maintenance, ..AdminStatus::default() })
     };
