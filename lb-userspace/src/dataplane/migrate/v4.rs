@@ -124,7 +124,7 @@ impl From<BackendCounters> for layout::BackendCounters {
     }
 }
 
-/// Key of the flow tables: two words more than it needed.
+/// Key of the flow tables, one word longer than it needed to be.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowKey<A> {
