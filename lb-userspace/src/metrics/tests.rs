@@ -2,11 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value as Json;
+
 use super::*;
 use crate::{
     connections::status::ConnectionLogStatus,
     hooks::HookStatus,
-    status::{HttpStatus, ProcessStatus, RebalanceStatus, TrackStatus, WitnessStatus},
+    status::{
+        AdminStatus, HttpStatus, ProcessStatus, RebalanceStatus, TrackStatus, WeightOverrideStatus,
+        WitnessStatus,
+    },
     sync::{
         record::Applied,
         status::{PeerStatus, Refused, SendingState, SyncStatus},
@@ -295,4 +300,172 @@ fn the_catalogue_names_each_series() {
     for metric in &catalogue {
         assert_eq!(markdown.matches(&format!("| `{}` |", metric.name)).count(), 1, "{}", metric.name);
     }
+}
+
+/// What `xvip status` shows and no metric does, and why not.
+const NOT_TOLD: [(&str, &[&str]); 6] = [
+    (
+        "words: that there is such a thing is told, not what it says",
+        &[
+            "config/path",
+            "problems",
+            "rivals/172.16.0.10",
+            "config/last_reload_error",
+            "vrrp/reason",
+            "vrrp/blocked",
+            "vrrp/send_error",
+            "vrrp/tracks/reason",
+            "vrrp/witness/addresses",
+            "services/backends/reason",
+            "sync/listen_error",
+            "sync/store_error",
+            "sync/peers/sending/last_error",
+            "sync/peers/drift",
+            "hooks/last_error",
+            "connection_log/file",
+            "connection_log/error",
+        ],
+    ),
+    (
+        "settings that change no figure",
+        &[
+            "http/listen",
+            "http/path",
+            "interfaces/vlans",
+            "services/backends/local",
+            "services/rebalance/mode",
+            "vrrp/tracks/weight",
+            "vrrp/virtual_mac",
+        ],
+    ),
+    (
+        "told under another name, or to be had by rate()",
+        &[
+            "interface/attached_to",
+            "interface/mac",
+            "interface/mtu",
+            "interface/name",
+            "interface/xdp_mode",
+            "pace/active_max",
+            "pace/last_opened",
+            "pace/rate",
+            "pace/rate_max",
+            "services/backends/pace/active_max",
+            "services/backends/pace/last_opened",
+            "services/backends/pace/rate",
+            "services/backends/pace/rate_max",
+            "services/pace/active_max",
+            "services/pace/last_opened",
+            "services/pace/rate",
+            "services/pace/rate_max",
+            "services/rebalance/done",
+        ],
+    ),
+    (
+        "who said it and when: an event tells that",
+        &[
+            "services/backends/admin/at",
+            "services/backends/admin/by",
+            "services/backends/admin/deadline",
+            "services/backends/weight_override/at",
+            "services/backends/weight_override/by",
+            "services/backends/weight_override/weight",
+        ],
+    ),
+    (
+        "of the moment",
+        &["pid", "vrrp/lateness/last_us", "vrrp/tracks/since", "services/backends/share_limit"],
+    ),
+    (
+        "whether it is known is told",
+        &[
+            "services/backends/next_hop",
+            "sync/listening",
+            "sync/peers/sending/since_ms",
+            "sync/peers/receiving/since_ms",
+        ],
+    ),
+];
+
+/// Every part of a JSON value that is no object and no array: its path without the numbers of arrays' elements, and where it is.
+fn leaves(value: &Json, path: &str, pointer: &str, out: &mut Vec<(String, String)>) {
+    match value {
+        Json::Object(parts) => {
+            for (key, part) in parts {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}/{key}") };
+                leaves(part, &path, &format!("{pointer}/{key}"), out);
+            }
+        }
+        Json::Array(parts) => {
+            for (index, part) in parts.iter().enumerate() {
+                leaves(part, path, &format!("{pointer}/{index}"), out);
+            }
+        }
+        _ => out.push((path.to_owned(), pointer.to_owned())),
+    }
+}
+
+/// Another one of its kind.
+fn other(value: &Json) -> Json {
+    match value {
+        Json::Bool(is_so) => Json::from(!is_so),
+        Json::Number(number) => match number.as_u64() {
+            Some(whole) => Json::from(whole + 1),
+            None => Json::from(number.as_f64().unwrap_or_default() + 0.25),
+        },
+        Json::String(time) if humantime::parse_rfc3339(time).is_ok() => {
+            Json::from("2033-01-02T03:04:05.678Z")
+        }
+        Json::String(text) => Json::from(format!("x{text}")),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn whatever_the_status_shows_is_told() {
+    let mut status = full();
+    let some = || Some("some".to_owned());
+    status.problems = vec!["a problem".to_owned()];
+    status.config.last_reload_error = some();
+    let vrrp = &mut status.vrrp[0];
+    (vrrp.blocked, vrrp.send_error, vrrp.sync_group, vrrp.virtual_mac) = (some(), some(), some(), some());
+    let backend = &mut status.services[0].backends[1];
+    backend.admin =
+        Some(AdminStatus { state: "drain".to_owned(), deadline: some(), ..AdminStatus::default() });
+    backend.weight_override = Some(WeightOverrideStatus::default());
+    backend.share_limit = Some(7);
+    backend.pace.last_opened = some();
+    status.services[0].pace.last_opened = some();
+    status.pace.last_opened = some();
+    let sync = status.sync.as_mut().expect("there is one");
+    sync.store_error = some();
+    sync.peers[0].sending.last_error = some();
+    sync.peers[0].drift = vec!["service api".to_owned()];
+    status.hooks[0].last_error = some();
+    status.connection_log.as_mut().expect("there is one").error = some();
+
+    let usual = text(&status);
+    let json = serde_json::to_value(&status).expect("JSON");
+    let mut all = Vec::new();
+    leaves(&json, "", "", &mut all);
+    let (mut told, mut untold) = (BTreeSet::new(), BTreeSet::new());
+    for (path, pointer) in all {
+        let mut changed = json.clone();
+        let leaf = changed.pointer_mut(&pointer).expect("it was found there");
+        *leaf = other(leaf);
+        // Of some words there are only so many.
+        let Ok(changed) = serde_json::from_value(changed) else { continue };
+        if text(&changed) == usual {
+            untold.insert(path)
+        } else {
+            told.insert(path)
+        };
+    }
+    assert!(told.len() > 90, "{told:?}");
+    let untold: BTreeSet<&str> = untold.difference(&told).map(String::as_str).collect();
+    let known: BTreeSet<&str> = NOT_TOLD.iter().flat_map(|(_, paths)| paths.iter().copied()).collect();
+    let news: Vec<_> = untold.difference(&known).collect();
+    assert!(news.is_empty(), "no metric tells {news:?}: add one, or say here why there is none");
+    let told: Vec<_> = known.difference(&untold).filter(|path| told.contains(**path)).collect();
+    assert!(told.is_empty(), "there is a metric of {told:?}");
 }

@@ -389,7 +389,7 @@ fn ordered(line: &str, status: &Status) -> Result<Option<BackendAction>, String>
 
 #[test]
 fn an_order_is_the_daemon_s() {
-    let status = status();
+    let mut status = status();
     let weight = |weight| Ok(Some(BackendAction::Weight { weight }));
     for (line, expected) in [
         ("set server api/m1 state ready", Ok(Some(BackendAction::Enable))),
