@@ -22,12 +22,13 @@ pub fn head(seen: &Seen) -> Markup {
     let status = &seen.status;
     let reload = status.config.last_reload_error.as_ref();
     let count = status.problems.len() + usize::from(reload.is_some());
+    let losses = losses(status);
     let said = match count {
-        0 => "No problems".to_owned(),
+        0 if losses.is_empty() => "No problems".to_owned(),
+        0 => "No problems of this node".to_owned(),
         1 => "1 problem".to_owned(),
         count => format!("{count} problems"),
     };
-    let losses = losses(status);
     html! {
         section.problems.(if count > 0 { "bad" } else if losses.is_empty() { "good" } else { "warn" }) aria-labelledby="problems" data-title=(title(status, count)) {
             h1 #problems data-say=(said) { (badge(if count == 0 { Tone::Good } else { Tone::Bad }, &said)) }
