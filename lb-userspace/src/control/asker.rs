@@ -60,6 +60,7 @@ mod tests {
         assert_eq!(root.name(None).await, "root");
         assert_eq!(root.name(Some("ali\nce")).await, "root (alice)");
         assert_eq!(root.name(Some("root")).await, "root");
+        assert_eq!(root.name(Some(&"a".repeat(10_000))).await, format!("root ({})", "a".repeat(64)));
         let own = Asker { uid: Some(Uid::effective().as_raw()) };
         assert!(own.is_master());
         let stranger = Asker::STRANGER;

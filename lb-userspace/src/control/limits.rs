@@ -106,6 +106,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_turned_away_takes_nobody_s_place() {
+        let limits = Limits::default();
+        let told: Vec<_> = std::iter::repeat_with(|| limits.turn_away()).map_while(|leave| leave).collect();
+        assert_eq!(told.len(), TURNED_AWAY);
+        let master = master().await;
+        let masters: Vec<_> = (0..MASTERS).map(|_| limits.connection(master).expect("room")).collect();
+        assert_eq!(masters.len(), MASTERS);
+    }
+
+    #[tokio::test]
     async fn strangers_take_turns_and_root_does_not_wait_for_them() {
         let limits = Limits::default();
         let begin = Instant::now();

@@ -9,8 +9,8 @@ use crate::{
     connections::status::ConnectionLogStatus,
     hooks::HookStatus,
     status::{
-        AdminStatus, HttpStatus, ProcessStatus, RebalanceStatus, TrackStatus, WeightOverrideStatus,
-        WitnessStatus,
+        AdminStatus, DaemonState, HttpStatus, ProcessStatus, RebalanceStatus, TrackStatus,
+        WeightOverrideStatus, WitnessStatus,
     },
     sync::{
         record::Applied,
@@ -192,6 +192,37 @@ fn the_open_text_says_what_the_status_says() {
     ] {
         assert!(histogram.contains(&line.as_str()), "{line}\nin {histogram:#?}");
     }
+}
+
+#[test]
+fn what_is_wrong_is_told() {
+    let mut status = full();
+    let well = ["xvip_up 1", "xvip_config_last_reload_successful 1"];
+    has(&text(&status), &well);
+    status.daemon = DaemonState::Down;
+    status.config.last_reload_error = Some("line 7".into());
+    status.packets.passed = BTreeMap::from([("not-vip".to_owned(), 5)]);
+    status.packets.dropped = BTreeMap::from([("bad-checksum".to_owned(), 6)]);
+    let service = &mut status.services[0];
+    (service.name, service.usable) = ("api".into(), 0);
+    let [first, second, ..] = &mut service.backends[..] else { panic!("two backends") };
+    (first.name, first.state, first.down) = ("m1".into(), "down".into(), Some("dead".into()));
+    (second.name, second.state) = ("m2".into(), "up".into());
+    second.admin = Some(AdminStatus { state: "drain".into(), ..AdminStatus::default() });
+    has(
+        &text(&status),
+        &[
+            "xvip_up 0",
+            "xvip_config_last_reload_successful 0",
+            r#"xvip_packets_total{verdict="passed",reason="not-vip"} 5"#,
+            r#"xvip_packets_total{verdict="dropped",reason="bad-checksum"} 6"#,
+            r#"xvip_service_usable_backends{service="api"} 0"#,
+            r#"xvip_backend_up{service="api",backend="m1"} 0"#,
+            r#"xvip_backend_state{service="api",backend="m1",state="dead"} 1"#,
+            r#"xvip_backend_state{service="api",backend="m1",state="down"} 0"#,
+            r#"xvip_backend_up{service="api",backend="m2"} 1"#,
+        ],
+    );
 }
 
 #[test]

@@ -359,3 +359,45 @@ fn a_plan_says_what_it_would_do_and_whether_there_is_anything_to_do() {
         "{page}"
     );
 }
+
+#[test]
+fn whoever_takes_out_the_last_backend_is_warned() {
+    let admin = view(Some(Role::Admin));
+    let mut seen = seen();
+    let service = &mut seen.status.services[0];
+    let warning = "No other backend of";
+    let subject = |what, name: &str| Subject { what, service: service.name.clone(), name: name.to_owned() };
+    let first = service.backends[0].name.clone();
+    let (drain, disable, enable) =
+        (subject(What::Drain, &first), subject(What::Disable, &first), subject(What::Enable, &first));
+    for (place, backend) in service.backends.iter_mut().enumerate() {
+        backend.share = if place < 2 { 0.5 } else { 0.0 };
+    }
+    let said = |subject: &Subject, seen: &Seen| confirm(&admin, subject, seen, &RebalanceAnswer::default());
+    assert!(!said(&drain, &seen).contains(warning));
+    seen.status.services[0].backends[1].share = 0.0;
+    assert!(said(&drain, &seen).contains(warning) && said(&disable, &seen).contains(warning));
+    assert!(!said(&enable, &seen).contains(warning));
+}
+
+#[test]
+fn what_is_down_is_loud_and_who_is_active_has_nothing_to_acquire() {
+    let admin = view(Some(Role::Admin));
+    let mut seen = seen();
+    for backend in seen.status.services.iter_mut().flat_map(|service| &mut service.backends) {
+        backend.state = "up".to_owned();
+    }
+    let page = |seen: &Seen| overview(&admin, seen, &Samples::default(), None);
+    let loud = |page: &str| page.matches("badge bad").count();
+    let before = page(&seen);
+    seen.status.services[0].backends[0].state = "down".to_owned();
+    assert_eq!(loud(&page(&seen)), loud(&before) + 1);
+
+    let acquires = |seen: &Seen| page(seen).matches("what=acquire").count();
+    for vrrp in &mut seen.status.vrrp {
+        (vrrp.state, vrrp.released) = ("active".to_owned(), false);
+    }
+    assert_eq!(acquires(&seen), 0);
+    seen.status.vrrp[0].state = "backup".to_owned();
+    assert_eq!(acquires(&seen), 1);
+}

@@ -6,7 +6,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use super::*;
 use crate::{
     config::model::{Anonymous, HttpUser},
-    control::protocol::{BackendAnswer, VipAnswer},
+    control::protocol::{BackendAnswer, RebalancePlan, VipAnswer},
     history::History,
     password,
     status::text::tests::status,
@@ -51,6 +51,12 @@ fn stand() -> Stand {
                 Ask::Vip { action, name, by, reply } => {
                     orders.push(format!("{}: {action} {}", by.unwrap_or_default(), name.unwrap_or_default()));
                     drop(reply.send(VipAnswer::default()));
+                }
+                Ask::Rebalance(order, reply) => {
+                    let (service, dry_run) = (order.service.unwrap_or_default(), order.dry_run);
+                    orders.push(format!("rebalance {service}, dry run: {dry_run}"));
+                    let plan = RebalancePlan { service, resets: 4321, ..RebalancePlan::default() };
+                    drop(reply.send(RebalanceAnswer { plans: vec![plan], error: None }));
                 }
                 other => panic!("{other:?}"),
             }
@@ -287,6 +293,45 @@ async fn sessions_end_by_logging_out_and_with_their_user() {
     assert_eq!(out.status(), StatusCode::SEE_OTHER);
     assert!(out.headers()[SET_COOKIE].to_str().expect("text").contains("Max-Age=0"));
     assert_eq!(codes(&stand, vec![look(&ann)]).await, [403]);
+}
+
+#[tokio::test]
+async fn who_logs_in_again_has_one_session() {
+    let stand = stand();
+    let (first, _) = log_in(&stand, "ann", "secret").await;
+    let again = post("/stats/login", "name=ann&password=secret").with(COOKIE, &first).to(&stand).await;
+    let second = again.headers()[SET_COOKIE].to_str().expect("text").split(';').next().expect("a pair");
+    let look = |cookie: &str| get("/stats/live").with(COOKIE, cookie);
+    assert_eq!(codes(&stand, vec![look(&first), look(second)]).await, [403, 200]);
+}
+
+#[tokio::test]
+async fn to_look_at_a_plan_begins_nothing() {
+    let stand = stand();
+    let (service, _) = backend();
+    let (cookie, _) = log_in(&stand, "ann", "secret").await;
+    let asked = get(&format!("/stats/order?what=rebalance&service={service}")).with(COOKIE, &cookie);
+    let page = text(asked.to(&stand).await).await;
+    assert!(page.contains(": 4321 connections to reset"), "{page}");
+    drop(stand.site);
+    assert_eq!(stand.orders.await.expect("ended"), [format!("rebalance {service}, dry run: true")]);
+}
+
+#[tokio::test]
+async fn a_password_beside_a_form_is_not_even_looked_at() {
+    let stand = stand();
+    let (service, name) = backend();
+    let form = format!("what=drain&service={service}&name={name}");
+    let without = post("/stats/order", &form).to(&stand).await;
+    assert_eq!(without.status(), StatusCode::FORBIDDEN);
+    // A right one, and a wrong one.
+    for basic in ["Basic YW5uOnNlY3JldA==", "Basic Ym9iOm90aGVyMQ=="] {
+        let answer = post("/stats/order", &form).with(AUTHORIZATION, basic).to(&stand).await;
+        assert_eq!(answer.status(), without.status(), "{basic}");
+        assert!(!answer.headers().contains_key(WWW_AUTHENTICATE));
+    }
+    drop(stand.site);
+    assert!(stand.orders.await.expect("ended").is_empty());
 }
 
 #[tokio::test]
