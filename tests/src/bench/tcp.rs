@@ -186,7 +186,12 @@ impl Bench<'_> {
         }
         if figures.contains(&Figure::Memory) {
             for round in 0..self.options.idle_repeats as usize {
-                self.memory(round)?;
+                // What was measured until then is worth its while.
+                if let Err(error) = self.memory(round) {
+                    ensure!(!self.interrupt.asked(), "interrupted");
+                    self.report.fail(&format!("memory: {error:#}"));
+                    break;
+                }
             }
         }
         Ok(())

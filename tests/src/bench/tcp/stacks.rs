@@ -207,8 +207,12 @@ impl Stacks {
             self.more_haproxys.push(Daemon::start(self.haproxy.machine(), "haproxy", &mut command, &log)?);
         }
         let address = SocketAddr::new(host(HAPROXY).into(), PLAIN_PORT);
-        let answers = || self.lab.client().run(|| answers(address)).unwrap_or(false);
-        wait::until("HAProxy to answer", LIMIT, answers)?;
+        let (lab, haproxy) = (&self.lab, &mut self.haproxy);
+        wait::until("HAProxy to answer", LIMIT, || {
+            // It ends where the connections of the one before still have its port.
+            let runs = haproxy.is_running() || haproxy.restart_haproxy().is_ok();
+            runs && lab.client().run(|| answers(address)).unwrap_or(false)
+        })?;
         // The others listen a moment later.
         std::thread::sleep(Duration::from_millis(if self.more_haproxys.is_empty() { 0 } else { 1500 }));
         Ok(())
