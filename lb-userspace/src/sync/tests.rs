@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Generous: other tests run at the same time.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(240);
 
 struct Factory {
     flows: Memory,
