@@ -104,6 +104,9 @@ impl Sum {
 pub struct Delta(u16);
 
 impl Delta {
+    /// Of no rewrite.
+    pub const NONE: Self = Self(0);
+
     /// From the sum of new fields and complemented old ones.
     #[inline(always)]
     pub const fn new(sum: Sum) -> Self {

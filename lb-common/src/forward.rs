@@ -1,8 +1,9 @@
 //! The forwarding decision: what becomes of a frame.
 //!
 //! ```text
-//! entry   Ethernet -> IP -> for a VIP? -> plain TCP of an established flow? --yes--> sent
+//! entry   Ethernet -> IP -> for a VIP? -> plain TCP of a flow that the cache has? --yes--> sent
 //!            | a tag, options, fragment, ICMP, ARP         | no, or a SYN
+//! lookup     |                                    established flow? --yes--> sent, and into the cache
 //! parse   finds the TCP or ICMP header ------------------->|
 //! slow                                    half-open flow? -> handshake step
 //!                                         service? -> unknown flow -> answer
@@ -20,14 +21,15 @@
 //! former  during an upgrade: the former release's entry, for the flows that only its maps know
 //! ```
 //!
-//! A packet that is not for a VIP leaves untouched after a handful of instructions, and a packet of an established
-//! flow needs one hash look-up. In the kernel each [`Stage`] is a program, reached by a tail call: each has its own
+//! A packet that is not for a VIP leaves untouched after a handful of instructions, and a packet of a busy flow needs no
+//! hash look-up ([`cache`]). In the kernel each [`Stage`] is a program, reached by a tail call: each has its own
 //! stack and is verified on its own. Everything here inlines; it neither allocates nor loops without a bound.
 
 mod answer;
 mod arp;
 mod balance;
 mod begin;
+pub mod cache;
 mod choose;
 mod claim;
 mod entry;
@@ -36,6 +38,7 @@ mod flow;
 mod fragment;
 mod icmp;
 mod limit;
+mod lookup;
 mod nat;
 mod neighbour;
 mod observe;
@@ -50,7 +53,7 @@ mod vrrp;
 use crate::{
     frame::Frame,
     layout::Scratch,
-    reason::{DropReason, PassReason, Verdict},
+    reason::{DropReason, PassReason, TransmitReason, Verdict},
     segment::Segment,
     tables::{Slot, Tables},
     wire::{Be32, Be128},
@@ -113,13 +116,19 @@ pub enum Stage {
     Begin6 = 23,
     /// A new flow whose first choice of a backend has no room.
     Choose = 24,
+    /// Plain TCP over IPv4 that the cache has no flow for.
+    Lookup4 = 25,
+    /// The same over IPv6.
+    Lookup6 = 26,
 }
 
 impl Stage {
     /// Every stage that this release has a program for. One that no release before had stands before those that lead to it:
     /// packets come while the programs are replaced one after the other.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::Choose,
+        Self::Lookup4,
+        Self::Lookup6,
         Self::Parse,
         Self::Slow4,
         Self::Slow6,
@@ -154,6 +163,8 @@ impl Stage {
             Self::Open4 => "xvip_open4",
             Self::Open6 => "xvip_open6",
             Self::Choose => "xvip_choose",
+            Self::Lookup4 => "xvip_lookup4",
+            Self::Lookup6 => "xvip_lookup6",
             Self::Begin4 => "xvip_begin4",
             Self::Begin6 => "xvip_begin6",
             Self::Rebuild4 => "xvip_rebuild4",
@@ -183,6 +194,8 @@ impl Stage {
 pub enum Step {
     /// This becomes of the frame.
     Done(Verdict),
+    /// It goes out, and that has been counted with its flow ([`cache`]).
+    Sent(TransmitReason),
     /// Another stage goes on with it.
     Next(Stage),
 }
@@ -194,6 +207,7 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     loop {
         step = match step {
             Step::Done(verdict) => return verdict,
+            Step::Sent(reason) => return Verdict::Transmit(reason),
             Step::Next(stage) => run(stage, frame, tables),
         };
     }
@@ -209,6 +223,8 @@ pub fn run<F: Frame, T: Tables>(stage: Stage, frame: &mut F, tables: &T) -> Step
         Stage::Open4 => open::open::<Be32, F, T>(frame, tables),
         Stage::Open6 => open::open::<Be128, F, T>(frame, tables),
         Stage::Choose => choose::choose(tables),
+        Stage::Lookup4 => lookup::lookup::<Be32, F, T>(frame, tables),
+        Stage::Lookup6 => lookup::lookup::<Be128, F, T>(frame, tables),
         Stage::Begin4 => begin::begin::<Be32, F, T>(frame, tables),
         Stage::Begin6 => begin::begin::<Be128, F, T>(frame, tables),
         Stage::Rebuild4 => rebuild::rebuild::<Be32, F, T>(frame, tables),
@@ -245,6 +261,7 @@ const fn drop(reason: DropReason) -> Step {
 
 /// A family, as the stages need it: its address, the maps of its flows, and its stages.
 trait Family: crate::family::Address {
+    const LOOKUP: Stage;
     const SLOW: Stage;
     const OPEN: Stage;
     const BEGIN: Stage;
@@ -257,6 +274,7 @@ trait Family: crate::family::Address {
 }
 
 impl Family for Be32 {
+    const LOOKUP: Stage = Stage::Lookup4;
     const SLOW: Stage = Stage::Slow4;
     const OPEN: Stage = Stage::Open4;
     const BEGIN: Stage = Stage::Begin4;
@@ -269,6 +287,7 @@ impl Family for Be32 {
 }
 
 impl Family for Be128 {
+    const LOOKUP: Stage = Stage::Lookup6;
     const SLOW: Stage = Stage::Slow6;
     const OPEN: Stage = Stage::Open6;
     const BEGIN: Stage = Stage::Begin6;

@@ -7,6 +7,7 @@
 //! What every packet touches has a form for each family ([`FlowKey`], [`FlowEntry`]); what only new flows touch holds
 //! either family in one ([`ServiceKey`], [`BackendEntry`]), IPv4 addresses in their mapped form.
 
+mod cache;
 mod node;
 
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     wire::{Be16, Be32, Be128, Mac},
 };
 
+pub use cache::{CACHE_TO_CLIENT, CACHE_WAYS, CacheLine, CacheSet, STAMPS};
 pub use node::{NODE_HAS_FORMER, NODE_OBSERVES, NODE_TELLS_FLOWS, NodeEntry, virtual_mac};
 
 /// Part of the path that maps are pinned under.
@@ -862,6 +864,8 @@ const _: () = {
     assert!(size_of::<FlowEntry<Be128>>() == 36 + 2 * 2 + 32 + 2 + 2 + 3 * 4 + 32);
     assert!(size_of::<FlowEntry<Be32>>() == 96 && align_of::<FlowEntry<Be32>>() == 8);
     assert!(size_of::<FlowEntry<Be128>>() == 120 && align_of::<FlowEntry<Be128>>() == 8);
+    assert!(size_of::<CacheLine<Be32>>() == 64 && align_of::<CacheLine<Be32>>() == 8);
+    assert!(size_of::<CacheLine<Be128>>() == 2 * (36 + 2) + 4 + 8 + 8 + 4 * 4 && align_of::<CacheLine<Be128>>() == 8);
     assert!(size_of::<FlowEvent>() == 40);
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<FragmentEntry>() == 8);

@@ -4,10 +4,11 @@ use core::ptr::NonNull;
 
 use crate::{
     layout::{
-        AdvertEntry, AdvertKey, AllowedKey, BackendEntry, BackendId, ClaimEntry, FlowEntry, FlowEvent,
+        AdvertEntry, AdvertKey, AllowedKey, BackendEntry, BackendId, CacheSet, ClaimEntry, FlowEntry, FlowEvent,
         FlowKey, FragmentEntry, FragmentKey, Load, Members, NodeEntry, PulseEntry, Removed, Scratch,
         ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
+    reason::TransmitReason,
     wire::{Be16, Be32, Be128},
 };
 
@@ -144,6 +145,8 @@ pub trait FlowTables<A> {
     fn insert_flow(&self, level: Level, key: &FlowKey<A>, entry: &FlowEntry<A>) -> Inserted;
     /// Removes, if it is there.
     fn remove_flow(&self, level: Level, key: &FlowKey<A>);
+    /// A set of this CPU's cache, of the [`NodeEntry::cache_sets`] that it has.
+    fn cache(&self, sets: u32, index: u32) -> Option<Slot<CacheSet<A>>>;
     /// Room to write an entry in before it is inserted; the kernel's stack has little.
     fn draft(&self) -> Option<Slot<FlowEntry<A>>>;
 }
@@ -172,6 +175,12 @@ pub trait Tables: FlowTables<Be32> + FlowTables<Be128> {
     fn backend_slot(&self, id: BackendId) -> Option<Slot<BackendEntry>>;
     /// How busy a backend is.
     fn load(&self, id: BackendId) -> Option<Slot<Load>>;
+    /// A stamp, of as many as [`STAMPS`](crate::layout::STAMPS).
+    fn stamp(&self, index: u32) -> Option<u32>;
+    /// Gives it a value that it has not had for long. Costs a reading of the clock.
+    fn renew_stamp(&self, index: u32);
+    /// Adds so many packets that were sent to those counted under their reason.
+    fn count_sent(&self, reason: TransmitReason, packets: u64);
     /// Counts for a backend.
     fn count(&self, id: BackendId, counter: BackendCounter);
     /// Adds what a removed flow had carried to its backend's counters.

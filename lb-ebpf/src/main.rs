@@ -12,9 +12,13 @@ mod xdp_frame;
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
 use lb_common::{
-    forward::{self, Stage, Step},
+    family::Address,
+    forward::{self, Stage, Step, cache},
+    layout::CACHE_WAYS,
     reason::{DropReason, Verdict},
+    tables::{FlowTables, Tables},
     trace::Watcher,
+    wire::{Be32, Be128},
 };
 use maps::Maps;
 use xdp_frame::XdpFrame;
@@ -59,6 +63,8 @@ stages! {
     xvip_open4 = Stage::Open4;
     xvip_open6 = Stage::Open6;
     xvip_choose = Stage::Choose;
+    xvip_lookup4 = Stage::Lookup4;
+    xvip_lookup6 = Stage::Lookup6;
     xvip_begin4 = Stage::Begin4;
     xvip_begin6 = Stage::Begin6;
     xvip_rebuild4 = Stage::Rebuild4;
@@ -79,16 +85,59 @@ stages! {
     xvip_observe6 = Stage::Observe6;
 }
 
+macro_rules! settling {
+    ($($program:ident = $address:ty;)+) => {$(
+        /// Settles some lines of this CPU's cache. Never attached: the controller runs it, as often as there are sets.
+        #[xdp]
+        pub fn $program(_context: XdpContext) -> u32 {
+            settle::<$address>()
+        }
+    )+};
+}
+
+settling! {
+    xvip_settle4 = Be32;
+    xvip_settle6 = Be128;
+}
+
+#[inline(always)]
+fn settle<A: Address>() -> u32
+where
+    Maps: FlowTables<A>,
+{
+    let (Some(node), Some(pulse)) = (Tables::node(&Maps), Tables::pulse(&Maps)) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    for _ in 0..cache::SETTLED_AT_ONCE {
+        let set = maps::next_to_settle(node.cache_sets)
+            .and_then(|index| FlowTables::<A>::cache(&Maps, node.cache_sets, index));
+        let Some(set) = set else { return xdp_action::XDP_ABORTED };
+        for way in 0..CACHE_WAYS {
+            if set.with(|set| set.ways[way].is_used()) {
+                cache::settle(&Maps, set.field(|set| &mut set.ways[way]), pulse.flow_clock);
+            }
+        }
+    }
+    xdp_action::XDP_PASS
+}
+
 #[inline(always)]
 fn finish(frame: &XdpFrame<'_>, step: Step) -> u32 {
     let verdict = match step {
         Step::Done(verdict) => verdict,
+        Step::Sent(reason) => return leave(frame, Verdict::Transmit(reason)),
         Step::Next(stage) => {
             maps::go_on(frame.context(), stage);
             Verdict::Drop(DropReason::Internal)
         }
     };
     maps::count(verdict.counter());
+    leave(frame, verdict)
+}
+
+/// What the kernel is told.
+#[inline(always)]
+fn leave(frame: &XdpFrame<'_>, verdict: Verdict) -> u32 {
     let egress = frame.other_interface();
     let action = match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,

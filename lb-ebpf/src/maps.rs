@@ -5,26 +5,26 @@
 use core::{cell::UnsafeCell, ptr::NonNull};
 
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::{
         Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
         lpm_trie::Key as LpmKey,
     },
-    helpers::bpf_ktime_get_ns,
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::btf_map,
     programs::XdpContext,
 };
 use lb_common::{
-    forward::Stage,
+    forward::{Stage, cache},
     layout::{
         ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
-        ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, LocalCounters,
+        CacheSet, ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, LocalCounters,
         LocalEntry, LocalPeer, MAX_ADVERTS, MAX_ALLOWED, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members,
-        NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, Scratch, ServiceEntry, ServiceKey, SourceEntry,
+        NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, STAMPS as STAMPS_LEN, Scratch, ServiceEntry, ServiceKey, SourceEntry,
         SourceKey, VipEntry,
     },
     local::{LocalTables, Outcome},
-    reason,
+    reason::{self, TransmitReason, Verdict},
     tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
     trace::{Event, Note, TraceEntry, Wanted, Watcher},
     wire::{Be16, Be32, Be128},
@@ -92,6 +92,24 @@ static ESTABLISHED4: HashMap<FlowKey<Be32>, FlowEntry<Be32>, 2_097_152, { BPF_F_
 #[btf_map]
 static ESTABLISHED6: HashMap<FlowKey<Be128>, FlowEntry<Be128>, 2_097_152, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
+
+/// The cache of IPv4 flows: as many sets for each CPU as [`NodeEntry::cache_sets`] says. Mapped memory begins with a cache line,
+/// and so does each of its lines.
+#[btf_map]
+static CACHE4: Array<CacheSet<Be32>, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// The cache of IPv6 flows.
+#[btf_map]
+static CACHE6: Array<CacheSet<Be128>, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// When an established flow with this stamp has changed last (`CLOCK_MONOTONIC`, nanoseconds). User space writes its changes
+/// here, too.
+#[btf_map]
+static STAMPS: Array<u64, { STAMPS_LEN as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Which set of the cache is settled next.
+#[btf_map]
+static SETTLED: PerCpuArray<u32, 1> = PerCpuArray::new();
 
 /// The ports of first fragments, for those that follow.
 #[btf_map]
@@ -248,6 +266,15 @@ pub fn count(counter: u32) {
     }
 }
 
+/// The number of the set that this CPU settles next, of so many.
+#[inline(always)]
+pub fn next_to_settle(sets: u32) -> Option<u32> {
+    let next = slot(SETTLED.get_ptr_mut(0))?;
+    let index = next.read() & sets.wrapping_sub(1);
+    next.update(|next| *next = index.wrapping_add(1));
+    Some(index)
+}
+
 /// The maps above.
 pub struct Maps;
 
@@ -307,6 +334,29 @@ impl Tables for Maps {
     #[inline(always)]
     fn backend_slot(&self, id: BackendId) -> Option<Slot<BackendEntry>> {
         slot(BACKENDS.get_ptr_mut(u32::from(id)))
+    }
+
+    #[inline(always)]
+    fn stamp(&self, index: u32) -> Option<u32> {
+        let stamp = STAMPS.get_ptr(index)?;
+        // SAFETY: aligned, and alive for as long as the program runs. Volatile, since others write it at any time.
+        Some(unsafe { stamp.read_volatile() } as u32)
+    }
+
+    #[inline(always)]
+    fn renew_stamp(&self, index: u32) {
+        let now = Tables::monotonic_ns(self);
+        let Some(stamp) = STAMPS.get_ptr_mut(index) else { return };
+        // SAFETY: as above.
+        unsafe { stamp.write_volatile(now) };
+    }
+
+    #[inline(always)]
+    fn count_sent(&self, reason: TransmitReason, packets: u64) {
+        if let Some(count) = COUNTERS.get_ptr_mut(Verdict::Transmit(reason).counter()) {
+            // SAFETY: a per-CPU value, and the program is not preempted by itself on this CPU.
+            unsafe { *count += packets };
+        }
     }
 
     #[inline(always)]
@@ -506,7 +556,7 @@ fn slot<T: Copy>(value: Option<*mut T>) -> Option<Slot<T>> {
 }
 
 macro_rules! flow_tables {
-    ($address:ty, $half_open:ident, $established:ident, $draft:ident) => {
+    ($address:ty, $half_open:ident, $established:ident, $cache:ident, $draft:ident) => {
         impl FlowTables<$address> for Maps {
             #[inline(always)]
             fn flow(&self, level: Level, key: &FlowKey<$address>) -> Option<Slot<FlowEntry<$address>>> {
@@ -526,7 +576,11 @@ macro_rules! flow_tables {
                 let flags = u64::from(BPF_NOEXIST);
                 outcome(match level {
                     Level::HalfOpen => $half_open.insert(key, entry, flags),
-                    Level::Established => $established.insert(key, entry, flags),
+                    Level::Established => {
+                        let result = $established.insert(key, entry, flags);
+                        cache::changed(self, key);
+                        result
+                    }
                 })
             }
 
@@ -535,8 +589,19 @@ macro_rules! flow_tables {
                 // What is not there need not be removed.
                 let _ = match level {
                     Level::HalfOpen => $half_open.remove(key),
-                    Level::Established => $established.remove(key),
+                    Level::Established => {
+                        let result = $established.remove(key);
+                        cache::changed(self, key);
+                        result
+                    }
                 };
+            }
+
+            #[inline(always)]
+            fn cache(&self, sets: u32, index: u32) -> Option<Slot<CacheSet<$address>>> {
+                // SAFETY: the helper takes no argument and is allowed in XDP.
+                let cpu = unsafe { bpf_get_smp_processor_id() };
+                slot($cache.get_ptr_mut(cpu * sets + index))
             }
 
             #[inline(always)]
@@ -547,8 +612,8 @@ macro_rules! flow_tables {
     };
 }
 
-flow_tables!(Be32, HALF_OPEN4, ESTABLISHED4, DRAFT4);
-flow_tables!(Be128, HALF_OPEN6, ESTABLISHED6, DRAFT6);
+flow_tables!(Be32, HALF_OPEN4, ESTABLISHED4, CACHE4, DRAFT4);
+flow_tables!(Be128, HALF_OPEN6, ESTABLISHED6, CACHE6, DRAFT6);
 
 /// What an insertion of an absent key came to.
 #[inline(always)]

@@ -7,6 +7,7 @@
 
 mod array_walk;
 mod attach;
+mod cache;
 mod connections;
 mod flow_events;
 mod flow_tables;
@@ -42,6 +43,7 @@ use aya::{
     pin::PinError,
     programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, links::LinkError},
     sys::SyscallError,
+    util::nr_cpus,
 };
 use aya_log::EbpfLogger;
 use lb_common::{
@@ -63,6 +65,7 @@ use self::rings::Rings;
 pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
     connections::{ConnectionSource, ConnectionTables},
+    cache::Settler,
     flow_events::FlowEvents,
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
     interface::{driver, keep_vlan_tags},
@@ -88,7 +91,7 @@ const GROWS_AT_MOST: usize = 128;
 /// The program that is attached.
 const PROGRAM: &str = "xvip";
 /// The maps of the object: each is pinned under its own name.
-const MAPS: [&str; 31] = [
+const MAPS: [&str; 35] = [
     "NODE",
     "PULSE",
     "VIPS",
@@ -104,6 +107,10 @@ const MAPS: [&str; 31] = [
     "HALF_OPEN6",
     "ESTABLISHED4",
     "ESTABLISHED6",
+    "CACHE4",
+    "CACHE6",
+    "STAMPS",
+    "SETTLED",
     "FRAGMENTS",
     "SOURCES",
     "ADVERTS",
@@ -174,6 +181,9 @@ pub enum DataplaneError {
     /// The monotonic clock could not be read.
     #[error("CLOCK_MONOTONIC cannot be read")]
     Clock(#[source] nix::Error),
+    /// The cache of flows could not be settled.
+    #[error("the cache of flows")]
+    Settle(#[source] io::Error),
     /// A thread could not be made, or has ended before its time.
     #[error("no thread for the data plane")]
     Thread(#[source] io::Error),
@@ -247,6 +257,7 @@ pub struct Dataplane {
     /// What the maps hold that nobody else writes. Reading them back costs a quarter of a megabyte a ring and thousands
     /// of system calls.
     written: Written,
+    settler: Arc<Settler>,
     /// While a former layout's flows are being brought over.
     migration: Option<Migration>,
 }
@@ -319,8 +330,13 @@ impl Dataplane {
             loader.map_max_entries(established, flows.max.saturating_mul(2));
         }
         loader.map_max_entries("SOURCES", flows.sources_max);
+        let cpus = nr_cpus().map_err(|(_, source)| DataplaneError::Settle(source))? as u32;
+        for cache in cache::CACHES {
+            loader.map_max_entries(cache, cpus * cache::sets(cpus, flows.max));
+        }
         let mut ebpf = loader.load(OBJECT).map_err(|error| DataplaneError::Object(Box::new(error)))?;
         programs::load(&mut ebpf)?;
+        let settler = Settler::open(&mut ebpf, &maps_path, cpus)?;
 
         let mut dataplane = Self {
             node: take(&mut ebpf, "NODE")?,
@@ -345,6 +361,7 @@ impl Dataplane {
             attachments: Vec::new(),
             pins: pin_path.to_owned(),
             maps_path,
+            settler: Arc::new(settler),
             ebpf,
         };
         dataplane.read_back()?;
@@ -391,7 +408,7 @@ impl Dataplane {
     pub fn node(&self) -> Result<NodeEntry, DataplaneError> {
         let node = self.node.get(&0, 0).map_err(in_map("NODE"))?;
         // Nobody else's business.
-        Ok(NodeEntry { flags: node.flags & !NODE_HAS_FORMER, ..node })
+        Ok(NodeEntry { flags: node.flags & !NODE_HAS_FORMER, cache_sets: 0, ..node })
     }
 
     /// Writes the node's entry.
@@ -400,7 +417,8 @@ impl Dataplane {
     ///
     /// Where the map cannot be written; so for each `set_` and `remove_` below.
     pub fn set_node(&mut self, entry: &NodeEntry) -> Result<(), DataplaneError> {
-        let entry = NodeEntry { flags: entry.flags | self.migration_flag(), ..*entry };
+        let flags = entry.flags | self.migration_flag();
+        let entry = NodeEntry { flags, cache_sets: self.settler.sets(), ..*entry };
         self.node.set(0, entry, 0).map_err(in_map("NODE"))
     }
 
@@ -573,6 +591,7 @@ impl Dataplane {
     ///
     /// Where the map cannot be read.
     pub fn counters(&self) -> Result<Vec<u64>, DataplaneError> {
+        self.settler.settle()?;
         (0..reason::COUNTERS)
             .map(|index| self.counters.get(&index, 0).map(|cpus| cpus.iter().sum()))
             .collect::<Result<_, _>>()
@@ -629,7 +648,7 @@ impl Dataplane {
     ///
     /// Where the pinned maps cannot be opened.
     pub fn flow_tables(&self) -> Result<FlowTables, DataplaneError> {
-        FlowTables::open(&self.maps_path)
+        FlowTables::open(&self.maps_path, Arc::clone(&self.settler))
     }
 
     /// A handle of its own on the flow tables, for the thread that ends flows.
@@ -638,7 +657,7 @@ impl Dataplane {
     ///
     /// Where the pinned maps cannot be opened.
     pub fn sever_tables(&self) -> Result<SeverTables, DataplaneError> {
-        SeverTables::open(&self.maps_path)
+        SeverTables::open(&self.maps_path, Arc::clone(&self.settler))
     }
 
     /// A handle of its own on what was seen of other nodes, for any thread.
@@ -648,6 +667,15 @@ impl Dataplane {
     /// Where the pinned maps cannot be opened.
     pub fn sightings(&self) -> Result<Sightings, DataplaneError> {
         Sightings::open(&self.maps_path)
+    }
+
+    /// Has every CPU write down what its cache of flows knows and the tables do not.
+    ///
+    /// # Errors
+    ///
+    /// Where a CPU cannot be reached.
+    pub fn settle(&self) -> Result<(), DataplaneError> {
+        self.settler.settle()
     }
 
     /// Runs the programs once on a frame (`BPF_PROG_TEST_RUN`), with the maps as they are. Returns the XDP action and

@@ -9,14 +9,15 @@ use std::{
 
 use lb_common::{
     family::Address,
-    forward::forward,
+    forward::{cache, forward},
     frame::{Frame, Header, HostSocket},
     layout::{
         ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
-        ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES, MacWord,
-        Members, NodeEntry, PulseEntry, Removed, SEEN_SEVERED, Scratch, Search, Seen, ServiceEntry,
+        CACHE_WAYS, CacheLine, CacheSet, ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES, MacWord,
+        Members, NodeEntry, PulseEntry, Removed, SEEN_SEVERED, STAMPS, Scratch, Search, Seen, ServiceEntry,
         ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
+    reason::TransmitReason,
     tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
     wire::{Be16, Be32, Be128},
 };
@@ -180,6 +181,7 @@ impl<K, V> Drop for SlotMap<K, V> {
 struct FamilyMaps<A: Ord + Copy> {
     half_open: RefCell<SlotMap<FlowKey<A>, FlowEntry<A>>>,
     established: RefCell<SlotMap<FlowKey<A>, FlowEntry<A>>>,
+    cache: RefCell<SlotMap<u32, CacheSet<A>>>,
     draft: RefCell<SlotMap<(), FlowEntry<A>>>,
 }
 
@@ -190,6 +192,7 @@ impl<A: Ord + Copy> FamilyMaps<A> {
             // evict, since which entry goes is up to the kernel.
             half_open: RefCell::new(SlotMap::new(usize::MAX)),
             established: RefCell::new(SlotMap::new(max_flows as usize * 2)),
+            cache: RefCell::new(SlotMap::new(usize::MAX)),
             draft: RefCell::new(SlotMap::new(1)),
         }
     }
@@ -216,6 +219,7 @@ pub struct HostTables {
     backends: RefCell<SlotMap<BackendId, BackendEntry>>,
     loads: RefCell<SlotMap<BackendId, Load>>,
     turns: RefCell<BTreeMap<u32, u32>>,
+    stamps: RefCell<BTreeMap<u32, u32>>,
     flow_events: RefCell<Vec<FlowEvent>>,
     scratch: RefCell<SlotMap<(), Scratch>>,
     counters: RefCell<BTreeMap<BackendId, BackendCounters>>,
@@ -239,12 +243,19 @@ impl HostTables {
             backends: RefCell::new(SlotMap::new(usize::MAX)),
             loads: RefCell::new(SlotMap::new(usize::MAX)),
             turns: RefCell::default(),
+            stamps: RefCell::default(),
             flow_events: RefCell::default(),
             scratch: RefCell::new(SlotMap::new(1)),
             counters: RefCell::default(),
             advert_writes: Cell::new(0),
             clock_reads: Cell::new(0),
         }
+    }
+
+    /// Settles the cache, as the controller has the programs do it.
+    pub fn settle(&self) {
+        settle(self, &self.v4);
+        settle(self, &self.v6);
     }
 
     /// How often a frame asked for the time; in the kernel each costs a helper call.
@@ -293,6 +304,22 @@ impl HostTables {
                 closed_for: 0xa5a5_a5a5,
             };
         });
+    }
+}
+
+fn settle<A: Address>(tables: &HostTables, maps: &FamilyMaps<A>)
+where
+    HostTables: FlowTables<A>,
+{
+    let sets: Vec<u32> = maps.cache.borrow().entries().map(|(index, _)| index).collect();
+    for index in sets {
+        let set = maps.cache.borrow().slot(&index);
+        for way in 0..CACHE_WAYS {
+            let line = set.expect("it was there").field(|set| &mut set.ways[way]);
+            if line.with(CacheLine::is_used) {
+                cache::settle(tables, line, tables.world.clock);
+            }
+        }
     }
 }
 
@@ -356,6 +383,18 @@ impl Tables for HostTables {
         let slot = self.backends.borrow_mut().slot_or(id, entry)?;
         slot.update(|slot| *slot = entry);
         Some(slot)
+    }
+
+    fn stamp(&self, index: u32) -> Option<u32> {
+        (index < STAMPS).then(|| self.stamps.borrow().get(&index).copied().unwrap_or_default())
+    }
+
+    fn renew_stamp(&self, index: u32) {
+        *self.stamps.borrow_mut().entry(index).or_default() += 1;
+    }
+
+    fn count_sent(&self, _reason: TransmitReason, _packets: u64) {
+        // Each frame's verdict is looked at, and none counted.
     }
 
     fn load(&self, id: BackendId) -> Option<Slot<Load>> {
@@ -454,11 +493,23 @@ macro_rules! flow_tables {
                 key: &FlowKey<$address>,
                 entry: &FlowEntry<$address>,
             ) -> Inserted {
-                self.$maps.level(level).borrow_mut().insert(key, entry)
+                let inserted = self.$maps.level(level).borrow_mut().insert(key, entry);
+                if level == Level::Established {
+                    cache::changed(self, key);
+                }
+                inserted
             }
 
             fn remove_flow(&self, level: Level, key: &FlowKey<$address>) {
                 self.$maps.level(level).borrow_mut().remove(key);
+                if level == Level::Established {
+                    cache::changed(self, key);
+                }
+            }
+
+            fn cache(&self, sets: u32, index: u32) -> Option<Slot<CacheSet<$address>>> {
+                assert!(index < sets, "set {index} of {sets}");
+                self.$maps.cache.borrow_mut().slot_or(index, CacheSet::EMPTY)
             }
 
             fn draft(&self) -> Option<Slot<FlowEntry<$address>>> {
@@ -522,6 +573,7 @@ impl Plane for HostPlane {
     }
 
     fn apply(&mut self, world: &World) {
+        self.tables.settle();
         self.tables.world = world.clone();
     }
 
@@ -530,6 +582,7 @@ impl Plane for HostPlane {
     }
 
     fn flows(&mut self) -> FlowState {
+        self.tables.settle();
         let both = |level| {
             let v4 = self.tables.v4.level(level).borrow();
             let v6 = self.tables.v6.level(level).borrow();
@@ -566,9 +619,11 @@ impl Plane for HostPlane {
             let key = FlowKey::new(key.src.low(), key.src_port, key.dst.low(), key.dst_port);
             let slot: Option<Slot<FlowEntry<Be32>>> = self.tables.flow(Level::Established, &key);
             slot.expect("an established flow").update(|entry| sever(&mut entry.seen));
+            cache::changed(&self.tables, &key);
         } else {
             let slot: Option<Slot<FlowEntry<Be128>>> = self.tables.flow(Level::Established, key);
             slot.expect("an established flow").update(|entry| sever(&mut entry.seen));
+            cache::changed(&self.tables, key);
         }
     }
 

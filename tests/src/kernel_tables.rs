@@ -257,7 +257,13 @@ fn fill<T: BorrowMut<MapData>, V: Pod + Default>(map: &mut Array<T, V>, count: u
 }
 
 impl KernelPlane {
+    /// Nothing is in the cache afterwards.
+    fn settle(&self) {
+        self.dataplane.settle().expect("the cache can be settled");
+    }
+
     fn forget(&mut self) -> anyhow::Result<()> {
+        self.dataplane.settle()?;
         clear(&mut self.half_open4)?;
         clear(&mut self.half_open6)?;
         clear(&mut self.established4)?;
@@ -326,15 +332,22 @@ impl Plane for KernelPlane {
     }
 
     fn apply(&mut self, world: &World) {
+        self.settle();
         self.write(world).expect("the maps can be written");
     }
 
     fn run(&mut self, frame: &[u8]) -> Outcome {
         if self.counters.is_empty() {
+            self.settle();
             self.counters = self.counters();
         }
         let (action, frame) = self.dataplane.test_run(frame).expect("the kernel runs the program");
-        let counters = self.counters();
+        let mut counters = self.counters();
+        if counters == self.counters {
+            // Counted with its flow so far.
+            self.settle();
+            counters = self.counters();
+        }
         let moved: Vec<u32> = counters
             .iter()
             .zip(&self.counters)
@@ -355,6 +368,7 @@ impl Plane for KernelPlane {
     }
 
     fn flows(&mut self) -> FlowState {
+        self.settle();
         let both = |v4, v6| -> BTreeMap<_, _> {
             let v4 = entries::<FlowKey<Be32>, FlowEntry<Be32>>(v4).into_iter();
             v4.map(|(key, entry)| (wide_key(&key), wide_entry(&entry))).chain(entries(v6)).collect()
@@ -382,6 +396,7 @@ impl Plane for KernelPlane {
     }
 
     fn sever(&mut self, key: &Key) {
+        self.settle();
         if key.src.is_mapped() {
             let key = FlowKey::new(key.src.low(), key.src_port, key.dst.low(), key.dst_port);
             sever(&mut self.established4, &key);

@@ -159,6 +159,8 @@ impl World {
             if_indices: [LINK, SECOND_LINK, 0, 0],
             v4: NODE.into(),
             v6: NODE6.into(),
+            // Few, so that flows compete for them. The kernel has as many as it was loaded with.
+            cache_sets: 2,
             ..NodeEntry::EMPTY
         };
         let vips: [IpAddr; 2] =

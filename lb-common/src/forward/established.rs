@@ -1,19 +1,15 @@
-//! Plain packets of established flows: nearly all that there is to do, in as few steps as it takes.
+//! Plain packets of busy flows: nearly all that there is to do, in as few steps as it takes.
 //!
-//! Every other packet for a VIP goes on to a stage that takes its time. What stands here twice, here and in
-//! [`super::send`], is there for what only other packets need: tags, fragments, flags that change a flow.
+//! Every other packet for a VIP goes on to a stage that takes its time ([`super::lookup`]). What stands here twice is there for
+//! what only other packets need.
 
-use super::{Family, INTERNAL, PARSE, Step, ask, flow_clock, leave_to_slow, pass, tunnel};
+use super::{Family, INTERNAL, PARSE, Step, cache, tunnel};
 use crate::{
     checksum,
     frame::{Frame, Plain},
-    layout::{
-        ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG, FlowEntry, FlowKey, MODE_DSR_IPIP, MODE_LOCAL, MODE_NAT,
-        MacWord, NodeEntry, SEEN_RST, SEEN_SEVERED, Seen, TO_BACKEND,
-    },
-    reason::{DropReason, PassReason, TransmitReason, Verdict},
-    segment::Segment,
-    tables::{BackendCounter, FlowTables, Level, Slot, Tables},
+    layout::{CACHE_TO_CLIENT, CacheLine, FlowKey, MODE_DSR_IPIP, MODE_NAT, MacWord, NodeEntry},
+    reason::TransmitReason,
+    tables::{FlowTables, Slot, Tables},
     wire::{
         Be32, Be128, ETHERNET_LEN, IPV4_FRAGMENT_MASK, Ipv4, Ipv6, PROTOCOL_TCP, TCP_ACK, TCP_FIN,
         TCP_MIN_LEN, TCP_RST, TCP_SYN,
@@ -43,6 +39,49 @@ impl Sound for Be128 {
     }
 }
 
+/// A TCP segment without tags, options of IP, or extensions.
+pub struct PlainSegment<A> {
+    /// Its addresses and ports. By itself where it is handed to the kernel: what the kernel gets the address of stays in memory,
+    /// and all that is beside it.
+    pub key: FlowKey<A>,
+    /// Bytes, IP header included.
+    pub packet_len: usize,
+    /// Bytes of TCP payload.
+    pub payload: usize,
+    /// The TCP flags.
+    pub flags: u8,
+}
+
+impl<A: Sound> PlainSegment<A> {
+    /// The one in a frame, if it is sound.
+    #[inline(always)]
+    pub fn of<F: Frame>(frame: &F) -> Option<Self> {
+        let packet = frame.header::<Plain<A>>(0)?;
+        let packet_len = A::packet_len(&packet.ip);
+        if !A::is_plain(&packet.ip) || packet_len > frame.len() - ETHERNET_LEN {
+            return None;
+        }
+        let tcp_len = usize::from(packet.tcp.data_offset >> 4) * 4;
+        if tcp_len < TCP_MIN_LEN || A::HEADER_LEN + tcp_len > packet_len {
+            return None;
+        }
+        let key = FlowKey::new(
+            A::source(&packet.ip),
+            packet.tcp.src_port,
+            A::destination(&packet.ip),
+            packet.tcp.dst_port,
+        );
+        let payload = packet_len - A::HEADER_LEN - tcp_len;
+        Some(Self { key, packet_len, payload, flags: packet.tcp.flags })
+    }
+
+    /// Whether it neither begins nor ends anything: what does changes more than its flow's counters.
+    #[inline(always)]
+    pub const fn goes_on(&self) -> bool {
+        self.flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK) == TCP_ACK
+    }
+}
+
 /// Goes on with a frame for us, and a VIP.
 #[inline(always)]
 pub fn established<A: Sound, F: Frame, T: Tables + FlowTables<A>>(
@@ -51,70 +90,17 @@ pub fn established<A: Sound, F: Frame, T: Tables + FlowTables<A>>(
     node: &NodeEntry,
 ) -> Step {
     // What is not as it should be is judged where there is room for it.
-    let Some(packet) = frame.header::<Plain<A>>(0) else { return PARSE };
-    let packet_len = A::packet_len(&packet.ip);
-    if !A::is_plain(&packet.ip) || packet_len > frame.len() - ETHERNET_LEN {
-        return PARSE;
-    }
-    let tcp_len = usize::from(packet.tcp.data_offset >> 4) * 4;
-    if tcp_len < TCP_MIN_LEN || A::HEADER_LEN + tcp_len > packet_len {
-        return PARSE;
-    }
-    // By itself: what the kernel gets the address of stays in memory, and all that is beside it.
-    let key = FlowKey::new(
-        A::source(&packet.ip),
-        packet.tcp.src_port,
-        A::destination(&packet.ip),
-        packet.tcp.dst_port,
-    );
-    let (payload, flags) = (packet_len - A::HEADER_LEN - tcp_len, packet.tcp.flags);
-    // What begins or ends a flow changes more than its entry.
-    if flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK) == TCP_ACK
-        && let Some(slot) = tables.flow(Level::Established, &key)
+    let Some(segment) = PlainSegment::<A>::of(frame) else { return PARSE };
+    if segment.goes_on()
+        && let Some(line) = cache::find(tables, node, &segment.key)
+        && let Some(step) = go_on(frame, tables, node, segment.packet_len, segment.payload, line)
     {
-        let clock = flow_clock(tables);
-        let goes_on = slot.with(|entry| {
-            entry.seen.flags & (SEEN_RST | SEEN_SEVERED) == 0
-                && entry.seen.is_heard_within(node.idle_timeout, clock)
-        });
-        if goes_on {
-            match go_on(frame, tables, node, packet_len, payload, slot, clock) {
-                Next::Done(step) => return step,
-                Next::Ask { answer, mtu } => {
-                    return ask(tables, &segment(&key, payload, flags), answer, mtu);
-                }
-                Next::Other => {}
-            }
-        }
+        return step;
     }
-    let Some(scratch) = tables.scratch() else { return INTERNAL };
-    leave_to_slow(scratch, &segment(&key, payload, flags))
+    Step::Next(A::LOOKUP)
 }
 
-/// As the stages after this one want it.
-#[inline(always)]
-const fn segment<A: Sound>(key: &FlowKey<A>, payload: usize, flags: u8) -> Segment<A> {
-    Segment {
-        key: *key,
-        l3: ETHERNET_LEN,
-        l4: ETHERNET_LEN + A::HEADER_LEN,
-        payload: payload as u16,
-        flags,
-        later_fragment: false,
-    }
-}
-
-/// What a packet of a flow comes to.
-enum Next {
-    /// This; it has been written down.
-    Done(Step),
-    /// An answer to its sender.
-    Ask { answer: u32, mtu: u32 },
-    /// That is not for here, and nothing is changed.
-    Other,
-}
-
-/// Rewrites the packet, writes it down, and says where it goes.
+/// Rewrites the packet and writes it down. `None` where it is not as easy as that; nothing is changed then.
 #[inline(always)]
 fn go_on<A: Sound, F: Frame, T: Tables + FlowTables<A>>(
     frame: &mut F,
@@ -122,84 +108,65 @@ fn go_on<A: Sound, F: Frame, T: Tables + FlowTables<A>>(
     node: &NodeEntry,
     packet_len: usize,
     payload: usize,
-    slot: Slot<FlowEntry<A>>,
-    clock: u32,
-) -> Next {
-    const LOST: Next = Next::Done(INTERNAL);
+    line: Slot<CacheLine<A>>,
+) -> Option<Step> {
     let if_index = frame.if_index();
-    let Some(packet) = frame.header_mut::<Plain<A>>(0) else { return LOST };
-    // Where it lies: copies of all that a packet may need would not stay in registers.
-    let mut hop = slot.field(|entry| &mut entry.client);
+    let packet = frame.header_mut::<Plain<A>>(0)?;
+    if A::hops(&packet.ip) <= 1 {
+        return None;
+    }
+    let (how, link) = line.with(|line| (line.how, usize::from(line.link) % node.if_indices.len()));
+    let mut egress = node.if_indices[link];
     let mut reason = TransmitReason::ToClient;
     let mut tunnel = None;
-    if slot.with(|entry| entry.direction) == TO_BACKEND {
-        let came_another_way = hop.with(|hop| {
-            hop.mac != MacWord::read(&packet.ethernet.src) || hop.if_index != if_index || hop.outer.is_some()
-        });
-        if came_another_way {
-            return Next::Other;
+    if how & CACHE_TO_CLIENT == 0 {
+        // Its client's packets come another way now.
+        if egress != if_index || line.with(|line| line.client) != MacWord::read(&packet.ethernet.src) {
+            return None;
         }
-        let (id, mode) = slot.with(|entry| (entry.backend, entry.mode));
-        if mode == MODE_LOCAL {
-            slot.update(|entry| write_down(&mut entry.seen, packet_len, clock));
-            return Next::Done(pass(PassReason::LocalBackend));
-        }
-        let Some(backend) = tables.backend_slot(id) else { return LOST };
-        if !backend.with(|backend| backend.hop.is_resolved()) {
-            tables.count(id, BackendCounter::Unresolved);
-            return Next::Done(super::drop(DropReason::NextHopUnknown));
-        }
+        let backend = tables.backend_slot(line.with(|line| line.backend))?;
+        let hop = backend.field(|backend| &mut backend.hop);
         let mut overhead = 0;
-        if mode == MODE_DSR_IPIP {
+        if how == MODE_DSR_IPIP {
             let address = backend.with(|backend| backend.address);
             overhead = tunnel::overhead(address);
-            tunnel = Some(address);
+            tunnel = Some((address, hop));
         }
         let mtu = backend.with(|backend| backend.mtu);
-        if mtu != 0 && packet_len + overhead > mtu as usize {
-            return Next::Ask { answer: ANSWER_TOO_BIG, mtu: mtu.saturating_sub(overhead as u32) };
+        let is_in_the_way = hop.with(|hop| !hop.is_resolved() || hop.outer.is_some());
+        if is_in_the_way || (mtu != 0 && packet_len + overhead > mtu as usize) {
+            return None;
         }
-        hop = backend.field(|backend| &mut backend.hop);
+        hop.with(|hop| {
+            hop.mac.write(&mut packet.ethernet.dst);
+            hop.source.write(&mut packet.ethernet.src);
+        });
+        egress = hop.with(|hop| hop.if_index);
         reason = TransmitReason::ToBackend;
+    } else {
+        line.with(|line| line.client).write(&mut packet.ethernet.dst);
+        node.macs[link].write(&mut packet.ethernet.src);
     }
-    if hop.with(|hop| hop.outer.is_some()) {
-        return Next::Other;
-    }
-    if A::hops(&packet.ip) <= 1 {
-        return Next::Ask { answer: ANSWER_TIME_EXCEEDED, mtu: 0 };
-    }
-    slot.update(|entry| {
-        A::take_hop(&mut packet.ip, entry.ip_delta);
-        if entry.mode == MODE_NAT {
-            A::set_addresses(&mut packet.ip, entry.rewritten.src, entry.rewritten.dst);
-            packet.tcp.src_port = entry.rewritten.src_port;
-            packet.tcp.dst_port = entry.rewritten.dst_port;
-            packet.tcp.checksum = entry.tcp_delta.apply(packet.tcp.checksum);
+    line.update(|line| {
+        A::take_hop(&mut packet.ip, line.ip_delta);
+        if how & !CACHE_TO_CLIENT == MODE_NAT {
+            A::set_addresses(&mut packet.ip, line.rewritten.src, line.rewritten.dst);
+            packet.tcp.src_port = line.rewritten.src_port;
+            packet.tcp.dst_port = line.rewritten.dst_port;
+            packet.tcp.checksum = line.tcp_delta.apply(packet.tcp.checksum);
         }
-        write_down(&mut entry.seen, packet_len, clock);
-        entry.seen.next_seq = packet.tcp.seq.get().wrapping_add(payload as u32);
-        entry.seen.ack = packet.tcp.ack.get();
+        line.bytes += packet_len as u64;
+        line.packets = line.packets.wrapping_add(1);
+        line.next_seq = packet.tcp.seq.get().wrapping_add(payload as u32);
+        line.ack = packet.tcp.ack.get();
     });
-    match tunnel {
-        None => {
-            hop.with(|hop| {
-                hop.mac.write(&mut packet.ethernet.dst);
-                hop.source.write(&mut packet.ethernet.src);
-            });
-            frame.leave_by(hop.with(|hop| hop.if_index));
-        }
-        Some(backend) => {
-            if !tunnel::encapsulate::<A, F>(frame, node, ETHERNET_LEN, &hop.read(), backend) {
-                return LOST;
-            }
-        }
+    frame.leave_by(egress);
+    if let Some((backend, hop)) = tunnel
+        && !tunnel::encapsulate::<A, F>(frame, node, ETHERNET_LEN, &hop.read(), backend)
+    {
+        // Counted as what it is, not as sent.
+        line.update(|line| line.packets = line.packets.wrapping_sub(1));
+        return Some(INTERNAL);
     }
-    Next::Done(Step::Done(Verdict::Transmit(reason)))
-}
-
-#[inline(always)]
-fn write_down(seen: &mut Seen, packet_len: usize, clock: u32) {
-    seen.packets += 1;
-    seen.bytes += packet_len as u64;
-    seen.at = clock;
+    Some(Step::Sent(reason))
 }

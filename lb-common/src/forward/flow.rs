@@ -1,6 +1,6 @@
 //! A flow's entries: made, moved between the tables, ended and removed; and what that does to its backend's load.
 
-use super::{Family, send::unseen};
+use super::{Family, cache, send::unseen};
 use crate::{
     checksum::{Delta, Sum},
     family::{Address, address_sum, header_delta},
@@ -304,7 +304,9 @@ pub fn client_moved<A: Family, F: Frame, T: Tables + FlowTables<A>>(
     slot.update(|entry| entry.client = way);
     if let Some(reply) = other(tables, level, &entry) {
         reply.update(|reply| reply.client = way);
+        cache::changed(tables, &entry.rewritten.reversed());
     }
+    cache::changed(tables, &segment.key);
     if level == Level::Established {
         tell(tables, node, &segment.key, FLOW_MOVED);
     }

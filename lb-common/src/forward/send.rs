@@ -1,6 +1,6 @@
 //! A packet of a known flow, whatever it is: rewritten, written down, and sent on.
 
-use super::{Family, INTERNAL, Step, ask, flow, tunnel};
+use super::{Family, INTERNAL, Step, ask, cache, flow, tunnel};
 use crate::{
     frame::Frame,
     layout::{
@@ -117,6 +117,7 @@ fn note<A: Family, T: Tables + FlowTables<A>>(
         }
         if now != flags {
             slot.update(|entry| entry.seen.flags = now);
+            cache::changed(tables, &segment.key);
             flow::ending_changed(tables, node, &segment.key, slot, flags, now);
         }
     }

@@ -36,8 +36,8 @@ pub struct NodeEntry {
     pub half_open_timeout: u32,
     /// `NODE_` bits.
     pub flags: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Sets of the cache of flows that each CPU has: a power of two; 0: there is no cache.
+    pub cache_sets: u32,
 }
 
 /// [`NodeEntry::flags`]: what begins and ends is told ([`FlowEvent`]).
@@ -62,7 +62,7 @@ impl NodeEntry {
         idle_timeout: u32::MAX,
         half_open_timeout: u32::MAX,
         flags: 0,
-        _pad: 0,
+        cache_sets: 0,
     };
 
     /// Whether `address` may be a VIP. No false negative.

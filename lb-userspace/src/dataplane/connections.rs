@@ -17,7 +17,8 @@ use lb_common::{
 
 use super::{
     AnyKey, DataplaneError,
-    flow_tables::{Table, open_levels, other_direction, pinned},
+    cache::Established,
+    flow_tables::{open_levels, other_direction, pinned},
     hash_walk::HashWalk,
     in_map, maps_path,
 };
@@ -65,7 +66,7 @@ where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
 {
-    established: Table<A>,
+    established: Established<A>,
     walk: HashWalk<FlowKey<A>, FlowEntry<A>>,
 }
 

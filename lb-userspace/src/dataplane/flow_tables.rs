@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
     path::Path,
+    sync::Arc,
 };
 
 use aya::{
@@ -19,7 +20,12 @@ use lb_common::{
     wire::{Be32, Be128},
 };
 
-use super::{DataplaneError, hash_walk::HashWalk, in_map, maps_path};
+use super::{
+    DataplaneError,
+    cache::{Established, Settler, Stamps},
+    hash_walk::HashWalk,
+    in_map, maps_path,
+};
 use crate::connections::{
     snapshot::Snapshot,
     tap::{News, Tap},
@@ -35,6 +41,7 @@ const TOLD_AT_ONCE: usize = 1024;
 
 /// The flow tables, for a thread of their own: walking a million flows takes seconds.
 pub struct FlowTables {
+    settler: Arc<Settler>,
     v4: FamilyTables<Be32>,
     v6: FamilyTables<Be128>,
     loads: Array<MapData, Load>,
@@ -51,7 +58,7 @@ where
     FlowEntry<A>: Pod,
 {
     half_open: Table<A>,
-    established: Table<A>,
+    established: Established<A>,
     walk_half_open: HashWalk<FlowKey<A>, FlowEntry<A>>,
     walk_established: HashWalk<FlowKey<A>, FlowEntry<A>>,
 }
@@ -95,8 +102,9 @@ impl BackendFlows {
 
 impl FlowTables {
     /// Opens the pinned tables in the directory `maps`.
-    pub(super) fn open(maps: &Path) -> Result<Self, DataplaneError> {
+    pub(super) fn open(maps: &Path, settler: Arc<Settler>) -> Result<Self, DataplaneError> {
         Ok(Self {
+            settler,
             v4: FamilyTables::open(maps, "HALF_OPEN4", "ESTABLISHED4")?,
             v6: FamilyTables::open(maps, "HALF_OPEN6", "ESTABLISHED6")?,
             drifts: BTreeMap::new(),
@@ -126,6 +134,7 @@ impl FlowTables {
         timeouts: &Timeouts,
         ids: &BTreeSet<BackendId>,
     ) -> Result<Census, DataplaneError> {
+        self.settler.settle()?;
         let mut census = Census::default();
         let mut before = BTreeMap::new();
         for &id in ids {
@@ -290,8 +299,9 @@ pub(super) fn open_levels<A>(
     maps: &Path,
     half_open: &'static str,
     established: &'static str,
-) -> Result<(Table<A>, Table<A>), DataplaneError>
+) -> Result<(Table<A>, Established<A>), DataplaneError>
 where
+    A: Address,
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
 {
@@ -299,7 +309,7 @@ where
     let hash = Map::HashMap(pinned(maps, established)?);
     Ok((
         HashMap::try_from(lru).map_err(in_map(half_open))?,
-        HashMap::try_from(hash).map_err(in_map(established))?,
+        Established::new(HashMap::try_from(hash).map_err(in_map(established))?, Stamps::open(maps)?),
     ))
 }
 

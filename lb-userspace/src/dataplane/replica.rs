@@ -28,6 +28,7 @@ use tokio::sync::watch;
 
 use super::{
     DataplaneError, FlowEvents,
+    cache::Established,
     flow_tables::{Table, open_levels, other_direction, pinned},
     hash_walk::HashWalk,
     in_map, maps_path,
@@ -93,7 +94,7 @@ where
     FlowEntry<A>: Pod,
 {
     half_open: Table<A>,
-    established: Table<A>,
+    established: Established<A>,
     walk: HashWalk<FlowKey<A>, FlowEntry<A>>,
 }
 

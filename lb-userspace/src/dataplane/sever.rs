@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
+    sync::Arc,
 };
 
 use aya::{
@@ -20,6 +21,7 @@ use lb_common::{
 
 use super::{
     DataplaneError,
+    cache::{Established, Settler},
     flow_tables::{Table, open_levels, pinned},
     hash_walk::HashWalk,
     in_map,
@@ -64,6 +66,7 @@ pub struct Found {
 
 /// The flow tables, for a thread of its own.
 pub struct SeverTables {
+    settler: Arc<Settler>,
     walks: Walks,
     /// What one flow is looked up and changed with.
     pub flows: SeverFlows,
@@ -71,8 +74,8 @@ pub struct SeverTables {
 
 /// The established flows and what they depend on.
 pub struct SeverFlows {
-    established4: Table<Be32>,
-    established6: Table<Be128>,
+    established4: Established<Be32>,
+    established6: Established<Be128>,
     half_open4: Table<Be32>,
     half_open6: Table<Be128>,
     loads: Array<MapData, Load>,
@@ -90,12 +93,13 @@ struct Walks {
 
 impl SeverTables {
     /// Opens the pinned tables in the directory `maps`.
-    pub(super) fn open(maps: &Path) -> Result<Self, DataplaneError> {
+    pub(super) fn open(maps: &Path, settler: Arc<Settler>) -> Result<Self, DataplaneError> {
         let open = |name| pinned(maps, name);
         let (half_open4, established4) = open_levels(maps, "HALF_OPEN4", "ESTABLISHED4")?;
         let (half_open6, established6) = open_levels(maps, "HALF_OPEN6", "ESTABLISHED6")?;
         let array = |name| Ok::<_, DataplaneError>(Map::Array(open(name)?));
         Ok(Self {
+            settler,
             walks: Walks {
                 established4: HashWalk::new(open("ESTABLISHED4")?, "ESTABLISHED4"),
                 established6: HashWalk::new(open("ESTABLISHED6")?, "ESTABLISHED6"),
@@ -126,7 +130,9 @@ impl SeverTables {
         backends: &BTreeSet<BackendId>,
         each: &mut dyn FnMut(&mut SeverFlows, Found),
     ) -> Result<(), DataplaneError> {
-        let Self { walks, flows } = self;
+        // The RSTs are made of the last sequence numbers.
+        self.settler.settle()?;
+        let Self { walks, flows, .. } = self;
         let clock = flows.clock()?;
         let wanted = |backend, direction, flags| {
             direction == TO_BACKEND && flags & SEEN_SEVERED == 0 && backends.contains(&backend)
@@ -156,7 +162,7 @@ impl SeverTables {
     /// # Errors
     /// Where a table cannot be read.
     pub fn forget_handshakes(&mut self, backends: &BTreeSet<BackendId>) -> Result<(), DataplaneError> {
-        let Self { walks, flows } = self;
+        let Self { walks, flows, .. } = self;
         walks.half_open4.run(|key, entry| {
             if backends.contains(&entry.backend) {
                 let _ = flows.half_open4.remove(key);
@@ -304,7 +310,7 @@ where
 
 /// What the data plane counts between our reading and our writing is lost: a packet or two of a flow that ends. It is
 /// remembered from now on as one that has just ended, however long it had been idle.
-fn mark<A: Address>(table: &mut Table<A>, key: &FlowKey<A>, backend: BackendId, clock: u32) -> Option<Flow<A>>
+fn mark<A: Address>(table: &mut Established<A>, key: &FlowKey<A>, backend: BackendId, clock: u32) -> Option<Flow<A>>
 where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,

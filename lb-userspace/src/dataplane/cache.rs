@@ -1,0 +1,313 @@
+//! The cache of flows ([`lb_common::forward::cache`]) from the controller's side: its size, settling it, and telling it of
+//! what is changed in the tables of established flows from here.
+
+use std::{
+    borrow::Borrow,
+    fs, io,
+    num::NonZeroUsize,
+    ops::Deref,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
+    path::Path,
+    ptr::NonNull,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap, MapData, MapError},
+};
+use lb_common::{
+    family::Address,
+    forward::cache::{SETTLED_AT_ONCE, stamp_of},
+    layout::{CACHE_WAYS, FlowEntry, FlowKey, STAMPS},
+};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    sys::mman::{MapFlags, ProtFlags, mmap, munmap},
+    time::{ClockId, clock_gettime},
+    unistd::Pid,
+};
+
+use super::{DataplaneError, flow_tables::pinned, in_map, program, refused};
+
+/// Lines for all CPUs together, of each family: 32 MB for IPv4, 56 MB for IPv6.
+const LINES: u32 = 512 * 1024;
+/// Lines that one CPU has at most.
+const LINES_OF_CPU: u32 = 128 * 1024;
+/// The programs that settle, and the maps that they settle.
+pub(super) const PROGRAMS: [&str; 2] = ["xvip_settle4", "xvip_settle6"];
+pub(super) const CACHES: [&str; 2] = ["CACHE4", "CACHE6"];
+/// The CPUs that run, as a list of ranges.
+const ONLINE: &str = "/sys/devices/system/cpu/online";
+/// `enum bpf_cmd` of the kernel's `include/uapi/linux/bpf.h`.
+const BPF_PROG_TEST_RUN: libc::c_int = 10;
+
+/// How many sets each of so many CPUs has, where there may be so many flows: no more than the flows could use.
+pub(super) fn sets(cpus: u32, flows: u32) -> u32 {
+    let lines = (LINES / cpus.max(1)).min(LINES_OF_CPU).min(flows.saturating_mul(2));
+    let sets = (lines / CACHE_WAYS as u32).max(SETTLED_AT_ONCE);
+    1 << sets.ilog2()
+}
+
+/// Has every CPU settle its lines.
+#[derive(Debug)]
+pub struct Settler {
+    programs: Vec<OwnedFd>,
+    /// One at a time: who waits for the second finds all lines settled.
+    turn: Mutex<()>,
+    /// Sets of each CPU; 0: there is no cache.
+    sets: u32,
+}
+
+impl Settler {
+    /// Of the programs that were loaded; the maps may be a predecessor's, and of another size.
+    pub(super) fn open(ebpf: &mut Ebpf, maps: &Path, cpus: u32) -> Result<Self, DataplaneError> {
+        let mut sets = u32::MAX;
+        for name in CACHES {
+            let info = pinned(maps, name)?.info().map_err(in_map(name))?;
+            sets = sets.min(info.max_entries() / cpus.max(1));
+        }
+        let mut programs = Vec::new();
+        for name in PROGRAMS {
+            let descriptor = program(ebpf, name)?.fd().map_err(refused)?;
+            programs.push(descriptor.as_fd().try_clone_to_owned().map_err(DataplaneError::Settle)?);
+        }
+        // Rounded down, should a machine have more CPUs than the one that they were made on.
+        let settler = Self { programs, turn: Mutex::new(()), sets: sets.checked_ilog2().map_or(0, |bits| 1 << bits) };
+        // What cannot be settled must not be filled.
+        if let Err(error) = settler.settle() {
+            let error = anyhow::Error::from(error);
+            tracing::warn!("no cache of flows, packets cost more: {error:#}; may xvip run on every CPU?");
+            return Ok(Self { sets: 0, ..settler });
+        }
+        Ok(settler)
+    }
+
+    /// Sets that each CPU has; 0: there is no cache.
+    pub(super) const fn sets(&self) -> u32 {
+        self.sets
+    }
+
+    /// Settles all lines. What packets do meanwhile is not waited for.
+    ///
+    /// # Errors
+    /// Where a CPU that runs cannot be reached, or the kernel refuses.
+    pub fn settle(&self) -> Result<(), DataplaneError> {
+        if self.sets == 0 {
+            return Ok(());
+        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of its own: no caller finds itself on another CPU afterwards.
+        let settled = thread::scope(|scope| {
+            let thread = thread::Builder::new().name("xvip-settle".to_owned());
+            Ok::<_, io::Error>(thread.spawn_scoped(scope, || self.settle_here())?.join())
+        });
+        match settled.map_err(DataplaneError::Thread)? {
+            Ok(result) => result.map_err(DataplaneError::Settle),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    fn settle_here(&self) -> io::Result<()> {
+        for cpu in online(&fs::read_to_string(ONLINE)?) {
+            let mut only = CpuSet::new();
+            only.set(cpu).map_err(io::Error::from)?;
+            sched_setaffinity(Pid::from_raw(0), &only).map_err(io::Error::from)?;
+            for program in &self.programs {
+                run(program.as_raw_fd(), self.sets / SETTLED_AT_ONCE)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The numbers in a list of ranges such as `0-3,7`; what is no number is left out.
+fn online(list: &str) -> Vec<usize> {
+    list.trim()
+        .split(',')
+        .filter_map(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            Some(first.parse().ok()?..=last.parse().ok()?)
+        })
+        .flatten()
+        .collect()
+}
+
+/// The part of `union bpf_attr` that is for test runs, as the kernel's `include/uapi/linux/bpf.h` has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct RunAttr {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    _pad: u32,
+}
+
+/// Runs a program that often on the CPU of the calling thread, on a frame that it does not look at.
+fn run(program: RawFd, times: u32) -> io::Result<()> {
+    // The kernel wants an Ethernet header at least.
+    let frame = [0u8; 64];
+    loop {
+        let mut attr = RunAttr {
+            prog_fd: program.cast_unsigned(),
+            data_size_in: frame.len() as u32,
+            data_in: frame.as_ptr().expose_provenance() as u64,
+            repeat: times,
+            ..RunAttr::default()
+        };
+        // SAFETY: the attributes are laid out as the kernel's; it reads `data_size_in` bytes of the frame, which lives through
+        // the call, and writes into the attributes alone.
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<RunAttr>()) };
+        match io::Error::last_os_error() {
+            _ if result == 0 => return Ok(()),
+            error if error.kind() == io::ErrorKind::Interrupted => {}
+            error => return Err(error),
+        }
+    }
+}
+
+/// The `STAMPS` map, in memory that the data plane writes, too.
+#[derive(Debug)]
+pub(super) struct Stamps(NonNull<AtomicU64>);
+
+// SAFETY: atomics, mapped for as long as this lives.
+unsafe impl Send for Stamps {}
+// SAFETY: as above.
+unsafe impl Sync for Stamps {}
+
+impl Stamps {
+    const LEN: NonZeroUsize = NonZeroUsize::new(STAMPS as usize * size_of::<u64>()).expect("many");
+
+    pub(super) fn open(maps: &Path) -> Result<Arc<Self>, DataplaneError> {
+        let map = pinned(maps, "STAMPS")?;
+        let info = map.info().map_err(in_map("STAMPS"))?;
+        if info.max_entries() < STAMPS || info.value_size() as usize != size_of::<u64>() {
+            let source = MapError::InvalidValueSize { size: size_of::<u64>(), expected: info.value_size() as usize };
+            return Err(in_map("STAMPS")(source));
+        }
+        // SAFETY: a new mapping that nobody else has an address in. It is as long as the map's values: their number and size
+        // were compared above.
+        let memory = unsafe {
+            mmap(
+                None,
+                Self::LEN,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                map.fd(),
+                0,
+            )
+        };
+        let memory = memory.map_err(|errno| DataplaneError::Settle(errno.into()))?;
+        Ok(Arc::new(Self(memory.cast())))
+    }
+
+    /// The established flow with this key has been changed.
+    fn changed<A: Address>(&self, key: &FlowKey<A>) {
+        // SAFETY: below `STAMPS`, which the mapping has.
+        let stamp = unsafe { self.0.add(stamp_of(key) as usize).as_ref() };
+        // As the programs do it. Without a clock any other number will do.
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(|now| Duration::from(now).as_nanos() as u64);
+        stamp.store(now.unwrap_or_else(|_| stamp.load(Ordering::SeqCst).wrapping_add(1)), Ordering::SeqCst);
+    }
+}
+
+impl Drop for Stamps {
+    fn drop(&mut self) {
+        // SAFETY: made by `open`, and nobody has an address in it any more.
+        let _ = unsafe { munmap(self.0.cast(), Self::LEN.get()) };
+    }
+}
+
+/// A table of established flows. Each change is told, so that no CPU goes on with a copy of what was.
+pub(super) struct Established<A>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    table: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+    stamps: Arc<Stamps>,
+}
+
+impl<A: Address> Established<A>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    pub(super) const fn new(
+        table: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+        stamps: Arc<Stamps>,
+    ) -> Self {
+        Self { table, stamps }
+    }
+
+    /// Inserts or replaces, as `flags` say.
+    pub(super) fn insert(
+        &mut self,
+        key: impl Borrow<FlowKey<A>>,
+        entry: impl Borrow<FlowEntry<A>>,
+        flags: u64,
+    ) -> Result<(), MapError> {
+        let result = self.table.insert(key.borrow(), entry, flags);
+        self.stamps.changed(key.borrow());
+        result
+    }
+
+    /// Removes, if it is there.
+    pub(super) fn remove(&mut self, key: &FlowKey<A>) -> Result<(), MapError> {
+        let result = self.table.remove(key);
+        self.stamps.changed(key);
+        result
+    }
+}
+
+impl<A> Deref for Established<A>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    type Target = HashMap<MapData, FlowKey<A>, FlowEntry<A>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_are_a_power_of_two_and_no_more_than_the_flows_could_use() {
+        assert_eq!(sets(2, 1 << 20), LINES_OF_CPU / 4);
+        assert_eq!(sets(64, 1 << 20), LINES / 64 / 4);
+        assert_eq!(sets(2, 1000), 256, "two lines a flow, rounded down");
+        assert_eq!(sets(2, 1), SETTLED_AT_ONCE);
+        assert_eq!(sets(100_000, 1 << 20), SETTLED_AT_ONCE);
+        assert!(sets(12, 1 << 20).is_power_of_two());
+    }
+
+    #[test]
+    fn cpus_that_run_are_read_from_ranges() {
+        assert_eq!(online("0-2,5,8-9\n"), [0, 1, 2, 5, 8, 9]);
+        assert_eq!(online("0\n"), [0]);
+        assert_eq!(online(""), [0usize; 0]);
+    }
+}
