@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub use cache::{CACHE_TO_CLIENT, CACHE_WAYS, CacheLine, CacheSet, STAMPS};
-pub use node::{NODE_HAS_FORMER, NODE_OBSERVES, NODE_TELLS_FLOWS, NodeEntry, virtual_mac};
+pub use node::{ALL_SETS, NODE_HAS_FORMER, NODE_OBSERVES, NODE_TELLS_FLOWS, NodeEntry, virtual_mac};
 
 /// Part of the path that maps are pinned under.
 pub const LAYOUT_VERSION: u32 = 5;

@@ -20,7 +20,7 @@ use lb_common::{
     trace::Watcher,
     wire::{Be32, Be128},
 };
-use maps::Maps;
+use maps::{Maps, Settle};
 use xdp_frame::XdpFrame;
 
 /// Entry point. Every packet that the interface receives comes through here.
@@ -87,7 +87,7 @@ stages! {
 
 macro_rules! settling {
     ($($program:ident = $address:ty;)+) => {$(
-        /// Settles some lines of this CPU's cache. Never attached: the controller runs it, as often as there are sets.
+        /// Settles a group of this CPU's cache. Never attached: the controller runs it, as often as there are groups.
         #[xdp]
         pub fn $program(_context: XdpContext) -> u32 {
             settle::<$address>()
@@ -103,15 +103,19 @@ settling! {
 #[inline(always)]
 fn settle<A: Address>() -> u32
 where
-    Maps: FlowTables<A>,
+    Maps: Settle<A>,
 {
     let (Some(node), Some(pulse)) = (Tables::node(&Maps), Tables::pulse(&Maps)) else {
         return xdp_action::XDP_ABORTED;
     };
-    for _ in 0..cache::SETTLED_AT_ONCE {
-        let set = maps::next_to_settle(node.cache_sets)
-            .and_then(|index| FlowTables::<A>::cache(&Maps, node.cache_sets, index));
-        let Some(set) = set else { return xdp_action::XDP_ABORTED };
+    let sets = node.cache_sets;
+    let Some(group) = maps::next_to_settle(maps::groups(sets)) else { return xdp_action::XDP_ABORTED };
+    if !Settle::<A>::take_filled(&Maps, sets, group) {
+        return xdp_action::XDP_PASS;
+    }
+    for index in 0..cache::CACHE_GROUP {
+        let index = (group * cache::CACHE_GROUP + index) & sets.wrapping_sub(1);
+        let Some(set) = FlowTables::<A>::cache(&Maps, sets, index) else { return xdp_action::XDP_ABORTED };
         for way in 0..CACHE_WAYS {
             if set.with(|set| set.ways[way].is_used()) {
                 cache::settle(&Maps, set.field(|set| &mut set.ways[way]), pulse.flow_clock);

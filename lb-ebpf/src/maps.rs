@@ -107,7 +107,15 @@ static CACHE6: Array<CacheSet<Be128>, 1, { BPF_F_MMAPABLE as usize }> = Array::n
 #[btf_map]
 static STAMPS: Array<u64, { STAMPS_LEN as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Which set of the cache is settled next.
+/// For each group of sets of each CPU: 1 where there is something in it.
+#[btf_map]
+static FILLED4: Array<u32, 1> = Array::new();
+
+/// Likewise.
+#[btf_map]
+static FILLED6: Array<u32, 1> = Array::new();
+
+/// Which group is settled next.
 #[btf_map]
 static SETTLED: PerCpuArray<u32, 1> = PerCpuArray::new();
 
@@ -266,13 +274,26 @@ pub fn count(counter: u32) {
     }
 }
 
-/// The number of the set that this CPU settles next, of so many.
+/// The number of the group that this CPU settles next, of so many.
 #[inline(always)]
-pub fn next_to_settle(sets: u32) -> Option<u32> {
+pub fn next_to_settle(groups: u32) -> Option<u32> {
     let next = slot(SETTLED.get_ptr_mut(0))?;
-    let index = next.read() & sets.wrapping_sub(1);
-    next.update(|next| *next = index.wrapping_add(1));
-    Some(index)
+    let group = next.read() & groups.wrapping_sub(1);
+    next.update(|next| *next = group.wrapping_add(1));
+    Some(group)
+}
+
+/// The flow tables, as the programs need them that settle the cache.
+pub trait Settle<A>: FlowTables<A> {
+    /// Whether there is something in a group of this CPU's cache of so many sets; from now on not.
+    fn take_filled(&self, sets: u32, group: u32) -> bool;
+}
+
+/// Groups of a cache of so many sets.
+#[inline(always)]
+pub const fn groups(sets: u32) -> u32 {
+    let groups = sets / cache::CACHE_GROUP;
+    if groups == 0 { 1 } else { groups }
 }
 
 /// The maps above.
@@ -556,7 +577,7 @@ fn slot<T: Copy>(value: Option<*mut T>) -> Option<Slot<T>> {
 }
 
 macro_rules! flow_tables {
-    ($address:ty, $half_open:ident, $established:ident, $cache:ident, $draft:ident) => {
+    ($address:ty, $half_open:ident, $established:ident, $cache:ident, $filled:ident, $draft:ident) => {
         impl FlowTables<$address> for Maps {
             #[inline(always)]
             fn flow(&self, level: Level, key: &FlowKey<$address>) -> Option<Slot<FlowEntry<$address>>> {
@@ -605,15 +626,39 @@ macro_rules! flow_tables {
             }
 
             #[inline(always)]
+            fn note_filled(&self, sets: u32, group: u32) {
+                // SAFETY: as above.
+                let cpu = unsafe { bpf_get_smp_processor_id() };
+                if let Some(filled) = slot($filled.get_ptr_mut(cpu * groups(sets) + group)) {
+                    filled.update(|filled| *filled = 1);
+                }
+            }
+
+            #[inline(always)]
             fn draft(&self) -> Option<Slot<FlowEntry<$address>>> {
                 slot($draft.get_ptr_mut(0))
+            }
+        }
+
+        impl Settle<$address> for Maps {
+            #[inline(always)]
+            fn take_filled(&self, sets: u32, group: u32) -> bool {
+                // SAFETY: as above.
+                let cpu = unsafe { bpf_get_smp_processor_id() };
+                let Some(filled) = slot($filled.get_ptr_mut(cpu * groups(sets) + group)) else {
+                    return false;
+                };
+                filled.with(|filled| *filled != 0) && {
+                    filled.update(|filled| *filled = 0);
+                    true
+                }
             }
         }
     };
 }
 
-flow_tables!(Be32, HALF_OPEN4, ESTABLISHED4, CACHE4, DRAFT4);
-flow_tables!(Be128, HALF_OPEN6, ESTABLISHED6, CACHE6, DRAFT6);
+flow_tables!(Be32, HALF_OPEN4, ESTABLISHED4, CACHE4, FILLED4, DRAFT4);
+flow_tables!(Be128, HALF_OPEN6, ESTABLISHED6, CACHE6, FILLED6, DRAFT6);
 
 /// What an insertion of an absent key came to.
 #[inline(always)]

@@ -47,8 +47,9 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use lb_common::{
+    forward::cache::CACHE_GROUP,
     layout::{
-        AllowedKey, BackendCounters, BackendEntry, BackendId, ClaimEntry, LAYOUT_VERSION, Load,
+        ALL_SETS, AllowedKey, BackendCounters, BackendEntry, BackendId, ClaimEntry, LAYOUT_VERSION, Load,
         LocalCounters, LocalEntry, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NODE_HAS_FORMER,
         NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, ServiceEntry, ServiceKey, VipEntry,
     },
@@ -91,7 +92,7 @@ const GROWS_AT_MOST: usize = 128;
 /// The program that is attached.
 const PROGRAM: &str = "xvip";
 /// The maps of the object: each is pinned under its own name.
-const MAPS: [&str; 35] = [
+const MAPS: [&str; 37] = [
     "NODE",
     "PULSE",
     "VIPS",
@@ -109,6 +110,8 @@ const MAPS: [&str; 35] = [
     "ESTABLISHED6",
     "CACHE4",
     "CACHE6",
+    "FILLED4",
+    "FILLED6",
     "STAMPS",
     "SETTLED",
     "FRAGMENTS",
@@ -331,8 +334,10 @@ impl Dataplane {
         }
         loader.map_max_entries("SOURCES", flows.sources_max);
         let cpus = nr_cpus().map_err(|(_, source)| DataplaneError::Settle(source))? as u32;
-        for cache in cache::CACHES {
-            loader.map_max_entries(cache, cpus * cache::sets(cpus, flows.max));
+        let sets = cache::sets(cpus, flows.max);
+        for (cache, filled) in cache::CACHES {
+            loader.map_max_entries(cache, cpus * sets);
+            loader.map_max_entries(filled, cpus * sets / CACHE_GROUP);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| DataplaneError::Object(Box::new(error)))?;
         programs::load(&mut ebpf)?;
@@ -408,7 +413,7 @@ impl Dataplane {
     pub fn node(&self) -> Result<NodeEntry, DataplaneError> {
         let node = self.node.get(&0, 0).map_err(in_map("NODE"))?;
         // Nobody else's business.
-        Ok(NodeEntry { flags: node.flags & !NODE_HAS_FORMER, cache_sets: 0, ..node })
+        Ok(NodeEntry { flags: node.flags & !NODE_HAS_FORMER, cache_sets: ALL_SETS, ..node })
     }
 
     /// Writes the node's entry.
@@ -418,7 +423,9 @@ impl Dataplane {
     /// Where the map cannot be written; so for each `set_` and `remove_` below.
     pub fn set_node(&mut self, entry: &NodeEntry) -> Result<(), DataplaneError> {
         let flags = entry.flags | self.migration_flag();
-        let entry = NodeEntry { flags, cache_sets: self.settler.sets(), ..*entry };
+        // What was cached under another size would not be found any more.
+        self.settler.settle()?;
+        let entry = NodeEntry { flags, cache_sets: self.settler.use_sets(entry.cache_sets), ..*entry };
         self.node.set(0, entry, 0).map_err(in_map("NODE"))
     }
 

@@ -24,7 +24,7 @@ use std::{
 
 use lb_common::{
     layout::{
-        ALLOWED_SERVICE_BITS, AllowedKey, BALANCE_LEAST_CONNECTIONS, BALANCE_MAGLEV, BALANCE_ROUND_ROBIN,
+        ALL_SETS,         ALLOWED_SERVICE_BITS, AllowedKey, BALANCE_LEAST_CONNECTIONS, BALANCE_MAGLEV, BALANCE_ROUND_ROBIN,
         BackendEntry, BackendId, HOP_KEEPS_TAGS, Hop, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES, MODE_DSR_IPIP,
         MODE_DSR_L2, MODE_NAT, MacWord, Members, NODE_OBSERVES, NODE_TELLS_FLOWS, NodeEntry,
         SERVICE_DROPS_WHEN_FULL, SERVICE_HAS_ALLOW_LIST, SERVICE_HAS_LIMITS, SERVICE_HAS_SHARES,
@@ -360,6 +360,7 @@ fn node_entry(inputs: &Inputs, own: &OwnAddresses) -> NodeEntry {
         v6: own.first().1.map(Be128::from).unwrap_or_default(),
         untagged: 0,
         flags: node_flags(inputs.config),
+        cache_sets: ALL_SETS,
         ..NodeEntry::EMPTY
     };
     let macs = inputs.links.iter().filter_map(|link| Some((link.mac?, link.parent)));

@@ -512,6 +512,10 @@ macro_rules! flow_tables {
                 self.$maps.cache.borrow_mut().slot_or(index, CacheSet::EMPTY)
             }
 
+            fn note_filled(&self, sets: u32, group: u32) {
+                assert!(group * cache::CACHE_GROUP < sets, "group {group} of {sets} sets");
+            }
+
             fn draft(&self) -> Option<Slot<FlowEntry<$address>>> {
                 let zero = <$address>::ZERO;
                 let nobody = FlowKey::new(zero, Be16::new(0), zero, Be16::new(0));

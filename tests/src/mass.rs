@@ -16,7 +16,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use aya::maps::{Array, Map, MapData};
 use aya::programs::{ProgramFd, ProgramInfo, loaded_programs};
-use lb_common::layout::{
+use lb_common::layout::{ALL_SETS, 
     BackendEntry, BackendId, Hop, Load, MODE_NAT, MacWord, NodeEntry, PulseEntry, ServiceEntry, ServiceKey,
     VipEntry,
 };
@@ -150,6 +150,7 @@ impl Mass {
         let mut node = NodeEntry {
             idle_timeout: flows.idle_timeout.as_secs() as u32,
             half_open_timeout: HALF_OPEN_TIMEOUT,
+            cache_sets: ALL_SETS,
             ..NodeEntry::EMPTY
         };
         node.macs[0] = MacWord::new(NODE_MAC);

@@ -21,8 +21,9 @@ use crate::{
     tables::{FlowTables, Level, Slot, Tables},
 };
 
-/// Sets that one run of the programs `xvip_settle4` and `xvip_settle6` settles. A CPU's cache has a multiple of that.
-pub const SETTLED_AT_ONCE: u32 = 8;
+/// Sets of a group: one run of the programs `xvip_settle4` and `xvip_settle6` settles one, if there is anything in it. A CPU's cache
+/// has a multiple of that.
+pub const CACHE_GROUP: u32 = 8;
 
 /// A hash for the cache: no protocol, and cheaper than [`crate::hash::flow`]. The set is taken from its middle, the stamp from
 /// its top.
@@ -67,7 +68,13 @@ fn set_of<A: Address, T: FlowTables<A>>(
     hash: u64,
 ) -> Option<Slot<CacheSet<A>>> {
     let sets = node.cache_sets;
-    if sets == 0 { None } else { tables.cache(sets, (hash >> 32) as u32 & (sets - 1)) }
+    if sets == 0 { None } else { tables.cache(sets, index_of(sets, hash)) }
+}
+
+/// The place of that set.
+#[inline(always)]
+const fn index_of(sets: u32, hash: u64) -> u32 {
+    (hash >> 32) as u32 & sets.wrapping_sub(1)
 }
 
 /// The line with this key, good or not.
@@ -119,7 +126,8 @@ pub(super) fn fill<A: Address, T: Tables + FlowTables<A>>(
     entry: Slot<FlowEntry<A>>,
     stamp: u32,
 ) {
-    let Some(set) = set_of(tables, node, hash(key)) else { return };
+    let hash = hash(key);
+    let Some(set) = set_of(tables, node, hash) else { return };
     let client = entry.with(|entry| entry.client);
     let (mode, direction) = entry.with(|entry| (entry.mode, entry.direction));
     let Some(link) = place_of(node, client.if_index) else { return };
@@ -138,7 +146,7 @@ pub(super) fn fill<A: Address, T: Tables + FlowTables<A>>(
                 line.tcp_delta = entry.tcp_delta;
                 line.backend = entry.backend;
             });
-            line.key = *key;
+            copy(&mut line.key, key);
             line.stamp = stamp;
             line.client = client.mac;
             line.bytes = 0;
@@ -146,7 +154,19 @@ pub(super) fn fill<A: Address, T: Tables + FlowTables<A>>(
             line.how = if direction == TO_BACKEND { mode } else { mode | CACHE_TO_CLIENT };
             line.link = link as u8;
         });
+        let group = index_of(node.cache_sets, hash) / CACHE_GROUP;
+        FlowTables::<A>::note_filled(tables, node.cache_sets, group);
         return;
+    }
+}
+
+/// Copies a key to or from the stack, where the verifier takes aligned words only, and LLVM would make pairs of them.
+#[inline(always)]
+fn copy<A: Address>(to: &mut FlowKey<A>, from: &FlowKey<A>) {
+    let (to, from) = (core::ptr::from_mut(to).cast::<u32>(), core::ptr::from_ref(from).cast::<u32>());
+    for word in 0..size_of::<FlowKey<A>>() / size_of::<u32>() {
+        // SAFETY: a key is aligned to four bytes, of so many words, and has no padding.
+        unsafe { to.add(word).write_volatile(from.add(word).read_volatile()) };
     }
 }
 
@@ -171,7 +191,8 @@ pub fn settle<A: Address, T: Tables + FlowTables<A>>(tables: &T, line: Slot<Cach
     let (packets, how) = line.with(|line| (line.packets, line.how));
     if packets != 0 {
         // By itself: what the kernel gets the address of stays in memory, and all that is beside it.
-        let key = line.with(|line| line.key);
+        let mut key = CacheLine::<A>::EMPTY.key;
+        line.with(|line| copy(&mut key, &line.key));
         if let Some(entry) = tables.flow(Level::Established, &key)
             && entry.with(|entry| line.with(|line| entry.rewritten == line.rewritten))
         {

@@ -36,7 +36,7 @@ pub struct NodeEntry {
     pub half_open_timeout: u32,
     /// `NODE_` bits.
     pub flags: u32,
-    /// Sets of the cache of flows that each CPU has: a power of two; 0: there is no cache.
+    /// Sets of the cache of flows that each CPU uses: a power of two; 0: there is no cache.
     pub cache_sets: u32,
 }
 
@@ -46,6 +46,9 @@ pub const NODE_TELLS_FLOWS: u32 = 1;
 pub const NODE_OBSERVES: u32 = 2;
 /// [`NodeEntry::flags`]: the programs of a former layout are still there, and know flows that these maps do not.
 pub const NODE_HAS_FORMER: u32 = 4;
+
+/// [`NodeEntry::cache_sets`], before it is written: as many as there are.
+pub const ALL_SETS: u32 = u32::MAX;
 
 impl NodeEntry {
     /// Nothing is a VIP, nothing expires, nothing is fenced.

@@ -11,7 +11,7 @@ use std::{
     ptr::NonNull,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -23,7 +23,7 @@ use aya::{
 };
 use lb_common::{
     family::Address,
-    forward::cache::{SETTLED_AT_ONCE, stamp_of},
+    forward::cache::{CACHE_GROUP, stamp_of},
     layout::{CACHE_WAYS, FlowEntry, FlowKey, STAMPS},
 };
 use nix::{
@@ -39,9 +39,9 @@ use super::{DataplaneError, flow_tables::pinned, in_map, program, refused};
 const LINES: u32 = 512 * 1024;
 /// Lines that one CPU has at most.
 const LINES_OF_CPU: u32 = 128 * 1024;
-/// The programs that settle, and the maps that they settle.
+/// The programs that settle, and the maps that they settle, with those of what is in use.
 pub(super) const PROGRAMS: [&str; 2] = ["xvip_settle4", "xvip_settle6"];
-pub(super) const CACHES: [&str; 2] = ["CACHE4", "CACHE6"];
+pub(super) const CACHES: [(&str, &str); 2] = [("CACHE4", "FILLED4"), ("CACHE6", "FILLED6")];
 /// The CPUs that run, as a list of ranges.
 const ONLINE: &str = "/sys/devices/system/cpu/online";
 /// `enum bpf_cmd` of the kernel's `include/uapi/linux/bpf.h`.
@@ -50,7 +50,7 @@ const BPF_PROG_TEST_RUN: libc::c_int = 10;
 /// How many sets each of so many CPUs has, where there may be so many flows: no more than the flows could use.
 pub(super) fn sets(cpus: u32, flows: u32) -> u32 {
     let lines = (LINES / cpus.max(1)).min(LINES_OF_CPU).min(flows.saturating_mul(2));
-    let sets = (lines / CACHE_WAYS as u32).max(SETTLED_AT_ONCE);
+    let sets = (lines / CACHE_WAYS as u32).max(CACHE_GROUP);
     1 << sets.ilog2()
 }
 
@@ -60,15 +60,17 @@ pub struct Settler {
     programs: Vec<OwnedFd>,
     /// One at a time: who waits for the second finds all lines settled.
     turn: Mutex<()>,
-    /// Sets of each CPU; 0: there is no cache.
+    /// Sets that each CPU has room for; 0: there is no cache.
     sets: u32,
+    /// How many of these it uses.
+    used: AtomicU32,
 }
 
 impl Settler {
     /// Of the programs that were loaded; the maps may be a predecessor's, and of another size.
     pub(super) fn open(ebpf: &mut Ebpf, maps: &Path, cpus: u32) -> Result<Self, DataplaneError> {
         let mut sets = u32::MAX;
-        for name in CACHES {
+        for (name, _) in CACHES {
             let info = pinned(maps, name)?.info().map_err(in_map(name))?;
             sets = sets.min(info.max_entries() / cpus.max(1));
         }
@@ -78,19 +80,22 @@ impl Settler {
             programs.push(descriptor.as_fd().try_clone_to_owned().map_err(DataplaneError::Settle)?);
         }
         // Rounded down, should a machine have more CPUs than the one that they were made on.
-        let settler = Self { programs, turn: Mutex::new(()), sets: sets.checked_ilog2().map_or(0, |bits| 1 << bits) };
+        let sets = sets.checked_ilog2().map_or(0, |bits| 1 << bits);
+        let settler = Self { programs, turn: Mutex::new(()), sets, used: AtomicU32::new(sets) };
         // What cannot be settled must not be filled.
         if let Err(error) = settler.settle() {
             let error = anyhow::Error::from(error);
             tracing::warn!("no cache of flows, packets cost more: {error:#}; may xvip run on every CPU?");
-            return Ok(Self { sets: 0, ..settler });
+            return Ok(Self { sets: 0, used: AtomicU32::new(0), ..settler });
         }
         Ok(settler)
     }
 
-    /// Sets that each CPU has; 0: there is no cache.
-    pub(super) const fn sets(&self) -> u32 {
-        self.sets
+    /// As many of so many sets, a power of two, as each CPU has room for: these are used from now on.
+    pub(super) fn use_sets(&self, wanted: u32) -> u32 {
+        let used = wanted.min(self.sets);
+        self.used.store(used, Ordering::Relaxed);
+        used
     }
 
     /// Settles all lines. What packets do meanwhile is not waited for.
@@ -98,7 +103,7 @@ impl Settler {
     /// # Errors
     /// Where a CPU that runs cannot be reached, or the kernel refuses.
     pub fn settle(&self) -> Result<(), DataplaneError> {
-        if self.sets == 0 {
+        if self.used.load(Ordering::Relaxed) == 0 {
             return Ok(());
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,7 +124,7 @@ impl Settler {
             only.set(cpu).map_err(io::Error::from)?;
             sched_setaffinity(Pid::from_raw(0), &only).map_err(io::Error::from)?;
             for program in &self.programs {
-                run(program.as_raw_fd(), self.sets / SETTLED_AT_ONCE)?;
+                run(program.as_raw_fd(), (self.used.load(Ordering::Relaxed) / CACHE_GROUP).max(1))?;
             }
         }
         Ok(())
@@ -299,8 +304,8 @@ mod tests {
         assert_eq!(sets(2, 1 << 20), LINES_OF_CPU / 4);
         assert_eq!(sets(64, 1 << 20), LINES / 64 / 4);
         assert_eq!(sets(2, 1000), 256, "two lines a flow, rounded down");
-        assert_eq!(sets(2, 1), SETTLED_AT_ONCE);
-        assert_eq!(sets(100_000, 1 << 20), SETTLED_AT_ONCE);
+        assert_eq!(sets(2, 1), CACHE_GROUP);
+        assert_eq!(sets(100_000, 1 << 20), CACHE_GROUP);
         assert!(sets(12, 1 << 20).is_power_of_two());
     }
 
