@@ -153,7 +153,7 @@ impl Mass {
             cache_sets: ALL_SETS,
             ..NodeEntry::EMPTY
         };
-        node.macs[0] = MacWord::new(NODE_MAC);
+        (node.macs[0], node.if_indices[0]) = (MacWord::new(NODE_MAC), IF_INDEX);
         (node.v4, node.v6) = (NODE_IP.into(), NODE_IP6.into());
         for (index, service) in (0..).zip(services) {
             let v6 = service.at.is_ipv6() != service.crosses;
