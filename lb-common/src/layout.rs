@@ -865,7 +865,10 @@ const _: () = {
     assert!(size_of::<FlowEntry<Be32>>() == 96 && align_of::<FlowEntry<Be32>>() == 8);
     assert!(size_of::<FlowEntry<Be128>>() == 120 && align_of::<FlowEntry<Be128>>() == 8);
     assert!(size_of::<CacheLine<Be32>>() == 64 && align_of::<CacheLine<Be32>>() == 8);
-    assert!(size_of::<CacheLine<Be128>>() == 2 * (36 + 2) + 4 + 8 + 8 + 4 * 4 && align_of::<CacheLine<Be128>>() == 8);
+    assert!(
+        size_of::<CacheLine<Be128>>() == 2 * (36 + 2) + 4 + 8 + 8 + 4 * 4
+            && align_of::<CacheLine<Be128>>() == 8
+    );
     assert!(size_of::<FlowEvent>() == 40);
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<FragmentEntry>() == 8);

@@ -4,9 +4,9 @@ use core::ptr::NonNull;
 
 use crate::{
     layout::{
-        AdvertEntry, AdvertKey, AllowedKey, BackendEntry, BackendId, CacheSet, ClaimEntry, FlowEntry, FlowEvent,
-        FlowKey, FragmentEntry, FragmentKey, Load, Members, NodeEntry, PulseEntry, Removed, Scratch,
-        ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
+        AdvertEntry, AdvertKey, AllowedKey, BackendEntry, BackendId, CacheSet, ClaimEntry, FlowEntry,
+        FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, Members, NodeEntry, PulseEntry, Removed,
+        Scratch, ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
     reason::TransmitReason,
     wire::{Be16, Be32, Be128},
@@ -147,8 +147,8 @@ pub trait FlowTables<A> {
     fn remove_flow(&self, level: Level, key: &FlowKey<A>);
     /// A set of this CPU's cache, of the [`NodeEntry::cache_sets`] that it has.
     fn cache(&self, sets: u32, index: u32) -> Option<Slot<CacheSet<A>>>;
-    /// Notes that there is something in a group of this CPU's cache of so many sets.
-    fn note_filled(&self, sets: u32, group: u32);
+    /// What is in that set: 16 bits for each of its lines.
+    fn cache_tags(&self, sets: u32, index: u32) -> Option<Slot<u64>>;
     /// Room to write an entry in before it is inserted; the kernel's stack has little.
     fn draft(&self) -> Option<Slot<FlowEntry<A>>>;
 }

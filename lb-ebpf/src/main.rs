@@ -14,13 +14,12 @@ use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, program
 use lb_common::{
     family::Address,
     forward::{self, Stage, Step, cache},
-    layout::CACHE_WAYS,
     reason::{DropReason, Verdict},
     tables::{FlowTables, Tables},
     trace::Watcher,
     wire::{Be32, Be128},
 };
-use maps::{Maps, Settle};
+use maps::Maps;
 use xdp_frame::XdpFrame;
 
 /// Entry point. Every packet that the interface receives comes through here.
@@ -87,7 +86,7 @@ stages! {
 
 macro_rules! settling {
     ($($program:ident = $address:ty;)+) => {$(
-        /// Settles a group of this CPU's cache. Never attached: the controller runs it, as often as there are groups.
+        /// Settles some sets of this CPU's cache. Never attached: the controller runs it, until it has gone through all.
         #[xdp]
         pub fn $program(_context: XdpContext) -> u32 {
             settle::<$address>()
@@ -103,24 +102,14 @@ settling! {
 #[inline(always)]
 fn settle<A: Address>() -> u32
 where
-    Maps: Settle<A>,
+    Maps: FlowTables<A>,
 {
     let (Some(node), Some(pulse)) = (Tables::node(&Maps), Tables::pulse(&Maps)) else {
         return xdp_action::XDP_ABORTED;
     };
-    let sets = node.cache_sets;
-    let Some(group) = maps::next_to_settle(maps::groups(sets)) else { return xdp_action::XDP_ABORTED };
-    if !Settle::<A>::take_filled(&Maps, sets, group) {
-        return xdp_action::XDP_PASS;
-    }
-    for index in 0..cache::CACHE_GROUP {
-        let index = (group * cache::CACHE_GROUP + index) & sets.wrapping_sub(1);
-        let Some(set) = FlowTables::<A>::cache(&Maps, sets, index) else { return xdp_action::XDP_ABORTED };
-        for way in 0..CACHE_WAYS {
-            if set.with(|set| set.ways[way].is_used()) {
-                cache::settle(&Maps, set.field(|set| &mut set.ways[way]), pulse.flow_clock);
-            }
-        }
+    for _ in 0..cache::SETTLED_AT_ONCE {
+        let Some(set) = maps::next_to_settle(node.cache_sets) else { return xdp_action::XDP_ABORTED };
+        cache::settle::<A, Maps>(&Maps, node.cache_sets, set, pulse.flow_clock);
     }
     xdp_action::XDP_PASS
 }

@@ -20,8 +20,8 @@ use lb_common::{
         ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
         CacheSet, ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, LocalCounters,
         LocalEntry, LocalPeer, MAX_ADVERTS, MAX_ALLOWED, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members,
-        NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, STAMPS as STAMPS_LEN, Scratch, ServiceEntry, ServiceKey, SourceEntry,
-        SourceKey, VipEntry,
+        NodeEntry, PulseEntry, RESERVED_PORT_WORDS, Removed, STAMPS as STAMPS_LEN, Scratch, ServiceEntry,
+        ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
     local::{LocalTables, Outcome},
     reason::{self, TransmitReason, Verdict},
@@ -107,15 +107,15 @@ static CACHE6: Array<CacheSet<Be128>, 1, { BPF_F_MMAPABLE as usize }> = Array::n
 #[btf_map]
 static STAMPS: Array<u64, { STAMPS_LEN as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// For each group of sets of each CPU: 1 where there is something in it.
+/// What is in each set of `CACHE4`.
 #[btf_map]
-static FILLED4: Array<u32, 1> = Array::new();
+static TAGS4: Array<u64, 1> = Array::new();
 
-/// Likewise.
+/// What is in each set of `CACHE6`.
 #[btf_map]
-static FILLED6: Array<u32, 1> = Array::new();
+static TAGS6: Array<u64, 1> = Array::new();
 
-/// Which group is settled next.
+/// Which set of the cache is settled next.
 #[btf_map]
 static SETTLED: PerCpuArray<u32, 1> = PerCpuArray::new();
 
@@ -274,26 +274,13 @@ pub fn count(counter: u32) {
     }
 }
 
-/// The number of the group that this CPU settles next, of so many.
+/// The number of the set that this CPU settles next, of so many.
 #[inline(always)]
-pub fn next_to_settle(groups: u32) -> Option<u32> {
+pub fn next_to_settle(sets: u32) -> Option<u32> {
     let next = slot(SETTLED.get_ptr_mut(0))?;
-    let group = next.read() & groups.wrapping_sub(1);
-    next.update(|next| *next = group.wrapping_add(1));
-    Some(group)
-}
-
-/// The flow tables, as the programs need them that settle the cache.
-pub trait Settle<A>: FlowTables<A> {
-    /// Whether there is something in a group of this CPU's cache of so many sets; from now on not.
-    fn take_filled(&self, sets: u32, group: u32) -> bool;
-}
-
-/// Groups of a cache of so many sets.
-#[inline(always)]
-pub const fn groups(sets: u32) -> u32 {
-    let groups = sets / cache::CACHE_GROUP;
-    if groups == 0 { 1 } else { groups }
+    let set = next.read() & sets.wrapping_sub(1);
+    next.update(|next| *next = set.wrapping_add(1));
+    Some(set)
 }
 
 /// The maps above.
@@ -577,7 +564,7 @@ fn slot<T: Copy>(value: Option<*mut T>) -> Option<Slot<T>> {
 }
 
 macro_rules! flow_tables {
-    ($address:ty, $half_open:ident, $established:ident, $cache:ident, $filled:ident, $draft:ident) => {
+    ($address:ty, $half_open:ident, $established:ident, $cache:ident, $tags:ident, $draft:ident) => {
         impl FlowTables<$address> for Maps {
             #[inline(always)]
             fn flow(&self, level: Level, key: &FlowKey<$address>) -> Option<Slot<FlowEntry<$address>>> {
@@ -626,12 +613,10 @@ macro_rules! flow_tables {
             }
 
             #[inline(always)]
-            fn note_filled(&self, sets: u32, group: u32) {
+            fn cache_tags(&self, sets: u32, index: u32) -> Option<Slot<u64>> {
                 // SAFETY: as above.
                 let cpu = unsafe { bpf_get_smp_processor_id() };
-                if let Some(filled) = slot($filled.get_ptr_mut(cpu * groups(sets) + group)) {
-                    filled.update(|filled| *filled = 1);
-                }
+                slot($tags.get_ptr_mut(cpu * sets + index))
             }
 
             #[inline(always)]
@@ -639,26 +624,11 @@ macro_rules! flow_tables {
                 slot($draft.get_ptr_mut(0))
             }
         }
-
-        impl Settle<$address> for Maps {
-            #[inline(always)]
-            fn take_filled(&self, sets: u32, group: u32) -> bool {
-                // SAFETY: as above.
-                let cpu = unsafe { bpf_get_smp_processor_id() };
-                let Some(filled) = slot($filled.get_ptr_mut(cpu * groups(sets) + group)) else {
-                    return false;
-                };
-                filled.with(|filled| *filled != 0) && {
-                    filled.update(|filled| *filled = 0);
-                    true
-                }
-            }
-        }
     };
 }
 
-flow_tables!(Be32, HALF_OPEN4, ESTABLISHED4, CACHE4, FILLED4, DRAFT4);
-flow_tables!(Be128, HALF_OPEN6, ESTABLISHED6, CACHE6, FILLED6, DRAFT6);
+flow_tables!(Be32, HALF_OPEN4, ESTABLISHED4, CACHE4, TAGS4, DRAFT4);
+flow_tables!(Be128, HALF_OPEN6, ESTABLISHED6, CACHE6, TAGS6, DRAFT6);
 
 /// What an insertion of an absent key came to.
 #[inline(always)]

@@ -47,7 +47,6 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use lb_common::{
-    forward::cache::CACHE_GROUP,
     layout::{
         ALL_SETS, AllowedKey, BackendCounters, BackendEntry, BackendId, ClaimEntry, LAYOUT_VERSION, Load,
         LocalCounters, LocalEntry, MAX_BACKENDS, MAX_SERVICES, MaglevSlots, Members, NODE_HAS_FORMER,
@@ -65,8 +64,8 @@ use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 use self::rings::Rings;
 pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
-    connections::{ConnectionSource, ConnectionTables},
     cache::Settler,
+    connections::{ConnectionSource, ConnectionTables},
     flow_events::FlowEvents,
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},
     interface::{driver, keep_vlan_tags},
@@ -110,8 +109,8 @@ const MAPS: [&str; 37] = [
     "ESTABLISHED6",
     "CACHE4",
     "CACHE6",
-    "FILLED4",
-    "FILLED6",
+    "TAGS4",
+    "TAGS6",
     "STAMPS",
     "SETTLED",
     "FRAGMENTS",
@@ -335,9 +334,9 @@ impl Dataplane {
         loader.map_max_entries("SOURCES", flows.sources_max);
         let cpus = nr_cpus().map_err(|(_, source)| DataplaneError::Settle(source))? as u32;
         let sets = cache::sets(cpus, flows.max);
-        for (cache, filled) in cache::CACHES {
+        for (cache, tags) in cache::CACHES {
             loader.map_max_entries(cache, cpus * sets);
-            loader.map_max_entries(filled, cpus * sets / CACHE_GROUP);
+            loader.map_max_entries(tags, cpus * sets);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| DataplaneError::Object(Box::new(error)))?;
         programs::load(&mut ebpf)?;

@@ -13,9 +13,9 @@ use lb_common::{
     frame::{Frame, Header, HostSocket},
     layout::{
         ALLOWED_SERVICE_BITS, AdvertEntry, AdvertKey, AllowedKey, BackendCounters, BackendEntry, BackendId,
-        CACHE_WAYS, CacheLine, CacheSet, ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES, MacWord,
-        Members, NodeEntry, PulseEntry, Removed, SEEN_SEVERED, STAMPS, Scratch, Search, Seen, ServiceEntry,
-        ServiceKey, SourceEntry, SourceKey, VipEntry,
+        CacheSet, ClaimEntry, FlowEntry, FlowEvent, FlowKey, FragmentEntry, FragmentKey, Load, MAX_SERVICES,
+        MacWord, Members, NodeEntry, PulseEntry, Removed, SEEN_SEVERED, STAMPS, Scratch, Search, Seen,
+        ServiceEntry, ServiceKey, SourceEntry, SourceKey, VipEntry,
     },
     reason::TransmitReason,
     tables::{BackendCounter, FlowTables, Inserted, Level, PortSpace, Slot, Tables},
@@ -182,6 +182,7 @@ struct FamilyMaps<A: Ord + Copy> {
     half_open: RefCell<SlotMap<FlowKey<A>, FlowEntry<A>>>,
     established: RefCell<SlotMap<FlowKey<A>, FlowEntry<A>>>,
     cache: RefCell<SlotMap<u32, CacheSet<A>>>,
+    tags: RefCell<SlotMap<u32, u64>>,
     draft: RefCell<SlotMap<(), FlowEntry<A>>>,
 }
 
@@ -193,6 +194,7 @@ impl<A: Ord + Copy> FamilyMaps<A> {
             half_open: RefCell::new(SlotMap::new(usize::MAX)),
             established: RefCell::new(SlotMap::new(max_flows as usize * 2)),
             cache: RefCell::new(SlotMap::new(usize::MAX)),
+            tags: RefCell::new(SlotMap::new(usize::MAX)),
             draft: RefCell::new(SlotMap::new(1)),
         }
     }
@@ -254,8 +256,11 @@ impl HostTables {
 
     /// Settles the cache, as the controller has the programs do it.
     pub fn settle(&self) {
-        settle(self, &self.v4);
-        settle(self, &self.v6);
+        let sets = self.world.node.cache_sets;
+        for set in 0..sets {
+            cache::settle::<Be32, _>(self, sets, set, self.world.clock);
+            cache::settle::<Be128, _>(self, sets, set, self.world.clock);
+        }
     }
 
     /// How often a frame asked for the time; in the kernel each costs a helper call.
@@ -304,22 +309,6 @@ impl HostTables {
                 closed_for: 0xa5a5_a5a5,
             };
         });
-    }
-}
-
-fn settle<A: Address>(tables: &HostTables, maps: &FamilyMaps<A>)
-where
-    HostTables: FlowTables<A>,
-{
-    let sets: Vec<u32> = maps.cache.borrow().entries().map(|(index, _)| index).collect();
-    for index in sets {
-        let set = maps.cache.borrow().slot(&index);
-        for way in 0..CACHE_WAYS {
-            let line = set.expect("it was there").field(|set| &mut set.ways[way]);
-            if line.with(CacheLine::is_used) {
-                cache::settle(tables, line, tables.world.clock);
-            }
-        }
     }
 }
 
@@ -512,8 +501,9 @@ macro_rules! flow_tables {
                 self.$maps.cache.borrow_mut().slot_or(index, CacheSet::EMPTY)
             }
 
-            fn note_filled(&self, sets: u32, group: u32) {
-                assert!(group * cache::CACHE_GROUP < sets, "group {group} of {sets} sets");
+            fn cache_tags(&self, sets: u32, index: u32) -> Option<Slot<u64>> {
+                assert!(index < sets, "set {index} of {sets}");
+                self.$maps.tags.borrow_mut().slot_or(index, 0)
             }
 
             fn draft(&self) -> Option<Slot<FlowEntry<$address>>> {

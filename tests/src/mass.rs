@@ -16,9 +16,9 @@ use std::time::Instant;
 use anyhow::Context as _;
 use aya::maps::{Array, Map, MapData};
 use aya::programs::{ProgramFd, ProgramInfo, loaded_programs};
-use lb_common::layout::{ALL_SETS, 
-    BackendEntry, BackendId, Hop, Load, MODE_NAT, MacWord, NodeEntry, PulseEntry, ServiceEntry, ServiceKey,
-    VipEntry,
+use lb_common::layout::{
+    ALL_SETS, BackendEntry, BackendId, Hop, Load, MODE_NAT, MacWord, NodeEntry, PulseEntry, ServiceEntry,
+    ServiceKey, VipEntry,
 };
 use lb_common::wire::{Be16, Be32, Be128};
 use lb_userspace::config::model::Flows;

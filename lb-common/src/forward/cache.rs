@@ -6,6 +6,9 @@
 //! counters of what was sent. The controller has every CPU settle all its lines once a second, and before it wants to know exactly.
 //! While no controller runs, lines stay; the flow clock stands still then, too.
 //!
+//! Which line is whose is told by tags, 16 bits of a flow's hash: those of a set are in one word, and all words stay in the CPU's
+//! second cache. So a flow that has no line costs no look into memory, and one that has, one.
+//!
 //! A line may not outlive what it is a copy of. Whoever changes or removes an established flow's entry, or inserts one, renews
 //! the flow's stamp afterwards ([`changed`]); a line has the stamp from before its entry was read, and is good only while the two
 //! agree. A stamp is a time in nanoseconds, of which a line has the last 32 bits: one change in four thousand million of a flow that has
@@ -15,15 +18,14 @@
 use crate::{
     family::Address,
     layout::{
-        CACHE_TO_CLIENT, CACHE_WAYS, CacheLine, CacheSet, FlowEntry, FlowKey, MODE_LOCAL, NodeEntry, STAMPS, TO_BACKEND,
+        CACHE_TO_CLIENT, CACHE_WAYS, CacheLine, FlowEntry, FlowKey, MODE_LOCAL, NodeEntry, STAMPS, TO_BACKEND,
     },
     reason::TransmitReason,
     tables::{FlowTables, Level, Slot, Tables},
 };
 
-/// Sets of a group: one run of the programs `xvip_settle4` and `xvip_settle6` settles one, if there is anything in it. A CPU's cache
-/// has a multiple of that.
-pub const CACHE_GROUP: u32 = 8;
+/// Sets that one run of the programs `xvip_settle4` and `xvip_settle6` settles. A CPU's cache has a multiple of that.
+pub const SETTLED_AT_ONCE: u32 = 8;
 
 /// A hash for the cache: no protocol, and cheaper than [`crate::hash::flow`]. The set is taken from its middle, the stamp from
 /// its top.
@@ -60,32 +62,60 @@ pub fn changed<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>) {
     tables.renew_stamp(stamp_of(key));
 }
 
-/// The set of this CPU that a flow's line would be in.
-#[inline(always)]
-fn set_of<A: Address, T: FlowTables<A>>(
-    tables: &T,
-    node: &NodeEntry,
-    hash: u64,
-) -> Option<Slot<CacheSet<A>>> {
-    let sets = node.cache_sets;
-    if sets == 0 { None } else { tables.cache(sets, index_of(sets, hash)) }
+/// Where a flow's line would be.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Sets that each CPU uses; not 0.
+    sets: u32,
+    /// The set.
+    set: u32,
+    /// What tells the flow from most others of that set; not 0.
+    tag: u64,
+    /// The number of the flow's stamp.
+    stamp: u32,
 }
 
-/// The place of that set.
-#[inline(always)]
-const fn index_of(sets: u32, hash: u64) -> u32 {
-    (hash >> 32) as u32 & sets.wrapping_sub(1)
-}
-
-/// The line with this key, good or not.
-#[inline(always)]
-fn line_of<A: Address>(set: Slot<CacheSet<A>>, key: &FlowKey<A>) -> Option<Slot<CacheLine<A>>> {
-    for way in 0..CACHE_WAYS {
-        if set.with(|set| set.ways[way].key == *key) {
-            return Some(set.field(|set| &mut set.ways[way]));
-        }
+impl Place {
+    #[inline(always)]
+    fn of<A: Address>(node: &NodeEntry, key: &FlowKey<A>) -> Option<Self> {
+        let (sets, hash) = (node.cache_sets, hash(key));
+        (sets != 0).then_some(Self {
+            sets,
+            set: (hash >> 32) as u32 & sets.wrapping_sub(1),
+            tag: (hash >> 16 & 0xffff) | 1,
+            stamp: (hash >> 48) as u32 & (STAMPS - 1),
+        })
     }
-    None
+
+    /// The way of the line with this key, good or not.
+    #[inline(always)]
+    fn find<A: Address, T: FlowTables<A>>(
+        self,
+        tables: &T,
+        key: &FlowKey<A>,
+    ) -> Option<(usize, Slot<CacheLine<A>>)> {
+        let tags = tables.cache_tags(self.sets, self.set)?.read();
+        let mut way = CACHE_WAYS;
+        for candidate in 0..CACHE_WAYS {
+            if tag(tags, candidate) == self.tag {
+                way = candidate;
+            }
+        }
+        if way == CACHE_WAYS {
+            return None;
+        }
+        let line = tables.cache(self.sets, self.set)?.field(|set| &mut set.ways[way % CACHE_WAYS]);
+        line.with(|line| line.key == *key).then_some((way, line))
+    }
+}
+
+/// Bits of a tag. Those of a set are in one word, the first way's lowest.
+const TAG_BITS: usize = 16;
+
+/// The tag of a way; 0: nothing is in it.
+#[inline(always)]
+const fn tag(tags: u64, way: usize) -> u64 {
+    tags >> (way * TAG_BITS) & 0xffff
 }
 
 /// The line of a flow, if it has one that is good.
@@ -95,10 +125,9 @@ pub(super) fn find<A: Address, T: Tables + FlowTables<A>>(
     node: &NodeEntry,
     key: &FlowKey<A>,
 ) -> Option<Slot<CacheLine<A>>> {
-    let hash = hash(key);
-    let line = line_of(set_of(tables, node, hash)?, key)?;
-    let stamp = tables.stamp((hash >> 48) as u32 & (STAMPS - 1))?;
-    (line.with(|line| line.stamp) == stamp).then_some(line)
+    let place = Place::of(node, key)?;
+    let (_, line) = place.find(tables, key)?;
+    (line.with(|line| line.stamp) == tables.stamp(place.stamp)?).then_some(line)
 }
 
 /// Settles the line of a flow, where it has one: whoever looks at its entry finds all that this CPU knows.
@@ -109,10 +138,13 @@ pub(super) fn settle_flow<A: Address, T: Tables + FlowTables<A>>(
     key: &FlowKey<A>,
     clock: u32,
 ) {
-    if let Some(set) = set_of(tables, node, hash(key))
-        && let Some(line) = line_of(set, key)
+    if let Some(place) = Place::of(node, key)
+        && let Some((way, line)) = place.find(tables, key)
     {
-        settle(tables, line, clock);
+        settle_line(tables, line, clock);
+        if let Some(tags) = FlowTables::<A>::cache_tags(tables, place.sets, place.set) {
+            tags.update(|tags| *tags &= !(0xffff << (way % CACHE_WAYS * TAG_BITS)));
+        }
     }
 }
 
@@ -126,38 +158,45 @@ pub(super) fn fill<A: Address, T: Tables + FlowTables<A>>(
     entry: Slot<FlowEntry<A>>,
     stamp: u32,
 ) {
-    let hash = hash(key);
-    let Some(set) = set_of(tables, node, hash) else { return };
+    let Some(place) = Place::of(node, key) else { return };
     let client = entry.with(|entry| entry.client);
     let (mode, direction) = entry.with(|entry| (entry.mode, entry.direction));
     let Some(link) = place_of(node, client.if_index) else { return };
     if mode == MODE_LOCAL || client.outer.is_some() || client.source != node.macs[link] {
         return;
     }
-    for way in 0..CACHE_WAYS {
-        if set.with(|set| set.ways[way].is_used()) {
-            continue;
+    let Some(tags) = FlowTables::<A>::cache_tags(tables, place.sets, place.set) else { return };
+    let Some(set) = FlowTables::<A>::cache(tables, place.sets, place.set) else { return };
+    let taken = tags.read();
+    let mut way = CACHE_WAYS;
+    for candidate in 0..CACHE_WAYS {
+        // Of two with the same tag only one would ever be found.
+        if tag(taken, candidate) == place.tag {
+            return;
         }
-        let line = set.field(|set| &mut set.ways[way]);
-        line.update(|line| {
-            entry.with(|entry| {
-                line.rewritten = entry.rewritten;
-                line.ip_delta = entry.ip_delta;
-                line.tcp_delta = entry.tcp_delta;
-                line.backend = entry.backend;
-            });
-            copy(&mut line.key, key);
-            line.stamp = stamp;
-            line.client = client.mac;
-            line.bytes = 0;
-            line.packets = 0;
-            line.how = if direction == TO_BACKEND { mode } else { mode | CACHE_TO_CLIENT };
-            line.link = link as u8;
-        });
-        let group = index_of(node.cache_sets, hash) / CACHE_GROUP;
-        FlowTables::<A>::note_filled(tables, node.cache_sets, group);
+        if tag(taken, candidate) == 0 {
+            way = candidate;
+        }
+    }
+    if way == CACHE_WAYS {
         return;
     }
+    tags.update(|tags| *tags |= place.tag << (way * TAG_BITS));
+    set.field(|set| &mut set.ways[way % CACHE_WAYS]).update(|line| {
+        entry.with(|entry| {
+            line.rewritten = entry.rewritten;
+            line.ip_delta = entry.ip_delta;
+            line.tcp_delta = entry.tcp_delta;
+            line.backend = entry.backend;
+        });
+        copy(&mut line.key, key);
+        line.stamp = stamp;
+        line.client = client.mac;
+        line.bytes = 0;
+        line.packets = 0;
+        line.how = if direction == TO_BACKEND { mode } else { mode | CACHE_TO_CLIENT };
+        line.link = link as u8;
+    });
 }
 
 /// Copies a key to or from the stack, where the verifier takes aligned words only, and LLVM would make pairs of them.
@@ -184,10 +223,27 @@ fn place_of(node: &NodeEntry, if_index: u32) -> Option<usize> {
     }
 }
 
-/// Writes down what a line has to say, and makes it nobody's. Of a line whose flow is gone, or another one by now, only
+/// Settles the lines of one of the `sets` that this CPU uses. Nothing is in it afterwards.
+#[inline(always)]
+pub fn settle<A: Address, T: Tables + FlowTables<A>>(tables: &T, sets: u32, set: u32, clock: u32) {
+    let Some(tags) = FlowTables::<A>::cache_tags(tables, sets, set) else { return };
+    let taken = tags.read();
+    if taken == 0 {
+        return;
+    }
+    tags.update(|tags| *tags = 0);
+    let Some(set) = FlowTables::<A>::cache(tables, sets, set) else { return };
+    for way in 0..CACHE_WAYS {
+        if tag(taken, way) != 0 {
+            settle_line(tables, set.field(|set| &mut set.ways[way]), clock);
+        }
+    }
+}
+
+/// Writes down what a line has to say. Of a line whose flow is gone, or another one by now, only
 /// what was sent is counted.
 #[inline(always)]
-pub fn settle<A: Address, T: Tables + FlowTables<A>>(tables: &T, line: Slot<CacheLine<A>>, clock: u32) {
+fn settle_line<A: Address, T: Tables + FlowTables<A>>(tables: &T, line: Slot<CacheLine<A>>, clock: u32) {
     let (packets, how) = line.with(|line| (line.packets, line.how));
     if packets != 0 {
         // By itself: what the kernel gets the address of stays in memory, and all that is beside it.
@@ -215,7 +271,6 @@ pub fn settle<A: Address, T: Tables + FlowTables<A>>(tables: &T, line: Slot<Cach
             if how & CACHE_TO_CLIENT != 0 { TransmitReason::ToClient } else { TransmitReason::ToBackend };
         tables.count_sent(reason, packets.into());
     }
-    line.update(|line| line.key.dst_port = crate::wire::Be16::new(0));
 }
 
 /// Whether one sequence number comes after another (RFC 9293 §3.4).

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     frame::{Frame, Plain},
     layout::{
-        ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG, FlowEntry, FlowKey, MODE_DSR_IPIP, MODE_LOCAL, MODE_NAT, MacWord,
-        NodeEntry, SEEN_RST, SEEN_SEVERED, Seen, TO_BACKEND,
+        ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG, FlowEntry, FlowKey, MODE_DSR_IPIP, MODE_LOCAL, MODE_NAT,
+        MacWord, NodeEntry, SEEN_RST, SEEN_SEVERED, Seen, TO_BACKEND,
     },
     reason::{DropReason, PassReason, TransmitReason, Verdict},
     segment::Segment,

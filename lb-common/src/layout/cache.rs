@@ -13,7 +13,7 @@ pub const STAMPS: u32 = 65_536;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheLine<A> {
-    /// Of the packets. Without a destination port: nobody's.
+    /// Of the packets.
     pub key: FlowKey<A>,
     /// As in the flow's entry.
     pub rewritten: FlowKey<A>,
@@ -64,12 +64,6 @@ impl<A: Address> CacheLine<A> {
             link: 0,
         }
     };
-
-    /// Whether it is somebody's.
-    #[inline(always)]
-    pub fn is_used(&self) -> bool {
-        self.key.dst_port != Be16::new(0)
-    }
 }
 
 /// Value of `CACHE4/6`: the lines that flows of one hash can have.

@@ -23,7 +23,7 @@ use aya::{
 };
 use lb_common::{
     family::Address,
-    forward::cache::{CACHE_GROUP, stamp_of},
+    forward::cache::{SETTLED_AT_ONCE, stamp_of},
     layout::{CACHE_WAYS, FlowEntry, FlowKey, STAMPS},
 };
 use nix::{
@@ -41,7 +41,7 @@ const LINES: u32 = 512 * 1024;
 const LINES_OF_CPU: u32 = 128 * 1024;
 /// The programs that settle, and the maps that they settle, with those of what is in use.
 pub(super) const PROGRAMS: [&str; 2] = ["xvip_settle4", "xvip_settle6"];
-pub(super) const CACHES: [(&str, &str); 2] = [("CACHE4", "FILLED4"), ("CACHE6", "FILLED6")];
+pub(super) const CACHES: [(&str, &str); 2] = [("CACHE4", "TAGS4"), ("CACHE6", "TAGS6")];
 /// The CPUs that run, as a list of ranges.
 const ONLINE: &str = "/sys/devices/system/cpu/online";
 /// `enum bpf_cmd` of the kernel's `include/uapi/linux/bpf.h`.
@@ -50,7 +50,7 @@ const BPF_PROG_TEST_RUN: libc::c_int = 10;
 /// How many sets each of so many CPUs has, where there may be so many flows: no more than the flows could use.
 pub(super) fn sets(cpus: u32, flows: u32) -> u32 {
     let lines = (LINES / cpus.max(1)).min(LINES_OF_CPU).min(flows.saturating_mul(2));
-    let sets = (lines / CACHE_WAYS as u32).max(CACHE_GROUP);
+    let sets = (lines / CACHE_WAYS as u32).max(SETTLED_AT_ONCE);
     1 << sets.ilog2()
 }
 
@@ -124,7 +124,7 @@ impl Settler {
             only.set(cpu).map_err(io::Error::from)?;
             sched_setaffinity(Pid::from_raw(0), &only).map_err(io::Error::from)?;
             for program in &self.programs {
-                run(program.as_raw_fd(), (self.used.load(Ordering::Relaxed) / CACHE_GROUP).max(1))?;
+                run(program.as_raw_fd(), (self.used.load(Ordering::Relaxed) / SETTLED_AT_ONCE).max(1))?;
             }
         }
         Ok(())
@@ -205,7 +205,8 @@ impl Stamps {
         let map = pinned(maps, "STAMPS")?;
         let info = map.info().map_err(in_map("STAMPS"))?;
         if info.max_entries() < STAMPS || info.value_size() as usize != size_of::<u64>() {
-            let source = MapError::InvalidValueSize { size: size_of::<u64>(), expected: info.value_size() as usize };
+            let source =
+                MapError::InvalidValueSize { size: size_of::<u64>(), expected: info.value_size() as usize };
             return Err(in_map("STAMPS")(source));
         }
         // SAFETY: a new mapping that nobody else has an address in. It is as long as the map's values: their number and size
@@ -256,10 +257,7 @@ where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
 {
-    pub(super) const fn new(
-        table: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
-        stamps: Arc<Stamps>,
-    ) -> Self {
+    pub(super) const fn new(table: HashMap<MapData, FlowKey<A>, FlowEntry<A>>, stamps: Arc<Stamps>) -> Self {
         Self { table, stamps }
     }
 
@@ -304,8 +302,8 @@ mod tests {
         assert_eq!(sets(2, 1 << 20), LINES_OF_CPU / 4);
         assert_eq!(sets(64, 1 << 20), LINES / 64 / 4);
         assert_eq!(sets(2, 1000), 256, "two lines a flow, rounded down");
-        assert_eq!(sets(2, 1), CACHE_GROUP);
-        assert_eq!(sets(100_000, 1 << 20), CACHE_GROUP);
+        assert_eq!(sets(2, 1), SETTLED_AT_ONCE);
+        assert_eq!(sets(100_000, 1 << 20), SETTLED_AT_ONCE);
         assert!(sets(12, 1 << 20).is_power_of_two());
     }
 

@@ -310,7 +310,12 @@ where
 
 /// What the data plane counts between our reading and our writing is lost: a packet or two of a flow that ends. It is
 /// remembered from now on as one that has just ended, however long it had been idle.
-fn mark<A: Address>(table: &mut Established<A>, key: &FlowKey<A>, backend: BackendId, clock: u32) -> Option<Flow<A>>
+fn mark<A: Address>(
+    table: &mut Established<A>,
+    key: &FlowKey<A>,
+    backend: BackendId,
+    clock: u32,
+) -> Option<Flow<A>>
 where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
