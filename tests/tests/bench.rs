@@ -151,7 +151,8 @@ fn what_a_balancer_costs_is_measured_with_all_stacks() -> TestResult {
         let of = |series: &&Value| series["figure"] == figure && series["subject"] == subject;
         series.iter().find(of).and_then(|series| series["samples"][0].as_f64())
     };
-    for subject in ["direct", "xvip, nat", "xvip, dsr-l2", "HAProxy", "nftables"] {
+    let ways = ["direct", "IP forwarding", "fixed NAT in XDP"];
+    for subject in ways.into_iter().chain(["xvip, nat", "xvip, dsr-l2", "HAProxy", "nftables"]) {
         for figure in ["new connections", "requests", "latency p50 at 200/s", "bulk"] {
             let sample = sample(figure, subject).unwrap_or_default();
             assert!(sample > 0.0, "{figure}, {subject}: {report:#}");
