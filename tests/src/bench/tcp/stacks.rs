@@ -171,7 +171,8 @@ impl Stacks {
                 machine.ethtool("-K eth0 gro on")?;
             }
         }
-        let stacks = Self { servers, more_haproxys: vec![], haproxy, _fixed: fixed, _others: [nft, router], lab };
+        let stacks =
+            Self { servers, more_haproxys: vec![], haproxy, _fixed: fixed, _others: [nft, router], lab };
         for stack in Stack::ALL {
             for address in stacks.addresses(stack) {
                 wait::until(&format!("{} to answer at {address}", stack.title()), LIMIT, || {
