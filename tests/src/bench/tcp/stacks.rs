@@ -112,6 +112,9 @@ pub struct Cables {
     /// The client, the servers, HAProxy, nftables and the router get what came together as one (GRO), as network cards have
     /// it; where XDP is, it comes before that.
     pub joined: bool,
+    /// Frames are cut and checksums made where they leave the machine for a real network, as a veth does it unless it is
+    /// told otherwise; between the machines of the lab that is nowhere.
+    pub offloads: bool,
     /// xvip and the fixed NAT are attached natively, as on a network card, not as xvip attaches on a veth by itself.
     pub native: bool,
 }
@@ -165,10 +168,13 @@ impl Stacks {
         let fixed = lab.add_machine("fixed", fixed_nat::MACHINE, cables.native)?;
         let mode = if cables.native { XdpMode::Native } else { XdpMode::Generic };
         let fixed = (FixedNat::start(&fixed, mode)?, fixed);
-        if cables.joined {
-            let servers = lab.masters().iter().map(Master::machine);
-            for machine in servers.chain([lab.client(), haproxy.machine(), &nft, &router]) {
+        let masters = lab.masters().iter().map(Master::machine);
+        for machine in masters.chain([lab.client(), haproxy.machine(), &nft, &router]) {
+            if cables.joined {
                 machine.ethtool("-K eth0 gro on")?;
+            }
+            if cables.offloads {
+                machine.ethtool("-K eth0 tx on tso on gso on")?;
             }
         }
         let stacks =
