@@ -50,10 +50,6 @@ const PORTS: &str = "1024 65535";
 /// Seconds that conntrack remembers a connection that has ended; the kernel's own 120 fill the table, and the ports of the
 /// masqueraded address, in a few seconds at this rate.
 const TIME_WAIT: &str = "10";
-/// Bytes that the client lets a server send ahead (tcp_rmem: least, first, most). A veth with XDP has room for 256 frames and
-/// drops what comes on top, where a network card has room for thousands: four bulk transfers with windows of megabytes
-/// would measure how TCP recovers from that. So few are more than the delay of this network asks for.
-const WINDOW: &str = "4096 65536 65536";
 /// Nothing waits for it unless something is wrong.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -145,7 +141,6 @@ impl Stacks {
         client.sysctl("net/ipv4/ip_local_port_range", PORTS)?;
         // A port is free again as soon as its connection has ended: there are more of them than ports in a minute.
         client.sysctl("net/ipv4/tcp_max_tw_buckets", "0")?;
-        client.sysctl("net/ipv4/tcp_rmem", WINDOW)?;
         for number in MORE_CLIENTS {
             client.ip(&format!("address add {}/{PREFIX_LENGTH} dev eth0", host(number)))?;
         }
