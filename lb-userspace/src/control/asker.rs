@@ -18,7 +18,7 @@ impl Asker {
 
     /// Somebody who is neither root nor the daemon's own user: no system has a user of that number.
     #[cfg(test)]
-    pub(super) const STRANGER: Self = Self { uid: Some(u32::MAX - 7) };
+    pub(crate) const STRANGER: Self = Self { uid: Some(u32::MAX - 7) };
 
     /// Whether that is root, or who the daemon is.
     pub fn is_master(self) -> bool {
@@ -69,6 +69,18 @@ mod tests {
         let unknown = Asker { uid: None };
         assert!(!unknown.is_master());
         assert_eq!(unknown.name(None).await, "somebody");
+    }
+
+    #[test]
+    fn root_is_a_master_also_where_the_daemon_is_somebody_else() {
+        let of_another_user = std::thread::spawn(|| {
+            let nobody: libc::c_long = 65_534;
+            // SAFETY: takes numbers only. The kernel changes this thread alone (setresuid(2), "C library/kernel differences"),
+            // which ends here; who is not root already is refused, and is another user anyway.
+            unsafe { libc::syscall(libc::SYS_setresuid, nobody, nobody, nobody) };
+            (Uid::effective().is_root(), Asker { uid: Some(0) }.is_master())
+        });
+        assert_eq!(of_another_user.join().expect("no panic"), (false, true));
     }
 
     #[tokio::test]
