@@ -22,7 +22,11 @@ impl Asker {
 
     /// Whether that is root, or who the daemon is.
     pub fn is_master(self) -> bool {
-        self.uid.is_some_and(|uid| uid == 0 || uid == Uid::effective().as_raw())
+        self.is_master_of(Uid::effective())
+    }
+
+    fn is_master_of(self, daemon: Uid) -> bool {
+        self.uid.is_some_and(|uid| uid == 0 || uid == daemon.as_raw())
     }
 
     /// The user's name; `on_behalf` is what the client says for whom that is.
@@ -73,14 +77,10 @@ mod tests {
 
     #[test]
     fn root_is_a_master_also_where_the_daemon_is_somebody_else() {
-        let of_another_user = std::thread::spawn(|| {
-            let nobody: libc::c_long = 65_534;
-            // SAFETY: takes numbers only. The kernel changes this thread alone (setresuid(2), "C library/kernel differences"),
-            // which ends here; who is not root already is refused, and is another user anyway.
-            unsafe { libc::syscall(libc::SYS_setresuid, nobody, nobody, nobody) };
-            (Uid::effective().is_root(), Asker { uid: Some(0) }.is_master())
-        });
-        assert_eq!(of_another_user.join().expect("no panic"), (false, true));
+        let daemon = Uid::from_raw(995);
+        for (uid, expected) in [(Some(0), true), (Some(995), true), (Some(996), false), (None, false)] {
+            assert_eq!(Asker { uid }.is_master_of(daemon), expected, "{uid:?}");
+        }
     }
 
     #[tokio::test]

@@ -181,7 +181,7 @@ impl Assembler {
     }
 
     /// The lower 16 bits in network order; the rest is zero then.
-    pub(crate) fn to_network_order_16(&mut self, to: Register) {
+    pub(crate) fn network_order_16(&mut self, to: Register) {
         self.put(0xdc, to, 0, 0, 16);
     }
 

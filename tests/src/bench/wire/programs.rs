@@ -45,11 +45,11 @@ impl Generator {
             code.and_32(R2, (walk.flows() - 1).cast_signed());
             code.copy(R3, R2);
             code.add(R3, first.into());
-            code.to_network_order_16(R3);
+            code.network_order_16(R3);
             code.store(Width::Half, R6, port_at as i16, R3);
             code.negate(R2);
             code.add(R2, urgent.into());
-            code.to_network_order_16(R2);
+            code.network_order_16(R2);
             code.store(Width::Half, R6, urgent_at as i16, R2);
         }
         code.set(R1, out.cast_signed());
