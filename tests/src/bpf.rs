@@ -1,12 +1,15 @@
 //! The few bpf(2) commands that the lab's own little XDP programs need. Aya loads programs from object files only; for
 //! a handful of instructions the system call is shorter than any object.
 
-pub(crate) mod live;
+pub(crate) mod assembler;
+pub(crate) mod test_run;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::{c_long, c_uint};
+
+use self::assembler::Assembler;
 
 /// `struct bpf_insn`: opcode, two registers in one byte (the destination in the low half), offset, immediate value
 /// (the last two in host order).
@@ -199,56 +202,6 @@ unsafe fn map_update(map: &OwnedFd, value: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The head of `union bpf_attr` for `BPF_PROG_TEST_RUN`.
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    prog_fd: u32,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-}
-
-/// Runs an XDP program `repeat` times in a row; the frame of each run is what the one before has left. Returns the XDP
-/// action of the last run, and the nanoseconds that one took on average, by the kernel's own clock (whole ones).
-pub(crate) fn test_repeat(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<(u32, u32)> {
-    let mut attr = TestRun {
-        prog_fd: program.as_raw_fd().cast_unsigned(),
-        data_size_in: frame.len() as u32,
-        data_in: frame.as_ptr() as u64,
-        repeat,
-        ..TestRun::default()
-    };
-    // SAFETY: TestRun is the head of the bpf_attr that BPF_PROG_TEST_RUN reads and writes its results to; `data_in`
-    // points to data_size_in bytes that are alive until the call returns, and nothing is written to a null `data_out`.
-    unsafe { bpf_mut(BPF_PROG_TEST_RUN, &mut attr) }?;
-    Ok((attr.retval, attr.duration))
-}
-
-/// Runs an XDP program once on a frame, with the maps as they are. What the frame is afterwards is written to `out`, which
-/// has room for it. Returns the XDP action and the length of the frame.
-///
-/// Aya can do this, too; but this allocates nothing and looks nothing up, for millions of runs.
-pub(crate) fn test_run(program: BorrowedFd<'_>, frame: &[u8], out: &mut [u8]) -> io::Result<(u32, usize)> {
-    let mut attr = TestRun {
-        prog_fd: program.as_raw_fd().cast_unsigned(),
-        retval: 0,
-        data_size_in: frame.len() as u32,
-        data_size_out: out.len() as u32,
-        data_in: frame.as_ptr() as u64,
-        data_out: out.as_mut_ptr() as u64,
-        ..TestRun::default()
-    };
-    // SAFETY: TestRun is the head of the bpf_attr that BPF_PROG_TEST_RUN reads and writes its results to; `data_in`
-    // points to data_size_in bytes and `data_out` to data_size_out that nobody else uses, alive until the call returns.
-    unsafe { bpf_mut(BPF_PROG_TEST_RUN, &mut attr) }?;
-    Ok((attr.retval, attr.data_size_out as usize))
-}
-
 /// Loads an XDP program. With an error of the verifier its log is the message.
 pub(crate) fn load_xdp(program: &[Instruction]) -> io::Result<OwnedFd> {
     load_xdp_as(program, ExpectedAttach::Nothing)
@@ -294,6 +247,13 @@ pub(crate) fn load_xdp_as(program: &[Instruction], expected: ExpectedAttach) -> 
         }
         io::Error::new(error.kind(), format!("{error}: {}", String::from_utf8_lossy(&log[..end])))
     })
+}
+
+/// An XDP program of two instructions: it returns that action.
+pub(crate) fn only_returning(action: u32) -> io::Result<OwnedFd> {
+    let mut code = Assembler::default();
+    code.end_with(action);
+    load_xdp(&code.finish())
 }
 
 /// Attaches an XDP program to the interface of this index in the calling thread's network namespace; it is detached

@@ -17,7 +17,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::addresses::Family;
+use crate::bpf::assembler::Width::{Byte, Half, Word};
+use crate::bpf::assembler::{Assembler, Function, R0, R1, R2, R3, R6, R7, R8, R9, Register, STACK};
 use crate::bpf::{self, Counters, Instruction, XdpMode};
+use crate::mass::{XDP_DROP, XDP_PASS};
 
 /// The program on one interface; gone from there when this is dropped, or this process ends.
 #[derive(Debug)]
@@ -52,44 +55,10 @@ fn counter(outer: Family, inner: Family) -> u32 {
     2 * u32::from(outer == Family::V6) + u32::from(inner == Family::V6)
 }
 
-// Registers. R0 is what a function or the program returns, R1 to R5 are arguments, R6 to R9 survive a call.
-const R0: u8 = 0;
-const R1: u8 = 1;
-const R2: u8 = 2;
-const R3: u8 = 3;
-const CONTEXT: u8 = 6;
-const DATA: u8 = 7;
-const ETHERTYPE: u8 = 8;
-const COUNTER: u8 = 9;
-const STACK: u8 = 10;
-
-// Opcodes (include/uapi/linux/bpf.h, bpf_common.h).
-const LOAD_BYTE: u8 = 0x71;
-const LOAD_HALF: u8 = 0x69;
-const LOAD_WORD: u8 = 0x61;
-const STORE_HALF: u8 = 0x6b;
-const STORE_WORD: u8 = 0x63;
-const MOVE: u8 = 0xbf;
-const MOVE_VALUE: u8 = 0xb7;
-const MOVE_VALUE32: u8 = 0xb4;
-const ADD_VALUE: u8 = 0x07;
-const AND_VALUE: u8 = 0x57;
-const JUMP: u8 = 0x05;
-const JUMP_EQUAL: u8 = 0x15;
-const JUMP_NOT_EQUAL: u8 = 0x55;
-const JUMP_NOT_EQUAL32: u8 = 0x56;
-const JUMP_GREATER: u8 = 0x2d;
-const CALL: u8 = 0x85;
-const EXIT: u8 = 0x95;
-const LOAD_MAP: u8 = 0x18;
-const ATOMIC: u8 = 0xdb;
-
-// Functions of the kernel.
-const MAP_LOOKUP: i32 = 1;
-const XDP_ADJUST_HEAD: i32 = 44;
-
-const XDP_DROP: i32 = 1;
-const XDP_PASS: i32 = 2;
+const CONTEXT: Register = R6;
+const FRAME: Register = R7;
+const ETHERTYPE: Register = R8;
+const COUNTER: Register = R9;
 
 // Protocol numbers, and ethertypes as a little- or big-endian machine reads them from a frame.
 const IPV4_INSIDE: i32 = 4;
@@ -99,152 +68,83 @@ const IPV6: i32 = u16::from_be_bytes([0x86, 0xdd]).to_be() as i32;
 /// All of the fragment word but "don't fragment" and the reserved bit.
 const FRAGMENT: i32 = 0x3fff_u16.to_be() as i32;
 
-/// Where a jump goes. Resolved when the program is complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Label {
-    OuterIpv6,
-    OuterIpv6Inner,
-    Strip20,
-    Strip40,
-    Stripped,
-    Pass,
-    Drop,
-}
-
-/// A program in the making: instructions, the jumps among them, and the places of labels.
-#[derive(Default)]
-struct Assembler {
-    instructions: Vec<Instruction>,
-    jumps: Vec<(usize, Label)>,
-    places: Vec<(Label, usize)>,
-}
-
-impl Assembler {
-    fn put(&mut self, opcode: u8, destination: u8, source: u8, offset: i16, value: i32) {
-        let registers = if cfg!(target_endian = "little") {
-            source << 4 | destination
-        } else {
-            destination << 4 | source
-        };
-        let [o, p] = offset.to_ne_bytes();
-        let [a, b, c, d] = value.to_ne_bytes();
-        self.instructions.push([opcode, registers, o, p, a, b, c, d]);
-    }
-
-    fn jump(&mut self, opcode: u8, destination: u8, source: u8, value: i32, to: Label) {
-        self.jumps.push((self.instructions.len(), to));
-        self.put(opcode, destination, source, 0, value);
-    }
-
-    fn place(&mut self, label: Label) {
-        self.places.push((label, self.instructions.len()));
-    }
-
-    fn load(&mut self, opcode: u8, destination: u8, base: u8, offset: i16) {
-        self.put(opcode, destination, base, offset, 0);
-    }
-
-    /// Passes the frame on unless it has `length` bytes. Leaves its begin in [`DATA`].
-    fn need(&mut self, length: i32, otherwise: Label) {
-        self.load(LOAD_WORD, DATA, CONTEXT, 0); // xdp_md.data
-        self.load(LOAD_WORD, R3, CONTEXT, 4); // xdp_md.data_end
-        self.put(MOVE, R2, DATA, 0, 0);
-        self.put(ADD_VALUE, R2, 0, 0, length);
-        self.jump(JUMP_GREATER, R2, R3, 0, otherwise);
-    }
-
-    fn exit(&mut self, action: i32) {
-        self.put(MOVE_VALUE, R0, 0, 0, action);
-        self.put(EXIT, 0, 0, 0, 0);
-    }
-
-    fn finish(mut self) -> Vec<Instruction> {
-        for (at, label) in &self.jumps {
-            let place =
-                self.places.iter().find(|(placed, _)| placed == label).map_or(*at, |(_, place)| *place);
-            // Counted from the next instruction.
-            let offset = (place as i64 - *at as i64 - 1) as i16;
-            self.instructions[*at][2..4].copy_from_slice(&offset.to_ne_bytes());
-        }
-        self.instructions
-    }
-}
-
 fn program(mac: [u8; 6], counters: i32) -> Vec<Instruction> {
     const ETHERNET: i16 = 14;
     let [m0, m1, m2, m3, m4, m5] = mac;
-    let mut a = Assembler::default();
-    a.put(MOVE, CONTEXT, R1, 0, 0);
+    let mut code = Assembler::default();
+    let [outer_ipv6, ipv6_in_ipv6, strip_20, strip_40, stripped, pass, drop] = code.labels();
+    // Leaves the begin of the frame in FRAME.
+    let need =
+        |code: &mut Assembler, length, otherwise| code.need(length, CONTEXT, [FRAME, R3, R2], otherwise);
+    code.copy(CONTEXT, R1);
     // The shortest of all: IPv4 in IPv4.
-    a.need(14 + 20 + 20, Label::Pass);
-    a.load(LOAD_WORD, R1, DATA, 0);
-    a.jump(JUMP_NOT_EQUAL32, R1, 0, i32::from_ne_bytes([m0, m1, m2, m3]), Label::Pass);
-    a.load(LOAD_HALF, R1, DATA, 4);
-    a.jump(JUMP_NOT_EQUAL, R1, 0, i32::from(u16::from_ne_bytes([m4, m5])), Label::Pass);
-    a.load(LOAD_HALF, R1, DATA, 12);
-    a.jump(JUMP_EQUAL, R1, 0, IPV6, Label::OuterIpv6);
-    a.jump(JUMP_NOT_EQUAL, R1, 0, IPV4, Label::Pass);
+    need(&mut code, 14 + 20 + 20, pass);
+    code.load(Word, R1, FRAME, 0);
+    code.jump_unless_equal_32(R1, i32::from_ne_bytes([m0, m1, m2, m3]), pass);
+    code.load(Half, R1, FRAME, 4);
+    code.jump_unless_equal(R1, i32::from(u16::from_ne_bytes([m4, m5])), pass);
+    code.load(Half, R1, FRAME, 12);
+    code.jump_if_equal(R1, IPV6, outer_ipv6);
+    code.jump_unless_equal(R1, IPV4, pass);
 
-    a.load(LOAD_BYTE, R1, DATA, ETHERNET);
-    a.jump(JUMP_NOT_EQUAL, R1, 0, 0x45, Label::Pass);
-    a.load(LOAD_HALF, R1, DATA, ETHERNET + 6);
-    a.put(AND_VALUE, R1, 0, 0, FRAGMENT);
-    a.jump(JUMP_NOT_EQUAL, R1, 0, 0, Label::Pass);
-    a.load(LOAD_BYTE, R1, DATA, ETHERNET + 9);
-    a.put(MOVE_VALUE, ETHERTYPE, 0, 0, IPV4);
-    a.put(MOVE_VALUE, COUNTER, 0, 0, counter(Family::V4, Family::V4).cast_signed());
-    a.jump(JUMP_EQUAL, R1, 0, IPV4_INSIDE, Label::Strip20);
-    a.put(MOVE_VALUE, ETHERTYPE, 0, 0, IPV6);
-    a.put(MOVE_VALUE, COUNTER, 0, 0, counter(Family::V4, Family::V6).cast_signed());
-    a.jump(JUMP_EQUAL, R1, 0, IPV6_INSIDE, Label::Strip20);
-    a.jump(JUMP, 0, 0, 0, Label::Pass);
+    code.load(Byte, R1, FRAME, ETHERNET);
+    code.jump_unless_equal(R1, 0x45, pass);
+    code.load(Half, R1, FRAME, ETHERNET + 6);
+    code.and(R1, FRAGMENT);
+    code.jump_unless_equal(R1, 0, pass);
+    code.load(Byte, R1, FRAME, ETHERNET + 9);
+    code.set(ETHERTYPE, IPV4);
+    code.set(COUNTER, counter(Family::V4, Family::V4).cast_signed());
+    code.jump_if_equal(R1, IPV4_INSIDE, strip_20);
+    code.set(ETHERTYPE, IPV6);
+    code.set(COUNTER, counter(Family::V4, Family::V6).cast_signed());
+    code.jump_if_equal(R1, IPV6_INSIDE, strip_20);
+    code.jump(pass);
 
-    a.place(Label::OuterIpv6);
-    a.need(14 + 40 + 20, Label::Pass);
-    a.load(LOAD_BYTE, R1, DATA, ETHERNET + 6);
-    a.jump(JUMP_NOT_EQUAL, R1, 0, IPV4_INSIDE, Label::OuterIpv6Inner);
-    a.put(MOVE_VALUE, ETHERTYPE, 0, 0, IPV4);
-    a.put(MOVE_VALUE, COUNTER, 0, 0, counter(Family::V6, Family::V4).cast_signed());
-    a.jump(JUMP, 0, 0, 0, Label::Strip40);
-    a.place(Label::OuterIpv6Inner);
-    a.jump(JUMP_NOT_EQUAL, R1, 0, IPV6_INSIDE, Label::Pass);
-    a.put(MOVE_VALUE, ETHERTYPE, 0, 0, IPV6);
-    a.put(MOVE_VALUE, COUNTER, 0, 0, counter(Family::V6, Family::V6).cast_signed());
-    a.place(Label::Strip40);
-    a.put(MOVE_VALUE, R2, 0, 0, 40);
-    a.jump(JUMP, 0, 0, 0, Label::Stripped);
-    a.place(Label::Strip20);
-    a.put(MOVE_VALUE, R2, 0, 0, 20);
+    code.place(outer_ipv6);
+    need(&mut code, 14 + 40 + 20, pass);
+    code.load(Byte, R1, FRAME, ETHERNET + 6);
+    code.jump_unless_equal(R1, IPV4_INSIDE, ipv6_in_ipv6);
+    code.set(ETHERTYPE, IPV4);
+    code.set(COUNTER, counter(Family::V6, Family::V4).cast_signed());
+    code.jump(strip_40);
+    code.place(ipv6_in_ipv6);
+    code.jump_unless_equal(R1, IPV6_INSIDE, pass);
+    code.set(ETHERTYPE, IPV6);
+    code.set(COUNTER, counter(Family::V6, Family::V6).cast_signed());
+    code.place(strip_40);
+    code.set(R2, 40);
+    code.jump(stripped);
+    code.place(strip_20);
+    code.set(R2, 20);
 
     // The Ethernet header would be lost with the outer IP header: keep its addresses on the stack.
-    a.place(Label::Stripped);
+    code.place(stripped);
     for word in [0, 4, 8] {
-        a.load(LOAD_WORD, R1, DATA, word);
-        a.put(STORE_WORD, STACK, R1, -16 + word, 0);
+        code.load(Word, R1, FRAME, word);
+        code.store(Word, STACK, -16 + word, R1);
     }
-    a.put(MOVE, R1, CONTEXT, 0, 0);
-    a.put(CALL, 0, 0, 0, XDP_ADJUST_HEAD);
-    a.jump(JUMP_NOT_EQUAL, R0, 0, 0, Label::Drop);
-    a.need(14, Label::Drop);
+    code.copy(R1, CONTEXT);
+    code.call(Function::AdjustHead);
+    code.jump_unless_equal(R0, 0, drop);
+    need(&mut code, 14, drop);
     for word in [0, 4, 8] {
-        a.load(LOAD_WORD, R1, STACK, -16 + word);
-        a.put(STORE_WORD, DATA, R1, word, 0);
+        code.load(Word, R1, STACK, -16 + word);
+        code.store(Word, FRAME, word, R1);
     }
-    a.put(STORE_HALF, DATA, ETHERTYPE, 12, 0);
+    code.store(Half, FRAME, 12, ETHERTYPE);
 
-    a.put(STORE_WORD, STACK, COUNTER, -4, 0);
-    // BPF_PSEUDO_MAP_FD; the second half of this instruction is all zero.
-    a.put(LOAD_MAP, R1, 1, 0, counters);
-    a.put(0, 0, 0, 0, 0);
-    a.put(MOVE, R2, STACK, 0, 0);
-    a.put(ADD_VALUE, R2, 0, 0, -4);
-    a.put(CALL, 0, 0, 0, MAP_LOOKUP);
-    a.jump(JUMP_EQUAL, R0, 0, 0, Label::Pass);
-    a.put(MOVE_VALUE32, R1, 0, 0, 1);
-    a.put(ATOMIC, R0, R1, 0, 0); // lock *(u64 *)r0 += r1
-    a.place(Label::Pass);
-    a.exit(XDP_PASS);
-    a.place(Label::Drop);
-    a.exit(XDP_DROP);
-    a.finish()
+    code.store(Word, STACK, -4, COUNTER);
+    code.set_map(R1, counters);
+    code.copy(R2, STACK);
+    code.add(R2, -4);
+    code.call(Function::MapLookup);
+    code.jump_if_equal(R0, 0, pass);
+    code.set(R1, 1);
+    code.add_to_memory(R0, 0, R1);
+    code.place(pass);
+    code.end_with(XDP_PASS);
+    code.place(drop);
+    code.end_with(XDP_DROP);
+    code.finish()
 }

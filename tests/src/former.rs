@@ -77,6 +77,8 @@ pub fn xvip(commit: &'static str) -> Result<PathBuf, FormerError> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--quiet", "--package", "lb-userspace", "--bin", "xvip", "--target-dir"]);
     cargo.arg(&target).current_dir(&source).env_remove("CARGO_TARGET_DIR");
+    // Nobody reads its backtraces, or builds it again.
+    cargo.envs([("CARGO_PROFILE_DEV_DEBUG", "false"), ("CARGO_INCREMENTAL", "0")]);
     let built = cargo.output().map_err(io(Path::new("cargo")))?;
     if !built.status.success() {
         return Err(failed(String::from_utf8_lossy(&built.stderr).into_owned()));

@@ -28,15 +28,17 @@ use lb_userspace::maglev::{self, Member};
 use lb_userspace::netlink::Link;
 use lb_userspace::replica::Landmarks;
 
-use crate::bpf;
+use crate::bpf::test_run;
 
 /// `enum xdp_action` of the kernel's `include/uapi/linux/bpf.h`.
+pub const XDP_ABORTED: u32 = 0;
+/// See [`XDP_ABORTED`].
 pub const XDP_DROP: u32 = 1;
-/// See [`XDP_DROP`].
+/// See [`XDP_ABORTED`].
 pub const XDP_PASS: u32 = 2;
-/// See [`XDP_DROP`].
+/// See [`XDP_ABORTED`].
 pub const XDP_TX: u32 = 3;
-/// See [`XDP_DROP`].
+/// See [`XDP_ABORTED`].
 const XDP_REDIRECT: u32 = 4;
 
 /// TCP flags.
@@ -363,7 +365,7 @@ impl Runner<'_> {
     pub fn run(&mut self, packet: &Packet) -> io::Result<(u32, Packet)> {
         let length = write(&mut self.frame, packet);
         self.frame[..6].copy_from_slice(&self.node);
-        let (action, _) = bpf::test_run(self.program.as_fd(), &self.frame[..length], &mut self.out)?;
+        let (action, _) = test_run::run_once(self.program.as_fd(), &self.frame[..length], &mut self.out)?;
         // To another interface than loopback, which test runs come in by.
         let action = if action == XDP_REDIRECT { XDP_TX } else { action };
         Ok((action, if action == XDP_TX { read(&self.out) } else { *packet }))
@@ -374,7 +376,7 @@ impl Runner<'_> {
     /// # Errors
     /// Where the kernel refuses.
     pub fn run_frame(&mut self, frame: &[u8]) -> io::Result<(u32, &[u8])> {
-        let (action, length) = bpf::test_run(self.program.as_fd(), frame, &mut self.out)?;
+        let (action, length) = test_run::run_once(self.program.as_fd(), frame, &mut self.out)?;
         Ok((action, &self.out[..length]))
     }
 

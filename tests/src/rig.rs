@@ -6,15 +6,18 @@
 //! this flow from the next, and goes on by a tail call to the program that is measured. What that one costs is the
 //! difference to a program of two instructions behind the same wrapper (the floor), which runs immediately before.
 //!
+//! The same with live frames ([`Form::Live`]): each is a frame that the kernel has taken from its page pool and gives back
+//! afterwards. There it restores the bounds itself, and the wrapper has less to do.
+//!
 //! ```no_run
 //! # fn main() -> std::io::Result<()> {
 //! # let program: std::os::fd::BorrowedFd<'_> = unimplemented!();
-//! use lb_tests::rig::{Case, Flow, Places, Rig};
+//! use lb_tests::rig::{Case, Flow, Form, Places, Rig};
 //! let rig = Rig::pinned(1)?;
 //! let frame = [0; 64];
 //! let flows = [Flow::v4([100, 64, 0, 1].into(), 1024, &frame)];
 //! let case = Case { frame: &frame, places: Places::V4_SOURCE, flows: &flows };
-//! let bench = rig.prepare(program, &case)?;
+//! let bench = rig.prepare(program, &case, Form::Repeated)?;
 //! let measured = bench.measure(0, 1_000_000)?;
 //! println!("{} ns more than XDP_TX", measured.ns - measured.floor_ns);
 //! # Ok(()) }
@@ -29,7 +32,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::bpf::{self, Bytes, ExpectedAttach, Instruction, Target};
+use crate::bpf::{self, Bytes, ExpectedAttach, Target, only_returning, test_run};
+use crate::mass::XDP_TX;
 
 /// Bytes at the beginning of a frame that may be written anew each time.
 pub const TEMPLATE_AT_MOST: usize = 128;
@@ -40,6 +44,17 @@ const ETHERNET: usize = 14;
 #[derive(Debug)]
 pub struct Rig {
     _private: (),
+}
+
+/// In which form the kernel runs the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Form {
+    /// Again and again on one buffer, and nothing else.
+    Repeated,
+    /// On live frames (`BPF_F_TEST_XDP_LIVE_FRAMES`, Linux 5.18): with each comes what the kernel does to allocate it, and to
+    /// follow the program's action. The frames are loopback's, which takes none that XDP sends: whatever the program sends is
+    /// given back at once, and the next packet has the same page. What a program passes goes to the network stack.
+    Live,
 }
 
 /// The packets of a measurement.
@@ -139,7 +154,7 @@ pub struct Measured {
     pub floor_ns: f64,
     /// Nanoseconds per packet with the program, likewise.
     pub ns: f64,
-    /// What the program returned for the last packet (`enum xdp_action`).
+    /// What the program returned for the last packet (`enum xdp_action`); of live frames the kernel does not tell: 0.
     pub action: u32,
 }
 
@@ -171,7 +186,7 @@ impl Rig {
     ///
     /// # Panics
     /// Where a case makes no sense.
-    pub fn prepare(&self, program: BorrowedFd<'_>, case: &Case<'_>) -> io::Result<Prepared> {
+    pub fn prepare(&self, program: BorrowedFd<'_>, case: &Case<'_>, form: Form) -> io::Result<Prepared> {
         let Case { frame, places, flows } = *case;
         let last = places.address.max(places.port).max(places.checksum.unwrap_or(0)) + 4;
         assert!(frame.len() >= last && flows.len().is_power_of_two(), "no case: {places:?}");
@@ -180,7 +195,8 @@ impl Rig {
         table.write(&flows.iter().flat_map(|flow| flow.bytes()).collect::<Vec<u8>>())?;
         let wrap = |expected| {
             let target = Target::create()?;
-            let code = wrapper::assemble(case, state.descriptor(), table.descriptor(), target.descriptor());
+            let code =
+                wrapper::assemble(case, form, state.descriptor(), table.descriptor(), target.descriptor());
             let code = bpf::load_xdp_as(&code, expected)?;
             Ok::<_, io::Error>(Wrapped { code, target })
         };
@@ -192,20 +208,8 @@ impl Rig {
             subject = wrap(ExpectedAttach::Nothing)?;
             subject.target.set(program)?;
         }
-        Ok(Prepared { frame: frame.to_vec(), state, _table: table, floor, subject })
+        Ok(Prepared { form, frame: frame.to_vec(), state, _table: table, floor, subject })
     }
-}
-
-const XDP_TX: u32 = 3;
-
-/// A program of two instructions: it returns that action.
-///
-/// # Errors
-/// Where the kernel refuses.
-pub fn only_returning(action: u32) -> io::Result<OwnedFd> {
-    let [a, b, c, d] = action.to_ne_bytes();
-    let code: [Instruction; 2] = [[0xb7, 0, 0, 0, a, b, c, d], [0x95, 0, 0, 0, 0, 0, 0, 0]];
-    bpf::load_xdp(&code)
 }
 
 /// A wrapper, and where it leads.
@@ -218,6 +222,7 @@ struct Wrapped {
 /// A program behind the wrapper, beside its floor.
 #[derive(Debug)]
 pub struct Prepared {
+    form: Form,
     frame: Vec<u8>,
     state: Bytes,
     _table: Bytes,
@@ -256,7 +261,10 @@ impl Prepared {
 
     fn run(&self, wrapped: &Wrapped, first: u64, packets: u32) -> io::Result<(u32, u32)> {
         self.state.write(&wrapper::state(first))?;
-        bpf::test_repeat(wrapped.code.as_fd(), &self.frame, packets)
+        match self.form {
+            Form::Repeated => test_run::run_repeated(wrapped.code.as_fd(), &self.frame, packets),
+            Form::Live => Ok((0, test_run::run_live(wrapped.code.as_fd(), &self.frame, packets)?)),
+        }
     }
 }
 

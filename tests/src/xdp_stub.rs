@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::bpf::{self, Instruction, XdpMode};
+use crate::bpf::{self, XdpMode, only_returning};
 
 /// What such a program returns for each frame (`enum xdp_action`, include/uapi/linux/bpf.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +30,7 @@ impl XdpStub {
     /// # Errors
     /// When the kernel refuses: no `CAP_BPF`, another program is there already, or the driver has no native XDP.
     pub fn attach(interface_index: u32, action: Action) -> io::Result<Self> {
-        let [a, b, c, d] = (action as i32).to_ne_bytes();
-        let program: [Instruction; 2] = [
-            [0xb7, 0, 0, 0, a, b, c, d], // r0 = action
-            [0x95, 0, 0, 0, 0, 0, 0, 0], // exit
-        ];
-        let program = bpf::load_xdp(&program)?;
+        let program = only_returning(action as u32)?;
         Ok(Self { _link: bpf::attach_xdp(&program, interface_index, XdpMode::Native)? })
     }
 }

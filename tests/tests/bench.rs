@@ -82,7 +82,7 @@ fn packets_are_measured_above_a_floor() -> TestResult {
     let small = ["--repeats", "2", "--packets", "5000", "--flows", "1024", "--table", "8192"];
     let only =
         ["--only", "IPv4, 1 flow: ", "--only", "k flows: nat, replies", "--only", "new flows, IPv4: dsr"];
-    let foreign = ["--only", "another host", "--json"];
+    let foreign = ["--only", "1 flow, live frames: dsr-ipip", "--only", "another host", "--json"];
     let mut bench = bench("packet", &small);
     bench.env_remove("XVIP_KATRAN").args(only).args(foreign).arg(&json).arg("--svg").arg(&plots);
     let output = bench.output()?;
@@ -102,18 +102,19 @@ fn packets_are_measured_above_a_floor() -> TestResult {
     };
     assert_eq!(of("established, IPv4, 1 flow, net time"), ["nat", "nat, replies", "dsr-l2", "dsr-ipip"]);
     assert_eq!(of("established, IPv4, 1 k flows, net time"), ["nat, replies"]);
+    assert_eq!(of("established, IPv4, 1 flow, live frames, net time"), ["dsr-ipip"]);
     assert_eq!(of("new flows, IPv4, net time"), ["dsr-l2", "dsr-ipip"]);
     assert_eq!(of("for another host, IPv6, net time"), ["only XDP_PASS", "xvip"]);
     let has_floor =
         |series: &&Value| series["subject"].as_str().is_some_and(|name| name.starts_with("floor of "));
-    assert_eq!(series.iter().filter(has_floor).count(), 11, "{report:#}");
+    assert_eq!(series.iter().filter(has_floor).count(), 12, "{report:#}");
     for series in series {
         let samples = series["samples"].as_array().ok_or("no samples")?;
         assert_eq!(samples.iter().filter(|sample| sample.is_number()).count(), 2, "{series:#}");
     }
     // Each with its own floor; no peer was given.
     let roles: Vec<_> = report["comparisons"].as_array().ok_or("none")?.iter().map(|c| &c["role"]).collect();
-    assert_eq!(roles, [&Value::from("floor"); 11]);
+    assert_eq!(roles, [&Value::from("floor"); 12]);
     let plot = fs::read_to_string(plots.join("packet-established-ipv4-1-flow-net-time.svg"))?;
     assert!(plot.starts_with("<svg") && plot.contains("dsr-ipip"), "{plot}");
     assert!(plots.join("packet-net-time-by-flows.svg").exists());
@@ -151,7 +152,8 @@ fn what_a_balancer_costs_is_measured_with_all_stacks() -> TestResult {
         let of = |series: &&Value| series["figure"] == figure && series["subject"] == subject;
         series.iter().find(of).and_then(|series| series["samples"][0].as_f64())
     };
-    for subject in ["direct", "xvip, nat", "xvip, dsr-l2", "HAProxy", "nftables"] {
+    let ways = ["direct", "IP forwarding", "fixed NAT in XDP"];
+    for subject in ways.into_iter().chain(["xvip, nat", "xvip, dsr-l2", "HAProxy", "nftables"]) {
         for figure in ["new connections", "requests", "latency p50 at 200/s", "bulk"] {
             let sample = sample(figure, subject).unwrap_or_default();
             assert!(sample > 0.0, "{figure}, {subject}: {report:#}");

@@ -12,7 +12,7 @@ use lb_common::reason::{PassReason, TransmitReason, Verdict};
 use lb_tests::mass::{
     self, ACK, BACKEND_PORT, Mass, Packet, SYN, Service, VIP, VIP6, XDP_PASS, XDP_TX, backend,
 };
-use lb_tests::rig::{Case, Flow, Places, Rig, client, scattered};
+use lb_tests::rig::{Case, Flow, Form, Places, Rig, client, scattered};
 use lb_userspace::config::model::Flows;
 
 /// Room for what is opened here.
@@ -30,6 +30,9 @@ type TestResult = Result<(), Box<dyn Error>>;
 const PACKETS: u32 = 4096;
 /// Flows, of which the first is in the middle of its packets when they end.
 const FLOWS: u32 = 64;
+
+/// Each form, and what it says that a program returned which sends the packet.
+const FORMS: [(Form, u32); 2] = [(Form::Repeated, XDP_TX), (Form::Live, 0)];
 
 /// A frame of 64 or 80 bytes.
 fn frame(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
@@ -92,10 +95,16 @@ fn every_packet_is_a_fresh_one_of_its_flow() -> TestResult {
             }
             let places = if v6 { Places::V6_SOURCE } else { Places::V4_SOURCE };
             let case = Case { frame: &template, places, flows: &flows };
-            let prepared = rig.prepare(mass.program(), &case)?;
             let verdict = Verdict::Transmit(TransmitReason::ToBackend);
-            let (own, all, measured) = moved(&mut mass, verdict, |_| Ok(prepared.measure(0, PACKETS)?))?;
-            assert_eq!((own, all, measured.action), (PACKETS.into(), PACKETS.into(), XDP_TX), "{mode} {at}");
+            for (form, action) in FORMS {
+                let prepared = rig.prepare(mass.program(), &case, form)?;
+                let (own, all, measured) = moved(&mut mass, verdict, |_| Ok(prepared.measure(0, PACKETS)?))?;
+                assert_eq!(
+                    (own, all, measured.action),
+                    (PACKETS.into(), PACKETS.into(), action),
+                    "{mode} {at} {form:?}"
+                );
+            }
             if mode != MODE_NAT {
                 continue;
             }
@@ -105,7 +114,7 @@ fn every_packet_is_a_fresh_one_of_its_flow() -> TestResult {
                 IpAddr::V6(ip) => Flow::v6(ip, 1023),
             });
             let both: Vec<_> = flows.iter().copied().zip(strangers).flat_map(|(a, b)| [a, b, b, b]).collect();
-            let prepared = rig.prepare(mass.program(), &Case { flows: &both, ..case })?;
+            let prepared = rig.prepare(mass.program(), &Case { flows: &both, ..case }, Form::Repeated)?;
             let (own, all, _) = moved(&mut mass, verdict, |_| Ok(prepared.measure(0, PACKETS)?))?;
             assert_eq!((own, all), (u64::from(PACKETS) / 4, PACKETS.into()), "{at}");
 
@@ -119,7 +128,8 @@ fn every_packet_is_a_fresh_one_of_its_flow() -> TestResult {
                 })
                 .collect();
             let places = if v6 { Places::V6_REPLY } else { Places::V4_REPLY };
-            let prepared = rig.prepare(mass.program(), &Case { frame: &template, places, flows: &flows })?;
+            let case = Case { frame: &template, places, flows: &flows };
+            let prepared = rig.prepare(mass.program(), &case, Form::Repeated)?;
             let verdict = Verdict::Transmit(TransmitReason::ToClient);
             let (own, all, measured) = moved(&mut mass, verdict, |_| Ok(prepared.measure(0, PACKETS)?))?;
             assert_eq!((own, all, measured.action), (PACKETS.into(), PACKETS.into(), XDP_TX), "{at}");
@@ -136,8 +146,8 @@ fn what_is_not_ours_passes_each_time() -> TestResult {
     let (ip, port) = client(0);
     let template = frame(SocketAddr::from((ip, port)), SocketAddr::from(([10, 9, 8, 7], BACKEND_PORT)));
     let flows = [Flow::v4(ip, port, &template)];
-    let prepared =
-        rig.prepare(mass.program(), &Case { frame: &template, places: Places::V4_SOURCE, flows: &flows })?;
+    let case = Case { frame: &template, places: Places::V4_SOURCE, flows: &flows };
+    let prepared = rig.prepare(mass.program(), &case, Form::Repeated)?;
     let verdict = Verdict::Pass(PassReason::NotVip);
     let (own, all, measured) = moved(&mut mass, verdict, |_| Ok(prepared.measure(0, PACKETS)?))?;
     assert_eq!((own, all, measured.action), (PACKETS.into(), PACKETS.into(), XDP_PASS));
@@ -155,10 +165,12 @@ fn a_program_that_cuts_the_frame_meets_a_whole_one_each_time() -> TestResult {
     template.resize(150, 0);
     template[16..18].copy_from_slice(&136_u16.to_be_bytes());
     let flows = [Flow::v4(ip, port, &template)];
-    let prepared =
-        rig.prepare(mass.program(), &Case { frame: &template, places: Places::V4_SOURCE, flows: &flows })?;
+    let case = Case { frame: &template, places: Places::V4_SOURCE, flows: &flows };
     let verdict = Verdict::Transmit(TransmitReason::ResetUnknownFlow);
-    let (own, all, measured) = moved(&mut mass, verdict, |_| Ok(prepared.measure(0, PACKETS)?))?;
-    assert_eq!((own, all, measured.action), (PACKETS.into(), PACKETS.into(), XDP_TX));
+    for (form, action) in FORMS {
+        let prepared = rig.prepare(mass.program(), &case, form)?;
+        let (own, all, measured) = moved(&mut mass, verdict, |_| Ok(prepared.measure(0, PACKETS)?))?;
+        assert_eq!((own, all, measured.action), (PACKETS.into(), PACKETS.into(), action), "{form:?}");
+    }
     Ok(())
 }

@@ -116,16 +116,19 @@ fn house_rules() -> anyhow::Result<Outcome> {
 }
 
 /// Builds every test program, and the two programs that tests start. First those that need nothing, then the others.
+///
+/// One command for both: tests want features of some libraries that programs do not, and whatever depends on those would be
+/// built twice otherwise, the XDP program, too.
 fn built_suites(selection: &Selection) -> anyhow::Result<(Vec<Suite>, Vec<Suite>)> {
-    let programs = workspace::build(&["build", "--package=lb-userspace", "--package=lb-tests", "--bins"])?;
+    let all = ["build", "--workspace", "--exclude=lb-ebpf", "--bin=xvip", "--bin=xvip-lab", "--tests"];
+    let built = workspace::build(&all)?;
     let variables = [
-        ("XVIP_BIN", OsString::from(workspace::binary(&programs, "xvip")?)),
-        ("XVIP_LAB_BIN", OsString::from(workspace::binary(&programs, "xvip-lab")?)),
+        ("XVIP_BIN", OsString::from(workspace::binary(&built, "xvip")?)),
+        ("XVIP_LAB_BIN", OsString::from(workspace::binary(&built, "xvip-lab")?)),
     ];
-    let tests = workspace::build(&["test", "--no-run", "--workspace", "--exclude=lb-ebpf"])?;
     let root = Root::probe();
     let mut suites = Vec::new();
-    for executable in tests.iter().filter(|executable| executable.harness) {
+    for executable in built.iter().filter(|executable| executable.harness) {
         suites.push(suite_of(executable, &variables, root, &selection.filters)?);
     }
     suites.sort_by(|one, other| one.name.cmp(&other.name));

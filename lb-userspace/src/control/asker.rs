@@ -18,11 +18,15 @@ impl Asker {
 
     /// Somebody who is neither root nor the daemon's own user: no system has a user of that number.
     #[cfg(test)]
-    pub(super) const STRANGER: Self = Self { uid: Some(u32::MAX - 7) };
+    pub(crate) const STRANGER: Self = Self { uid: Some(u32::MAX - 7) };
 
     /// Whether that is root, or who the daemon is.
     pub fn is_master(self) -> bool {
-        self.uid.is_some_and(|uid| uid == 0 || uid == Uid::effective().as_raw())
+        self.is_master_of(Uid::effective())
+    }
+
+    fn is_master_of(self, daemon: Uid) -> bool {
+        self.uid.is_some_and(|uid| uid == 0 || uid == daemon.as_raw())
     }
 
     /// The user's name; `on_behalf` is what the client says for whom that is.
@@ -69,6 +73,14 @@ mod tests {
         let unknown = Asker { uid: None };
         assert!(!unknown.is_master());
         assert_eq!(unknown.name(None).await, "somebody");
+    }
+
+    #[test]
+    fn root_is_a_master_also_where_the_daemon_is_somebody_else() {
+        let daemon = Uid::from_raw(995);
+        for (uid, expected) in [(Some(0), true), (Some(995), true), (Some(996), false), (None, false)] {
+            assert_eq!(Asker { uid }.is_master_of(daemon), expected, "{uid:?}");
+        }
     }
 
     #[tokio::test]

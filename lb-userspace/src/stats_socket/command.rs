@@ -426,6 +426,8 @@ mod tests {
             ("set timeout cli", "Expects an integer value.\n"),
             ("set timeout cli soon", "Invalid timeout value.\n"),
             ("set timeout cli 0", "Invalid timeout value.\n"),
+            ("set timeout cli 4294967296", "Invalid timeout value.\n"),
+            ("set timeout cli 18446744073709551615d", "Invalid timeout value.\n"),
         ] {
             assert_eq!(text(said(line, Admin)), expected, "{line}");
         }

@@ -210,6 +210,11 @@ mod tests {
         talk.hear(b"\n\nshow info\n");
         assert_eq!((talk.next(), talk.next()), (Next::Payload, command("set ssl cert a.pem")));
         assert_eq!(talk.next(), command("show info"));
+        // All that has come is taken, and the empty line has yet to come.
+        talk.hear(b"y <<\n");
+        assert_eq!((talk.next(), talk.next(), talk.is_over()), (Next::Payload, Next::More, false));
+        talk.hear(b"\n");
+        assert_eq!((talk.next(), talk.is_over()), (command("y"), true));
         talk.toggle();
         talk.hear(b"x <<\n");
         assert_eq!((talk.next(), talk.prompt()), (Next::Payload, "+ "));

@@ -298,9 +298,29 @@ fn listener_of(path: &Path) -> io::Result<Option<i32>> {
     }
 }
 
+/// How many may be connected at the same time.
+struct Places {
+    masters: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { masters: Arc::new(Semaphore::new(MASTERS)), others: Arc::new(Semaphore::new(OTHERS)) }
+    }
+}
+
+impl Places {
+    /// One until it is dropped, if there is one left.
+    fn of(&self, asker: Asker) -> Option<OwnedSemaphorePermit> {
+        let pool = if asker.is_master() { &self.masters } else { &self.others };
+        Arc::clone(pool).try_acquire_owned().ok()
+    }
+}
+
 /// Serves whoever connects, until the socket is not where it was.
 async fn accept(bound: &Bound, wanted: &StatsSocket, world: &Arc<World>) {
-    let (masters, others) = (Arc::new(Semaphore::new(MASTERS)), Arc::new(Semaphore::new(OTHERS)));
+    let places = Places::default();
     // Ends them when this is dropped.
     let mut connections = JoinSet::new();
     let mut look = interval(LOOK);
@@ -316,14 +336,13 @@ async fn accept(bound: &Bound, wanted: &StatsSocket, world: &Arc<World>) {
         match accepted {
             Ok((stream, _)) => {
                 let asker = Asker::of(&stream);
-                let pool = if asker.is_master() { &masters } else { &others };
-                match Arc::clone(pool).try_acquire_owned() {
-                    Ok(permit) => {
+                match places.of(asker) {
+                    Some(permit) => {
                         let talk = Conversation::new(wanted.level, wanted.timeout);
                         connections.spawn(converse(stream, talk, Arc::clone(world), asker, permit));
                     }
                     // What does not fit into the socket's buffer at once is not worth waiting for.
-                    Err(_) => drop(stream.try_write(b"Too many connections at this time.\n\n")),
+                    None => drop(stream.try_write(b"Too many connections at this time.\n\n")),
                 }
             }
             Err(error) => {

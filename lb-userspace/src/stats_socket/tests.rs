@@ -228,6 +228,27 @@ fn what_an_operator_and_a_slow_start_change_is_seen() {
 }
 
 #[test]
+fn a_service_is_as_those_are_that_get_new_connections() {
+    let mut status = status();
+    let of_all = |status: &Status, expected: [&str; 4]| {
+        let table = asked("show stat", status);
+        let found =
+            ["status", "act", "weight", "lastchg"].map(|column| figure(&table, "api", "BACKEND", column));
+        assert_eq!(found, expected.map(str::to_owned));
+    };
+    // The one that has been so for the longest time counts.
+    let m3 = &mut status.services[0].backends[2];
+    (m3.state, m3.effective_weight) = ("up".to_owned(), 50);
+    m3.since = "2026-01-02T03:04:55Z".to_owned();
+    of_all(&status, ["UP", "2", "150", "59"]);
+    // With a weight of 0 it gets none.
+    status.services[0].backends[0].effective_weight = 0;
+    of_all(&status, ["UP", "1", "50", "10"]);
+    status.services[0].backends[2].effective_weight = 0;
+    of_all(&status, ["DOWN", "0", "0", "10"]);
+}
+
+#[test]
 fn rows_are_chosen_by_name_number_and_kind() {
     let status = status();
     let names = |line: &str| -> Vec<String> {
@@ -405,6 +426,7 @@ fn an_order_is_the_daemon_s() {
         ("set weight api/m1 100%", weight(None)),
         ("set weight api/m3 50%", weight(Some(25))),
         ("set weight api/m1 99999%", weight(Some(256))),
+        ("set weight api/m1 99999999999999999999%", weight(Some(256))),
         ("set weight api/m1", Err("Require <weight> or <weight%>.\n")),
         ("set weight api/m1 x", Err("Empty weight string empty or preceded by garbage")),
         ("set weight api/m1 -", Err("Empty weight string empty or preceded by garbage")),

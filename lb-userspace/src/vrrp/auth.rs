@@ -31,7 +31,7 @@ use crate::config::model::{AntiReplay, AuthHmac, AuthMode, Family};
 mod tests;
 
 /// `Ext Type` of the only scheme: HMAC-SHA256, truncated to 128 bits.
-const HMAC_SHA256: u8 = 1;
+pub const HMAC_SHA256: u8 = 1;
 
 /// How many senders of a multicast group are remembered. There are more than one only while they contend.
 const MULTICAST_SENDERS: usize = 4;

@@ -64,6 +64,8 @@ const PARTING_ADVERTS: u8 = 4;
 
 /// And that soon again.
 const PARTING_PAUSE: Duration = Duration::from_millis(20);
+/// How often in an interval an Active router answers those that it outranks.
+const INSISTS_IN_AN_INTERVAL: u32 = 10;
 
 /// So much earlier than the others could take over, a node whose router has left falls silent, and is not resumed any more:
 /// the way of an advertisement, and a machine that is busy.
@@ -193,6 +195,9 @@ enum Phase {
 ///   since by then another has taken over; and a Backup whose timer comes as late as that listens once more. (keepalived
 ///   notices neither, and advertises on until it hears a better one.)
 /// - An Active router that yields to a better one advertises a last time.
+/// - One that is Active beside a worse one answers it at once, but at most ten times in an interval: where both believe
+///   themselves the better one (a member of a sync group that defers, two with one address), each would answer the other as
+///   fast as the network carries it.
 /// - One that hands over ([`Event::Release`], [`Event::Shutdown`]) *lingers*: it sends priority 0 and is not Active any
 ///   more, but [`holds_addresses`](Self::holds_addresses) until another router speaks, or until nobody will
 ///   ([`longest_lingering`]). (keepalived removes its addresses at once: nobody has them for the successor's skew time.)
@@ -684,9 +689,12 @@ impl VirtualRouter {
     /// An Active router that hears another one, which does not outrank it: corrects it, and whatever learned addresses
     /// from it (RFC 9568 §6.4.3).
     pub(super) fn insist(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Active { .. }) {
-            self.advertise(now, now + self.settings.interval.duration());
-            self.announce_generation += 1;
+        let Phase::Active { advertised, .. } = self.phase else { return };
+        self.announce_generation += 1;
+        let interval = self.settings.interval.duration();
+        // Otherwise what it has just been told is on its way.
+        if now.saturating_duration_since(advertised) >= interval / INSISTS_IN_AN_INTERVAL {
+            self.advertise(now, now + interval);
         }
     }
 

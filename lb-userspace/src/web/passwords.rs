@@ -252,6 +252,38 @@ mod tests {
         assert_eq!(passwords.check_again(&users, "bob", "right", source(1)).await, Err(Refusal::Wrong));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_endless_password_is_nobody_s() {
+        let longest = "x".repeat(LONGEST);
+        let endless = format!("{longest}x");
+        let mut users = users();
+        users[0].password_hash = password::cheap_hash(&longest);
+        users[1].password_hash = password::cheap_hash(&endless);
+        let passwords = Passwords::default();
+        assert!(passwords.check(&users, "ann", &longest, source(1)).await.is_ok());
+        assert_eq!(passwords.check(&users, "bob", &endless, source(1)).await, Err(Refusal::Wrong));
+    }
+
+    #[test]
+    fn what_is_known_ends_and_is_bounded() {
+        let mut known = Known { key: None, users: HashMap::new() };
+        let (users, begin) = (users(), Instant::now());
+        let bob = |known: &mut Known, tag: &[u8], now| known.find(tag, &users, now).map(|user| user.name);
+        known.learn(vec![0], users[1].clone(), begin);
+        let last = begin + KNOWN_FOR - Duration::from_millis(1);
+        assert_eq!(bob(&mut known, &[0], last), Some("bob".to_owned()));
+        assert_eq!(bob(&mut known, &[1], last), None);
+        assert_eq!(bob(&mut known, &[0], begin + KNOWN_FOR), None);
+        // No more than there is room for, and room again when they have ended.
+        for tag in 0..=KNOWN {
+            known.learn(vec![tag as u8], users[1].clone(), begin);
+        }
+        assert_eq!(bob(&mut known, &[KNOWN as u8 - 1], last), Some("bob".to_owned()));
+        assert_eq!((bob(&mut known, &[KNOWN as u8], last), known.users.len()), (None, KNOWN));
+        known.learn(vec![KNOWN as u8], users[1].clone(), begin + KNOWN_FOR);
+        assert_eq!(known.users.len(), 1);
+    }
+
     #[test]
     fn random_words_are_long_and_differ() {
         let words = [random().expect("random"), random().expect("random")];

@@ -3,7 +3,7 @@
 //! built it.
 //!
 //! The method is [`crate::rig`]'s. All programs stay loaded, with all flows in their tables, and each round runs through all
-//! cases; before each the floor is measured anew. That each packet became what it should is seen by the programs' own
+//! cases; before each the floor is measured anew. Most are run again and again on one buffer; some also as live frames. That each packet became what it should is seen by the programs' own
 //! counters.
 
 mod cases;
@@ -27,7 +27,7 @@ use super::report::{Goal, Report, Role, Wanted};
 use super::series::{Series, Spread, Unit};
 use super::table::{self, Progress};
 use crate::interrupt::Interrupt;
-use crate::rig::{Prepared, Rig};
+use crate::rig::{Form, Prepared, Rig};
 use cases::{Case, FEW, FLOWS, KATRAN, Packets, Plane};
 use hardware::Hardware;
 use plane::{Loaded, NEW_FLOWS, Scale};
@@ -280,7 +280,12 @@ fn compare(report: &mut Report, cases: &[&Case]) {
         report.draw(&net);
     }
     let net = |case: &Case| report.series(&Names::of(case).net, &case.subject).cloned();
-    let four = || cases.iter().filter(|case| !case.is_v6() && case.group.starts_with("established, IPv4, "));
+    let four = || {
+        let is_meant = |case: &&&Case| {
+            case.form == Form::Repeated && !case.is_v6() && case.group.starts_with("established, IPv4, ")
+        };
+        cases.iter().filter(is_meant)
+    };
     let mut lines: BTreeMap<&str, Vec<(f64, Spread)>> = BTreeMap::new();
     let mut grown = vec![];
     for case in four() {
@@ -384,7 +389,7 @@ fn table(report: &Report, cases: &[&Case]) -> String {
     format!(
         "{table}\nnet: the time without that of a program that only returns XDP_TX, measured right before. Katran does as \
          dsr-ipip does; it has no nat and no dsr-l2.\nnew flows: each packet is the SYN of another one, and the table of \
-         half-open flows is full soon.\n{growth}"
+         half-open flows is full soon.\nlive frames: taken from the kernel's page pool and given back, which is in the floor, too.\n{growth}"
     )
 }
 

@@ -22,9 +22,9 @@ use super::facts::Facts;
 use super::report::{Goal, Report, Role, Wanted};
 use super::series::Unit;
 use super::table::Progress;
+use crate::bpf::only_returning;
 use crate::interrupt::Interrupt;
 use crate::mass::{XDP_DROP, XDP_TX};
-use crate::rig::only_returning;
 
 /// What the veth and the generator can do.
 const FLOOR: &str = "veth + XDP_DROP";

@@ -12,9 +12,9 @@ use crate::bench::wire::peers::{Peer, PeerCourse};
 use crate::bench::wire::routes::{Balancer, Route};
 use crate::bench::wire::strangers;
 use crate::bench::wire::walk::Walk;
-use crate::bpf::live::OneRun;
+use crate::bpf::only_returning;
+use crate::bpf::test_run::OneRun;
 use crate::mass::{XDP_DROP, XDP_PASS, XDP_TX};
-use crate::rig::only_returning;
 
 /// Flows that packets are spread over: so many as to have chains in the hash table, few enough to be opened in no time.
 const FLOWS: u32 = 64;

@@ -58,16 +58,17 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::{
         doctor::findings::healthy::{config, facts, fine, one},
-        vrrp::advert::Trailer,
+        vrrp::{advert::Trailer, auth::HMAC_SHA256},
     };
 
-    fn signed(facts: &mut Facts, ahead: i64) {
+    /// The VRRP instance wants signatures, and its peer's clock is that many seconds ahead.
+    pub(in super::super) fn signed(facts: &mut Facts, ahead: i64) {
         facts.config = config(|text| {
             format!(
                 "{text}[vrrp.auth_hmac]\nactive_key = 1\n[[vrrp.auth_hmac.key]]\nid = 1\nvalue = \"{}\"\n",
@@ -78,6 +79,7 @@ mod tests {
         let ours = heard.at.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
         let theirs = (ours as i64 + ahead) as u32;
         let mut trailer = [0; Trailer::LEN];
+        trailer[0] = HMAC_SHA256;
         trailer[4..8].copy_from_slice(&theirs.to_be_bytes());
         heard.trailer = Some(Trailer(trailer));
     }

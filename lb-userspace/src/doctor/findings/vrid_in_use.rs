@@ -102,7 +102,10 @@ fn alien(facts: &Facts, instance: &VrrpInstance, heard: &Heard) -> Option<Findin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::findings::healthy::{address, fine, one};
+    use crate::doctor::findings::{
+        clock::tests::signed,
+        healthy::{address, facts, fine, one},
+    };
 
     #[test]
     fn another_group_is_named_and_a_free_number_suggested() {
@@ -138,6 +141,16 @@ mod tests {
             facts.wire.adverts[0].advertisement.addresses = vec![address("172.16.0.77")];
         });
         assert_eq!(found.severity, Severity::Advice);
+    }
+
+    #[test]
+    fn a_peer_with_a_wrong_clock_is_one_of_ours() {
+        for (ahead, severity) in [(3600, Severity::Fine), (0, Severity::Problem)] {
+            let mut facts = facts();
+            signed(&mut facts, ahead);
+            // In time its signature is looked at, which is none of ours.
+            assert_eq!(judge(&facts)[0].severity, severity, "{ahead}");
+        }
     }
 
     #[test]

@@ -272,3 +272,15 @@ fn what_cannot_be_is_said() {
         fs::read_dir(directory.path()).expect("read").flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["file"]);
 }
+
+#[tokio::test]
+async fn strangers_leave_room_for_root() {
+    let (one, _other) = UnixStream::pair().expect("a pair");
+    let own = Asker::of(&one);
+    let places = Places::default();
+    let all_of = |asker| -> Vec<_> { std::iter::from_fn(|| places.of(asker)).collect() };
+    let (strangers, masters) = (all_of(Asker::STRANGER), all_of(own));
+    assert_eq!((strangers.len(), masters.len()), (OTHERS, MASTERS));
+    drop(strangers);
+    assert!(places.of(own).is_none() && places.of(Asker::STRANGER).is_some());
+}

@@ -379,6 +379,25 @@ fn another_active_router_is_answered_and_the_network_told_again() {
 }
 
 #[test]
+fn two_that_both_outrank_the_other_do_not_answer_each_other_without_end() {
+    let mut driven = Driven::in_state(settings(), VrrpState::Active);
+    let generation = driven.router.announce_generation();
+    driven.feed_after(ms(500), advert(LOWER, 99));
+    assert_eq!(driven.sent(), [100]);
+    for _ in 0..99 {
+        driven.feed_after(ms(1), advert(LOWER, 99));
+        assert!(driven.sent().is_empty());
+    }
+    assert_eq!(driven.deadline_in(), Some(ms(901)), "the timer goes on");
+    driven.feed_after(ms(1), advert(LOWER, 99));
+    assert_eq!(driven.sent(), [100]);
+    assert_eq!(driven.router.announce_generation(), generation + 101, "the network is told each time");
+    // Whoever outranks it is not overheard meanwhile.
+    driven.feed(advert(LOWER, 101));
+    assert_eq!(driven.router.state(), VrrpState::Backup);
+}
+
+#[test]
 fn an_active_router_that_slept_too_long_steps_down_without_a_word() {
     let mut driven = Driven::in_state(settings(), VrrpState::Active);
     driven.feed_after(DOWN, Event::Timer);

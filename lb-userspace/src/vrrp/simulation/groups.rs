@@ -75,6 +75,7 @@ properties! {
             boot_together(&mut lan);
         }
         lan.run_for(2 * lan.settling());
+        lan.assert_few_words();
         lan.the_active();
         lan.assert_stays_settled();
         // And when it is whole again.

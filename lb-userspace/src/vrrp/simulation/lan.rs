@@ -783,6 +783,13 @@ impl Lan {
         actives[0]
     }
 
+    /// No node has advertised more often on a link than its timer and its answers to others allow.
+    pub fn assert_few_words(&self) {
+        let intervals = self.now / self.interval() + 1;
+        let most = intervals * 11 * (self.nodes.len() * self.links()) as u64;
+        assert!(self.sent as u64 <= most, "schedule {}: {} of at most {most}", self.schedule, self.sent);
+    }
+
     /// The only virtual router of a node, or its first.
     pub fn router(&self, node: usize) -> &VirtualRouter {
         &self.nodes[node].group.as_ref().unwrap().members()[0]

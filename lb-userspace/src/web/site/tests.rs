@@ -41,7 +41,12 @@ fn stand() -> Stand {
         let mut orders = Vec::new();
         while let Some(request) = requests.recv().await {
             match request {
-                Ask::Status(reply) => drop(reply.send(Box::new(status()))),
+                Ask::Status(reply) => {
+                    let mut now = status();
+                    now.problems = vec![format!("{} were ordered", orders.len())];
+                    now.services[0].backends[0].flows.active = 9;
+                    drop(reply.send(Box::new(now)));
+                }
                 Ask::History { reply, .. } => drop(reply.send(History::default())),
                 Ask::Backend { order, by, reply } => {
                     orders.push(format!("{by}: {} {:?}", order.backend, order.action));
@@ -315,6 +320,76 @@ async fn to_look_at_a_plan_begins_nothing() {
     assert!(page.contains(": 4321 connections to reset"), "{page}");
     drop(stand.site);
     assert_eq!(stand.orders.await.expect("ended"), [format!("rebalance {service}, dry run: true")]);
+}
+
+#[tokio::test]
+async fn what_was_ordered_is_seen_at_once() {
+    let stand = stand();
+    let (service, name) = backend();
+    let (cookie, token) = log_in(&stand, "ann", "secret").await;
+    let page = || async { text(get("/stats/live").with(COOKIE, &cookie).to(&stand).await).await };
+    let form = format!("token={token}&what=disable&service={service}&name={name}");
+    for ordered in 0..3 {
+        let page = page().await;
+        assert!(page.contains(&format!("{ordered} were ordered")), "{page}");
+        let answer = post("/stats/order", &form).with(COOKIE, &cookie).to(&stand).await;
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+    }
+}
+
+#[tokio::test]
+async fn a_hidden_version_is_for_those_who_log_in() {
+    let stand = stand();
+    let version = status().version;
+    assert!(!version.is_empty());
+    let told = |answer: Answer| async { text(answer).await.contains(&version) };
+    for (hide_version, anonymous, shown) in [
+        (false, Anonymous::Metrics, true),
+        (true, Anonymous::Metrics, false),
+        (true, Anonymous::Viewer, false),
+    ] {
+        stand.site.configure(Some(Arc::new(Http { anonymous, hide_version, ..settings() })));
+        assert_eq!(told(get("/metrics").to(&stand).await).await, shown, "{anonymous:?}");
+        let bob = get("/metrics").with(AUTHORIZATION, "Basic Ym9iOm90aGVy");
+        assert!(told(bob.to(&stand).await).await, "{anonymous:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_that_was_gone_has_to_log_in_again() {
+    let stand = stand();
+    let all = settings();
+    stand.site.configure(Some(Arc::new(all.clone())));
+    let (ann, _) = log_in(&stand, "ann", "secret").await;
+    let (bob, _) = log_in(&stand, "bob", "other").await;
+    let mut without = all.clone();
+    without.users.retain(|user| user.name != "bob");
+    for http in [without, all.clone()] {
+        stand.site.configure(Some(Arc::new(http)));
+        let look = |cookie: &str| get("/stats/live").with(COOKIE, cookie);
+        assert_eq!(codes(&stand, vec![look(&ann), look(&bob)]).await, [200, 403]);
+    }
+    // Without the page there are no users.
+    stand.site.configure(None);
+    stand.site.configure(Some(Arc::new(all)));
+    assert_eq!(get("/stats/live").with(COOKIE, &ann).to(&stand).await.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn what_a_backend_was_like_is_forgotten_with_the_page() {
+    let stand = stand();
+    let viewer = || Some(Arc::new(Http { anonymous: Anonymous::Viewer, ..settings() }));
+    let lines = || async { text(get("/stats/live").to(&stand).await).await.matches("at most 9").count() };
+    stand.site.configure(viewer());
+    for _ in 0..2 {
+        stand.site.sample().await;
+    }
+    assert_eq!(lines().await, 1);
+    stand.site.configure(viewer());
+    assert_eq!(lines().await, 1, "a reload keeps them");
+    stand.site.configure(None);
+    stand.site.configure(viewer());
+    assert_eq!(lines().await, 0);
 }
 
 #[tokio::test]

@@ -3,9 +3,12 @@
 use lb_common::layout::{MODE_DSR_IPIP, MODE_DSR_L2, MODE_NAT};
 
 use super::super::report::Goal;
+use crate::rig::Form;
 
 /// How many flows a case walks through, as far as the machine is asked for.
 pub const FLOWS: [u32; 4] = [1, 1 << 10, 1 << 16, 1 << 20];
+/// Between them, for the two that do what Katran does and Katran: where memory begins to count.
+const BETWEEN: [u32; 5] = [1 << 4, 1 << 8, 1 << 12, 1 << 14, 1 << 18];
 /// The number of flows that goals are set for besides 1, and that IPv6 is measured with.
 const SOME: u32 = FLOWS[2];
 /// Growth is counted from here.
@@ -108,6 +111,8 @@ pub struct Case {
     pub service: usize,
     /// Packets to it.
     pub packets: Packets,
+    /// How they are run.
+    pub form: Form,
     /// What it is beside others of the same packets, in the table.
     pub subject: String,
     /// Whose packets are the same, in the table.
@@ -139,12 +144,18 @@ pub const KATRAN: &str = "Katran";
 #[must_use]
 pub fn all(most: u32, katran: bool) -> Vec<Case> {
     let mut cases = vec![];
-    let mut steps: Vec<u32> = FLOWS.iter().copied().filter(|count| *count <= most).collect();
-    if steps.is_empty() {
-        steps.push(1);
-    }
+    let mut steps: Vec<u32> =
+        FLOWS.into_iter().chain(BETWEEN).filter(|count| *count <= most.max(1)).collect();
+    steps.sort_unstable();
     for &count in &steps {
-        established(&mut cases, count, katran);
+        if FLOWS.contains(&count) {
+            established(&mut cases, count, katran);
+        } else {
+            between(&mut cases, count, katran);
+        }
+    }
+    for &count in steps.iter().filter(|count| [1, SOME].contains(count)) {
+        live(&mut cases, count, katran);
     }
     for &count in steps.iter().filter(|count| [1, SOME].contains(count)) {
         six(&mut cases, count, katran);
@@ -209,6 +220,33 @@ fn established(cases: &mut Vec<Case>, count: u32, katran: bool) {
     peer(cases, katran, 0, there, &group);
 }
 
+fn between(cases: &mut Vec<Case>, count: u32, katran: bool) {
+    let group = format!("established, IPv4, {}", flows(count));
+    for (plane, subject) in [(Plane::Nat, "nat"), (Plane::DsrIpip, "dsr-ipip")] {
+        cases.push(case(plane, Packets::Established(count), subject, &group));
+    }
+    peer(cases, katran, 0, Packets::Established(count), &group);
+}
+
+/// What was measured already, on live frames.
+fn live(cases: &mut Vec<Case>, count: u32, katran: bool) {
+    let group = format!("established, IPv4, {}, live frames", flows(count));
+    let there = Packets::Established(count);
+    let first = cases.len();
+    for (plane, packets, subject) in [
+        (Plane::Nat, there, "nat"),
+        (Plane::Nat, Packets::Replies(count), "nat, replies"),
+        (Plane::DsrL2, there, "dsr-l2"),
+        (Plane::DsrIpip, there, "dsr-ipip"),
+    ] {
+        cases.push(case(plane, packets, subject, &group));
+    }
+    peer(cases, katran, 0, there, &group);
+    for case in &mut cases[first..] {
+        case.form = Form::Live;
+    }
+}
+
 fn six(cases: &mut Vec<Case>, count: u32, katran: bool) {
     let group = format!("established, IPv6, {}", flows(count));
     let there = Packets::Established(count);
@@ -241,6 +279,7 @@ fn case(plane: Plane, packets: Packets, subject: &str, group: &str) -> Case {
         plane,
         service: 0,
         packets,
+        form: Form::Repeated,
         subject: subject.to_owned(),
         group: group.to_owned(),
         of_katran: None,

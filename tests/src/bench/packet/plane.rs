@@ -15,6 +15,7 @@ use lb_userspace::config::model::{Flows, default_half_open_max};
 
 use super::cases::{Case, Packets, Plane, Spec};
 use super::katran::Katran;
+use crate::bpf::only_returning;
 use crate::mass::{
     self, ACK, BACKEND_PORT, Mass, Packet, SYN, Service, VIP, VIP6, XDP_PASS, XDP_TX, backend,
 };
@@ -89,7 +90,7 @@ impl Loaded {
         let specs = plane.services();
         let mut replies = BTreeMap::new();
         let program = match plane {
-            Plane::Pass => Program::Pass(rig::only_returning(XDP_PASS)?),
+            Plane::Pass => Program::Pass(only_returning(XDP_PASS)?),
             Plane::Katran | Plane::KatranNew => {
                 let object = scale.katran.as_ref().context("no object of Katran's was given")?;
                 let mut katran = Katran::load(object, scale.cpu, scale.table)?;
@@ -176,8 +177,8 @@ impl Loaded {
                 (template, if v6 { Places::V6_REPLY } else { Places::V4_REPLY }, flows)
             }
         };
-        let case = rig::Case { frame: &template, places, flows: &flows };
-        Ok(rig.prepare(self.program()?, &case)?)
+        let packets = rig::Case { frame: &template, places, flows: &flows };
+        Ok(rig.prepare(self.program()?, &packets, case.form)?)
     }
 
     fn program(&self) -> anyhow::Result<BorrowedFd<'_>> {

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::ensure;
 
+use super::router;
 use crate::netns::Netns;
 
 /// Makes such a balancer of a machine, for what comes to this address and port.
@@ -20,11 +21,7 @@ pub fn configure(
     port: u16,
     servers: &[Ipv4Addr],
 ) -> anyhow::Result<()> {
-    machine.sysctl("net/ipv4/ip_forward", "1")?;
-    // Everybody is on one network: the kernel would tell the clients that they could have gone to the server directly.
-    for scope in ["all", "default", "eth0"] {
-        machine.sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
-    }
+    router::forward(machine)?;
     let file = dir.join("balancer.nft");
     fs::write(&file, rules(address, port, servers))?;
     let output = machine.output(Command::new("nft").arg("-f").arg(&file))?;

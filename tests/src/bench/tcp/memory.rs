@@ -17,9 +17,9 @@ use lb_load::client::Outcome;
 use super::stacks::{Crowd, Stack, Stacks, driver};
 
 /// For the kernel to free what was closed, which it does some time after.
-const SETTLING: Duration = Duration::from_millis(700);
+const SETTLING: Duration = Duration::from_millis(1500);
 /// Milliseconds within which connections have to be open, and those more for each.
-const OPENING: (usize, f64) = (5000, 0.4);
+const OPENING: (usize, f64) = (5000, 1.0);
 
 /// Bytes that the lines of `/proc/meminfo` come to which grow with connections: slabs (sockets, tracked connections, and
 /// what maps of BPF allocate), tables of pages, stacks, per-processor memory and large allocations.

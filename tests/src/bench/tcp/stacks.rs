@@ -4,7 +4,12 @@
 //! ```text
 //!   client .100    lb1 .2 (xvip)    lb2 .3 (HAProxy)    nft .20     master1 .4  master2 .5  master3 .6     172.16.0.0/24
 //!      +--------------+-----------------+------------------+------------+-----------+-----------+---  br0
+//!                                           router .21     |
+//!                                           fixed .156 ----+
 //! ```
+//!
+//! Two more machines show what the way costs that a packet takes by way of any balancer: one that only forwards
+//! ([`router`]), and an XDP program that knows everything beforehand ([`FixedNat`]).
 //!
 //! No cable does segmentation or checksums for anybody: each frame is one that a wire would carry. That is what a balancer
 //! of packets sees on a real network card, too; what the others would gain from a card that cuts frames for them, they do
@@ -21,8 +26,10 @@ use clap::ValueEnum;
 use lb_load::message::request;
 use serde::Serialize;
 
-use super::masquerade;
+use super::fixed_nat::{self, FixedNat};
+use super::{masquerade, router};
 use crate::addresses::{Family, host};
+use crate::bpf::XdpMode;
 use crate::daemon::Daemon;
 use crate::incumbent::{IncumbentNode, Server};
 use crate::master::Master;
@@ -34,6 +41,8 @@ use crate::wait;
 const DIRECT_VIP: u8 = 11;
 const HAPROXY: u8 = 3;
 const NFT: u8 = 20;
+/// And of the router's.
+const ROUTER: u8 = 21;
 /// Host numbers of the client besides its own: an address has 64,512 ports for each place that it connects to.
 const MORE_CLIENTS: std::ops::Range<u8> = 101..104;
 /// Each of the kernel's ports but the privileged ones.
@@ -41,10 +50,6 @@ const PORTS: &str = "1024 65535";
 /// Seconds that conntrack remembers a connection that has ended; the kernel's own 120 fill the table, and the ports of the
 /// masqueraded address, in a few seconds at this rate.
 const TIME_WAIT: &str = "10";
-/// Bytes that the client lets a server send ahead (tcp_rmem: least, first, most). A veth with XDP has room for 256 frames and
-/// drops what comes on top, where a network card has room for thousands: four bulk transfers with windows of megabytes
-/// would measure how TCP recovers from that. So few are more than the delay of this network asks for.
-const WINDOW: &str = "4096 65536 65536";
 /// Nothing waits for it unless something is wrong.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -54,6 +59,10 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub enum Stack {
     /// Nothing: the clients know the servers. The best that there can be.
     Direct,
+    /// A machine between them whose kernel forwards, and does nothing else.
+    Forwarding,
+    /// A balancer in XDP that looks nothing up: one client and three servers are in its instructions.
+    FixedNat,
     /// xvip in `nat` mode.
     Nat,
     /// xvip in `dsr-l2` mode.
@@ -66,19 +75,44 @@ pub enum Stack {
 
 impl Stack {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Direct, Self::Nat, Self::DsrL2, Self::Haproxy, Self::Nftables];
+    pub const ALL: [Self; 7] = [
+        Self::Direct,
+        Self::Forwarding,
+        Self::FixedNat,
+        Self::Nat,
+        Self::DsrL2,
+        Self::Haproxy,
+        Self::Nftables,
+    ];
+    /// Those that hold connections.
+    pub const HOLDING: [Self; 5] = [Self::Direct, Self::Nat, Self::DsrL2, Self::Haproxy, Self::Nftables];
 
     /// In a table.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
             Self::Direct => "direct",
+            Self::Forwarding => "IP forwarding",
+            Self::FixedNat => "fixed NAT in XDP",
             Self::Nat => "xvip, nat",
             Self::DsrL2 => "xvip, dsr-l2",
             Self::Haproxy => "HAProxy",
             Self::Nftables => "nftables",
         }
     }
+}
+
+/// What is not every operator's.
+#[derive(Debug, Clone, Copy)]
+pub struct Cables {
+    /// The client, the servers, HAProxy, nftables and the router get what came together as one (GRO), as network cards have
+    /// it; where XDP is, it comes before that.
+    pub joined: bool,
+    /// Frames are cut and checksums made where they leave the machine for a real network, as a veth does it unless it is
+    /// told otherwise; between the machines of the lab that is nowhere.
+    pub offloads: bool,
+    /// xvip and the fixed NAT are attached natively, as on a network card, not as xvip attaches on a veth by itself.
+    pub native: bool,
 }
 
 /// The lab with all of them in it. Whoever is not asked does nothing but look after its servers.
@@ -88,25 +122,25 @@ pub struct Stacks {
     /// HAProxys besides the one of the node: where a process may not have descriptors enough.
     more_haproxys: Vec<Daemon>,
     haproxy: IncumbentNode,
-    _nft: Netns,
+    _fixed: (FixedNat, Netns),
+    _others: [Netns; 2],
     lab: Lab,
 }
 
 impl Stacks {
-    /// Builds the lab, starts everything, and waits until each answers. With `joined` the client, the servers, HAProxy and
-    /// nftables get what came together as one (GRO), as network cards have it; on xvip's own cable XDP comes before that.
+    /// Builds the lab, starts everything, and waits until each answers.
     ///
     /// # Errors
     /// When it cannot be built, or somebody does not start.
-    pub fn start(joined: bool) -> anyhow::Result<Self> {
-        let lab = Lab::builder().lbs(1).build()?;
+    pub fn start(cables: Cables) -> anyhow::Result<Self> {
+        let builder = Lab::builder().lbs(1);
+        let lab = if cables.native { builder } else { builder.without_stubs() }.build()?;
         plain_switch(&lab)?;
         let client = lab.client();
         unpaced(client)?;
         client.sysctl("net/ipv4/ip_local_port_range", PORTS)?;
         // A port is free again as soon as its connection has ended: there are more of them than ports in a minute.
         client.sysctl("net/ipv4/tcp_max_tw_buckets", "0")?;
-        client.sysctl("net/ipv4/tcp_rmem", WINDOW)?;
         for number in MORE_CLIENTS {
             client.ip(&format!("address add {}/{PREFIX_LENGTH} dev eth0", host(number)))?;
         }
@@ -124,13 +158,22 @@ impl Stacks {
             lab.masters().iter().filter_map(|master| v4(master.address())).collect();
         masquerade::configure(&nft, lab.dir(), host(NFT), PLAIN_PORT, &backends)?;
         nft.sysctl("net/netfilter/nf_conntrack_tcp_timeout_time_wait", TIME_WAIT)?;
-        if joined {
-            let servers = lab.masters().iter().map(Master::machine);
-            for machine in servers.chain([lab.client(), haproxy.machine(), &nft]) {
+        let router = lab.add_machine("router", ROUTER, false)?;
+        router::configure(&lab, &router, host(ROUTER))?;
+        let fixed = lab.add_machine("fixed", fixed_nat::MACHINE, cables.native)?;
+        let mode = if cables.native { XdpMode::Native } else { XdpMode::Generic };
+        let fixed = (FixedNat::start(&fixed, mode)?, fixed);
+        let masters = lab.masters().iter().map(Master::machine);
+        for machine in masters.chain([lab.client(), haproxy.machine(), &nft, &router]) {
+            if cables.joined {
                 machine.ethtool("-K eth0 gro on")?;
             }
+            if cables.offloads {
+                machine.ethtool("-K eth0 tx on tso on gso on")?;
+            }
         }
-        let stacks = Self { servers, more_haproxys: vec![], haproxy, _nft: nft, lab };
+        let stacks =
+            Self { servers, more_haproxys: vec![], haproxy, _fixed: fixed, _others: [nft, router], lab };
         for stack in Stack::ALL {
             for address in stacks.addresses(stack) {
                 wait::until(&format!("{} to answer at {address}", stack.title()), LIMIT, || {
@@ -158,6 +201,11 @@ impl Stacks {
                 .iter()
                 .map(|master| SocketAddr::new(master.address(), PLAIN_PORT))
                 .collect(),
+            Stack::Forwarding => {
+                let behind = router::addresses(&self.lab).into_iter();
+                behind.map(|address| SocketAddr::new(address.into(), PLAIN_PORT)).collect()
+            }
+            Stack::FixedNat => one(FixedNat::address()),
             Stack::Nat => one(VIP),
             Stack::DsrL2 => one(host(DIRECT_VIP)),
             Stack::Haproxy => one(host(HAPROXY)),
@@ -178,7 +226,7 @@ impl Stacks {
     /// When they cannot be told.
     pub fn processes(&self, stack: Stack) -> anyhow::Result<Vec<u32>> {
         Ok(match stack {
-            Stack::Direct | Stack::Nftables => vec![],
+            Stack::Direct | Stack::Forwarding | Stack::FixedNat | Stack::Nftables => vec![],
             Stack::Nat | Stack::DsrL2 => self.lab.lb(0).daemon_id().into_iter().collect(),
             Stack::Haproxy => {
                 let more = self.more_haproxys.iter().map(Daemon::id);

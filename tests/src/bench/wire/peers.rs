@@ -15,9 +15,9 @@ use anyhow::{Context as _, ensure};
 use super::course::{Course, End, Subject};
 use super::routes::{CLIENT, Route};
 use super::walk::{Says, Varies, Walk};
+use crate::bpf::only_returning;
 use crate::frames::ACK;
 use crate::mass::{CLIENT_MAC, NODE_IP, NODE_MAC, XDP_PASS, backend};
-use crate::rig::only_returning;
 
 /// The backend of all of them.
 const BACKEND: u16 = 1;
