@@ -177,7 +177,7 @@ mod tests {
         let program = bpf::load_xdp(&program()).unwrap();
         let run = |frame: &[u8]| {
             let mut out = [0; 60];
-            let (action, length) = bpf::test_run(program.as_fd(), frame, &mut out).unwrap();
+            let (action, length) = bpf::test_run::run_once(program.as_fd(), frame, &mut out).unwrap();
             assert_eq!(length, 60);
             (action, out)
         };
