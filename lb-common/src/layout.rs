@@ -69,26 +69,43 @@ impl MacWord {
     /// From the bytes on the wire where they lie: two loads, rather than one for each byte.
     #[inline(always)]
     pub const fn read(mac: &Mac) -> Self {
-        // SAFETY: the first four bytes of six, and the other two; neither array is aligned to more than a byte.
-        let (first, last) =
-            unsafe { (*mac.as_ptr().cast::<[u8; 4]>(), *mac.as_ptr().add(4).cast::<[u8; 2]>()) };
-        let ([a, b, c, d], [e, f]) = (first, last);
+        // SAFETY: the first four bytes of six, and the other two, at whatever address.
+        let (first, last) = unsafe {
+            (mac.as_ptr().cast::<u32>().read_unaligned(), mac.as_ptr().add(4).cast::<u16>().read_unaligned())
+        };
         if cfg!(target_endian = "little") {
-            Self(u32::from_ne_bytes(first) as u64 | (u16::from_ne_bytes(last) as u64) << 32)
+            Self(first as u64 | (last as u64) << 32)
         } else {
-            Self(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]))
+            Self((first as u64) << 32 | (last as u64) << 16)
         }
     }
 
     /// Writes the bytes on the wire to where they belong: two stores.
     #[inline(always)]
     pub const fn write(self, mac: &mut Mac) {
-        let [a, b, c, d, e, f, ..] = self.0.to_ne_bytes();
+        let (first, last) = if cfg!(target_endian = "little") {
+            (self.0 as u32, (self.0 >> 32) as u16)
+        } else {
+            ((self.0 >> 32) as u32, (self.0 >> 16) as u16)
+        };
         // SAFETY: as in `read`.
         unsafe {
-            *mac.as_mut_ptr().cast::<[u8; 4]>() = [a, b, c, d];
-            *mac.as_mut_ptr().add(4).cast::<[u8; 2]>() = [e, f];
+            mac.as_mut_ptr().cast::<u32>().write_unaligned(first);
+            mac.as_mut_ptr().add(4).cast::<u16>().write_unaligned(last);
         }
+    }
+
+    /// The last two bytes, where the first four are these. A comparison of words: one of bytes anywhere has LLVM read bytes everywhere.
+    #[inline(always)]
+    pub const fn behind(self, first: [u8; 4]) -> Option<(u8, u8)> {
+        let [a, b, c, d] = first;
+        if self.0 & u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0])
+            != u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])
+        {
+            return None;
+        }
+        let [_, _, _, _, fifth, sixth, ..] = self.0.to_ne_bytes();
+        Some((fifth, sixth))
     }
 
     /// The bytes on the wire.

@@ -145,10 +145,10 @@ pub trait FlowTables<A> {
     fn insert_flow(&self, level: Level, key: &FlowKey<A>, entry: &FlowEntry<A>) -> Inserted;
     /// Removes, if it is there.
     fn remove_flow(&self, level: Level, key: &FlowKey<A>);
-    /// A set of this CPU's cache, of the [`NodeEntry::cache_sets`] that it has.
-    fn cache(&self, sets: u32, index: u32) -> Option<Slot<CacheSet<A>>>;
+    /// A set of the cache. The sets of each CPU follow those of the one before.
+    fn cache(&self, index: u32) -> Option<Slot<CacheSet<A>>>;
     /// What is in that set: 16 bits for each of its lines.
-    fn cache_tags(&self, sets: u32, index: u32) -> Option<Slot<u64>>;
+    fn cache_tags(&self, index: u32) -> Option<Slot<u64>>;
     /// Room to write an entry in before it is inserted; the kernel's stack has little.
     fn draft(&self) -> Option<Slot<FlowEntry<A>>>;
 }
@@ -177,6 +177,8 @@ pub trait Tables: FlowTables<Be32> + FlowTables<Be128> {
     fn backend_slot(&self, id: BackendId) -> Option<Slot<BackendEntry>>;
     /// How busy a backend is.
     fn load(&self, id: BackendId) -> Option<Slot<Load>>;
+    /// The number of the CPU that this runs on.
+    fn cpu(&self) -> u32;
     /// A stamp, of as many as [`STAMPS`](crate::layout::STAMPS).
     fn stamp(&self, index: u32) -> Option<u32>;
     /// Gives it a value that it has not had for long. Costs a reading of the clock.

@@ -345,6 +345,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn cpu(&self) -> u32 {
+        // SAFETY: the helper takes no argument and is allowed in XDP.
+        unsafe { bpf_get_smp_processor_id() }
+    }
+
+    #[inline(always)]
     fn stamp(&self, index: u32) -> Option<u32> {
         let stamp = STAMPS.get_ptr(index)?;
         // SAFETY: aligned, and alive for as long as the program runs. Volatile, since others write it at any time.
@@ -606,17 +612,13 @@ macro_rules! flow_tables {
             }
 
             #[inline(always)]
-            fn cache(&self, sets: u32, index: u32) -> Option<Slot<CacheSet<$address>>> {
-                // SAFETY: the helper takes no argument and is allowed in XDP.
-                let cpu = unsafe { bpf_get_smp_processor_id() };
-                slot($cache.get_ptr_mut(cpu * sets + index))
+            fn cache(&self, index: u32) -> Option<Slot<CacheSet<$address>>> {
+                slot($cache.get_ptr_mut(index))
             }
 
             #[inline(always)]
-            fn cache_tags(&self, sets: u32, index: u32) -> Option<Slot<u64>> {
-                // SAFETY: as above.
-                let cpu = unsafe { bpf_get_smp_processor_id() };
-                slot($tags.get_ptr_mut(cpu * sets + index))
+            fn cache_tags(&self, index: u32) -> Option<Slot<u64>> {
+                slot($tags.get_ptr_mut(index))
             }
 
             #[inline(always)]

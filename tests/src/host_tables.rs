@@ -374,6 +374,10 @@ impl Tables for HostTables {
         Some(slot)
     }
 
+    fn cpu(&self) -> u32 {
+        0
+    }
+
     fn stamp(&self, index: u32) -> Option<u32> {
         (index < STAMPS).then(|| self.stamps.borrow().get(&index).copied().unwrap_or_default())
     }
@@ -496,13 +500,12 @@ macro_rules! flow_tables {
                 }
             }
 
-            fn cache(&self, sets: u32, index: u32) -> Option<Slot<CacheSet<$address>>> {
-                assert!(index < sets, "set {index} of {sets}");
+            fn cache(&self, index: u32) -> Option<Slot<CacheSet<$address>>> {
                 self.$maps.cache.borrow_mut().slot_or(index, CacheSet::EMPTY)
             }
 
-            fn cache_tags(&self, sets: u32, index: u32) -> Option<Slot<u64>> {
-                assert!(index < sets, "set {index} of {sets}");
+            fn cache_tags(&self, index: u32) -> Option<Slot<u64>> {
+                assert!(index < self.world.node.cache_sets, "set {index}");
                 self.$maps.tags.borrow_mut().slot_or(index, 0)
             }
 

@@ -71,9 +71,7 @@ pub fn changed<A: Address, T: Tables>(tables: &T, key: &FlowKey<A>) {
 /// Where a flow's line would be.
 #[derive(Clone, Copy)]
 struct Place {
-    /// Sets that each CPU uses; not 0.
-    sets: u32,
-    /// The set.
+    /// The set, of this CPU.
     set: u32,
     /// What tells the flow from most others of that set; not 0.
     tag: u64,
@@ -83,11 +81,10 @@ struct Place {
 
 impl Place {
     #[inline(always)]
-    fn of<A: Address>(node: &NodeEntry, key: &FlowKey<A>) -> Option<Self> {
+    fn of<A: Address>(node: &NodeEntry, cpu: u32, key: &FlowKey<A>) -> Option<Self> {
         let (sets, hash) = (node.cache_sets, hash(key));
         (sets != 0).then_some(Self {
-            sets,
-            set: (hash >> 32) as u32 & sets.wrapping_sub(1),
+            set: cpu.wrapping_mul(sets) + ((hash >> 32) as u32 & sets.wrapping_sub(1)),
             tag: (hash >> 16 & 0xffff) | 1,
             stamp: (hash >> 48) as u32 & (STAMPS - 1),
         })
@@ -100,7 +97,7 @@ impl Place {
         tables: &T,
         key: &FlowKey<A>,
     ) -> Option<(usize, Slot<CacheLine<A>>)> {
-        let tags = tables.cache_tags(self.sets, self.set)?.read();
+        let tags = tables.cache_tags(self.set)?.read();
         let mut way = CACHE_WAYS;
         for candidate in 0..CACHE_WAYS {
             if tag(tags, candidate) == self.tag {
@@ -110,7 +107,7 @@ impl Place {
         if way == CACHE_WAYS {
             return None;
         }
-        let line = tables.cache(self.sets, self.set)?.field(|set| &mut set.ways[way % CACHE_WAYS]);
+        let line = tables.cache(self.set)?.field(|set| &mut set.ways[way % CACHE_WAYS]);
         line.with(|line| line.key == *key).then_some((way, line))
     }
 }
@@ -131,7 +128,7 @@ pub(super) fn find<A: Address, T: Tables + FlowTables<A>>(
     node: &NodeEntry,
     key: &FlowKey<A>,
 ) -> Option<Slot<CacheLine<A>>> {
-    let place = Place::of(node, key)?;
+    let place = Place::of(node, tables.cpu(), key)?;
     let (_, line) = place.find(tables, key)?;
     (line.with(|line| line.stamp) == tables.stamp(place.stamp)?).then_some(line)
 }
@@ -144,11 +141,11 @@ pub(super) fn settle_flow<A: Address, T: Tables + FlowTables<A>>(
     key: &FlowKey<A>,
     clock: u32,
 ) {
-    if let Some(place) = Place::of(node, key)
+    if let Some(place) = Place::of(node, tables.cpu(), key)
         && let Some((way, line)) = place.find(tables, key)
     {
         settle_line(tables, line, clock);
-        if let Some(tags) = FlowTables::<A>::cache_tags(tables, place.sets, place.set) {
+        if let Some(tags) = FlowTables::<A>::cache_tags(tables, place.set) {
             tags.update(|tags| *tags &= !(0xffff << (way % CACHE_WAYS * TAG_BITS)));
         }
     }
@@ -164,15 +161,15 @@ pub(super) fn fill<A: Address, T: Tables + FlowTables<A>>(
     entry: Slot<FlowEntry<A>>,
     stamp: u32,
 ) {
-    let Some(place) = Place::of(node, key) else { return };
+    let Some(place) = Place::of(node, tables.cpu(), key) else { return };
     let client = entry.with(|entry| entry.client);
     let (mode, direction) = entry.with(|entry| (entry.mode, entry.direction));
     let Some(link) = place_of(node, client.if_index) else { return };
     if mode == MODE_LOCAL || client.outer.is_some() || client.source != node.macs[link] {
         return;
     }
-    let Some(tags) = FlowTables::<A>::cache_tags(tables, place.sets, place.set) else { return };
-    let Some(set) = FlowTables::<A>::cache(tables, place.sets, place.set) else { return };
+    let Some(tags) = FlowTables::<A>::cache_tags(tables, place.set) else { return };
+    let Some(set) = FlowTables::<A>::cache(tables, place.set) else { return };
     let taken = tags.read();
     let mut way = CACHE_WAYS;
     for candidate in 0..CACHE_WAYS {
@@ -232,13 +229,14 @@ fn place_of(node: &NodeEntry, if_index: u32) -> Option<usize> {
 /// Settles the lines of one of the `sets` that this CPU uses. Nothing is in it afterwards.
 #[inline(always)]
 pub fn settle<A: Address, T: Tables + FlowTables<A>>(tables: &T, sets: u32, set: u32, clock: u32) {
-    let Some(tags) = FlowTables::<A>::cache_tags(tables, sets, set) else { return };
+    let set = tables.cpu().wrapping_mul(sets) + set;
+    let Some(tags) = FlowTables::<A>::cache_tags(tables, set) else { return };
     let taken = tags.read();
     if taken == 0 {
         return;
     }
     tags.update(|tags| *tags = 0);
-    let Some(set) = FlowTables::<A>::cache(tables, sets, set) else { return };
+    let Some(set) = FlowTables::<A>::cache(tables, set) else { return };
     for way in 0..CACHE_WAYS {
         if tag(taken, way) != 0 {
             settle_line(tables, set.field(|set| &mut set.ways[way]), clock);
@@ -299,7 +297,7 @@ mod tests {
         let node = NodeEntry { cache_sets: (count / 2) as u32, ..NodeEntry::EMPTY };
         let mut sets = vec![Vec::<u64>::new(); count / 2];
         for key in keys {
-            let place = Place::of(&node, &key).expect("there is a cache");
+            let place = Place::of(&node, 0, &key).expect("there is a cache");
             let tags = &mut sets[place.set as usize];
             if tags.len() < CACHE_WAYS && !tags.contains(&place.tag) {
                 tags.push(place.tag);

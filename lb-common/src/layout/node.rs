@@ -118,7 +118,7 @@ impl NodeEntry {
     /// Whether it is the Ethernet address of a virtual router whose addresses we hold.
     #[inline(always)]
     pub fn is_virtual_mac(&self, mac: MacWord) -> bool {
-        let [0x00, 0x00, 0x5e, 0x00, family @ (1 | 2), vrid] = mac.octets() else { return false };
+        let Some((family @ (1 | 2), vrid)) = mac.behind([0x00, 0x00, 0x5e, 0x00]) else { return false };
         let bit = virtual_router_bit(family == 2, vrid);
         self.virtual_routers[bit >> 6] & (1 << (bit & 63)) != 0
     }
