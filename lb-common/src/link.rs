@@ -67,8 +67,6 @@ pub fn network<F: Frame>(frame: &F) -> Option<(usize, Be16)> {
 pub fn is_for_virtual_router<F: Frame>(frame: &mut F, node: &NodeEntry) -> bool {
     let own = node.mac_of(frame.if_index());
     let (Some(ethernet), Some(own)) = (frame.header_mut::<Ethernet>(0), own) else { return false };
-    // Read anew: the bytes that are written here would have LLVM read single bytes wherever this address has been read before.
-    let ethernet = core::hint::black_box(ethernet);
     let is_ours = node.is_virtual_mac(MacWord::read(&ethernet.dst));
     if is_ours {
         own.write(&mut ethernet.dst);

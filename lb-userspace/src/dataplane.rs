@@ -183,9 +183,9 @@ pub enum DataplaneError {
     /// The monotonic clock could not be read.
     #[error("CLOCK_MONOTONIC cannot be read")]
     Clock(#[source] nix::Error),
-    /// The cache of flows could not be settled.
+    /// The cache of flows could not be set up.
     #[error("the cache of flows")]
-    Settle(#[source] io::Error),
+    Cache(#[source] io::Error),
     /// A thread could not be made, or has ended before its time.
     #[error("no thread for the data plane")]
     Thread(#[source] io::Error),
@@ -332,7 +332,7 @@ impl Dataplane {
             loader.map_max_entries(established, flows.max.saturating_mul(2));
         }
         loader.map_max_entries("SOURCES", flows.sources_max);
-        let cpus = nr_cpus().map_err(|(_, source)| DataplaneError::Settle(source))? as u32;
+        let cpus = nr_cpus().map_err(|(_, source)| DataplaneError::Cache(source))? as u32;
         let sets = cache::sets(cpus, flows.max);
         for (cache, tags) in cache::CACHES {
             loader.map_max_entries(cache, cpus * sets);
@@ -423,7 +423,7 @@ impl Dataplane {
     pub fn set_node(&mut self, entry: &NodeEntry) -> Result<(), DataplaneError> {
         let flags = entry.flags | self.migration_flag();
         // What was cached under another size would not be found any more.
-        self.settler.settle()?;
+        self.settler.settle();
         let entry = NodeEntry { flags, cache_sets: self.settler.use_sets(entry.cache_sets), ..*entry };
         self.node.set(0, entry, 0).map_err(in_map("NODE"))
     }
@@ -597,7 +597,7 @@ impl Dataplane {
     ///
     /// Where the map cannot be read.
     pub fn counters(&self) -> Result<Vec<u64>, DataplaneError> {
-        self.settler.settle()?;
+        self.settler.settle();
         (0..reason::COUNTERS)
             .map(|index| self.counters.get(&index, 0).map(|cpus| cpus.iter().sum()))
             .collect::<Result<_, _>>()
@@ -676,12 +676,8 @@ impl Dataplane {
     }
 
     /// Has every CPU write down what its cache of flows knows and the tables do not.
-    ///
-    /// # Errors
-    ///
-    /// Where a CPU cannot be reached.
-    pub fn settle(&self) -> Result<(), DataplaneError> {
-        self.settler.settle()
+    pub fn settle(&self) {
+        self.settler.settle();
     }
 
     /// Runs the programs once on a frame (`BPF_PROG_TEST_RUN`), with the maps as they are. Returns the XDP action and

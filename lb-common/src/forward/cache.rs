@@ -3,7 +3,8 @@
 //! Each CPU has lines of its own, so nobody else writes them, and neither locks nor atomics are needed. A line is a copy of a
 //! flow's entry with what its packets have left to be written down there. It comes about when a packet has found its flow in the
 //! table ([`fill`]), and goes when it is settled ([`settle`]): its counts are added to the entry then, and to the
-//! counters of what was sent. The controller has every CPU settle all its lines once a second, and before it wants to know exactly.
+//! counters of what was sent. The controller has every CPU settle all its lines every two seconds, and before it wants to know
+//! exactly.
 //! While no controller runs, lines stay; the flow clock stands still then, too.
 //!
 //! Which line is whose is told by tags, 16 bits of a flow's hash: those of a set are in one word, and all words stay in the CPU's
@@ -12,7 +13,7 @@
 //! A line may not outlive what it is a copy of. Whoever changes or removes an established flow's entry, or inserts one, renews
 //! the flow's stamp afterwards ([`changed`]); a line has the stamp from before its entry was read, and is good only while the two
 //! agree. A stamp is a time in nanoseconds, of which a line has the last 32 bits: one change in four thousand million of a flow that has
-//! a line on another CPU would not be noticed there, until that is settled within a second. A counter would need atomic additions, which Rust does
+//! a line on another CPU would not be noticed there, until that is settled within seconds. A counter would need atomic additions, which Rust does
 //! not have for BPF.
 
 use crate::{

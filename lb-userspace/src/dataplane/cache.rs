@@ -7,11 +7,12 @@ use std::{
     num::NonZeroUsize,
     ops::Deref,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
+    panic::resume_unwind,
     path::Path,
     ptr::NonNull,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -34,6 +35,7 @@ use nix::{
 };
 
 use super::{DataplaneError, flow_tables::pinned, in_map, program, refused};
+use crate::vrrp::socket::run_before_others;
 
 /// Lines for all CPUs together, of each family: 32 MB for IPv4, 56 MB for IPv6.
 const LINES: u32 = 512 * 1024;
@@ -58,12 +60,15 @@ pub(super) fn sets(cpus: u32, flows: u32) -> u32 {
 #[derive(Debug)]
 pub struct Settler {
     programs: Vec<OwnedFd>,
+    stamps: Arc<Stamps>,
     /// One at a time: who waits for the second finds all lines settled.
     turn: Mutex<()>,
     /// Sets that each CPU has room for; 0: there is no cache.
     sets: u32,
     /// How many of these it uses.
     used: AtomicU32,
+    /// Whether some CPU could not be reached the last time.
+    is_short: AtomicBool,
 }
 
 impl Settler {
@@ -77,16 +82,25 @@ impl Settler {
         let mut programs = Vec::new();
         for name in PROGRAMS {
             let descriptor = program(ebpf, name)?.fd().map_err(refused)?;
-            programs.push(descriptor.as_fd().try_clone_to_owned().map_err(DataplaneError::Settle)?);
+            programs.push(descriptor.as_fd().try_clone_to_owned().map_err(DataplaneError::Cache)?);
         }
         // Rounded down, should a machine have more CPUs than the one that they were made on.
         let sets = sets.checked_ilog2().map_or(0, |bits| 1 << bits);
-        let settler = Self { programs, turn: Mutex::new(()), sets, used: AtomicU32::new(sets) };
-        // What cannot be settled must not be filled.
-        if let Err(error) = settler.settle() {
-            let error = anyhow::Error::from(error);
-            tracing::warn!("no cache of flows, packets cost more: {error:#}; may xvip run on every CPU?");
-            return Ok(Self { sets: 0, used: AtomicU32::new(0), ..settler });
+        let mut settler = Self {
+            programs,
+            stamps: Stamps::open(maps)?,
+            turn: Mutex::new(()),
+            sets,
+            used: AtomicU32::new(sets),
+            is_short: AtomicBool::new(false),
+        };
+        // What cannot be settled is better not filled.
+        if let Err(error) = settler.reach_all() {
+            tracing::warn!(
+                "there is no cache of flows, so packets cost more: {error}; may xvip run on every CPU?"
+            );
+            settler.sets = 0;
+            settler.use_sets(0);
         }
         Ok(settler)
     }
@@ -98,36 +112,50 @@ impl Settler {
         used
     }
 
-    /// Settles all lines. What packets do meanwhile is not waited for.
-    ///
-    /// # Errors
-    /// Where a CPU that runs cannot be reached, or the kernel refuses.
-    pub fn settle(&self) -> Result<(), DataplaneError> {
+    /// Settles all lines, but for what packets do meanwhile. Where a CPU cannot be reached any more, its lines are no longer good: they
+    /// are settled as their flows' next packets come.
+    pub fn settle(&self) {
         if self.used.load(Ordering::Relaxed) == 0 {
-            return Ok(());
+            return;
         }
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of its own: no caller finds itself on another CPU afterwards.
-        let settled = thread::scope(|scope| {
-            let thread = thread::Builder::new().name("xvip-settle".to_owned());
-            Ok::<_, io::Error>(thread.spawn_scoped(scope, || self.settle_here())?.join())
-        });
-        match settled.map_err(DataplaneError::Thread)? {
-            Ok(result) => result.map_err(DataplaneError::Settle),
-            Err(panic) => std::panic::resume_unwind(panic),
+        let reached = self.reach_all();
+        if let Err(error) = &reached
+            && !self.is_short.load(Ordering::Relaxed)
+        {
+            tracing::warn!("what some CPUs know of flows comes late: {error}; may xvip run on every CPU?");
         }
+        if reached.is_err() {
+            self.stamps.renew_all();
+        }
+        self.is_short.store(reached.is_err(), Ordering::Relaxed);
     }
 
-    fn settle_here(&self) -> io::Result<()> {
-        for cpu in online(&fs::read_to_string(ONLINE)?) {
-            let mut only = CpuSet::new();
-            only.set(cpu).map_err(io::Error::from)?;
-            sched_setaffinity(Pid::from_raw(0), &only).map_err(io::Error::from)?;
-            for program in &self.programs {
-                run(program.as_raw_fd(), (self.used.load(Ordering::Relaxed) / SETTLED_AT_ONCE).max(1))?;
+    fn reach_all(&self) -> io::Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of its own: no caller finds itself on another CPU afterwards.
+        thread::scope(|scope| {
+            let thread = thread::Builder::new().name("xvip-settle".to_owned());
+            match thread.spawn_scoped(scope, || self.settle_here())?.join() {
+                Ok(result) => result,
+                Err(panic) => resume_unwind(panic),
             }
-        }
-        Ok(())
+        })
+    }
+
+    /// On every CPU that there is, whatever the one before said.
+    fn settle_here(&self) -> io::Result<()> {
+        // Whoever resets the connections of a dead backend waits for this. Without the right to it, it takes its turn.
+        let _ = run_before_others();
+        let times = (self.used.load(Ordering::Relaxed) / SETTLED_AT_ONCE).max(1);
+        online(&fs::read_to_string(ONLINE)?)
+            .into_iter()
+            .map(|cpu| {
+                let mut only = CpuSet::new();
+                only.set(cpu)?;
+                sched_setaffinity(Pid::from_raw(0), &only)?;
+                self.programs.iter().try_for_each(|program| run(program.as_raw_fd(), times))
+            })
+            .fold(Ok(()), io::Result::and)
     }
 }
 
@@ -221,16 +249,26 @@ impl Stamps {
                 0,
             )
         };
-        let memory = memory.map_err(|errno| DataplaneError::Settle(errno.into()))?;
+        let memory = memory.map_err(|errno| DataplaneError::Cache(errno.into()))?;
         Ok(Arc::new(Self(memory.cast())))
     }
 
     /// The established flow with this key has been changed.
     fn changed<A: Address>(&self, key: &FlowKey<A>) {
-        // SAFETY: below `STAMPS`, which the mapping has.
-        let stamp = unsafe { self.0.add(stamp_of(key) as usize).as_ref() };
-        // As the programs do it. Without a clock any other number will do.
+        self.renew(stamp_of(key));
+    }
+
+    /// All of them may have been.
+    fn renew_all(&self) {
+        (0..STAMPS).for_each(|index| self.renew(index));
+    }
+
+    /// As the programs do it.
+    fn renew(&self, index: u32) {
+        // SAFETY: the mapping has `STAMPS`, of which there is one for each remainder.
+        let stamp = unsafe { self.0.add((index % STAMPS) as usize).as_ref() };
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(|now| Duration::from(now).as_nanos() as u64);
+        // Without a clock any other number will do.
         stamp.store(now.unwrap_or_else(|_| stamp.load(Ordering::SeqCst).wrapping_add(1)), Ordering::SeqCst);
     }
 }
