@@ -10,7 +10,12 @@ mod maps;
 mod trace;
 mod xdp_frame;
 
-use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, xdp_action},
+    helpers::bpf_redirect,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use lb_common::{
     family::Address,
     forward::{self, Stage, Step, cache},
@@ -86,10 +91,12 @@ stages! {
 
 macro_rules! settling {
     ($($program:ident = $address:ty;)+) => {$(
-        /// Settles some sets of this CPU's cache. Never attached: the controller runs it, until it has gone through all.
-        #[xdp]
-        pub fn $program(_context: XdpContext) -> u32 {
-            settle::<$address>()
+        /// Settles some sets of this CPU's cache. Never attached: the controller runs it, until it has gone through all. No
+        /// XDP program, since the kernel waits for a grace period before and after it runs one of those many times.
+        #[classifier]
+        pub fn $program(_context: TcContext) -> i32 {
+            settle::<$address>();
+            TC_ACT_OK
         }
     )+};
 }
@@ -100,18 +107,15 @@ settling! {
 }
 
 #[inline(always)]
-fn settle<A: Address>() -> u32
+fn settle<A: Address>()
 where
     Maps: FlowTables<A>,
 {
-    let (Some(node), Some(pulse)) = (Tables::node(&Maps), Tables::pulse(&Maps)) else {
-        return xdp_action::XDP_ABORTED;
-    };
+    let (Some(node), Some(pulse)) = (Tables::node(&Maps), Tables::pulse(&Maps)) else { return };
     for _ in 0..cache::SETTLED_AT_ONCE {
-        let Some(set) = maps::next_to_settle(node.cache_sets) else { return xdp_action::XDP_ABORTED };
+        let Some(set) = maps::next_to_settle(node.cache_sets) else { return };
         cache::settle::<A, Maps>(&Maps, node.cache_sets, set, pulse.flow_clock);
     }
-    xdp_action::XDP_PASS
 }
 
 #[inline(always)]

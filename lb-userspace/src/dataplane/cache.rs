@@ -21,6 +21,7 @@ use std::{
 use aya::{
     Ebpf, Pod,
     maps::{HashMap, MapData, MapError},
+    programs::SchedClassifier,
 };
 use lb_common::{
     family::Address,
@@ -34,7 +35,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{DataplaneError, flow_tables::pinned, in_map, program, refused};
+use super::{DataplaneError, flow_tables::pinned, in_map, refused};
 use crate::vrrp::socket::run_before_others;
 
 /// Lines for all CPUs together, of each family: 32 MB for IPv4, 56 MB for IPv6.
@@ -81,7 +82,10 @@ impl Settler {
         }
         let mut programs = Vec::new();
         for name in PROGRAMS {
-            let descriptor = program(ebpf, name)?.fd().map_err(refused)?;
+            let program = ebpf.program_mut(name).ok_or(DataplaneError::NotInObject(name))?;
+            let program: &mut SchedClassifier = program.try_into().map_err(refused)?;
+            program.load().map_err(refused)?;
+            let descriptor = program.fd().map_err(refused)?;
             programs.push(descriptor.as_fd().try_clone_to_owned().map_err(DataplaneError::Cache)?);
         }
         // Rounded down, should a machine have more CPUs than the one that they were made on.

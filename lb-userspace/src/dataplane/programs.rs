@@ -13,7 +13,7 @@ use aya::{
 };
 use lb_common::{forward::Stage, trace::Watcher};
 
-use super::{Dataplane, DataplaneError, PROGRAM, cache, in_map, program, refused, take};
+use super::{Dataplane, DataplaneError, PROGRAM, in_map, program, refused, take};
 
 /// More would gain little: one program alone takes a sixth of the time of all.
 const THREADS_AT_MOST: usize = 4;
@@ -68,12 +68,9 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), DataplaneError> {
     Ok(())
 }
 
-/// The entry, the stages, those that watch, and those that settle the cache.
+/// The entry, the stages, and those that watch.
 fn names() -> impl Iterator<Item = &'static str> {
-    std::iter::once(PROGRAM)
-        .chain(Stage::ALL.map(Stage::program))
-        .chain(Watcher::ALL.map(Watcher::program))
-        .chain(cache::PROGRAMS)
+    std::iter::once(PROGRAM).chain(Stage::ALL.map(Stage::program)).chain(Watcher::ALL.map(Watcher::program))
 }
 
 /// Has the kernel verify every program, several at a time: that is what loading takes its time for.
