@@ -193,8 +193,10 @@ fn a_peer_that_comes_back_gets_everything() {
 
 #[test]
 fn lost_events_and_rejoining_bring_full_syncs() {
-    let (holder, standby) = pair(Memory::with(0..10), Memory::default());
+    // What the holder does not know is forgotten.
+    let (holder, standby) = pair(Memory::with(0..10), Memory::with(50..70));
     until("joined", || standby.flows.len() == 10 && holder.is_up());
+    assert_eq!(standby.peer().receiving.full_syncs, 1);
     holder.flows.put(flow(10));
     holder.lost.store(1, Ordering::Relaxed);
     until("the one whose event was lost", || standby.flows.len() == 11);
@@ -286,8 +288,8 @@ fn an_address_that_is_not_there_yet_will_do() {
     let early = Lb::start(settings(listen, &[free_address()], &[1]), Memory::default());
     until("listening", || early.handle.status().listening == Some(listen));
     // A port that is taken is tried again.
-    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let address = taken.local_addr().expect("an address");
+    let address = free_address();
+    let taken = TcpListener::bind(address).expect("a port");
     early.handle.reconfigure(SyncSettings { listen: address, ..early.settings.clone() });
     until("an error", || early.handle.status().listen_error.is_some());
     drop(taken);
