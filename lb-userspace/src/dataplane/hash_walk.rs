@@ -82,8 +82,29 @@ impl<K: Pod, V: Pod> HashWalk<K, V> {
         self.check_sizes()?;
         let (mut keys, mut values) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
         let mut position = None;
+        while !self.batch(&mut position, &mut keys, &mut values, &mut visit)? {}
+        Ok(())
+    }
+
+    /// The next [`BATCH`] entries or so of a walk that began with None, and may pause. True where these are the last.
+    pub(super) fn step(
+        &self,
+        position: &mut Option<u32>,
+        mut visit: impl FnMut(&K, &V),
+    ) -> Result<bool, DataplaneError> {
+        self.check_sizes()?;
+        self.batch(position, &mut Vec::with_capacity(BATCH), &mut Vec::with_capacity(BATCH), &mut visit)
+    }
+
+    fn batch(
+        &self,
+        position: &mut Option<u32>,
+        keys: &mut Vec<K>,
+        values: &mut Vec<V>,
+        visit: &mut impl FnMut(&K, &V),
+    ) -> Result<bool, DataplaneError> {
         loop {
-            let is_last = match self.next(&mut position, &mut keys, &mut values) {
+            let is_last = match self.next(position, keys, values) {
                 Ok(is_last) => is_last,
                 // A bucket has more entries than fit.
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
@@ -98,10 +119,8 @@ impl<K: Pod, V: Pod> HashWalk<K, V> {
                     return Err(in_map(self.name)(source.into()));
                 }
             };
-            keys.iter().zip(&values).for_each(|(key, value)| visit(key, value));
-            if is_last {
-                return Ok(());
-            }
+            keys.iter().zip(values.iter()).for_each(|(key, value)| visit(key, value));
+            return Ok(is_last);
         }
     }
 

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     flows::{self, Phase, silence},
     replica::{Landmarks, OwnFlow, Standing, has_ended, id_of, is_same},
-    sync::record::{Applied, Authority, FlowId, FlowRecord, FlowStore, StoreError},
+    sync::record::{Applied, Authority, FlowId, FlowRecord, FlowStore, Place, StoreError},
 };
 
 /// `BPF_NOEXIST` of the kernel's `include/uapi/linux/bpf.h`.
@@ -184,15 +184,29 @@ impl FlowStore for ReplicaStore {
         applied.unwrap_or_else(|why| why)
     }
 
-    fn retire(&mut self, vips: &BTreeSet<IpAddr>, mentioned: &HashSet<FlowId>) -> usize {
+    fn retire(
+        &mut self,
+        vips: &BTreeSet<IpAddr>,
+        mentioned: &HashSet<FlowId>,
+        at: Place,
+    ) -> (usize, Option<Place>) {
         let (landmarks, clock) = (self.landmarks(), self.clock());
         let is_leftover =
             |id: &FlowId| vips.contains(&id.vip()) && !landmarks.holds(id.vip()) && !mentioned.contains(id);
         let mut loads = LoadChanges::default();
-        let retired = self.v4.retire(&landmarks, clock, &is_leftover, &mut loads)
-            + self.v6.retire(&landmarks, clock, &is_leftover, &mut loads);
+        let Place { table, mut position } = at;
+        let (retired, is_last) = if table == 0 {
+            self.v4.retire(&landmarks, clock, &is_leftover, &mut loads, &mut position)
+        } else {
+            self.v6.retire(&landmarks, clock, &is_leftover, &mut loads, &mut position)
+        };
         self.change_loads(loads);
-        retired
+        let next = match (table, is_last) {
+            (_, false) => Some(Place { table, position }),
+            (0, true) => Some(Place { table: 1, position: None }),
+            (_, true) => None,
+        };
+        (retired, next)
     }
 }
 
@@ -373,12 +387,11 @@ where
         clock: u32,
         is_leftover: &dyn Fn(&FlowId) -> bool,
         loads: &mut LoadChanges,
-    ) -> usize {
+        position: &mut Option<u32>,
+    ) -> (usize, bool) {
         let mut leftovers = Vec::new();
-        // Where it cannot be read, nothing is removed: the next full exchange tries again. Nothing else is done for any
-        // peer meanwhile, so there is no look-up for what the peer has just told: with a million flows, theirs would take
-        // longer than peers wait for a sign of life.
-        let _ = self.walk.run(|key, entry| {
+        // There is no look-up for what the peer has just told: nothing else is done for any peer meanwhile.
+        let stepped = self.walk.step(position, |key, entry| {
             if entry.direction == TO_BACKEND
                 && entry.seen.silence(clock) >= IN_USE
                 && is_leftover(&id_of(key))
@@ -397,7 +410,8 @@ where
                 retired += 1;
             }
         }
-        retired
+        // Where it cannot be read, no more is removed: the next full sync tries again.
+        (retired, stepped.unwrap_or(true))
     }
 }
 

@@ -64,6 +64,8 @@ pub trait Side {
     fn received(&mut self, now: Instant, message: &[u8]) -> Result<(), Ended>;
     /// The next message to send.
     fn next_message(&mut self, now: Instant) -> Option<Vec<u8>>;
+    /// Goes on with what takes long, by some milliseconds; called once each time the connection has been served.
+    fn works(&mut self) {}
     /// When to ask for it again. An error ends the connection, as when the other side is dead.
     fn wake_at(&mut self, now: Instant) -> Result<Instant, Ended>;
     /// A walk begins: where its pieces come from.
@@ -188,6 +190,7 @@ async fn conversation<S: Side>(
             secure.seal(&message, &mut out).map_err(Ended::Refused)?;
             side.moved(0, out.len() - before);
         }
+        side.works();
         walk = side.starts_walk().or(walk);
         let wake = match side.wake_at(now) {
             // It may be this process that did not run: then what was said meanwhile waits in the socket.

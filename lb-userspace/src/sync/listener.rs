@@ -33,6 +33,8 @@ const LISTEN_AGAIN: Duration = Duration::from_millis(500);
 /// The pause after an error of accept, such as too many open files.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 const BACKLOG: i32 = 64;
+/// The pause between two slices of long work, in which all other connections are served.
+const BREATH: Duration = Duration::from_millis(1);
 
 /// Listens for ever.
 pub async fn run(node: Shared, address: SocketAddr) {
@@ -191,6 +193,10 @@ impl Side for Receiving {
         incoming.receiver.next_message(now)
     }
 
+    fn works(&mut self) {
+        self.node.borrow_mut().retire_some(self.id, self.session);
+    }
+
     fn wake_at(&mut self, now: Instant) -> Result<Instant, Ended> {
         let mut node = self.node.borrow_mut();
         if !node.keys.contains(&self.key) {
@@ -199,7 +205,11 @@ impl Side for Receiving {
         let (entry, ..) = node.entry(self.id).ok_or(Ended::Unwanted)?;
         let incoming = entry.incoming.as_ref().filter(|incoming| incoming.session == self.session);
         let receiver = &incoming.ok_or(Ended::Unwanted)?.receiver;
-        if receiver.is_dead(now) { Err(Ended::Silent) } else { Ok(receiver.wake_at()) }
+        if receiver.is_dead(now) {
+            return Err(Ended::Silent);
+        }
+        let wake = receiver.wake_at();
+        Ok(if receiver.is_retiring() { wake.min(now + BREATH) } else { wake })
     }
 
     fn starts_walk(&mut self) -> Option<mpsc::Receiver<Piece>> {

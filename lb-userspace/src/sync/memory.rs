@@ -6,10 +6,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::record::{Applied, Authority, ClientHop, Direction, FlowId, FlowRecord, FlowStore, StoreError};
+use super::record::{
+    Applied, Authority, ClientHop, Direction, FlowId, FlowRecord, FlowStore, Place, StoreError,
+};
 
 /// The VIP of every flow here.
 pub const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(172, 16, 0, 10));
+
+/// Into how many slices [`FlowStore::retire`] is cut here.
+pub const SLICES: u32 = 4;
 
 /// A flow of a client that is told by a number.
 pub fn flow(number: u32) -> FlowRecord {
@@ -86,10 +91,22 @@ impl FlowStore for Memory {
         Applied::Updated
     }
 
-    fn retire(&mut self, vips: &BTreeSet<IpAddr>, mentioned: &HashSet<FlowId>) -> usize {
+    /// In [`SLICES`] slices, by the client's last octet.
+    fn retire(
+        &mut self,
+        vips: &BTreeSet<IpAddr>,
+        mentioned: &HashSet<FlowId>,
+        at: Place,
+    ) -> (usize, Option<Place>) {
+        let slice = at.position.unwrap_or_default();
+        let is_in_it = |id: &FlowId| match id.client.ip() {
+            IpAddr::V4(client) => u32::from(client) % SLICES == slice,
+            IpAddr::V6(_) => slice == 0,
+        };
         let mut flows = self.lock();
         let before = flows.len();
-        flows.retain(|id, _| !vips.contains(&id.vip()) || mentioned.contains(id));
-        before - flows.len()
+        flows.retain(|id, _| !is_in_it(id) || !vips.contains(&id.vip()) || mentioned.contains(id));
+        let next = Place { table: 0, position: Some(slice + 1) };
+        (before - flows.len(), (slice + 1 < SLICES).then_some(next))
     }
 }

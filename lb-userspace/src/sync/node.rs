@@ -278,6 +278,15 @@ impl Node {
         Some(received)
     }
 
+    /// Does a slice (milliseconds) of what the last full sync on a peer's own connection has left to do.
+    pub fn retire_some(&mut self, id: EntryId, session: u64) {
+        let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else { return };
+        if let Some(incoming) = entry.incoming.as_mut().filter(|incoming| incoming.session == session) {
+            let store = self.store.as_mut();
+            incoming.receiver.retire_some(&self.ours.holdings, store, &mut entry.receiving);
+        }
+    }
+
     /// A peer's own connection has ended.
     pub fn hung_up(&mut self, id: EntryId, session: u64, now: Instant) {
         if let Some((entry, ..)) = self.entry(id)

@@ -12,7 +12,7 @@ use super::{
     agreement::Agreement,
     codec::{Answer, Hello, Telling, encode, telling},
     pulse::Pulse,
-    record::{Authority, FlowId, FlowRecord, FlowStore},
+    record::{Authority, FlowId, FlowRecord, FlowStore, Place},
     status::{ReceivingStatus, Refused},
 };
 use crate::steering::words::Word;
@@ -30,6 +30,16 @@ struct Incoming {
     stale: bool,
 }
 
+/// What a full sync has left to do: flows are forgotten that the peer does not know any more. With a million flows that takes
+/// longer than peers wait for a sign of life, so it is done in slices.
+#[derive(Debug)]
+struct Retiring {
+    vips: BTreeSet<IpAddr>,
+    /// During the full sync, and since.
+    mentioned: HashSet<FlowId>,
+    at: Place,
+}
+
 /// One connection from a peer, from its Hello to its end.
 #[derive(Debug)]
 pub struct Receiver {
@@ -42,6 +52,7 @@ pub struct Receiver {
     agreement: Option<Agreement>,
     orders: Vec<Word>,
     incoming: Option<Incoming>,
+    retiring: Option<Retiring>,
     complete: bool,
 }
 
@@ -58,6 +69,7 @@ impl Receiver {
             agreement: None,
             orders: Vec::new(),
             incoming: None,
+            retiring: None,
             complete: false,
         }
     }
@@ -93,13 +105,10 @@ impl Receiver {
                     return Err(Refused::Malformed);
                 }
                 self.follows(seq)?;
-                let vips: BTreeSet<IpAddr> = held
-                    .into_iter()
-                    .filter(|vip| self.holds.contains(vip) && !holdings.contains(vip))
-                    .collect();
-                if !vips.is_empty() && !incoming.too_many {
-                    status.retired += store.retire(&vips, &incoming.mentioned) as u64;
-                }
+                // One that is under way still knows less than this one.
+                let mentioned = incoming.mentioned;
+                self.retiring =
+                    (!incoming.too_many).then_some(Retiring { vips: held, mentioned, at: Place::default() });
                 status.full_syncs += 1;
                 self.complete |= !incoming.stale;
             }
@@ -129,6 +138,14 @@ impl Receiver {
         for record in records {
             let vip = record.id.vip();
             let held = self.holds.contains(&vip);
+            if let Some(retiring) = &mut self.retiring
+                && held
+            {
+                retiring.mentioned.insert(record.id);
+                if retiring.mentioned.len() > MENTIONED {
+                    self.retiring = None;
+                }
+            }
             if let Some(incoming) = &mut self.incoming
                 && held
                 && !incoming.too_many
@@ -145,6 +162,33 @@ impl Receiver {
         status.received += records.len() as u64;
         if full && let Some(incoming) = &mut self.incoming {
             incoming.records += records.len() as u64;
+        }
+    }
+
+    /// Whether [`Self::retire_some`] has something to do.
+    pub const fn is_retiring(&self) -> bool {
+        self.retiring.is_some()
+    }
+
+    /// After a full sync: forgets flows that the peer has not mentioned, a slice of them (milliseconds).
+    pub fn retire_some(
+        &mut self,
+        holdings: &BTreeSet<IpAddr>,
+        store: &mut dyn FlowStore,
+        status: &mut ReceivingStatus,
+    ) {
+        let Some(retiring) = &mut self.retiring else { return };
+        // Who holds a VIP may have changed since.
+        retiring.vips.retain(|vip| self.holds.contains(vip) && !holdings.contains(vip));
+        if retiring.vips.is_empty() {
+            self.retiring = None;
+            return;
+        }
+        let (retired, next) = store.retire(&retiring.vips, &retiring.mentioned, retiring.at);
+        status.retired += retired as u64;
+        match next {
+            Some(at) => retiring.at = at,
+            None => self.retiring = None,
         }
     }
 

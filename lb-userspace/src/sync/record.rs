@@ -149,6 +149,15 @@ impl Applied {
 #[error("{0}")]
 pub struct StoreError(pub String);
 
+/// How far [`FlowStore::retire`] has come; the default is the beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Which of the store's tables, from 0.
+    pub table: u32,
+    /// Where in it, as the store counts; None at its beginning.
+    pub position: Option<u32>,
+}
+
 /// What keeps flows: the maps of the data plane, or a table of a test.
 pub trait FlowStore: Send {
     /// What is known of a flow now; None if there is no such flow (any more).
@@ -163,6 +172,12 @@ pub trait FlowStore: Send {
     /// Takes what a peer says of a flow.
     fn apply(&mut self, record: &FlowRecord, authority: Authority) -> Applied;
 
-    /// After a full sync of a peer that holds `vips`: forgets the flows of these VIPs that it has not mentioned. Gives how many.
-    fn retire(&mut self, vips: &BTreeSet<IpAddr>, mentioned: &HashSet<FlowId>) -> usize;
+    /// After a full sync of a peer that holds `vips`: forgets the flows of these VIPs that it has not mentioned, among the next
+    /// few thousand flows from `at` on, so that it takes milliseconds. Gives how many, and where to go on; None at the end.
+    fn retire(
+        &mut self,
+        vips: &BTreeSet<IpAddr>,
+        mentioned: &HashSet<FlowId>,
+        at: Place,
+    ) -> (usize, Option<Place>);
 }

@@ -180,6 +180,7 @@ impl World {
             self.arrives(&message);
         }
         if let Some(receiver) = self.receiver.as_mut().filter(|_| !self.deaf) {
+            receiver.retire_some(&self.there_holds, &mut self.there, &mut self.receiving);
             while let Some(message) = receiver.next_message(self.now) {
                 let at = self.back.back().map_or(self.now, |(at, _)| *at).max(self.now + delay);
                 self.back.push_back((at, message));
@@ -256,6 +257,9 @@ impl World {
         let mut next = arrivals.map(|(at, _)| *at).min();
         for wake in self.peer.wake_at(self.now).into_iter().chain(heard.map(Receiver::wake_at)) {
             next = Some(next.map_or(wake, |next| next.min(wake)));
+        }
+        if heard.is_some_and(Receiver::is_retiring) {
+            next = None;
         }
         let next = next.unwrap_or(self.now).max(self.now + Duration::from_micros(200));
         let most =

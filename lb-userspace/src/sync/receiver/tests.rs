@@ -1,7 +1,7 @@
 use super::*;
 use crate::sync::{
     codec::{VERSION, answer},
-    memory::{Memory, VIP, flow},
+    memory::{Memory, SLICES, VIP, flow},
     record::Applied,
 };
 
@@ -27,9 +27,23 @@ impl Node {
         }
     }
 
+    /// With all that follows of it.
     fn hears(&mut self, said: &Telling) -> Result<(), Refused> {
+        let heard = self.only_hears(said);
+        while self.receiver.is_retiring() {
+            self.works();
+        }
+        heard
+    }
+
+    fn only_hears(&mut self, said: &Telling) -> Result<(), Refused> {
         let Self { receiver, store, holdings, status, now } = self;
         receiver.received(*now, &encode(said), holdings, store, status)
+    }
+
+    fn works(&mut self) {
+        let Self { receiver, store, holdings, status, .. } = self;
+        receiver.retire_some(holdings, store, status);
     }
 
     fn says(&mut self) -> Vec<Answer> {
@@ -77,6 +91,69 @@ fn what_happens_during_a_full_sync_is_mentioned_by_it() {
         assert_eq!(node.hears(&said), Ok(()), "{said:?}");
     }
     assert_eq!((node.store.len(), node.status.retired), (2, 0));
+}
+
+/// However long it takes to forget flows, the peer hears at once that all its flows have arrived, and signs of life after that.
+#[test]
+fn forgetting_many_flows_keeps_nobody_waiting() {
+    let mut node = Node::new(0..40);
+    for said in [holds(), Telling::SyncBegin, records(1, true, 0..4), end(2, 4)] {
+        assert_eq!(node.only_hears(&said), Ok(()), "{said:?}");
+    }
+    assert!(node.receiver.is_complete());
+    assert!(matches!(&node.says()[..], [Answer::Hello(_), Answer::Ack(2)]));
+    assert_eq!((node.store.len(), node.status.retired), (40, 0));
+    let mut slices = 0;
+    while node.receiver.is_retiring() {
+        let before = node.store.len();
+        node.works();
+        slices += 1;
+        assert_eq!(node.store.len(), before - 9, "a slice and no more");
+        // The machine is busy; meanwhile the peer is heard and answered.
+        node.now += crate::sync::pulse::DEAD / 2;
+        assert_eq!(node.says(), [Answer::Alive]);
+        assert_eq!(node.only_hears(&Telling::Alive), Ok(()));
+        assert!(!node.receiver.is_dead(node.now));
+    }
+    assert_eq!((slices, node.status.retired), (SLICES, 36));
+    assert_eq!(*node.store.lock(), *Memory::with(0..4).lock());
+}
+
+#[test]
+fn what_is_told_while_flows_are_forgotten_is_not_forgotten() {
+    let mut node = Node::new(0..40);
+    for said in [holds(), Telling::SyncBegin, end(1, 0)] {
+        assert_eq!(node.only_hears(&said), Ok(()), "{said:?}");
+    }
+    node.works();
+    // News of flows of every slice, and the beginning of another full sync, which ends nothing.
+    for said in [records(2, false, 20..24), Telling::SyncBegin, records(3, true, 24..28)] {
+        assert_eq!(node.only_hears(&said), Ok(()), "{said:?}");
+    }
+    while node.receiver.is_retiring() {
+        node.works();
+    }
+    // The first slice went before.
+    assert_eq!(*node.store.lock(), *Memory::with(20..28).lock());
+}
+
+#[test]
+fn who_takes_a_vip_over_forgets_no_more_of_its_flows() {
+    for ours in [true, false] {
+        let mut node = Node::new(0..40);
+        for said in [holds(), Telling::SyncBegin, end(1, 0)] {
+            assert_eq!(node.only_hears(&said), Ok(()), "{said:?}");
+        }
+        node.works();
+        if ours {
+            node.holdings.insert(VIP);
+        } else {
+            assert_eq!(node.only_hears(&Telling::Holdings(BTreeSet::new())), Ok(()));
+        }
+        node.works();
+        assert!(!node.receiver.is_retiring());
+        assert_eq!(node.store.len(), 30);
+    }
 }
 
 #[test]
