@@ -205,6 +205,22 @@ fn lost_events_and_rejoining_bring_full_syncs() {
 }
 
 #[test]
+fn what_the_holder_does_not_know_is_forgotten() {
+    let (one, other) = (free_address(), free_address());
+    // Nobody answers there, so the holder is told nothing.
+    let _mute = TcpListener::bind(one).expect("a port");
+    // It may be told what it holds after it has joined.
+    let settings_of_holder =
+        SyncSettings { refresh: Duration::from_millis(500), ..settings(one, &[other], &[1]) };
+    let holder = Lb::start(settings_of_holder, Memory::with(0..10));
+    holder.handle.set_holdings(BTreeSet::from([VIP]));
+    let standby = Lb::start(settings(other, &[one], &[1]), Memory::with(50..70));
+    until("the same", || *standby.flows.lock() == *holder.flows.lock());
+    assert_eq!(holder.flows.len(), 10);
+    until("counted", || standby.peer().receiving.retired == 20);
+}
+
+#[test]
 fn without_peers_that_answer_it_is_synced_after_a_second() {
     let alone = Lb::start(settings(free_address(), &[free_address()], &[1]), Memory::default());
     thread::sleep(Duration::from_millis(500));
