@@ -229,6 +229,8 @@ pub struct HostTables {
     advert_writes: Cell<u64>,
     /// How often `monotonic_ns` was asked.
     clock_reads: Cell<u32>,
+    /// Packets that went by the cache and have been settled.
+    sent: Cell<u64>,
 }
 
 impl HostTables {
@@ -251,6 +253,7 @@ impl HostTables {
             counters: RefCell::default(),
             advert_writes: Cell::new(0),
             clock_reads: Cell::new(0),
+            sent: Cell::new(0),
         }
     }
 
@@ -261,6 +264,11 @@ impl HostTables {
             cache::settle::<Be32, _>(self, sets, set, self.world.clock);
             cache::settle::<Be128, _>(self, sets, set, self.world.clock);
         }
+    }
+
+    /// How many packets went by the cache and have been settled.
+    pub fn sent_by_cache(&self) -> u64 {
+        self.sent.get()
     }
 
     /// How often a frame asked for the time; in the kernel each costs a helper call.
@@ -386,8 +394,8 @@ impl Tables for HostTables {
         *self.stamps.borrow_mut().entry(index).or_default() += 1;
     }
 
-    fn count_sent(&self, _reason: TransmitReason, _packets: u64) {
-        // Each frame's verdict is looked at, and none counted.
+    fn count_sent(&self, _reason: TransmitReason, packets: u64) {
+        self.sent.set(self.sent.get() + packets);
     }
 
     fn load(&self, id: BackendId) -> Option<Slot<Load>> {
@@ -570,7 +578,10 @@ impl Plane for HostPlane {
     }
 
     fn apply(&mut self, world: &World) {
-        self.tables.settle();
+        // The flow clock goes on while there is a controller, which settles.
+        if world.clock != self.tables.world.clock {
+            self.tables.settle();
+        }
         self.tables.world = world.clone();
     }
 

@@ -21,7 +21,7 @@ use std::{
 use lb_common::{
     layout::{
         BALANCE_LEAST_CONNECTIONS, BALANCE_MAGLEV, BALANCE_ROUND_ROBIN, BackendId, HOP_KEEPS_TAGS, Hop,
-        MODE_NAT, MacWord, NODE_TELLS_FLOWS, RESERVED_PORT_WORDS, SEEN_REBUILT, SERVICE_HAS_LIMITS,
+        MODE_NAT, MacWord, NODE_TELLS_FLOWS, RESERVED_PORT_WORDS, Removed, SEEN_REBUILT, SERVICE_HAS_LIMITS,
         SERVICE_HAS_SHARES, SERVICE_REBUILDS,
     },
     reason::{DropReason, TransmitReason, Verdict},
@@ -745,6 +745,104 @@ fn whatever_comes_on_the_host() {
         story.play(&mut HostPlane::new(&story.world()), &mut tally.borrow_mut());
     });
     tally.borrow().report(8_000);
+}
+
+/// Other stories look at the flows after each frame, which settles them: in this one nobody does.
+#[test]
+fn the_cache_changes_nothing_but_when_packets_are_written_down() {
+    let (tally, sent) = (RefCell::new(Tally::default()), RefCell::new(0));
+    tell(stories(400), |story| {
+        let story = &story.with_data();
+        let mut world = story.world();
+        let with_cache = HostPlane::new(&world);
+        world.node.cache_sets = 0;
+        let mut pair = Pair { without: HostPlane::new(&world), with: with_cache };
+        story.play(&mut pair, &mut tally.borrow_mut());
+        let written = |plane: &mut HostPlane| {
+            let mut flows = plane.flows();
+            for entry in flows.established.values_mut() {
+                // Of segments that came in disorder the cache has the highest numbers, the entry the last ones.
+                (entry.seen.next_seq, entry.seen.ack) = (0, 0);
+            }
+            flows
+        };
+        assert_eq!(written(&mut pair.with), written(&mut pair.without), "with a cache left, without right");
+        *sent.borrow_mut() += pair.with.tables.sent_by_cache();
+    });
+    tally.borrow().report(8_000);
+    let sent = sent.into_inner();
+    assert!(sent >= 1_000, "{sent} packets went by the cache");
+}
+
+impl Story {
+    /// The same with two connections from the beginning, and three plain segments in a row wherever a flow has one of any kind.
+    fn with_data(&self) -> Self {
+        let connect = |client| Event::Connect { client, port: 0, target: 0 };
+        let events = self.events.iter().flat_map(|event| match event {
+            Event::Known { direction, shape } => {
+                let plain = |seq| Shape { seq, payload: shape.payload, ..Shape::default() };
+                let data = [shape.seq, shape.seq.wrapping_add(9), shape.seq].map(plain);
+                data.map(|shape| Event::Known { direction: *direction, shape })
+                    .into_iter()
+                    .chain([event.clone()])
+                    .collect()
+            }
+            other => vec![other.clone()],
+        });
+        Self { tags: 0, events: [connect(0), connect(1)].into_iter().chain(events).collect(), ..self.clone() }
+    }
+}
+
+/// The same frames with and without a cache; what is remembered is told by the one without.
+struct Pair {
+    with: HostPlane,
+    without: HostPlane,
+}
+
+impl Plane for Pair {
+    fn reset(&mut self, world: &World) {
+        let mut plain = world.clone();
+        plain.node.cache_sets = 0;
+        self.with.reset(world);
+        self.without.reset(&plain);
+    }
+
+    fn apply(&mut self, world: &World) {
+        let mut plain = world.clone();
+        plain.node.cache_sets = 0;
+        self.with.apply(world);
+        self.without.apply(&plain);
+    }
+
+    fn run(&mut self, frame: &[u8]) -> Outcome {
+        let (with, without) = (self.with.run(frame), self.without.run(frame));
+        assert_eq!(with, without, "with a cache left, without right: {}", describe(frame));
+        without
+    }
+
+    fn flows(&mut self) -> FlowState {
+        self.without.flows()
+    }
+
+    fn notes(&mut self) -> Notes {
+        let (mut with, mut without) = (self.with.notes(), self.without.notes());
+        for counters in with.counters.iter_mut().chain(&mut without.counters) {
+            // A flow is removed with what has been settled.
+            counters.removed =
+                Removed { packets_in: 0, bytes_in: 0, packets_out: 0, bytes_out: 0, ..counters.removed };
+        }
+        assert_eq!(with, without, "with a cache left, without right");
+        without
+    }
+
+    fn sever(&mut self, key: &Key) {
+        self.with.sever(key);
+        self.without.sever(key);
+    }
+
+    fn left_by(&self) -> Option<u32> {
+        self.without.left_by()
+    }
 }
 
 #[test]
