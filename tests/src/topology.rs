@@ -217,8 +217,7 @@ impl LabBuilder {
         self
     }
 
-    /// No XDP stub at the switch's end of the LB nodes' cables: what they transmit in native mode is lost. How they attach
-    /// is then left to xvip.
+    /// No XDP stub at the switch's end of the LB nodes' cables: what they transmit in native mode is lost.
     #[must_use]
     pub fn without_stubs(mut self) -> Self {
         self.stubs = false;
@@ -446,8 +445,7 @@ impl LabBuilder {
             name: name.to_owned(),
             interface: if self.two_networks { String::new() } else { main.clone() },
             interfaces: if self.two_networks { vec![main, second] } else { vec![] },
-            // As on a network card; by itself xvip would take the generic mode on a veth.
-            xdp_mode: self.stubs.then(|| "native".to_owned()),
+            xdp_mode: None,
             local_clients: None,
             node: vec![],
             services: services.collect(),

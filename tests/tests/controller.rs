@@ -160,7 +160,7 @@ fn a_bad_file_changes_nothing_and_a_good_one_only_what_differs() -> TestResult {
     assert!(lab.curl(&[&lab.vip_url("/readyz")])?.status.success(), "it still serves");
 
     // What the program was attached with cannot change; the remedy is said.
-    fs::write(lb.config_path(), good.replace("xdp_mode = \"native\"", "xdp_mode = \"generic\""))?;
+    fs::write(lb.config_path(), good.replace("[node]", "[node]\nxdp_mode = \"generic\""))?;
     let refused = lb.xvip(&["reload"])?;
     assert!(
         err(&refused).contains("node.xdp_mode") && err(&refused).contains("restart"),

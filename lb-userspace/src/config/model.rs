@@ -210,7 +210,7 @@ pub enum LocalClients {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum XdpMode {
-    /// Native where the driver can do it, else generic; on a veth generic, which is the faster one there.
+    /// Native where the driver can do it, else generic.
     #[default]
     Auto,
     /// In the driver, or fail.

@@ -52,21 +52,6 @@ impl AttachedMode {
         }
     }
 
-    /// What to try with a driver, the best first.
-    ///
-    /// `auto` is native but on a veth: XDP there copies a frame in either mode, and in native mode it makes an `sk_buff` of
-    /// the copy once more and has one processor at a time do a queue's frames (docs/performance.md, "Native or generic on
-    /// a veth"). Native remains in the list, for the link of a predecessor that chose it.
-    #[must_use]
-    pub fn in_order(wanted: XdpMode, driver: Option<&str>) -> &'static [Self] {
-        match (wanted, driver) {
-            (XdpMode::Auto, Some("veth")) => &[Self::Generic, Self::Native],
-            (XdpMode::Auto, _) => &[Self::Native, Self::Generic],
-            (XdpMode::Native, _) => &[Self::Native],
-            (XdpMode::Generic, _) => &[Self::Generic],
-        }
-    }
-
     const fn for_aya(self) -> AyaXdpMode {
         match self {
             Self::Native => AyaXdpMode::Driver,
@@ -98,16 +83,16 @@ impl Dataplane {
         points: &[AttachPoint],
         wanted: XdpMode,
     ) -> Result<Vec<Attachment>, DataplaneError> {
-        // Whose driver does not tell is none of those that matter.
-        let modes = |point: &AttachPoint| {
-            let driver = interface::driver(&point.interface).ok();
-            AttachedMode::in_order(wanted, driver.as_deref())
+        let modes: &[AttachedMode] = match wanted {
+            XdpMode::Auto => &[AttachedMode::Native, AttachedMode::Generic],
+            XdpMode::Native => &[AttachedMode::Native],
+            XdpMode::Generic => &[AttachedMode::Generic],
         };
         let mut attachments = Vec::new();
         let mut pins = BTreeSet::new();
         let mut missing = Vec::new();
         for point in points {
-            let adopted = self.adopt_one(point, modes(point))?;
+            let adopted = self.adopt_one(point, modes)?;
             match adopted {
                 Some((attachment, pin)) => {
                     attachments.push(attachment);
@@ -120,7 +105,7 @@ impl Dataplane {
         remove_links(&self.pins, &pins)?;
         let mut created = Vec::new();
         for point in missing {
-            match self.create_one(point, modes(point)) {
+            match self.create_one(point, modes) {
                 Ok((attachment, pin)) => {
                     attachments.push(attachment);
                     created.push(pin);
@@ -271,24 +256,4 @@ fn attached(point: &AttachPoint, mode: AttachedMode, adopted: bool) -> Result<At
 fn is_in_the_way(error: &ProgramError) -> bool {
     let ProgramError::SyscallError(error) = error else { return false };
     matches!(error.io_error.raw_os_error(), Some(libc::EEXIST | libc::EBUSY))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn auto_is_native_but_on_a_veth_and_what_is_configured_is_what_is_done() {
-        use AttachedMode::{Generic, Native};
-        for (wanted, driver, expected) in [
-            (XdpMode::Auto, Some("ixgbe"), &[Native, Generic][..]),
-            (XdpMode::Auto, Some("virtio_net"), &[Native, Generic]),
-            (XdpMode::Auto, None, &[Native, Generic]),
-            (XdpMode::Auto, Some("veth"), &[Generic, Native]),
-            (XdpMode::Native, Some("veth"), &[Native]),
-            (XdpMode::Generic, Some("ixgbe"), &[Generic]),
-        ] {
-            assert_eq!(AttachedMode::in_order(wanted, driver), expected, "{wanted:?} {driver:?}");
-        }
-    }
 }

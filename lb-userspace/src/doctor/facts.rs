@@ -11,8 +11,7 @@ use lb_common::wire::Mac;
 
 use super::{adverts::Heard, firewall::Rules};
 use crate::{
-    config::model::{Config, VrrpInstance, XdpMode},
-    dataplane::AttachedMode,
+    config::model::{Config, VrrpInstance},
     status::Status,
 };
 
@@ -67,15 +66,6 @@ impl Facts {
                 .iter()
                 .any(|vrrp| vrrp.holds_addresses && vrrp.vips.iter().any(|known| known.starts_with(&text)))
         })
-    }
-
-    /// The mode that this node wants on an interface: what is configured, and with `auto` generic where that is the best.
-    pub fn wanted_mode(&self, link: &Link) -> XdpMode {
-        let wanted = self.config.node.xdp_mode;
-        match AttachedMode::in_order(wanted, link.driver.as_deref()).first() {
-            Some(AttachedMode::Generic) => XdpMode::Generic,
-            _ => wanted,
-        }
     }
 
     /// The interfaces that are there.

@@ -109,7 +109,7 @@ pub struct Options {
     /// native XDP does not work with that
     #[arg(long, conflicts_with = "native")]
     offloads: bool,
-    /// Attach XDP natively, as on a network card; on a veth xvip takes the generic mode by itself
+    /// Attach XDP natively, as on a network card; on a veth the generic mode is the faster one
     #[arg(long)]
     native: bool,
     /// Idle connections, for the memory
@@ -176,7 +176,7 @@ fn about(options: &Options) -> String {
             "frames of at most 1,514 bytes, no offloads"
         },
         if options.gro { " but GRO where they are received" } else { "" },
-        if options.native { "in native mode" } else { "as xvip attaches to a veth, in generic mode" },
+        if options.native { "in native mode" } else { "in generic mode" },
     )
 }
 

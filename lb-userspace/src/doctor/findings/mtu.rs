@@ -35,7 +35,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 
 fn xdp(facts: &Facts, link: &Link) -> Finding {
     let mtu = link.parent_mtu;
-    let wanted = facts.wanted_mode(link);
+    let wanted = facts.config.node.xdp_mode;
     let attached = !link.programs.is_empty();
     let refused = match &link.trial {
         Some(Trial::Refused { error, message }) => {

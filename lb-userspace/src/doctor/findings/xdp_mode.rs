@@ -20,7 +20,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 }
 
 fn of(facts: &Facts, link: &Link) -> Finding {
-    let wanted = facts.wanted_mode(link);
+    let wanted = facts.config.node.xdp_mode;
     let ours = {
         let foreign: Vec<u32> = link.foreign(&facts.config.node.pin_path).map(|program| program.id).collect();
         link.programs.iter().find(|program| !foreign.contains(&program.id))
@@ -39,7 +39,7 @@ fn of(facts: &Facts, link: &Link) -> Finding {
         return match program.mode {
             Attached::Native | Attached::Offloaded => Finding::fine(ID, "xvip is attached natively"),
             Attached::Generic if wanted == XdpMode::Generic => {
-                Finding::fine(ID, format!("xvip is attached in generic mode, {}", why_generic(facts)))
+                Finding::fine(ID, "xvip is attached in generic mode, as configured")
             }
             Attached::Generic => without(
                 "xvip is attached in generic mode".to_owned(),
@@ -50,7 +50,7 @@ fn of(facts: &Facts, link: &Link) -> Finding {
         };
     }
     if wanted == XdpMode::Generic {
-        return Finding::fine(ID, format!("generic, {}", why_generic(facts)));
+        return Finding::fine(ID, "generic, as configured");
     }
     let driver = link.driver.as_deref().unwrap_or("unknown");
     match &link.trial {
@@ -91,10 +91,6 @@ fn of(facts: &Facts, link: &Link) -> Finding {
         )
         .remedy("xvip doctor --try-attach   # its driver may restart its queues"),
     }
-}
-
-fn why_generic(facts: &Facts) -> &'static str {
-    if facts.config.node.xdp_mode == XdpMode::Generic { "as configured" } else { "the faster one on a veth" }
 }
 
 /// What to do about the kernel's own words (each driver has its own; these are the ones that occur).
@@ -184,24 +180,5 @@ mod tests {
         };
         fine(judge, |facts| attached(facts, Attached::Native));
         assert_eq!(one(judge, |facts| attached(facts, Attached::Generic)).severity, Severity::Advice);
-        // Where it is not second best.
-        fine(judge, |facts| {
-            attached(facts, Attached::Generic);
-            link(facts).driver = Some("veth".to_owned());
-        });
-    }
-
-    #[test]
-    fn on_a_veth_nobody_misses_native_mode_who_has_not_asked_for_it() {
-        fine(judge, |facts| {
-            link(facts).driver = Some("veth".to_owned());
-            link(facts).trial = refused(None);
-        });
-        let found = one(judge, |facts| {
-            facts.config.node.xdp_mode = XdpMode::Native;
-            link(facts).driver = Some("veth".to_owned());
-            link(facts).trial = refused(None);
-        });
-        assert_eq!(found.severity, Severity::Problem);
     }
 }

@@ -111,7 +111,7 @@ pub struct Cables {
     /// Frames are cut and checksums made where they leave the machine for a real network, as a veth does it unless it is
     /// told otherwise; between the machines of the lab that is nowhere.
     pub offloads: bool,
-    /// xvip and the fixed NAT are attached natively, as on a network card, not as xvip attaches on a veth by itself.
+    /// xvip and the fixed NAT are attached natively, as on a network card, not in the mode that is the faster one on a veth.
     pub native: bool,
 }
 
@@ -151,6 +151,8 @@ impl Stacks {
             unpaced(master.machine())?;
             servers.push(server(&lab, master.name(), master.machine())?);
         }
+        let mode = if cables.native { "native" } else { "generic" };
+        lab.lb(0).configure(|config| config.xdp_mode = Some(mode.to_owned()))?;
         start_xvip(&lab)?;
         let haproxy = start_haproxy(&lab)?;
         let nft = lab.add_machine("nft", NFT, false)?;
