@@ -425,7 +425,9 @@ impl Dataplane {
         // What was cached under another size would not be found any more.
         self.settler.settle();
         let entry = NodeEntry { flags, cache_sets: self.settler.use_sets(entry.cache_sets), ..*entry };
-        self.node.set(0, entry, 0).map_err(in_map("NODE"))
+        let written = self.node.set(0, entry, 0).map_err(in_map("NODE"));
+        self.settler.invalidate();
+        written
     }
 
     /// The last pulse, a predecessor's perhaps.

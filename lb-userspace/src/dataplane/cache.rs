@@ -116,6 +116,11 @@ impl Settler {
         used
     }
 
+    /// No line is good any more: they name interfaces by their place in the node's entry, and that has changed.
+    pub(super) fn invalidate(&self) {
+        self.stamps.renew_all();
+    }
+
     /// Settles all lines, but for what packets do meanwhile. Where a CPU cannot be reached any more, its lines are no longer good: they
     /// are settled as their flows' next packets come.
     pub fn settle(&self) {
@@ -259,22 +264,28 @@ impl Stamps {
 
     /// The established flow with this key has been changed.
     fn changed<A: Address>(&self, key: &FlowKey<A>) {
-        self.renew(stamp_of(key));
+        self.renew(stamp_of(key), now());
     }
 
     /// All of them may have been.
     fn renew_all(&self) {
-        (0..STAMPS).for_each(|index| self.renew(index));
+        let now = now();
+        (0..STAMPS).for_each(|index| self.renew(index, now));
     }
 
-    /// As the programs do it.
-    fn renew(&self, index: u32) {
+    /// As the programs do it. Without a clock any other number will do.
+    fn renew(&self, index: u32, now: Option<u64>) {
         // SAFETY: the mapping has `STAMPS`, of which there is one for each remainder.
         let stamp = unsafe { self.0.add((index % STAMPS) as usize).as_ref() };
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(|now| Duration::from(now).as_nanos() as u64);
-        // Without a clock any other number will do.
-        stamp.store(now.unwrap_or_else(|_| stamp.load(Ordering::SeqCst).wrapping_add(1)), Ordering::SeqCst);
+        let now = now.unwrap_or_else(|| stamp.load(Ordering::SeqCst).wrapping_add(1));
+        stamp.store(now, Ordering::SeqCst);
     }
+}
+
+/// `CLOCK_MONOTONIC`, in nanoseconds.
+fn now() -> Option<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
+    Some(Duration::from(now).as_nanos() as u64)
 }
 
 impl Drop for Stamps {
