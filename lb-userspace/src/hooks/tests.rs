@@ -265,9 +265,10 @@ async fn an_event_is_posted_as_json() {
 
 #[tokio::test]
 async fn what_cannot_be_reached_says_why_and_keeps_the_secret() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("bound");
-    drop(listener);
+    // Bound, so that it is nobody else's, and not listening.
+    let refusing = tokio::net::TcpSocket::new_v4().expect("a socket");
+    refusing.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let address = refusing.local_addr().expect("bound");
     let nowhere = url(format!("http://{address}/hunter2"), None);
     let no_ca = url(format!("https://{address}/hunter2"), Some(Path::new("/nowhere/ca.crt").to_owned()));
     let hooks = running(&[nowhere, no_ca]);
