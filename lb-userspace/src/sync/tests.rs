@@ -276,6 +276,8 @@ fn what_is_unchanged_goes_on() {
     first.handle.reconfigure(more.clone());
     let third = Lb::start(settings(third, &[first.settings.listen], &[1]), Memory::default());
     until("the third has joined", || third.flows.len() == 10);
+    // The flows are there sooner than the status says so.
+    until("and says so", || third.peer().receiving.connected);
     let status = first.handle.status();
     let peer = status.peers.iter().find(|peer| peer.address == second.settings.listen).expect("the second");
     assert_eq!(peer.sending.full_syncs, 1);
