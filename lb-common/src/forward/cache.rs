@@ -4,8 +4,7 @@
 //! flow's entry with what its packets have left to be written down there. It comes about when a packet has found its flow in the
 //! table ([`fill`]), and goes when it is settled ([`settle`]): its counts are added to the entry then, and to the
 //! counters of what was sent. The controller has every CPU settle all its lines every two seconds, and before it wants to know
-//! exactly.
-//! While no controller runs, lines stay; the flow clock stands still then, too.
+//! exactly. While no controller runs, lines stay; the flow clock stands still then, too.
 //!
 //! Which line is whose is told by tags, 16 bits of a flow's hash: those of a set are in one word, and all words stay in the CPU's
 //! second cache. So a flow that has no line costs no look into memory, and one that has, one.
@@ -60,7 +59,13 @@ fn hash<A: Address>(key: &FlowKey<A>) -> u64 {
 #[inline(always)]
 #[must_use]
 pub fn stamp_of<A: Address>(key: &FlowKey<A>) -> u32 {
-    (hash(key) >> 48) as u32 & (STAMPS - 1)
+    stamp_in(hash(key))
+}
+
+/// The same of a key's hash.
+#[inline(always)]
+const fn stamp_in(hash: u64) -> u32 {
+    (hash >> 48) as u32 & (STAMPS - 1)
 }
 
 /// An established flow with this key has been changed, removed or inserted: its lines are no longer good.
@@ -87,7 +92,7 @@ impl Place {
         (sets != 0).then_some(Self {
             set: cpu.wrapping_mul(sets) + ((hash >> 32) as u32 & sets.wrapping_sub(1)),
             tag: (hash >> 16 & 0xffff) | 1,
-            stamp: (hash >> 48) as u32 & (STAMPS - 1),
+            stamp: stamp_in(hash),
         })
     }
 
@@ -165,7 +170,7 @@ pub(super) fn fill<A: Address, T: Tables + FlowTables<A>>(
     let Some(place) = Place::of(node, tables.cpu(), key) else { return };
     let client = entry.with(|entry| entry.client);
     let (mode, direction) = entry.with(|entry| (entry.mode, entry.direction));
-    let Some(link) = place_of(node, client.if_index) else { return };
+    let Some(link) = node.place_of(client.if_index) else { return };
     if mode == MODE_LOCAL || client.outer.is_some() || client.source != node.macs[link] {
         return;
     }
@@ -210,20 +215,6 @@ fn copy<A: Address>(to: &mut FlowKey<A>, from: &FlowKey<A>) {
     for word in 0..size_of::<FlowKey<A>>() / size_of::<u32>() {
         // SAFETY: a key is aligned to four bytes, of so many words, and has no padding.
         unsafe { to.add(word).write_volatile(from.add(word).read_volatile()) };
-    }
-}
-
-/// The place of an interface in [`NodeEntry::if_indices`].
-#[inline(always)]
-fn place_of(node: &NodeEntry, if_index: u32) -> Option<usize> {
-    let [first, second, third, fourth] = node.if_indices;
-    match if_index {
-        0 => None,
-        index if index == first => Some(0),
-        index if index == second => Some(1),
-        index if index == third => Some(2),
-        index if index == fourth => Some(3),
-        _ => None,
     }
 }
 

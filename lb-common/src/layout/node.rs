@@ -103,16 +103,22 @@ impl NodeEntry {
     /// The own Ethernet address of the interface that XDP is attached to under this index.
     #[inline(always)]
     pub fn mac_of(&self, if_index: u32) -> Option<MacWord> {
+        let place = self.place_of(if_index)?;
+        Some(self.macs[place]).filter(|&mac| mac != MacWord::ZERO)
+    }
+
+    /// The place of an interface in [`NodeEntry::if_indices`], and in [`NodeEntry::macs`].
+    #[inline(always)]
+    pub fn place_of(&self, if_index: u32) -> Option<usize> {
         let [first, second, third, fourth] = self.if_indices;
-        let index = match if_index {
-            0 => return None,
-            index if index == first => 0,
-            index if index == second => 1,
-            index if index == third => 2,
-            index if index == fourth => 3,
-            _ => return None,
-        };
-        Some(self.macs[index]).filter(|&mac| mac != MacWord::ZERO)
+        match if_index {
+            0 => None,
+            index if index == first => Some(0),
+            index if index == second => Some(1),
+            index if index == third => Some(2),
+            index if index == fourth => Some(3),
+            _ => None,
+        }
     }
 
     /// Whether it is the Ethernet address of a virtual router whose addresses we hold.
