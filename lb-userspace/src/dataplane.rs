@@ -24,6 +24,7 @@ pub mod ring;
 mod rings;
 mod sever;
 mod sightings;
+mod stamps;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,7 +65,7 @@ use self::pins::{BPFFS, mount_bpffs, remove_other_layouts};
 use self::rings::Rings;
 pub use self::{
     attach::{AttachPoint, AttachedMode, Attachment},
-    cache::Settler,
+    cache::{Settler, cache_bytes},
     connections::{ConnectionSource, ConnectionTables},
     flow_events::FlowEvents,
     flow_tables::{BackendFlows, Census, FlowTables, PinnedFlows},

@@ -1,41 +1,29 @@
-//! The cache of flows ([`lb_common::forward::cache`]) from the controller's side: its size, settling it, and telling it of
-//! what is changed in the tables of established flows from here.
+//! The cache of flows ([`lb_common::forward::cache`]) from the controller's side: its size, and settling it.
 
 use std::{
-    borrow::Borrow,
     fs, io,
-    num::NonZeroUsize,
-    ops::Deref,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
     panic::resume_unwind,
     path::Path,
-    ptr::NonNull,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
-    time::Duration,
 };
 
-use aya::{
-    Ebpf, Pod,
-    maps::{HashMap, MapData, MapError},
-    programs::SchedClassifier,
-};
+use aya::{Ebpf, programs::SchedClassifier};
 use lb_common::{
-    family::Address,
-    forward::cache::{SETTLED_AT_ONCE, stamp_of},
-    layout::{CACHE_WAYS, FlowEntry, FlowKey, STAMPS},
+    forward::cache::SETTLED_AT_ONCE,
+    layout::{CACHE_WAYS, CacheSet, STAMPS},
+    wire::{Be32, Be128},
 };
 use nix::{
     sched::{CpuSet, sched_setaffinity},
-    sys::mman::{MapFlags, ProtFlags, mmap, munmap},
-    time::{ClockId, clock_gettime},
     unistd::Pid,
 };
 
-use super::{DataplaneError, flow_tables::pinned, in_map, refused};
+use super::{DataplaneError, flow_tables::pinned, in_map, refused, stamps::Stamps};
 use crate::vrrp::socket::run_before_others;
 
 /// Lines for all CPUs together, of each family: 32 MB for IPv4, 56 MB for IPv6.
@@ -55,6 +43,13 @@ pub(super) fn sets(cpus: u32, flows: u32) -> u32 {
     let lines = (LINES / cpus.max(1)).min(LINES_OF_CPU).min(flows.saturating_mul(2));
     let sets = (lines / CACHE_WAYS as u32).max(SETTLED_AT_ONCE);
     1 << sets.ilog2()
+}
+
+/// Bytes that the caches of both families take, their tags and the stamps included: of so many CPUs, where there may be so many flows.
+#[must_use]
+pub fn cache_bytes(cpus: u32, flows: u32) -> u64 {
+    let set = size_of::<CacheSet<Be32>>() + size_of::<CacheSet<Be128>>() + 2 * size_of::<u64>();
+    u64::from(cpus) * u64::from(sets(cpus, flows)) * set as u64 + u64::from(STAMPS) * size_of::<u64>() as u64
 }
 
 /// Has every CPU settle its lines.
@@ -226,126 +221,6 @@ fn run(program: RawFd, times: u32) -> io::Result<()> {
     }
 }
 
-/// The `STAMPS` map, in memory that the data plane writes, too.
-#[derive(Debug)]
-pub(super) struct Stamps(NonNull<AtomicU64>);
-
-// SAFETY: atomics, mapped for as long as this lives.
-unsafe impl Send for Stamps {}
-// SAFETY: as above.
-unsafe impl Sync for Stamps {}
-
-impl Stamps {
-    const LEN: NonZeroUsize = NonZeroUsize::new(STAMPS as usize * size_of::<u64>()).expect("many");
-
-    pub(super) fn open(maps: &Path) -> Result<Arc<Self>, DataplaneError> {
-        let map = pinned(maps, "STAMPS")?;
-        let info = map.info().map_err(in_map("STAMPS"))?;
-        if info.max_entries() < STAMPS || info.value_size() as usize != size_of::<u64>() {
-            let source =
-                MapError::InvalidValueSize { size: size_of::<u64>(), expected: info.value_size() as usize };
-            return Err(in_map("STAMPS")(source));
-        }
-        // SAFETY: a new mapping that nobody else has an address in. It is as long as the map's values: their number and size
-        // were compared above.
-        let memory = unsafe {
-            mmap(
-                None,
-                Self::LEN,
-                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-                MapFlags::MAP_SHARED,
-                map.fd(),
-                0,
-            )
-        };
-        let memory = memory.map_err(|errno| DataplaneError::Cache(errno.into()))?;
-        Ok(Arc::new(Self(memory.cast())))
-    }
-
-    /// The established flow with this key has been changed.
-    fn changed<A: Address>(&self, key: &FlowKey<A>) {
-        self.renew(stamp_of(key), now());
-    }
-
-    /// All of them may have been.
-    fn renew_all(&self) {
-        let now = now();
-        (0..STAMPS).for_each(|index| self.renew(index, now));
-    }
-
-    /// As the programs do it. Without a clock any other number will do.
-    fn renew(&self, index: u32, now: Option<u64>) {
-        // SAFETY: the mapping has `STAMPS`, of which there is one for each remainder.
-        let stamp = unsafe { self.0.add((index % STAMPS) as usize).as_ref() };
-        let now = now.unwrap_or_else(|| stamp.load(Ordering::SeqCst).wrapping_add(1));
-        stamp.store(now, Ordering::SeqCst);
-    }
-}
-
-/// `CLOCK_MONOTONIC`, in nanoseconds.
-fn now() -> Option<u64> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
-    Some(Duration::from(now).as_nanos() as u64)
-}
-
-impl Drop for Stamps {
-    fn drop(&mut self) {
-        // SAFETY: made by `open`, and nobody has an address in it any more.
-        let _ = unsafe { munmap(self.0.cast(), Self::LEN.get()) };
-    }
-}
-
-/// A table of established flows. Each change is told, so that no CPU goes on with a copy of what was.
-pub(super) struct Established<A>
-where
-    FlowKey<A>: Pod,
-    FlowEntry<A>: Pod,
-{
-    table: HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
-    stamps: Arc<Stamps>,
-}
-
-impl<A: Address> Established<A>
-where
-    FlowKey<A>: Pod,
-    FlowEntry<A>: Pod,
-{
-    pub(super) const fn new(table: HashMap<MapData, FlowKey<A>, FlowEntry<A>>, stamps: Arc<Stamps>) -> Self {
-        Self { table, stamps }
-    }
-
-    /// Inserts or replaces, as `flags` say.
-    pub(super) fn insert(
-        &mut self,
-        key: impl Borrow<FlowKey<A>>,
-        entry: impl Borrow<FlowEntry<A>>,
-        flags: u64,
-    ) -> Result<(), MapError> {
-        let result = self.table.insert(key.borrow(), entry, flags);
-        self.stamps.changed(key.borrow());
-        result
-    }
-
-    /// Removes, if it is there.
-    pub(super) fn remove(&mut self, key: &FlowKey<A>) -> Result<(), MapError> {
-        let result = self.table.remove(key);
-        self.stamps.changed(key);
-        result
-    }
-}
-
-impl<A> Deref for Established<A>
-where
-    FlowKey<A>: Pod,
-    FlowEntry<A>: Pod,
-{
-    type Target = HashMap<MapData, FlowKey<A>, FlowEntry<A>>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.table
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,6 +233,12 @@ mod tests {
         assert_eq!(sets(2, 1), SETTLED_AT_ONCE);
         assert_eq!(sets(100_000, 1 << 20), SETTLED_AT_ONCE);
         assert!(sets(12, 1 << 20).is_power_of_two());
+    }
+
+    #[test]
+    fn the_cache_takes_as_much_as_the_documentation_says() {
+        let megabytes = |cpus| cache_bytes(cpus, 1 << 20).div_ceil(1 << 20);
+        assert_eq!([1, 2, 4, 64].map(megabytes), [24, 46, 91, 91]);
     }
 
     #[test]

@@ -17,10 +17,10 @@ use lb_common::{
 
 use super::{
     AnyKey, DataplaneError,
-    cache::Established,
     flow_tables::{open_levels, other_direction, pinned},
     hash_walk::HashWalk,
     in_map, maps_path,
+    stamps::Established,
 };
 use crate::{connections::snapshot::Snapshot, sync::record::FlowId};
 

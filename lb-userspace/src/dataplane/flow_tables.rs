@@ -22,9 +22,10 @@ use lb_common::{
 
 use super::{
     DataplaneError,
-    cache::{Established, Settler, Stamps},
+    cache::Settler,
     hash_walk::HashWalk,
     in_map, maps_path,
+    stamps::{Established, Stamps},
 };
 use crate::connections::{
     snapshot::Snapshot,

@@ -28,10 +28,10 @@ use tokio::sync::watch;
 
 use super::{
     DataplaneError, FlowEvents,
-    cache::Established,
     flow_tables::{Table, open_levels, other_direction, pinned},
     hash_walk::HashWalk,
     in_map, maps_path,
+    stamps::Established,
 };
 use crate::{
     flows::{self, Phase, silence},

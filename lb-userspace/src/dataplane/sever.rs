@@ -21,10 +21,11 @@ use lb_common::{
 
 use super::{
     DataplaneError,
-    cache::{Established, Settler},
+    cache::Settler,
     flow_tables::{Table, open_levels, pinned},
     hash_walk::HashWalk,
     in_map,
+    stamps::Established,
 };
 use crate::{
     connections::snapshot::Snapshot,

@@ -119,6 +119,8 @@ pub struct Host {
     pub btf: bool,
     /// Processors that are online.
     pub processors: u32,
+    /// Those that there may ever be: maps have room for each.
+    pub possible_processors: Looked<u32>,
     /// The effective capabilities of this process, by their numbers (linux/capability.h).
     pub capabilities: u64,
     /// Where pins are made.

@@ -79,6 +79,7 @@ pub fn facts() -> Facts {
             kernel: "6.1.0-13-amd64".to_owned(),
             btf: true,
             processors: 4,
+            possible_processors: Ok(4),
             capabilities: u64::MAX,
             bpf_fs: BpfFs::Mounted,
             cgroup2: Ok(PathBuf::from("/sys/fs/cgroup")),

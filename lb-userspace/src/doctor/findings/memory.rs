@@ -1,11 +1,14 @@
-//! `memory`: room for the flow tables.
+//! `memory`: room for the flow tables and the cache in front of them.
 
 use lb_common::{
     layout::{FlowEntry, FlowKey, SourceEntry, SourceKey},
     wire::{Be32, Be128},
 };
 
-use crate::doctor::{Finding, facts::Facts};
+use crate::{
+    dataplane::cache_bytes,
+    doctor::{Finding, facts::Facts},
+};
 
 const ID: &str = "memory";
 /// `struct htab_elem` (kernel/bpf/hashtab.c), before key and value.
@@ -22,11 +25,16 @@ const FLOW4: u64 = entry(size_of::<FlowKey<Be32>>(), size_of::<FlowEntry<Be32>>(
 const FLOW6: u64 = entry(size_of::<FlowKey<Be128>>(), size_of::<FlowEntry<Be128>>());
 const SOURCE: u64 = entry(size_of::<SourceKey>(), size_of::<SourceEntry>());
 
-/// Half-open flows and sources are allocated at the start, established flows as they come (each has two entries).
+/// Half-open flows, sources and the cache are allocated at the start, established flows as they come (each has two entries).
 pub fn judge(facts: &Facts) -> Vec<Finding> {
     let flows = &facts.config.flows;
     let (half_open, max) = (u64::from(flows.half_open_max), u64::from(flows.max) * 2);
-    let at_once = half_open * (FLOW4 + FLOW6)
+    let processors = match &facts.host.possible_processors {
+        Ok(processors) => *processors,
+        Err(why) => return vec![Finding::unseen(ID, "processors", why)],
+    };
+    let at_once = cache_bytes(processors, flows.max)
+        + half_open * (FLOW4 + FLOW6)
         + u64::from(flows.sources_max) * SOURCE
         + max.next_power_of_two() * BUCKET * 2;
     let has_v4 = facts.config.services.iter().any(|service| service.vip.address.is_ipv4());

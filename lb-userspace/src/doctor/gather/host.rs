@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::util::nr_cpus;
 use lb_common::wire::Mac;
 use nix::{
     ifaddrs::getifaddrs,
@@ -35,6 +36,7 @@ pub fn look(config: &Config) -> Host {
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
         processors: processors(),
+        possible_processors: nr_cpus().map(|count| count as u32).map_err(|(_, error)| error.to_string()),
         capabilities: capabilities(&read("/proc/self/status")).unwrap_or(0),
         bpf_fs: bpf_fs(&config.node.pin_path),
         cgroup2: cgroup2_mount().map_err(|error| error.to_string()),
