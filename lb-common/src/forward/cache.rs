@@ -1,8 +1,8 @@
 //! The cache of flows: what a packet of a busy flow needs, without a look-up in the kernel's hash table.
 //!
 //! Each CPU has lines of its own, so nobody else writes them, and neither locks nor atomics are needed. A line is a copy of a
-//! flow's entry with what its packets have left to be written down there. It comes about when a packet has found its flow in the
-//! table ([`fill`]), and goes when it is settled ([`settle`]): its counts are added to the entry then, and to the
+//! flow's entry with what its packets have left to be written down there. It comes about when a packet that is not one of
+//! the flow's first few has found its flow in the table ([`fill`]), and goes when it is settled ([`settle`]): its counts are added to the entry then, and to the
 //! counters of what was sent. The controller has every CPU settle all its lines every two seconds, and before it wants to know
 //! exactly. While no controller runs, lines stay; the flow clock stands still then, too.
 //!
@@ -27,6 +27,9 @@ use crate::{
 
 /// Sets that one run of the programs `xvip_settle4` and `xvip_settle6` settles. A CPU's cache has a multiple of that.
 pub const SETTLED_AT_ONCE: u32 = 8;
+/// A flow gets a line by that packet of its direction, and not before. A connection for one request has fewer: its line would be
+/// fetched from memory to be filled, and once more to be settled, for nothing.
+pub const FILLED_FROM: u64 = 5;
 
 /// The last steps of SplitMix64: each bit depends on all.
 #[inline(always)]
@@ -157,7 +160,7 @@ pub(super) fn settle_flow<A: Address, T: Tables + FlowTables<A>>(
     }
 }
 
-/// Gives a flow a line, where there is room. `stamp`: the flow's, from before `entry` was read. Those whose packets need more than
+/// Gives a flow a line, where it has had packets enough and there is room. `stamp`: the flow's, from before `entry` was read. Those whose packets need more than
 /// the first stage does get none.
 #[inline(always)]
 pub(super) fn fill<A: Address, T: Tables + FlowTables<A>>(
@@ -167,6 +170,9 @@ pub(super) fn fill<A: Address, T: Tables + FlowTables<A>>(
     entry: Slot<FlowEntry<A>>,
     stamp: u32,
 ) {
+    if entry.with(|entry| entry.seen.packets) < FILLED_FROM {
+        return;
+    }
     let Some(place) = Place::of(node, tables.cpu(), key) else { return };
     let client = entry.with(|entry| entry.client);
     let (mode, direction) = entry.with(|entry| (entry.mode, entry.direction));
