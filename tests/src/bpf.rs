@@ -34,8 +34,10 @@ const BPF_LINK_CREATE: c_long = 28;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
 const BPF_MAP_TYPE_LRU_HASH: u32 = 9;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
+const BPF_TCX_INGRESS: u32 = 46;
 
 /// The head of `union bpf_attr` for `BPF_MAP_CREATE`; the kernel takes the rest as zero.
 #[repr(C)]
@@ -219,9 +221,22 @@ pub(crate) enum ExpectedAttach {
 
 /// As [`load_xdp`].
 pub(crate) fn load_xdp_as(program: &[Instruction], expected: ExpectedAttach) -> io::Result<OwnedFd> {
+    let expected = match expected {
+        ExpectedAttach::Nothing => 0,
+        ExpectedAttach::Interface => BPF_XDP,
+    };
+    load(program, BPF_PROG_TYPE_XDP, expected)
+}
+
+/// Loads a classifier for [`attach_tcx`].
+pub(crate) fn load_tcx(program: &[Instruction]) -> io::Result<OwnedFd> {
+    load(program, BPF_PROG_TYPE_SCHED_CLS, BPF_TCX_INGRESS)
+}
+
+fn load(program: &[Instruction], prog_type: u32, expected_attach_type: u32) -> io::Result<OwnedFd> {
     let mut log = vec![0_u8; 1 << 16];
     let attr = ProgLoad {
-        prog_type: BPF_PROG_TYPE_XDP,
+        prog_type,
         insn_cnt: program.len() as u32,
         insns: program.as_ptr() as u64,
         license: c"Apache-2.0".as_ptr() as u64,
@@ -232,10 +247,7 @@ pub(crate) fn load_xdp_as(program: &[Instruction], expected: ExpectedAttach) -> 
         prog_flags: 0,
         prog_name: [0; 16],
         prog_ifindex: 0,
-        expected_attach_type: match expected {
-            ExpectedAttach::Nothing => 0,
-            ExpectedAttach::Interface => BPF_XDP,
-        },
+        expected_attach_type,
     };
     // SAFETY: ProgLoad is the head of the bpf_attr that BPF_PROG_LOAD reads; `insns` points to insn_cnt
     // instructions, `license` to a terminated string and `log_buf` to log_size bytes that nobody else uses, all alive
@@ -259,12 +271,17 @@ pub(crate) fn only_returning(action: u32) -> io::Result<OwnedFd> {
 /// Attaches an XDP program to the interface of this index in the calling thread's network namespace; it is detached
 /// when the descriptor is closed. Kernel 5.9 or later (XDP links).
 pub(crate) fn attach_xdp(program: impl AsFd, interface_index: u32, mode: XdpMode) -> io::Result<OwnedFd> {
-    let attr = LinkCreate {
-        prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
-        target_ifindex: interface_index,
-        attach_type: BPF_XDP,
-        flags: mode as u32,
-    };
+    attach(program, interface_index, BPF_XDP, mode as u32)
+}
+
+/// Attaches a classifier to what the interface of this index receives; as [`attach_xdp`] else. Kernel 6.6 or later.
+pub(crate) fn attach_tcx(program: impl AsFd, interface_index: u32) -> io::Result<OwnedFd> {
+    attach(program, interface_index, BPF_TCX_INGRESS, 0)
+}
+
+fn attach(program: impl AsFd, target_ifindex: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+    let prog_fd = program.as_fd().as_raw_fd().cast_unsigned();
+    let attr = LinkCreate { prog_fd, target_ifindex, attach_type, flags };
     // SAFETY: LinkCreate is the head of the bpf_attr that BPF_LINK_CREATE reads, and holds no pointer.
     unsafe { bpf_fd(BPF_LINK_CREATE, &attr) }
 }

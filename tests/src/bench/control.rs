@@ -35,7 +35,7 @@ pub enum Part {
     Tables,
     /// Counting flows and removing those that are over
     Sweep,
-    /// Reload, status, metrics and memory with many services
+    /// Reload, status and memory with many services
     Reload,
     /// Health checks of many backends
     Checks,

@@ -387,7 +387,7 @@ fn compare(report: &mut Report, options: &Options) {
         beside(report, figure, nftables, goal(0.5));
     }
     for figure in [Figure::Connections, Figure::Requests, Figure::Bulk].map(|figure| figure.names().0) {
-        for way in [Stack::FixedNat, Stack::Forwarding] {
+        for way in [Stack::FixedNat, Stack::FixedNatTcx, Stack::Forwarding] {
             beside(report, figure, way.title(), None);
         }
     }

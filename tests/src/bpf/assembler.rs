@@ -34,6 +34,10 @@ pub(crate) const STACK: Register = 10;
 pub(crate) const DATA: i16 = 0;
 /// See [`DATA`].
 pub(crate) const DATA_END: i16 = 4;
+/// As [`DATA`], in a classifier's `struct __sk_buff`.
+pub(crate) const SKB_DATA: i16 = 76;
+/// See [`SKB_DATA`].
+pub(crate) const SKB_DATA_END: i16 = 80;
 
 /// The kernel's functions that such programs call (`enum bpf_func_id`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +167,11 @@ impl Assembler {
     /// `to *= value` in 32 bits; the upper half is zero then.
     pub(crate) fn multiply_32(&mut self, to: Register, value: i32) {
         self.put(0x24, to, 0, 0, value);
+    }
+
+    /// `to %= value`, without a sign.
+    pub(crate) fn remainder(&mut self, to: Register, value: i32) {
+        self.put(0x97, to, 0, 0, value);
     }
 
     /// `to &= value`, the value's sign extended.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::crowd::{Checked, Crowd};
 use super::haproxy::Haproxy;
 use super::process::cpu_time;
-use super::reload::{id, wait_up};
+use super::reload::id;
 use super::{Bench, START_LIMIT};
 use crate::bench::report::Role;
 use crate::bench::series::Unit;
@@ -37,13 +37,7 @@ pub fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     for checked in [Checked::Tcp, Checked::Https] {
         let crowd = Crowd { services: SERVICES, each, checked, interval: None, apart: true, first_weight: 1 };
         let all = SERVICES * each;
-        node.configure(|config| {
-            config.small_tables();
-            config.vrrp.clear();
-            config.services = crowd.configured();
-        })?;
-        node.start_within(START_LIMIT)?;
-        wait_up(node, all)?;
+        crowd.start(node)?;
         haproxy.load(&crowd)?;
         wait::until("HAProxy's servers to be up", START_LIMIT, || haproxy.up().is_ok_and(|up| up == all))?;
         let name = checked.name();

@@ -4,11 +4,15 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
+use super::START_LIMIT;
 use crate::addresses::{Family, VIP};
 use crate::netns::{Netns, NetnsError};
-use crate::node::{BackendConfig, ServiceConfig};
+use crate::node::{BackendConfig, LbNode, ServiceConfig};
 use crate::topology::{API_PORT, Lab, PLAIN_PORT};
+use crate::wait;
 
 /// Where the backends are.
 const NETWORK: &str = "10.77.0.0/16";
@@ -107,6 +111,20 @@ impl Crowd {
         (0..self.services).map(service).collect()
     }
 
+    /// Starts a node that has nothing but these, and waits until all of them are up.
+    ///
+    /// # Errors
+    /// When it does not start, or that takes too long.
+    pub fn start(&self, node: &LbNode) -> anyhow::Result<()> {
+        node.configure(|config| {
+            config.small_tables();
+            config.vrrp.clear();
+            config.services = self.configured();
+        })?;
+        node.start_within(START_LIMIT)?;
+        wait_up(node, self.services * self.each)
+    }
+
     /// The same, as HAProxy has them; it listens at an address of its own machine.
     pub fn for_haproxy(&self, listen: IpAddr) -> String {
         let mut text = format!(
@@ -139,6 +157,23 @@ impl Crowd {
     pub fn write_for_haproxy(&self, file: &Path, listen: IpAddr) -> std::io::Result<()> {
         std::fs::write(file, self.for_haproxy(listen))
     }
+}
+
+/// Waits until so many backends are up, and all services have them.
+///
+/// # Errors
+/// When that takes too long.
+pub fn wait_up(node: &LbNode, backends: usize) -> anyhow::Result<()> {
+    let is_up = || {
+        sleep(Duration::from_millis(200));
+        node.status().is_ok_and(|status| {
+            let services = status.raw["services"].as_array().into_iter().flatten();
+            let usable: u64 = services.filter_map(|service| service["usable"].as_u64()).sum();
+            let up = status.services.iter().flat_map(|service| &service.backends).filter(|b| b.state == "up");
+            up.count() == backends && usable == backends as u64
+        })
+    };
+    Ok(wait::until("all backends to be up", START_LIMIT, is_up)?)
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use anyhow::{Context, anyhow, ensure};
 use lb_userspace::sync::record::Applied;
 use lb_userspace::sync::status::{PeerStatus, SendingState, SyncStatus};
 
-use super::crowd::{Checked, Crowd};
+use super::crowd::{Checked, Crowd, wait_up};
 use super::process::{cpu_time, resident};
-use super::reload::{id, wait_up};
+use super::reload::id;
 use super::{Bench, START_LIMIT};
 use crate::addresses::VIP;
 use crate::bench::series::Unit;

@@ -4,15 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+use super::Bench;
 use super::crowd::{Checked, Crowd};
 use super::haproxy::Haproxy;
 use super::process::{cpu_time, resident};
-use super::{Bench, START_LIMIT};
 use crate::bench::report::{Report, Role};
 use crate::bench::series::Unit;
 use crate::node::LbNode;
 use crate::topology::Lab;
-use crate::wait;
 
 const XVIP: &str = "xvip";
 const HAPROXY: &str = "HAProxy";
@@ -39,14 +38,8 @@ pub fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let mut haproxy = Haproxy::create(&lab)?;
     let node = lab.lb(0);
     Crowd::gather(&lab, &[node.machine(), haproxy.machine()])?;
-    node.configure(|config| {
-        config.small_tables();
-        config.vrrp.clear();
-        config.services = crowd.configured();
-    })?;
-    node.start_within(START_LIMIT)?;
+    crowd.start(node)?;
     let all = crowd.services * crowd.each;
-    wait_up(node, all)?;
     haproxy.load(&crowd)?;
 
     let size = format!("{} x {}", crowd.services, crowd.each);
@@ -94,23 +87,6 @@ pub fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     haproxy.kill();
     node.stop()?;
     Ok(())
-}
-
-/// Waits until so many backends are up, and all services have them.
-///
-/// # Errors
-/// When that takes too long.
-pub fn wait_up(node: &LbNode, backends: usize) -> anyhow::Result<()> {
-    let is_up = || {
-        std::thread::sleep(Duration::from_millis(200));
-        node.status().is_ok_and(|status| {
-            let services = status.raw["services"].as_array().into_iter().flatten();
-            let usable: u64 = services.filter_map(|service| service["usable"].as_u64()).sum();
-            let up = status.services.iter().flat_map(|service| &service.backends).filter(|b| b.state == "up");
-            up.count() == backends && usable == backends as u64
-        })
-    };
-    Ok(wait::until("all backends to be up", START_LIMIT, is_up)?)
 }
 
 /// Runs `xvip WORDS`: how long that took, and how much processor time the daemon needed.

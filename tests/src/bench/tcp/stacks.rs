@@ -6,10 +6,11 @@
 //!      +--------------+-----------------+------------------+------------+-----------+-----------+---  br0
 //!                                           router .21     |
 //!                                           fixed .156 ----+
+//!                                           tcx .136 ------+
 //! ```
 //!
-//! Two more machines show what the way costs that a packet takes by way of any balancer: one that only forwards
-//! ([`router`]), and an XDP program that knows everything beforehand ([`FixedNat`]).
+//! Three more machines show what the way costs that a packet takes by way of any balancer: one that only forwards
+//! ([`router`]), and two with a program that knows everything beforehand ([`FixedNat`]), in XDP and on tcx.
 //!
 //! No cable does segmentation or checksums for anybody: each frame is one that a wire would carry. That is what a balancer
 //! of packets sees on a real network card, too; what the others would gain from a card that cuts frames for them, they do
@@ -26,7 +27,7 @@ use clap::ValueEnum;
 use lb_load::message::request;
 use serde::Serialize;
 
-use super::fixed_nat::{self, FixedNat};
+use super::fixed_nat::{FixedNat, Hook};
 use super::{masquerade, router};
 use crate::addresses::{Family, host};
 use crate::bpf::XdpMode;
@@ -63,6 +64,8 @@ pub enum Stack {
     Forwarding,
     /// A balancer in XDP that looks nothing up: one client and three servers are in its instructions.
     FixedNat,
+    /// The same on tcx: behind XDP, where a frame has an `sk_buff`, and in front of all else.
+    FixedNatTcx,
     /// xvip in `nat` mode.
     Nat,
     /// xvip in `dsr-l2` mode.
@@ -75,10 +78,11 @@ pub enum Stack {
 
 impl Stack {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Direct,
         Self::Forwarding,
         Self::FixedNat,
+        Self::FixedNatTcx,
         Self::Nat,
         Self::DsrL2,
         Self::Haproxy,
@@ -94,6 +98,7 @@ impl Stack {
             Self::Direct => "direct",
             Self::Forwarding => "IP forwarding",
             Self::FixedNat => "fixed NAT in XDP",
+            Self::FixedNatTcx => "fixed NAT on tcx",
             Self::Nat => "xvip, nat",
             Self::DsrL2 => "xvip, dsr-l2",
             Self::Haproxy => "HAProxy",
@@ -122,8 +127,9 @@ pub struct Stacks {
     /// HAProxys besides the one of the node: where a process may not have descriptors enough.
     more_haproxys: Vec<Daemon>,
     haproxy: IncumbentNode,
-    _fixed: (FixedNat, Netns),
+    _fixed: [(FixedNat, Netns); 2],
     _others: [Netns; 2],
+    fixed_in_xdp: Hook,
     lab: Lab,
 }
 
@@ -162,9 +168,12 @@ impl Stacks {
         nft.sysctl("net/netfilter/nf_conntrack_tcp_timeout_time_wait", TIME_WAIT)?;
         let router = lab.add_machine("router", ROUTER, false)?;
         router::configure(&lab, &router, host(ROUTER))?;
-        let fixed = lab.add_machine("fixed", fixed_nat::MACHINE, cables.native)?;
-        let mode = if cables.native { XdpMode::Native } else { XdpMode::Generic };
-        let fixed = (FixedNat::start(&fixed, mode)?, fixed);
+        let fixed_in_xdp = Hook::Xdp(if cables.native { XdpMode::Native } else { XdpMode::Generic });
+        let fixed = |name, hook: Hook, with_stub| -> anyhow::Result<_> {
+            let machine = lab.add_machine(name, hook.machine(), with_stub)?;
+            Ok((FixedNat::start(&machine, hook)?, machine))
+        };
+        let fixed = [fixed("fixed", fixed_in_xdp, cables.native)?, fixed("tcx", Hook::Tcx, false)?];
         let masters = lab.masters().iter().map(Master::machine);
         for machine in masters.chain([lab.client(), haproxy.machine(), &nft, &router]) {
             if cables.joined {
@@ -174,8 +183,9 @@ impl Stacks {
                 machine.ethtool("-K eth0 tx on tso on gso on")?;
             }
         }
+        let _others = [nft, router];
         let stacks =
-            Self { servers, more_haproxys: vec![], haproxy, _fixed: fixed, _others: [nft, router], lab };
+            Self { servers, more_haproxys: vec![], haproxy, _fixed: fixed, _others, fixed_in_xdp, lab };
         for stack in Stack::ALL {
             for address in stacks.addresses(stack) {
                 wait::until(&format!("{} to answer at {address}", stack.title()), LIMIT, || {
@@ -207,7 +217,8 @@ impl Stacks {
                 let behind = router::addresses(&self.lab).into_iter();
                 behind.map(|address| SocketAddr::new(address.into(), PLAIN_PORT)).collect()
             }
-            Stack::FixedNat => one(FixedNat::address()),
+            Stack::FixedNat => one(self.fixed_in_xdp.address()),
+            Stack::FixedNatTcx => one(Hook::Tcx.address()),
             Stack::Nat => one(VIP),
             Stack::DsrL2 => one(host(DIRECT_VIP)),
             Stack::Haproxy => one(host(HAPROXY)),
@@ -228,7 +239,9 @@ impl Stacks {
     /// When they cannot be told.
     pub fn processes(&self, stack: Stack) -> anyhow::Result<Vec<u32>> {
         Ok(match stack {
-            Stack::Direct | Stack::Forwarding | Stack::FixedNat | Stack::Nftables => vec![],
+            Stack::Direct | Stack::Forwarding | Stack::FixedNat | Stack::FixedNatTcx | Stack::Nftables => {
+                vec![]
+            }
             Stack::Nat | Stack::DsrL2 => self.lab.lb(0).daemon_id().into_iter().collect(),
             Stack::Haproxy => {
                 let more = self.more_haproxys.iter().map(Daemon::id);
