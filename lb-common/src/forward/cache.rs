@@ -29,7 +29,7 @@ use crate::{
 pub const SETTLED_AT_ONCE: u32 = 8;
 /// A flow gets a line by that packet of its direction, and not before. A connection for one request has fewer: its line would be
 /// fetched from memory to be filled, and once more to be settled, for nothing.
-pub const FILLED_FROM: u64 = 5;
+const FILLED_FROM: u64 = 5;
 
 /// The last steps of SplitMix64: each bit depends on all.
 #[inline(always)]
@@ -160,8 +160,8 @@ pub(super) fn settle_flow<A: Address, T: Tables + FlowTables<A>>(
     }
 }
 
-/// Gives a flow a line, where it has had packets enough and there is room. `stamp`: the flow's, from before `entry` was read. Those whose packets need more than
-/// the first stage does get none.
+/// Gives a flow a line, where it has had packets enough and there is room. `stamp`: the flow's, from before `entry` was read.
+/// Those whose packets need more than the first stage does get none.
 #[inline(always)]
 pub(super) fn fill<A: Address, T: Tables + FlowTables<A>>(
     tables: &T,

@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 
 use crate::addresses::host;
 use crate::bpf::assembler::{
-    Assembler, DATA, DATA_END, Function, R0, R1, R2, R3, R4, R6, R7, SKB_DATA, SKB_DATA_END, Width,
+    Assembler, DATA, DATA_END, Function, R1, R2, R3, R4, R6, R7, SKB_DATA, SKB_DATA_END, Width,
 };
 use crate::bpf::{self, Instruction, XdpMode};
 use crate::netns::Netns;
@@ -168,8 +168,7 @@ fn program(hook: Hook, if_index: u32) -> Vec<Instruction> {
         }
     }
     code.place(not_ours);
-    code.set(R0, if hook == Hook::Tcx { NEXT } else { Action::Pass as u32 }.cast_signed());
-    code.exit();
+    code.end_with(if hook == Hook::Tcx { NEXT } else { Action::Pass as u32 });
     code.finish()
 }
 

@@ -183,9 +183,15 @@ impl Stacks {
                 machine.ethtool("-K eth0 tx on tso on gso on")?;
             }
         }
-        let _others = [nft, router];
-        let stacks =
-            Self { servers, more_haproxys: vec![], haproxy, _fixed: fixed, _others, fixed_in_xdp, lab };
+        let stacks = Self {
+            servers,
+            more_haproxys: vec![],
+            haproxy,
+            _fixed: fixed,
+            _others: [nft, router],
+            fixed_in_xdp,
+            lab,
+        };
         for stack in Stack::ALL {
             for address in stacks.addresses(stack) {
                 wait::until(&format!("{} to answer at {address}", stack.title()), LIMIT, || {
