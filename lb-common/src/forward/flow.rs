@@ -249,13 +249,21 @@ pub fn forget_half_open<A: Family, T: Tables + FlowTables<A>>(
     tables.remove_flow(Level::HalfOpen, key);
 }
 
-/// Removes both directions of an established flow, and adds what they had carried to its backend's counters.
+/// Removes both directions of an established flow, and adds what they had carried to its backend's counters. What this CPU has
+/// not yet written down of them is: it would be taken for the next connection's that has the same keys.
 #[inline(always)]
 pub fn forget_established<A: Family, T: Tables + FlowTables<A>>(
     tables: &T,
+    node: &NodeEntry,
     key: &FlowKey<A>,
     slot: Slot<FlowEntry<A>>,
+    clock: u32,
 ) {
+    cache::settle_flow(tables, node, key, clock);
+    if slot.with(has_reply) {
+        let reply_key = slot.with(|entry| entry.rewritten.reversed());
+        cache::settle_flow(tables, node, &reply_key, clock);
+    }
     let entry = slot.read();
     let other = other(tables, Level::Established, &entry).map(Slot::read);
     let other_seen = other.map_or(unseen(0), |other| other.seen);

@@ -67,7 +67,8 @@ pub fn claim<A: Family, T: Tables + FlowTables<A>>(
 
     set_nat_port(&mut reply_key, reply, without_nat_port, Be16::new(closed_port.reread() as u16));
     let taken = tables.flow(Level::Established, &reply_key)?;
-    forget_established(tables, &reply_key, taken);
+    let node = tables.node()?;
+    forget_established(tables, node, &reply_key, taken, clock);
     let inserted = reply.with(|reply| tables.insert_flow(Level::HalfOpen, &reply_key, reply));
     (inserted == Inserted::Yes).then(|| reply_key.reversed())
 }

@@ -36,7 +36,7 @@ pub fn slow<A: Family, F: Frame, T: Tables + FlowTables<A>>(frame: &mut F, table
         let over = flow::is_idle(tables, node, &entry, clock)
             || (segment.opens() && flow::is_closed(tables, &entry));
         if over {
-            forget_established(tables, &segment.key, slot);
+            forget_established(tables, node, &segment.key, slot, clock);
         } else if entry.seen.flags & SEEN_SEVERED != 0 {
             return end(tables, &segment, ANSWER_RESET_SEVERED);
         } else {
