@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// An address of one of the two families, and with it the family.
-pub trait Address: Copy + Eq + Ord + core::fmt::Debug + 'static {
+pub trait Address: Copy + Eq + Ord + core::hash::Hash + core::fmt::Debug + 'static {
     /// The IP header, options and extensions left out.
     type Header: Header;
     /// No address; what sums to nothing.

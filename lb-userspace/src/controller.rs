@@ -121,7 +121,7 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_secs(1);
 /// Everything is looked at that often, notifications or not.
 const RESYNC: Duration = Duration::from_secs(5);
-/// Flows are counted and ended ones removed that often, if that takes no longer than 5 % of the time.
+/// Flows are counted and ended ones removed that often, if that takes no longer than 2.5 % of the time.
 const SWEEP: Duration = Duration::from_secs(2);
 /// VRRP waits no longer than that for the first results of the checks.
 const FIRST_ROUND_AT_MOST: Duration = Duration::from_secs(10);

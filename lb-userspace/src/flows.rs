@@ -17,6 +17,8 @@ use lb_common::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub mod pairs;
+
 /// After how much silence a flow is forgotten, in seconds of the flow clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {

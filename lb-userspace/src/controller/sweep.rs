@@ -49,7 +49,7 @@ impl Controller {
             self.flow_tables = tables.map(|tables| tables.told_to(self.connections.tap()));
             return;
         };
-        self.sweep_not_before = Instant::now() + took * 20;
+        self.sweep_not_before = Instant::now() + took * 40;
         self.flow_tables = Some(tables);
         match census {
             Ok(mut census) => {

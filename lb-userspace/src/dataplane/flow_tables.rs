@@ -32,7 +32,7 @@ use crate::connections::{
     tap::{News, Tap},
 };
 use crate::drift::Drift;
-use crate::flows::{self, Flow, Phase, Timeouts};
+use crate::flows::{self, Flow, Phase, Timeouts, pairs::Pairs};
 
 /// What this process removed, by backend. Only user space reads and writes it, so the object does not have it; it is
 /// pinned with the others to outlive the process.
@@ -196,23 +196,14 @@ where
         gone: &mut Gone<'_>,
     ) -> Result<(), DataplaneError> {
         let mut over = Vec::new();
-        self.walk_established.run(|key, entry| {
-            let is_reply = entry.direction != TO_BACKEND;
-            // Whether it is half a flow need not be known yet.
-            if is_reply && entry.seen.silence(now) <= timeouts.shortest() {
-                return;
-            }
-            let other = other_direction(&self.established, entry);
-            if is_reply && other.is_some() {
-                return;
-            }
+        let mut count = |key: &FlowKey<A>, entry: &FlowEntry<A>, other: Option<&FlowEntry<A>>| {
             let backend = census.by_backend.entry(entry.backend).or_default();
-            if flows::is_over(entry, other.as_ref(), now, timeouts) {
+            if flows::is_over(entry, other, now, timeouts) {
                 over.push((*key, *entry));
                 return;
             }
-            backend.figures = flows::plus(&backend.figures, &flows::carried(entry, other.as_ref()));
-            match flows::phase(entry, other.as_ref()) {
+            backend.figures = flows::plus(&backend.figures, &flows::carried(entry, other));
+            match flows::phase(entry, other) {
                 Phase::Open => {
                     census.established += 1;
                     backend.active += 1;
@@ -229,7 +220,26 @@ where
             }
             census.closing += 1;
             backend.ended += 1;
+        };
+        let mut pairs = Pairs::default();
+        self.walk_established.run(|key, entry| {
+            if let Some(other) = pairs.meet(key, entry) {
+                count(key, entry, other.as_ref());
+            }
         })?;
+        // Halves, and flows that came or went meanwhile.
+        for key in pairs.left() {
+            let Ok(entry) = self.established.get(&key, 0) else { continue };
+            let is_reply = entry.direction != TO_BACKEND;
+            // Whether it is half a flow need not be known yet.
+            if is_reply && entry.seen.silence(now) <= timeouts.shortest() {
+                continue;
+            }
+            let other = other_direction(&self.established, &entry);
+            if !is_reply || other.is_none() {
+                count(&key, &entry, other.as_ref());
+            }
+        }
         for (key, entry) in over {
             // The client may have opened it anew since it was read.
             let Ok(entry_now) = self.established.get(&key, 0) else { continue };
@@ -276,12 +286,17 @@ struct Gone<'a> {
 
 impl Gone<'_> {
     fn add<A: Address>(&mut self, key: &FlowKey<A>, entry: &FlowEntry<A>, other: Option<&FlowEntry<A>>) {
-        // Half a flow does not say whose it was.
-        if self.tap.is_some() && entry.direction == TO_BACKEND {
-            self.flows.push(Snapshot::new(key, entry, other));
-            if self.flows.len() >= TOLD_AT_ONCE {
-                self.tell();
-            }
+        if self.tap.is_none() {
+            return;
+        }
+        self.flows.push(match other {
+            _ if entry.direction == TO_BACKEND => Snapshot::new(key, entry, other),
+            Some(forward) => Snapshot::new(&entry.rewritten.reversed(), forward, Some(entry)),
+            // Half a flow does not say whose it was.
+            None => return,
+        });
+        if self.flows.len() >= TOLD_AT_ONCE {
+            self.tell();
         }
     }
 
