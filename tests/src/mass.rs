@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{ProgramFd, ProgramInfo, loaded_programs};
 use lb_common::layout::{
-    ALL_SETS, BackendEntry, BackendId, Hop, Load, MODE_NAT, MacWord, NodeEntry, PulseEntry, ServiceEntry,
-    ServiceKey, VipEntry,
+    ALL_SETS, BackendEntry, BackendId, FlowEntry, FlowKey, Hop, Load, MODE_NAT, MacWord, NodeEntry,
+    PulseEntry, ServiceEntry, ServiceKey, VipEntry,
 };
 use lb_common::wire::{Be16, Be32, Be128};
 use lb_userspace::config::model::Flows;
@@ -256,6 +256,16 @@ impl Mass {
         let loads: Array<MapData, Load> =
             Array::try_from(Map::Array(MapData::from_pin(self.maps.join("LOADS"))?))?;
         Ok(loads.get(&id.into(), 0)?.active)
+    }
+
+    /// Removes one direction of an established flow of IPv4, and tells nobody.
+    ///
+    /// # Errors
+    /// Where it is not there.
+    pub fn lose(&self, key: &FlowKey<Be32>) -> anyhow::Result<()> {
+        let map = Map::HashMap(MapData::from_pin(self.maps.join("ESTABLISHED4"))?);
+        let mut flows: HashMap<MapData, FlowKey<Be32>, FlowEntry<Be32>> = HashMap::try_from(map)?;
+        Ok(flows.remove(key)?)
     }
 
     /// What the kernel says that a map takes, in bytes (`memlock` in its `fdinfo`). Exact since Linux 6.4: what has

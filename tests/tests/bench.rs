@@ -210,7 +210,9 @@ fn the_control_plane_is_measured_and_haproxy_does_the_same_work() -> TestResult 
     for (figure, subject) in both.into_iter().flat_map(|figure| [(figure, "xvip"), (figure, "HAProxy")]) {
         assert!(sample(figure, subject) > 0.0, "{figure} of {subject}");
     }
-    for figure in ["sweep, nothing is over", "sweep, all are over", "restart until it answers"] {
+    for figure in
+        ["sweep, nothing is over", "sweep, all are silent", "sweep, all are over", "restart until it answers"]
+    {
         assert!(sample(figure, "300 flows") > 0.0, "{figure}");
     }
     assert!(sample("full sync", "no limit") > 0.0);

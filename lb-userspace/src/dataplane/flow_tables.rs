@@ -199,7 +199,7 @@ where
         let mut count = |key: &FlowKey<A>, entry: &FlowEntry<A>, other: Option<&FlowEntry<A>>| {
             let backend = census.by_backend.entry(entry.backend).or_default();
             if flows::is_over(entry, other, now, timeouts) {
-                over.push((*key, *entry));
+                over.push(*key);
                 return;
             }
             backend.figures = flows::plus(&backend.figures, &flows::carried(entry, other));
@@ -240,20 +240,21 @@ where
                 count(&key, &entry, other.as_ref());
             }
         }
-        for (key, entry) in over {
-            // The client may have opened it anew since it was read.
-            let Ok(entry_now) = self.established.get(&key, 0) else { continue };
-            if entry_now == entry {
-                let other = other_direction(&self.established, &entry);
-                let total = totals.entry(entry.backend).or_default();
-                *total = flows::plus(total, &flows::removed(&entry, other.as_ref()));
-                let _ = self.established.remove(&key);
-                gone.add(&key, &entry, other.as_ref());
-                if flows::has_reply(&entry) {
-                    let _ = self.established.remove(&entry.rewritten.reversed());
-                }
-                census.removed += 1;
+        for key in over {
+            // It may have gone on since it was read, or the client may have opened it anew.
+            let Ok(entry) = self.established.get(&key, 0) else { continue };
+            let other = other_direction(&self.established, &entry);
+            if !flows::is_over(&entry, other.as_ref(), now, timeouts) {
+                continue;
             }
+            let total = totals.entry(entry.backend).or_default();
+            *total = flows::plus(total, &flows::removed(&entry, other.as_ref()));
+            let _ = self.established.remove(&key);
+            gone.add(&key, &entry, other.as_ref());
+            if flows::has_reply(&entry) {
+                let _ = self.established.remove(&entry.rewritten.reversed());
+            }
+            census.removed += 1;
         }
 
         let mut over = Vec::new();
